@@ -1,0 +1,295 @@
+#!/usr/bin/env bash
+# Everything a checkout needs, one verb each: ./build.sh help
+set -euo pipefail
+
+ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
+VENV="${WORLDBRIDGE_VENV:-$ROOT/.venv}"
+PY="$VENV/bin/python"
+LOG="$ROOT/.venv-setup.log"
+export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_INPUT=1
+
+say() { printf '\033[1m==>\033[0m %s\n' "$*" >&2; }
+
+die() { # die WHAT REMEDY
+  printf '\nbuild.sh: %s\n  what to do: %s\n' "$1" "$2" >&2
+  exit 1
+}
+
+# Runs a command quietly, with a sign of life every 15 s (a download of hundreds of megabytes
+# must not look like a hang); its output is shown only when it fails.
+step() { # step WHAT REMEDY COMMAND...
+  local what="$1" remedy="$2" started=$SECONDS pid rc=0
+  shift 2
+  say "$what"
+  printf '\n### %s\n' "$what" >>"$LOG"
+  "$@" >>"$LOG" 2>&1 </dev/null &
+  pid=$!
+  # shellcheck disable=SC2064  # the id is wanted as it is now
+  trap "kill $pid 2>/dev/null; exit 130" INT TERM
+  while kill -0 "$pid" 2>/dev/null; do
+    sleep 0.2
+    if (((SECONDS - started) >= 15 && (SECONDS - started) % 15 == 0)) && [[ "${last_beat:-}" != "$SECONDS" ]]; then
+      last_beat=$SECONDS
+      printf '    %3d s  %s\n' $((SECONDS - started)) \
+        "$(grep -v '^ *$' "$LOG" | tail -n 1 | tr '\r' '\n' | tail -n 1 | cut -c1-88)" >&2
+    fi
+  done
+  wait "$pid" || rc=$?
+  trap - INT TERM
+  if ((rc != 0)); then
+    printf '\n--- last lines of %s\n' "$LOG" >&2
+    tail -n 25 "$LOG" >&2
+    die "failed (exit $rc): $what" "$remedy"
+  fi
+}
+
+# --- the machine ---------------------------------------------------------------------------
+
+as_root() {
+  if [[ "$(id -u)" == 0 ]]; then
+    env DEBIAN_FRONTEND=noninteractive "$@"
+  elif command -v sudo >/dev/null; then
+    sudo env DEBIAN_FRONTEND=noninteractive "$@"
+  else
+    echo "root rights are needed for: $* (not root, and no sudo here)"
+    return 1
+  fi
+}
+
+apt_install() { # apt_install WHY PACKAGE...
+  local why="$1"
+  shift
+  command -v apt-get >/dev/null ||
+    die "$why: no apt-get on this machine to install: $*" "install the equivalent of: $*"
+  # sudo may have to ask for a password, which it cannot do inside step.
+  if [[ "$(id -u)" != 0 ]] && command -v sudo >/dev/null; then
+    sudo -v || die "$why: sudo refused" "as root, run: apt-get install $*"
+  fi
+  step "$why: reading the package lists" "check the network, then run: apt-get update" \
+    as_root apt-get -o DPkg::Lock::Timeout=300 update
+  step "$why: installing $*" "as root, run: apt-get install $*" \
+    as_root apt-get -o DPkg::Lock::Timeout=300 install -y --no-install-recommends "$@"
+}
+
+recent_enough() { "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; }
+
+find_python() {
+  local name
+  for name in "${PYTHON:-}" python3 python3.13 python3.12 python3.11; do
+    if [[ -n "$name" ]] && command -v "$name" >/dev/null && recent_enough "$name"; then
+      command -v "$name"
+      return
+    fi
+  done
+  return 1
+}
+
+make_venv() {
+  local python version
+  python="$(find_python)" || die "no Python 3.11 or newer found (python3 here: $(python3 --version 2>&1 || true))" \
+    "install one (Debian 12+, Ubuntu 24.04+: apt-get install python3 python3-venv), or name it: PYTHON=/path/to/python3 ./build.sh"
+  if ! "$python" -c 'import ensurepip, venv' 2>/dev/null; then
+    version="$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')"
+    apt_install "Python's venv module is missing" "python$version-venv"
+  fi
+  step "creating $VENV with $("$python" --version 2>&1)" \
+    "delete $VENV and look whether the disk is full (df -h)" "$python" -m venv --clear "$VENV"
+}
+
+# --- the Python environment ------------------------------------------------------------------
+
+fingerprint() { # what an installed environment depends on
+  (cd "$ROOT" && echo "$ROOT" && cat "$@" pyproject.toml && "$PY" --version) | sha256sum | cut -d' ' -f1
+}
+
+stamped() { # stamped NAME FILE...: was exactly this installed before?
+  local name="$1"
+  shift
+  [[ -x "$PY" && -f "$VENV/.stamp-$name" && "$(cat "$VENV/.stamp-$name")" == "$(fingerprint "$@")" ]]
+}
+
+NETWORK_REMEDY="check the network and the disk (df -h), then run the same command again; it goes on where it stopped"
+
+setup_runtime() {
+  if stamped runtime requirements.lock; then return; fi
+  : >"$LOG"
+  if ! { [[ -x "$PY" ]] && recent_enough "$PY" && "$PY" -m pip --version >/dev/null 2>&1; }; then make_venv; fi
+  step "installing the locked packages (PyTorch is by far the largest)" "$NETWORK_REMEDY" \
+    "$PY" -m pip install --progress-bar off -r "$ROOT/requirements.lock"
+  step "installing worldbridge into $VENV" "see the lines above" \
+    "$PY" -m pip install --no-deps --no-build-isolation -e "$ROOT"
+  step "checking that the packages fit together" "delete $VENV and run ./build.sh setup again" \
+    "$PY" -m pip check
+  fingerprint requirements.lock >"$VENV/.stamp-runtime"
+}
+
+setup_dev() {
+  setup_runtime
+  if stamped dev requirements.lock requirements-dev.lock; then return; fi
+  step "installing the locked tools for tests and checks" "$NETWORK_REMEDY" \
+    "$PY" -m pip install --progress-bar off -r "$ROOT/requirements-dev.lock"
+  fingerprint requirements.lock requirements-dev.lock >"$VENV/.stamp-dev"
+}
+
+# Type checkers cannot follow setuptools' package-dir: give them the tree as it is imported.
+link_typing() {
+  local tree="$ROOT/.typing/worldbridge" name
+  rm -rf "$ROOT/.typing"
+  mkdir -p "$tree"
+  for name in "$ROOT"/worldbridge/*; do
+    case "$name" in *__pycache__) ;; *) ln -s "$name" "$tree/" ;; esac
+  done
+  for name in runtime kernels bridge engine_plugins models; do ln -s "$ROOT/$name" "$tree/$name"; done
+}
+
+# --- the browser of the tests ----------------------------------------------------------------
+
+find_browser() {
+  local name
+  for name in "${CHROMIUM:-}" chromium chromium-browser google-chrome google-chrome-stable; do
+    if [[ -n "$name" ]] && command -v "$name" >/dev/null && "$name" --version >/dev/null 2>&1; then
+      command -v "$name"
+      return
+    fi
+  done
+  return 1
+}
+
+setup_browser() {
+  if find_browser >/dev/null; then return; fi
+  if grep -qs '^ID=ubuntu' /etc/os-release; then
+    # Ubuntu's chromium package is a snap, which cannot be had in a container.
+    command -v snap >/dev/null || die "no Chromium or Chrome found, and Ubuntu's package needs snap" \
+      "install Google Chrome or Chromium, or name one: CHROMIUM=/path/to/chrome ./build.sh test"
+    apt_install "a browser for the tests" chromium-browser
+  else
+    apt_install "a browser for the tests" chromium fonts-dejavu-core
+  fi
+  find_browser >/dev/null || die "the browser was installed but does not start" \
+    "name one that does: CHROMIUM=/path/to/chrome ./build.sh test"
+}
+
+# --- verbs ---------------------------------------------------------------------------------
+
+setup() {
+  setup_runtime
+  link_typing
+}
+
+run_check() {
+  setup_dev
+  link_typing
+  say "ruff"
+  "$PY" -m ruff check "$ROOT"
+  say "mypy (strict)"
+  (cd "$ROOT" && MYPYPATH=.typing "$PY" -m mypy -p worldbridge)
+  say "import rule"
+  (cd "$ROOT" && "$PY" -m pytest -q tests/house/test_layering.py)
+}
+
+run_node_tests() {
+  if ! command -v node >/dev/null; then
+    say "SKIPPED tests/web: node is not installed (the web page's unit tests need Node.js 18+)"
+    return
+  fi
+  say "the web page's unit tests"
+  (cd "$ROOT" && node --test tests/web/*.test.*)
+}
+
+run_tests() {
+  setup_dev
+  link_typing
+  setup_browser
+  local node_rc=0 rc=0
+  cd "$ROOT"
+  if (($# == 0)); then
+    if compgen -G 'tests/web/*.test.*' >/dev/null; then run_node_tests || node_rc=$?; fi
+  fi
+  say "pytest"
+  CHROMIUM="$(find_browser)" "$PY" -m pytest "$@" || rc=$?
+  if ((node_rc != 0)); then say "the web page's unit tests FAILED (see above)"; fi
+  exit $((rc != 0 ? rc : node_rc))
+}
+
+wheel() {
+  setup_dev
+  rm -rf "$ROOT/build" "$ROOT/dist"
+  step "building the wheel" "see the lines above" \
+    "$PY" -m build --wheel --no-isolation --outdir "$ROOT/dist" "$ROOT"
+  ls -l "$ROOT"/dist/*.whl
+}
+
+# Writes both lock files anew from the ranges in pyproject.toml, in throw-away environments.
+lock() {
+  : >"$LOG"
+  scratch="$(mktemp -d)" # not local: the trap runs after the function
+  trap 'rm -rf "$scratch"' EXIT
+  step "resolving the runtime" "$NETWORK_REMEDY" sh -c "
+    '$(find_python)' -m venv '$scratch/v' && cp '$ROOT/pyproject.toml' '$scratch/' && cd '$scratch' &&
+    v/bin/pip install torch==2.13.0 'setuptools>=77' wheel \$(v/bin/python - <<'PYTHON'
+import tomllib
+print(*(d.replace(' ', '') for d in tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies'] if not d.startswith('torch')))
+PYTHON
+    )"
+  freeze "$scratch/v" "what \`worldbridge serve\` needs" >"$ROOT/requirements.lock"
+  step "resolving the tools" "$NETWORK_REMEDY" sh -c "cd '$scratch' && v/bin/pip install \$(v/bin/python - <<'PYTHON'
+import tomllib
+print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['optional-dependencies']['dev'])
+PYTHON
+    )"
+  freeze "$scratch/v" "the tools for tests and checks" | grep -vxFf "$ROOT/requirements.lock" \
+    >"$ROOT/requirements-dev.lock"
+  say "wrote requirements.lock and requirements-dev.lock"
+}
+
+freeze() { # a local version such as +cpu names a build, which is each machine's own choice
+  echo "# Exact versions of $2. Written by ./build.sh lock"
+  "$1/bin/python" -m pip freeze --all --exclude pip | sed 's/+[a-z0-9.]*$//'
+}
+
+usage() {
+  cat <<'USAGE'
+usage: ./build.sh COMMAND [ARGS]
+
+  setup          create .venv with the locked packages (nothing to do when that is done)
+  serve [ARGS]   setup, then start the server with the embedded world (ARGS: see serve --help)
+  test [ARGS]    setup, tools and browser too, then run all tests (ARGS go to pytest)
+  check          ruff, strict mypy and the import rule
+  wheel          build dist/worldbridge-*.whl
+  lock           write the lock files anew from pyproject.toml
+  help           this text
+
+Needed: Linux with Python 3.11 or newer. On Debian and Ubuntu whatever else is missing is
+installed with apt-get, as root or through sudo.
+
+environment
+  PYTHON=/path/to/python3    the interpreter that .venv is made with
+  CHROMIUM=/path/to/chrome   the browser of the end-to-end tests
+  WORLDBRIDGE_VENV=DIR       another place for .venv
+  PIP_...                    pip's own settings hold. PyTorch's default build for Linux carries
+                             CUDA (several GB); a machine without a GPU can do with the much
+                             smaller CPU build: name its index in PIP_EXTRA_INDEX_URL.
+USAGE
+}
+
+verb="${1:-help}"
+if (($# > 0)); then shift; fi
+case "$verb" in
+  setup)
+    setup
+    say "ready: $VENV"
+    ;;
+  serve)
+    setup_runtime
+    exec "$VENV/bin/worldbridge" serve "$@"
+    ;;
+  test) run_tests "$@" ;;
+  check) run_check ;;
+  wheel) wheel ;;
+  lock) lock ;;
+  help | -h | --help) usage ;;
+  *)
+    usage >&2
+    die "unknown command: $verb" "use one of: setup, serve, test, check, wheel, lock, help"
+    ;;
+esac

@@ -1,0 +1,113 @@
+// The latency display: a small pill, and behind it the panel with every leg.
+
+import { byId, copy, download, h, setText, toast } from "./dom.js";
+import { LEG_TEXT, LEGS } from "./latency.js";
+
+const REFRESH_MS = 500;
+const HISTORY = 90; // points of the sparkline: 45 seconds
+
+const ms = (value) => (value === null ? "–" : value >= 99.95 ? value.toFixed(0) : value.toFixed(1));
+const whole = (value) => (value === null ? "–" : Math.round(value).toString());
+
+export class Hud {
+  #history = [];
+  #next = 0;
+
+  /** `source`: stats() -> profile, csv() -> text */
+  constructor(source, toggled) {
+    this.source = source;
+    this.toggled = toggled;
+    this.pill = byId("hud-pill");
+    this.panel = byId("hud-panel");
+    this.rows = new Map();
+    this.#build();
+    this.pill.addEventListener("click", () => this.toggle());
+    byId("hud-close").addEventListener("click", () => this.toggle(false));
+    byId("hud-copy").addEventListener("click", () => this.#copy());
+    byId("hud-csv").addEventListener("click", () => download("worldbridge-latency.csv", "text/csv", source.csv()));
+  }
+
+  #build() {
+    for (const leg of LEGS) {
+      const segment = h("i", { class: `leg-${leg}` });
+      const p50 = h("td");
+      const p95 = h("td");
+      byId("leg-bar").append(segment);
+      byId("leg-rows").append(h("tr", { title: LEG_TEXT[leg] }, h("th", { scope: "row" }, h("i", { class: `leg-${leg}` }), leg), p50, p95));
+      this.rows.set(leg, { segment, p50, p95 });
+    }
+  }
+
+  get open() {
+    return !this.panel.hidden;
+  }
+
+  toggle(open = !this.open) {
+    if (open === this.open) return;
+    this.panel.hidden = !open;
+    this.pill.setAttribute("aria-expanded", String(open));
+    this.#next = 0;
+    this.toggled(open);
+  }
+
+  async #copy() {
+    const done = await copy(JSON.stringify(this.source.stats(), null, 2));
+    toast(done ? "Profile copied as JSON" : "The browser did not allow copying. Download the CSV instead.", done ? "info" : "warn");
+  }
+
+  update(now) {
+    if (now < this.#next) return;
+    this.#next = now + REFRESH_MS;
+    const stats = this.source.stats();
+    const { p50, p95 } = stats.input_to_photon_ms;
+    const connected = stats.state === "playing";
+    if (connected) {
+      this.#history.push(p50);
+      if (this.#history.length > HISTORY) this.#history.shift();
+    }
+    this.pill.dataset.state = stats.state;
+    setText(byId("pill-fps"), connected ? whole(stats.fps) : "–");
+    setText(byId("pill-p50"), connected ? whole(p50) : "–");
+    setText(byId("pill-p95"), connected ? whole(p95) : "–");
+    if (this.open) this.#details(stats);
+  }
+
+  #details(stats) {
+    setText(byId("hud-p50"), ms(stats.input_to_photon_ms.p50));
+    setText(byId("hud-p95"), ms(stats.input_to_photon_ms.p95));
+    setText(byId("hud-p99"), ms(stats.input_to_photon_ms.p99));
+    for (const [leg, { segment, p50, p95 }] of this.rows) {
+      const summary = stats.legs_ms[leg];
+      // Widths by the mean: the means of the legs add up to the mean of the whole, medians do not. Clock error can
+      // make a short leg come out slightly negative.
+      segment.style.flexGrow = Math.max(0, summary.mean ?? 0);
+      setText(p50, ms(summary.p50));
+      setText(p95, ms(summary.p95));
+    }
+    this.#spark();
+    this.#facts(stats);
+  }
+
+  #spark() {
+    const known = this.#history.filter((value) => value !== null);
+    const top = Math.max(40, ...known) * 1.15;
+    const points = this.#history.map((value, i) => [(i / (HISTORY - 1)) * 300, 48 - ((value ?? 0) / top) * 46]);
+    const line = points.map(([x, y]) => `${x.toFixed(1)},${y.toFixed(1)}`).join(" ");
+    byId("spark-line").setAttribute("points", line);
+    byId("spark-area").setAttribute("points", points.length ? `0,50 ${line} ${points.at(-1)[0].toFixed(1)},50` : "");
+    setText(byId("spark-top"), `${Math.round(top)} ms`);
+  }
+
+  #facts(stats) {
+    const { world, frames, transport, clock } = stats;
+    const way = transport.video === "webrtc" ? `WebRTC ${transport.codec ?? ""}`.trim() : "JPEG over WebSocket";
+    const facts = {
+      frames: `${frames.shown} shown · ${frames.dropped_server} dropped by the server · ${frames.dropped_client} here`,
+      transport: `${way} · input by ${transport.input === "datachannel" ? "data channel" : "WebSocket"}`,
+      rtt: clock.rtt_ms === null ? "–" : `${ms(clock.rtt_ms)} ms, shortest ${ms(clock.min_rtt_ms)} ms`,
+      world: world ? `${world.title} · ${world.theme ?? "–"} · seed ${world.seed ?? "–"}` : "–",
+      size: world ? `${world.width} × ${world.height} at ${world.fps} fps` : "–",
+    };
+    for (const [name, text] of Object.entries(facts)) setText(byId(`fact-${name}`), text);
+  }
+}

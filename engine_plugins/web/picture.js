@@ -1,0 +1,97 @@
+// Puts frames on the screen, newest only, and tells when each one was shown.
+
+/** JPEG pictures drawn on a canvas. `shown(header, received, at)`: `at` is the display refresh that carries the picture. */
+export class CanvasPicture {
+  #waiting = null;
+  #busy = false;
+  #drawn = null;
+
+  constructor(canvas, shown) {
+    this.canvas = canvas;
+    this.context = canvas.getContext("2d", { alpha: false, desynchronized: true });
+    this.shown = shown;
+    this.dropped = 0;
+    this.broken = 0;
+  }
+
+  push(header, jpeg, received) {
+    if (this.#waiting !== null) this.dropped += 1;
+    this.#waiting = { header, jpeg, received };
+    if (!this.#busy) this.#next();
+  }
+
+  async #next() {
+    this.#busy = true;
+    while (this.#waiting !== null) {
+      const item = this.#waiting;
+      this.#waiting = null;
+      try {
+        this.#draw(await createImageBitmap(new Blob([item.jpeg], { type: "image/jpeg" })), item);
+      } catch {
+        this.broken += 1; // a damaged picture is skipped and counted; the next one is complete in itself
+      }
+    }
+    this.#busy = false;
+  }
+
+  #draw(bitmap, { header, received }) {
+    this.#fit(bitmap);
+    this.context.drawImage(bitmap, 0, 0, this.canvas.width, this.canvas.height);
+    bitmap.close();
+    const first = this.#drawn === null;
+    if (!first) this.dropped += 1; // replaced before the display refreshed
+    this.#drawn = { header, received };
+    if (first) requestAnimationFrame(() => this.#refreshed(performance.now()));
+  }
+
+  /** Twice the picture's size: the browser's good filter does the first doubling, its fast one the rest. */
+  #fit(bitmap) {
+    const [width, height] = [bitmap.width * 2, bitmap.height * 2];
+    if (this.canvas.width === width && this.canvas.height === height) return;
+    this.canvas.width = width;
+    this.canvas.height = height;
+    this.context.imageSmoothingEnabled = true;
+    this.context.imageSmoothingQuality = "high";
+  }
+
+  #refreshed(now) {
+    const { header, received } = this.#drawn;
+    this.#drawn = null;
+    this.shown(header, received, now);
+  }
+}
+
+/** A WebRTC track in a video element. `shown(rtpTimestamp, received, at)` */
+export class VideoPicture {
+  #last = null;
+
+  constructor(video, shown) {
+    this.video = video;
+    this.shown = shown;
+    this.dropped = 0;
+    video.muted = true;
+    this.#listen();
+  }
+
+  attach(stream) {
+    this.video.srcObject = stream;
+    this.video.play().catch(() => {}); // refused without a gesture: the first click plays it (muted video never is)
+  }
+
+  detach() {
+    this.video.srcObject = null;
+    this.#last = null;
+  }
+
+  #listen() {
+    if (!this.video.requestVideoFrameCallback) return;
+    this.video.requestVideoFrameCallback((now, frame) => {
+      this.#listen();
+      if (this.#last !== null) this.dropped += Math.max(0, frame.presentedFrames - this.#last - 1);
+      this.#last = frame.presentedFrames;
+      // Chromium may report an expected display time that has already passed; light cannot be earlier than now.
+      const at = Math.max(now, frame.expectedDisplayTime ?? now);
+      this.shown(frame.rtpTimestamp, frame.receiveTime ?? frame.presentationTime ?? at, at);
+    });
+  }
+}

@@ -1,0 +1,74 @@
+// What this browser remembers: preferences for good, a running session for as long as the tab lives.
+
+const PREFERENCES = "worldbridge.preferences";
+const SESSION = "worldbridge.session";
+const DEFAULTS = { sensitivity: 1, invertY: false, fill: false, hud: false, theme: null, themes: [] };
+
+/** Storage may be full, forbidden or edited by hand; the page works without it. */
+function read(storage, key) {
+  try {
+    return JSON.parse(storage().getItem(key)) ?? {};
+  } catch {
+    return {};
+  }
+}
+
+function write(storage, key, value) {
+  try {
+    if (value === null) storage().removeItem(key);
+    else storage().setItem(key, JSON.stringify(value));
+  } catch {
+    // private browsing: nothing is remembered
+  }
+}
+
+const local = () => window.localStorage;
+const perTab = () => window.sessionStorage;
+
+const sameKind = (value, example) =>
+  example === null ? value === null || typeof value === "string" : Array.isArray(value) === Array.isArray(example) && typeof value === typeof example;
+
+export function loadPreferences() {
+  const stored = read(local, PREFERENCES);
+  return Object.fromEntries(Object.entries(DEFAULTS).map(([key, value]) => [key, sameKind(stored[key], value) ? stored[key] : value]));
+}
+
+export const savePreferences = (preferences) => write(local, PREFERENCES, preferences);
+
+/** {resume, theme, seed, at (ms since 1970), counters} or {} */
+export const loadSession = () => read(perTab, SESSION);
+
+export const saveSession = (session) => write(perTab, SESSION, session);
+
+const MAX_SEED = 2 ** 31 - 1;
+
+/** A whole number from text, or null. */
+export function parseSeed(text) {
+  const trimmed = (text ?? "").trim();
+  if (!/^\d{1,10}$/.test(trimmed)) return null;
+  const seed = Number(trimmed);
+  return seed <= MAX_SEED ? seed : null;
+}
+
+export const randomSeed = () => crypto.getRandomValues(new Uint32Array(1))[0] % 1_000_000;
+
+export function readUrl(search) {
+  const query = new URLSearchParams(search);
+  const video = query.get("video");
+  return {
+    theme: query.get("theme"),
+    seed: parseSeed(query.get("seed")),
+    autoplay: query.get("autoplay") === "1",
+    video: video === "jpeg" || video === "webrtc" ? video : "auto",
+    hud: query.get("hud") === "1",
+    token: query.get("token"),
+  };
+}
+
+/** The address that leads others here. Never with the token. */
+export function shareUrl(base, theme, seed) {
+  const url = new URL(base);
+  url.search = new URLSearchParams({ theme, seed: String(seed) }).toString();
+  url.hash = "";
+  return url.href;
+}

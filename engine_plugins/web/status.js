@@ -1,0 +1,95 @@
+// Everything that is not the running picture: connecting, loading, reconnecting, full, error, and a picture that stands
+// still. Always with a reason.
+
+import { byId, setText } from "./dom.js";
+import { describeTheme } from "./themes.js";
+
+const TITLES = {
+  connecting: "Connecting",
+  loading: "Preparing your world",
+  reconnecting: "Reconnecting",
+  full: "The server is full",
+  error: "That did not work",
+};
+
+const seconds = (value) => `${Math.floor(value)} s`;
+
+function detailOf(view) {
+  if (view.state === "connecting") {
+    return view.attempt > 0 ? `${view.detail}. Attempt ${view.attempt + 1}.` : view.detail;
+  }
+  if (view.state === "full") {
+    const seats = view.error?.got ? ` (${view.error.got})` : "";
+    return `${view.detail}${seats}. Asking again in ${Math.ceil(view.retryIn ?? 0)} s.`;
+  }
+  return view.detail;
+}
+
+export class StatusCard {
+  #announced = "";
+
+  /** `hooks`: retry(), leave(), authorize(token) */
+  constructor(hooks) {
+    this.root = byId("status");
+    byId("status-retry").addEventListener("click", () => hooks.retry());
+    byId("status-leave").addEventListener("click", () => hooks.leave());
+    byId("token-form").addEventListener("submit", (event) => {
+      event.preventDefault();
+      hooks.authorize(byId("token").value.trim());
+    });
+  }
+
+  update(view) {
+    const { state } = view;
+    const on = state in TITLES;
+    this.root.hidden = !on;
+    this.#stall(view);
+    if (!on) return this.#announce(state === "playing" ? "Playing" : "");
+    this.root.dataset.state = state;
+    setText(byId("status-title"), state === "error" ? view.error.message : TITLES[state]);
+    setText(byId("status-detail"), state === "error" ? "" : detailOf(view));
+    setText(byId("status-theme"), view.theme ? `${describeTheme(view.theme).title} · seed ${view.seed ?? "–"}` : "");
+    setText(byId("status-time"), state === "reconnecting" || view.seconds > 3 ? seconds(view.seconds) : "");
+    this.#progress(view);
+    this.#error(view);
+    byId("status-retry").hidden = !["error", "full", "reconnecting"].includes(state) || (state === "reconnecting" && view.retryIn === null);
+    setText(byId("status-retry-text"), state === "error" ? "Try again" : state === "full" ? "Ask now" : "Retry now");
+    this.#announce(`${byId("status-title").textContent}. ${state === "full" ? view.detail : byId("status-detail").textContent}`);
+  }
+
+  #progress({ state, progress, retryIn }) {
+    const bar = byId("status-bar");
+    bar.hidden = state === "error";
+    const known = state === "loading" && progress !== null;
+    const waiting = state === "full" && retryIn !== null;
+    const value = known ? progress : waiting ? 1 - Math.min(1, retryIn / 5) : null;
+    bar.classList.toggle("busy", value === null);
+    if (value === null) bar.removeAttribute("aria-valuenow");
+    else bar.setAttribute("aria-valuenow", Math.round(value * 100));
+    bar.firstElementChild.style.width = value === null ? "" : `${(value * 100).toFixed(1)}%`;
+    setText(byId("status-percent"), known ? `${Math.round(progress * 100)} %` : "");
+  }
+
+  #error({ state, error }) {
+    const on = state === "error";
+    byId("status-facts").hidden = !on;
+    byId("token-form").hidden = !(on && error.code === "unauthorized");
+    if (!on) return;
+    for (const name of ["expected", "got", "remedy", "code"]) {
+      setText(byId(`error-${name}`), error[name]);
+      byId(`error-${name}`).parentElement.hidden = !error[name];
+    }
+  }
+
+  /** A frozen picture without a word is the worst of all states. */
+  #stall({ stalledFor }) {
+    byId("stall").hidden = stalledFor === 0;
+    if (stalledFor > 0) setText(byId("stall-text"), `No new picture for ${seconds(stalledFor)}. The connection is up; waiting for the world.`);
+  }
+
+  #announce(text) {
+    if (text === this.#announced) return;
+    this.#announced = text;
+    setText(byId("live"), text);
+  }
+}

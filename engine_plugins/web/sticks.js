@@ -1,0 +1,67 @@
+// Two virtual sticks for touch screens: left to walk, right to look.
+
+const REACH = 46; // pixels from the middle to full deflection
+
+class Stick {
+  #pointer = null;
+  #origin = [0, 0];
+
+  constructor(zone, moved) {
+    this.zone = zone;
+    this.base = zone.querySelector(".stick");
+    this.knob = zone.querySelector(".knob");
+    this.moved = moved;
+    this.axes = [0, 0];
+    zone.addEventListener("pointerdown", (event) => this.#begin(event));
+    zone.addEventListener("pointermove", (event) => this.#move(event));
+    for (const type of ["pointerup", "pointercancel", "lostpointercapture"]) {
+      zone.addEventListener(type, (event) => event.pointerId === this.#pointer && this.reset());
+    }
+  }
+
+  #begin(event) {
+    if (this.#pointer !== null) return;
+    event.preventDefault();
+    this.#pointer = event.pointerId;
+    this.zone.setPointerCapture(event.pointerId);
+    const box = this.base.getBoundingClientRect();
+    const middle = [box.x + box.width / 2, box.y + box.height / 2];
+    const near = Math.hypot(event.clientX - middle[0], event.clientY - middle[1]) < box.width / 2;
+    this.#origin = near ? middle : [event.clientX, event.clientY]; // a thumb beside the stick gets its own middle
+    this.zone.classList.add("held");
+    this.#move(event);
+  }
+
+  #move(event) {
+    if (event.pointerId !== this.#pointer) return;
+    const dx = event.clientX - this.#origin[0];
+    const dy = event.clientY - this.#origin[1];
+    const far = Math.max(1, Math.hypot(dx, dy) / REACH);
+    this.#set(dx / REACH / far, dy / REACH / far);
+  }
+
+  reset() {
+    this.#pointer = null;
+    this.zone.classList.remove("held");
+    this.#set(0, 0);
+  }
+
+  #set(x, y) {
+    this.axes = [x, y];
+    this.knob.style.transform = `translate(${x * REACH}px, ${y * REACH}px)`;
+    this.moved();
+  }
+}
+
+export class Sticks {
+  constructor(root, state, preferences, changed) {
+    const moved = () => {
+      const [lookX, lookY] = right.axes;
+      const axes = [...left.axes, lookX, preferences.invertY ? -lookY : lookY];
+      if (state.setPad("touch", axes, 0)) changed();
+    };
+    const left = new Stick(root.querySelector("[data-stick=move]"), () => moved());
+    const right = new Stick(root.querySelector("[data-stick=look]"), () => moved());
+    this.reset = () => [left, right].forEach((stick) => stick.reset());
+  }
+}

@@ -1,0 +1,75 @@
+"""Finite scalar quantisation: each latent channel is rounded to a few fixed levels."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["FSQ"]
+
+
+class FSQ(nn.Module):
+    """Maps D channels to one index in [0, prod(levels)); channel 0 is the fastest digit.
+
+    A code of a channel with L levels is n // (L // 2) steps in [-1, 1]: digit n stands for
+    (n - L // 2) / (L // 2). The buffers are constants and not part of the state dict.
+    """
+
+    _levels: Tensor
+    _basis: Tensor
+    _half_width: Tensor
+    _reach: Tensor
+    _offset: Tensor
+    _shift: Tensor
+
+    def __init__(self, levels: Sequence[int]) -> None:
+        super().__init__()
+        self.levels = tuple(levels)
+        self.size = math.prod(self.levels)
+        counts = torch.tensor(self.levels, device="cpu")
+        places = [math.prod(self.levels[:i]) for i in range(len(self.levels))]
+        basis = torch.tensor(places, device="cpu")
+        # The bound is a hair wider than the outermost levels, so that they can be reached.
+        reach = (counts - 1).double() * 1.001 / 2
+        offset = torch.where(counts % 2 == 0, 0.5, 0.0).double()
+        buffers = {
+            "_levels": counts,
+            "_basis": basis,
+            "_half_width": counts // 2,
+            "_reach": reach.float(),
+            "_offset": offset.float(),
+            "_shift": torch.atanh(offset / reach).float(),
+        }
+        for name, value in buffers.items():
+            self.register_buffer(name, value, persistent=False)
+
+    def quantize(self, z: Tensor) -> Tensor:
+        """Codes of z [..., D] in z's dtype; the gradient passes the rounding unchanged.
+
+        Works in float32 whatever z is: bfloat16 cannot tell neighbouring levels' borders.
+        """
+        value = z.float()
+        shift, reach, offset = self._shift.float(), self._reach.float(), self._offset.float()
+        bounded = torch.tanh(value + shift) * reach - offset
+        rounded = bounded + (bounded.round() - bounded).detach()
+        return (rounded / self._half_width).to(z.dtype)
+
+    def codes_to_indices(self, codes: Tensor) -> Tensor:
+        """Codes [..., D] -> indices int64 [...]."""
+        digits = (codes.detach().float() * self._half_width).round().long() + self._half_width
+        return (digits * self._basis).sum(-1)
+
+    def digits(self, indices: Tensor) -> Tensor:
+        """Indices [...] -> level of each channel, int64 [..., D], digit d in [0, levels[d])."""
+        return (indices.long().unsqueeze(-1) // self._basis) % self._levels
+
+    def from_digits(self, digits: Tensor) -> Tensor:
+        """Inverse of `digits`: int [..., D] -> indices int64 [...]."""
+        return (digits.long() * self._basis).sum(-1)
+
+    def indices_to_codes(self, indices: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Indices [...] -> codes [..., D]."""
+        return ((self.digits(indices) - self._half_width) / self._half_width).to(dtype)

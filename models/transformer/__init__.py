@@ -1,0 +1,6 @@
+"""The autoregressive video transformer: one class, configured for Cosmos or for a small world."""
+
+from worldbridge.models.transformer.config import GridInput, TransformerConfig, Yarn
+from worldbridge.models.transformer.model import KVCache, VideoTransformer
+
+__all__ = ["GridInput", "KVCache", "TransformerConfig", "VideoTransformer", "Yarn"]

@@ -1,0 +1,173 @@
+"""Token grids that can be decoded along diagonals: input features, factorised codes, masks.
+
+A slot (r, c) of a latent predicts token (r, c). Its input is the token to its left (or the
+learned start of row r), the token above, and a neighbourhood of the previous latents. With
+window k, slot (r, c) runs in step s = c + r * k and sees the slots of its own and earlier rows
+that ran in steps <= s, so that decoding row by row in raster order sees exactly the same.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from worldbridge.models.transformer.config import GridInput, TransformerConfig
+
+__all__ = ["DigitEmbedding", "DigitHead", "ClipWindow", "GridEmbedding", "diagonal_step", "slot_mask"]
+
+
+def code_digits(codes: Tensor, levels: tuple[int, ...]) -> Tensor:
+    """FSQ digits [..., D] of codes [...]; the first digit is the fastest."""
+    digits = []
+    for level in levels:
+        digits.append(codes % level)
+        codes = codes // level
+    return torch.stack(digits, dim=-1)
+
+
+class DigitEmbedding(nn.Module):
+    """Sum of one table per FSQ digit and a full table that starts at zero.
+
+    Codes that share digits share most of their embedding, so rare codes are learned early.
+    """
+
+    def __init__(self, levels: tuple[int, ...], dim: int) -> None:
+        super().__init__()
+        self.levels = levels
+        self.digits = nn.ModuleList(nn.Embedding(level, dim) for level in levels)
+        for table in self.digits:
+            nn.init.normal_(table.weight, std=0.5 / len(levels) ** 0.5)
+        count = 1
+        for level in levels:
+            count *= level
+        self.full = nn.Parameter(torch.zeros(count, dim))
+
+    def table(self) -> Tensor:
+        """The equivalent plain table [codes, dim]."""
+        codes = torch.arange(self.full.shape[0], device=self.full.device)
+        digits = code_digits(codes, self.levels)
+        return self.full + sum(t(digits[:, i]) for i, t in enumerate(self.digits))
+
+    def forward(self, codes: Tensor) -> Tensor:
+        digits = code_digits(codes, self.levels)
+        out = F.embedding(codes, self.full)
+        for i, table in enumerate(self.digits):
+            out = out + table(digits[..., i])
+        return out
+
+
+class DigitHead(nn.Module):
+    """Logits over codes: per-digit logits broadcast over the codes, plus a full head from zero."""
+
+    def __init__(self, levels: tuple[int, ...], dim: int) -> None:
+        super().__init__()
+        self.levels = levels
+        self.digits = nn.Linear(dim, sum(levels), bias=True)
+        count = 1
+        for level in levels:
+            count *= level
+        self.full = nn.Linear(dim, count, bias=False)
+        nn.init.zeros_(self.full.weight)
+
+    def merged(self) -> tuple[Tensor, Tensor]:
+        """Weight [codes, dim] and bias [codes] of the equivalent single linear layer."""
+        codes = torch.arange(self.full.weight.shape[0], device=self.full.weight.device)
+        digits = code_digits(codes, self.levels)
+        offsets = torch.tensor([sum(self.levels[:i]) for i in range(len(self.levels))])
+        rows = digits + offsets.to(codes.device)  # [codes, D]
+        weight = self.full.weight + self.digits.weight[rows].sum(1)
+        return weight, self.digits.bias[rows].sum(1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [..., dim] -> logits [..., codes]."""
+        return F.linear(x, *self.merged())
+
+
+class GridEmbedding(nn.Module):
+    """Inputs of the slots of a latent."""
+
+    def __init__(self, config: TransformerConfig, grid: GridInput) -> None:
+        super().__init__()
+        _, height, width = config.latent_shape
+        self.levels = grid.fsq_levels
+        self.history = grid.previous_latents
+        self.left = DigitEmbedding(grid.fsq_levels, config.dim)
+        self.above = DigitEmbedding(grid.fsq_levels, config.dim)
+        self.row_start = nn.Parameter(torch.randn(height, config.dim) * 0.5)
+        self.place = nn.Parameter(torch.randn(height, width, config.dim) * 0.1)
+        channels = sum(grid.fsq_levels) * grid.previous_latents
+        kernel = grid.previous_kernel
+        self.previous = nn.Conv2d(channels, config.dim, kernel, padding=(kernel[0] // 2, kernel[1] // 2))
+        self.previous_condition = nn.Linear(max(config.condition_hidden, 1), 2 * config.dim)
+        self.previous_out = nn.Linear(config.dim, config.dim)
+
+    def one_hot(self, codes: Tensor) -> Tensor:
+        """codes [N, H, W] (-1 = there is none) -> [N, sum(levels), H, W] float."""
+        digits = code_digits(codes.clamp_min(0), self.levels)
+        parts = [F.one_hot(digits[..., i], n) for i, n in enumerate(self.levels)]
+        hot = torch.cat(parts, dim=-1) * (codes >= 0)[..., None]
+        return hot.movedim(-1, 1).to(self.place.dtype)
+
+    def neighbourhood(self, previous: Tensor, condition: Tensor) -> Tensor:
+        """previous [N, history, H, W] codes, newest first; condition [N, C] -> [N, H, W, dim]."""
+        hot = self.one_hot(previous.flatten(0, 1)).unflatten(0, previous.shape[:2]).flatten(1, 2)
+        scale, shift = self.previous_condition(condition)[:, None, None].chunk(2, dim=-1)
+        features = self.previous(hot).movedim(1, -1)
+        return self.previous_out(F.silu(features * (1 + scale) + shift)) + self.place
+
+    def forward(self, codes: Tensor, previous: Tensor, condition: Tensor) -> Tensor:
+        """Teacher-forced inputs: codes [N, H, W] -> slots [N, H, W, dim]."""
+        left = F.pad(self.left(codes)[:, :, :-1], (0, 0, 1, 0))
+        starts = torch.zeros_like(left)
+        starts[:, :, 0] = self.row_start
+        above = F.pad(self.above(codes)[:, :-1], (0, 0, 0, 0, 1, 0))
+        return left + starts + above + self.neighbourhood(previous, condition)
+
+
+def diagonal_step(height: int, width: int, k: int) -> Tensor:
+    """The decoding step of every slot, [H, W]."""
+    return torch.arange(width)[None, :] + k * torch.arange(height)[:, None]
+
+
+def slot_mask(height: int, width: int, k: int) -> Tensor:
+    """[H*W, H*W] bool: which slots of its own latent a slot sees."""
+    step = diagonal_step(height, width, k).flatten()
+    row = torch.arange(height).repeat_interleave(width)
+    return (row[None, :] <= row[:, None]) & (step[None, :] <= step[:, None])
+
+
+class ClipWindow:
+    """Windowed attention of a clip: every latent sees itself by `slot_mask` and `window - 1` before.
+
+    Works on blocks of one latent, so the cost grows with the window, not with the clip.
+    """
+
+    def __init__(
+        self, frames: int, height: int, width: int, grid: GridInput, device: torch.device
+    ) -> None:
+        self.window = min(grid.window_frames, frames)
+        slots = height * width
+        own = slot_mask(height, width, grid.diagonal)
+        past = torch.ones(slots, (self.window - 1) * slots, dtype=torch.bool)
+        mask = torch.cat([past, own], dim=1).expand(frames, -1, -1).clone()
+        for t in range(min(self.window - 1, frames)):  # before the first latent there is nothing
+            mask[t, :, : (self.window - 1 - t) * slots] = False
+        self.mask = mask.to(device)  # [frames, slots, window * slots]
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """q [B, T, S, H, D], k and v [B, T, S, Hkv, D] -> [B, T, S, H * D]."""
+        batch, frames = q.shape[:2]
+        keys, values = (self._reach(x).flatten(0, 1).transpose(1, 2) for x in (k, v))
+        mask = self.mask.repeat(batch, 1, 1)[:, None]
+        out = F.scaled_dot_product_attention(
+            q.flatten(0, 1).transpose(1, 2), keys, values, attn_mask=mask,
+            enable_gqa=q.shape[3] != k.shape[3],
+        )
+        return out.transpose(1, 2).flatten(2).unflatten(0, (batch, frames))
+
+    def _reach(self, x: Tensor) -> Tensor:
+        """[B, T, S, H, D] -> [B, T, window * S, H, D], oldest first."""
+        frames = x.shape[1]
+        padded = F.pad(x, (0, 0, 0, 0, 0, 0, self.window - 1, 0))
+        return torch.cat([padded[:, i : i + frames] for i in range(self.window)], dim=2)

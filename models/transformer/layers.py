@@ -1,0 +1,167 @@
+"""Building blocks of the transformer. Names of weights are the published ones."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from worldbridge.models.transformer.config import TransformerConfig
+from worldbridge.models.transformer.grid import ClipWindow
+from worldbridge.models.transformer.positions import apply_rotary
+
+_Pair = tuple[Tensor, Tensor]
+
+__all__ = ["Attention", "Block", "CrossAttention", "FeedForward", "Modulation", "RMSNorm", "modulated"]
+
+
+class RMSNorm(nn.Module):
+    """x * rsqrt(mean(x^2) + eps) in float32, cast back, then times the weight."""
+
+    def __init__(self, dim: int, eps: float) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        wide = x.float()
+        normed = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
+        return normed.to(x.dtype) * self.weight
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
+    """q [B, H, S, D], k and v [B, Hkv, N, D], mask [S, N] (True = see) -> [B, S, H * D]."""
+    out = F.scaled_dot_product_attention(
+        q, k, v, attn_mask=mask, is_causal=causal, enable_gqa=q.shape[1] != k.shape[1]
+    )
+    return out.transpose(1, 2).flatten(2)
+
+
+class Attention(nn.Module):
+    """Grouped-query self-attention with per-head QK normalisation before the rotation."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.head_dim = config.head_dim
+        query, kv = config.n_heads * config.head_dim, config.n_kv_heads * config.head_dim
+        self.wq = nn.Linear(config.dim, query, bias=False)
+        self.wk = nn.Linear(config.dim, kv, bias=False)
+        self.wv = nn.Linear(config.dim, kv, bias=False)
+        self.wo = nn.Linear(query, config.dim, bias=False)
+        self.q_norm = RMSNorm(config.head_dim, config.norm_eps)
+        self.k_norm = RMSNorm(config.head_dim, config.norm_eps)
+
+    def qkv(self, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """x [B, S, dim] -> q [B, H, S, D], k and v [B, Hkv, S, D], q and k rotated."""
+        q, k, v = (
+            layer(x).unflatten(-1, (-1, self.head_dim)) for layer in (self.wq, self.wk, self.wv)
+        )
+        q = apply_rotary(self.q_norm(q).transpose(1, 2), cos, sin)
+        k = apply_rotary(self.k_norm(k).transpose(1, 2), cos, sin)
+        return q, k, v.transpose(1, 2)
+
+
+class CrossAttention(nn.Module):
+    """Attention to a constant context: no rotation, no gate, keys and values computed once."""
+
+    def __init__(self, config: TransformerConfig, context_dim: int) -> None:
+        super().__init__()
+        self.head_dim = config.head_dim
+        query, kv = config.n_heads * config.head_dim, config.n_kv_heads * config.head_dim
+        self.wq = nn.Linear(config.dim, query, bias=False)
+        self.wk = nn.Linear(context_dim, kv, bias=False)
+        self.wv = nn.Linear(context_dim, kv, bias=False)
+        self.wo = nn.Linear(query, config.dim, bias=False)
+        self.q_norm = RMSNorm(config.head_dim, config.norm_eps)
+        self.k_norm = RMSNorm(config.head_dim, config.norm_eps)
+
+    def keys_values(self, context: Tensor) -> tuple[Tensor, Tensor]:
+        """context [B, M, context_dim] -> k, v [B, Hkv, M, D]."""
+        k, v = (layer(context).unflatten(-1, (-1, self.head_dim)) for layer in (self.wk, self.wv))
+        return self.k_norm(k).transpose(1, 2), v.transpose(1, 2)
+
+    def forward(self, x: Tensor, keys_values: tuple[Tensor, Tensor]) -> Tensor:
+        q = self.q_norm(self.wq(x).unflatten(-1, (-1, self.head_dim))).transpose(1, 2)
+        return self.wo(_attend(q, *keys_values, mask=None, causal=False))
+
+
+class FeedForward(nn.Module):
+    """SwiGLU: w2(silu(w1 x) * w3 x)."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.w1 = nn.Linear(config.dim, config.ffn_hidden_size, bias=False)
+        self.w2 = nn.Linear(config.ffn_hidden_size, config.dim, bias=False)
+        self.w3 = nn.Linear(config.dim, config.ffn_hidden_size, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.w2(F.silu(self.w1(x)) * self.w3(x))
+
+
+class Modulation(nn.Module):
+    """Scale and shift after each norm from the per-latent condition (adaptive normalisation).
+
+    Starts as the identity. Computed once per latent, so its cost per token is two multiply-adds.
+    """
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.project = nn.Linear(config.condition_hidden, 4 * config.dim)
+        nn.init.zeros_(self.project.weight)
+        nn.init.zeros_(self.project.bias)
+
+    def forward(self, hidden: Tensor) -> tuple[Tensor, ...]:
+        """hidden [..., condition_hidden] -> four tensors [..., dim]."""
+        return self.project(hidden).chunk(4, dim=-1)
+
+
+class Block(nn.Module):
+    """One decoder layer."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.attention_norm = RMSNorm(config.dim, config.norm_eps)
+        self.attention = Attention(config)
+        self.ffn_norm = RMSNorm(config.dim, config.norm_eps)
+        self.feed_forward = FeedForward(config)
+        self.cross_attention: CrossAttention | None = None
+        if config.context_dim is not None:
+            self.cross_attention_norm = RMSNorm(config.dim, config.norm_eps)
+            self.cross_attention = CrossAttention(config, config.context_dim)
+        self.modulation: Modulation | None = None
+        if config.conditioning == "modulation":
+            self.modulation = Modulation(config)
+
+    def attend(self, h: Tensor, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        """Residual self-attention; without a mask it is plain causal (equal query and key count)."""
+        return h + self.attention.wo(_attend(q, k, v, mask, causal=mask is None))
+
+    def forward_clip(
+        self, x: Tensor, cos: Tensor, sin: Tensor, window: ClipWindow, condition: Tensor
+    ) -> Tensor:
+        """x [B, T, S, dim]; cos, sin [T, S, D/2]; condition [B, T, C]."""
+        scales = self.modulate(condition[:, :, None])
+        attention = self.attention
+        normed = modulated(self.attention_norm(x), scales[0])
+        q, k, v = (
+            layer(normed).unflatten(-1, (-1, attention.head_dim))
+            for layer in (attention.wq, attention.wk, attention.wv)
+        )
+        q = apply_rotary(attention.q_norm(q), cos[:, :, None], sin[:, :, None])
+        k = apply_rotary(attention.k_norm(k), cos[:, :, None], sin[:, :, None])
+        x = x + attention.wo(window.attend(q, k, v))
+        return x + self.feed_forward(modulated(self.ffn_norm(x), scales[1]))
+
+    def modulate(self, condition: Tensor) -> tuple[_Pair | None, _Pair | None]:
+        """Scale and shift for the attention and for the feed-forward norm, [..., dim] each."""
+        if self.modulation is None:
+            return None, None
+        a, b, c, d = self.modulation(condition)
+        return (a, b), (c, d)
+
+
+def modulated(x: Tensor, pair: _Pair | None) -> Tensor:
+    if pair is None:
+        return x
+    scale, shift = pair
+    return x * (1 + scale) + shift

@@ -1,0 +1,208 @@
+"""The video transformer: Llama-like decoder over FSQ codes in (t, h, w) raster order."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from worldbridge.models.transformer.config import TransformerConfig
+from worldbridge.models.transformer.grid import ClipWindow, DigitHead, GridEmbedding
+from worldbridge.models.transformer.layers import Block, RMSNorm
+from worldbridge.models.transformer.positions import absolute_table, rotary_angles, rotary_table
+
+__all__ = ["ConditionEmbedder", "KVCache", "VideoTransformer"]
+
+
+@dataclass(slots=True)
+class KVCache:
+    """Keys and values of every layer, preallocated: [layers, B, Hkv, capacity, head_dim]."""
+
+    keys: Tensor
+    values: Tensor
+    length: int = 0
+
+    @classmethod
+    def allocate(
+        cls, config: TransformerConfig, batch: int, capacity: int, like: Tensor
+    ) -> KVCache:
+        shape = (config.n_layers, batch, config.n_kv_heads, capacity, config.head_dim)
+        return cls(like.new_zeros(shape), like.new_zeros(shape))
+
+
+class ConditionEmbedder(nn.Module):
+    """The published action recipe: Linear - ReLU - Linear on the per-latent condition vector."""
+
+    def __init__(self, inputs: int, hidden: int, outputs: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(inputs, hidden)
+        self.fc2 = nn.Linear(hidden, outputs)
+
+    def forward(self, condition: Tensor) -> Tensor:
+        return self.fc2(F.relu(self.fc1(condition)))
+
+
+class VideoTransformer(nn.Module):
+    """One class for every size; see `TransformerConfig`."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.config = config
+        if config.grid is None:
+            self.tok_embeddings = nn.Embedding(config.embedding_rows, config.dim)
+            self.output: nn.Module = nn.Linear(config.dim, config.vocab_size, bias=False)
+        else:
+            self.grid_input = GridEmbedding(config, config.grid)
+            self.output = DigitHead(config.grid.fsq_levels, config.dim)
+        self.layers = nn.ModuleList(Block(config) for _ in range(config.n_layers))
+        self.norm = RMSNorm(config.dim, config.norm_eps)
+        if config.conditioning == "modulation":
+            width = config.condition_hidden
+            self.condition = ConditionEmbedder(config.condition_dim, 2 * width, width)
+        elif config.conditioning == "cross_attention":
+            assert config.context_dim is not None
+            self.condition = ConditionEmbedder(config.condition_dim, 256, config.context_dim)
+        self._tables: dict[tuple[torch.device, torch.dtype], tuple[Tensor, Tensor, Tensor]] = {}
+
+    # -- plain (Cosmos) sequences ---------------------------------------------------------------
+
+    def forward(
+        self,
+        tokens: Tensor,
+        cache: KVCache | None = None,
+        context: list[tuple[Tensor, Tensor]] | None = None,
+    ) -> Tensor:
+        """tokens [B, S] -> logits [B, S, vocab].
+
+        With a cache the tokens continue it; without one they start at position 0. `context` comes
+        from `context_keys_values`.
+        """
+        start = 0 if cache is None else cache.length
+        count = tokens.shape[1]
+        cos, sin, absolute = self._position_tables(tokens.device)
+        if start + count > cos.shape[0]:
+            raise ValueError(
+                f"positions {start}..{start + count - 1} are outside the trained range of "
+                f"{cos.shape[0]} (latent_shape {self.config.latent_shape}); start a new window"
+            )
+        index = slice(start, start + count)
+        h = self.tok_embeddings(tokens)
+        added = absolute[index].to(h.dtype) if self.config.apply_abs_pos_emb else None
+        mask = None
+        if start > 0:
+            keys = torch.arange(start + count, device=tokens.device)
+            mask = keys[None, :] <= keys[index][:, None]
+        h = self._run(h, cos[index], sin[index], mask, cache, index, context, added)
+        if cache is not None:
+            cache.length = start + count
+        return self.output(h)
+
+    def context_keys_values(self, context: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """context [B, M, context_dim] -> keys and values per layer, computed once per session."""
+        pairs = []
+        for block in self.layers:
+            assert isinstance(block, Block) and block.cross_attention is not None
+            pairs.append(block.cross_attention.keys_values(context))
+        return pairs
+
+    def _position_tables(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+        dtype = self.norm.weight.dtype
+        key = (device, dtype)
+        if key not in self._tables:
+            angles = rotary_table(self.config).to(device)
+            absolute = torch.empty(0, device=device)
+            if self.config.apply_abs_pos_emb:
+                absolute = absolute_table(self.config).to(device, dtype)
+            self._tables[key] = (angles.cos().to(dtype), angles.sin().to(dtype), absolute)
+        return self._tables[key]
+
+    # -- token grids ----------------------------------------------------------------------------
+
+    def forward_clip(self, codes: Tensor, condition: Tensor, first: int = 0) -> Tensor:
+        """Teacher-forced logits of a clip.
+
+        codes [B, T, H, W]; condition [B, T, condition_dim], where condition[:, t] is what leads to
+        latent t; `first` is the absolute index of the first latent. Returns logits
+        [B, T, H, W, vocab]; those of latents without a predecessor predict from nothing.
+        """
+        return self.forward_inputs(codes, codes, condition, first)
+
+    def forward_inputs(
+        self, codes: Tensor, seen: Tensor, condition: Tensor, first: int = 0
+    ) -> Tensor:
+        """`forward_clip` in which earlier latents appear as `seen` (as the model may have drawn
+        them) while the latent's own left and above tokens come from `codes`."""
+        grid = self.config.grid
+        assert grid is not None, "this model has no token grid"
+        batch, frames, height, width = codes.shape
+        hidden = self.condition(condition)  # [B, T, C]
+        x = self.grid_input(
+            codes.flatten(0, 1),
+            previous_latents(seen, grid.previous_latents).flatten(0, 1),
+            hidden.flatten(0, 1),
+        ).view(batch, frames, height * width, -1)
+        cos, sin = self.grid_rotation(first, frames, x)
+        window = ClipWindow(frames, height, width, grid, codes.device)
+        for block in self.layers:
+            assert isinstance(block, Block)
+            x = block.forward_clip(x, cos, sin, window, hidden)
+        logits: Tensor = self.output(self.norm(x))
+        return logits.view(batch, frames, height, width, -1)
+
+    def grid_rotation(self, first: int, frames: int, like: Tensor) -> tuple[Tensor, Tensor]:
+        """cos and sin [frames, H*W, head_dim/2] of latents first..first+frames-1."""
+        t, h, w = torch.meshgrid(
+            torch.arange(first, first + frames),
+            torch.arange(self.config.latent_shape[1]),
+            torch.arange(self.config.latent_shape[2]),
+            indexing="ij",
+        )
+        angles = rotary_angles(self.config, t.flatten(1), h.flatten(1), w.flatten(1))
+        return angles.cos().to(like), angles.sin().to(like)
+
+    # -- layers ---------------------------------------------------------------------------------
+
+    def _run(
+        self,
+        h: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        mask: Tensor | None,
+        cache: KVCache | None,
+        index: slice | None,
+        context: list[tuple[Tensor, Tensor]] | None,
+        added: Tensor | None,
+    ) -> Tensor:
+        """All blocks and the final norm. h [B, S, dim]; mask [S, keys] or None for plain causal."""
+        for i, block in enumerate(self.layers):
+            assert isinstance(block, Block)
+            if added is not None:
+                h = h + added
+            q, k, v = block.attention.qkv(block.attention_norm(h), cos, sin)
+            if cache is not None:
+                assert index is not None
+                cache.keys[i, :, :, index] = k
+                cache.values[i, :, :, index] = v
+                k = cache.keys[i, :, :, : index.stop]
+                v = cache.values[i, :, :, : index.stop]
+            h = block.attend(h, q, k, v, mask)
+            if block.cross_attention is not None:
+                if context is None:
+                    raise ValueError("this model has cross-attention: pass context_keys_values")
+                h = h + block.cross_attention(block.cross_attention_norm(h), context[i])
+            h = h + block.feed_forward(block.ffn_norm(h))
+        normed: Tensor = self.norm(h)
+        return normed
+
+
+def previous_latents(codes: Tensor, history: int) -> Tensor:
+    """codes [B, T, H, W] -> [B, T, history, H, W]: the latents before each one, newest first.
+
+    Where there is none, -1.
+    """
+    frames = codes.shape[1]
+    padded = F.pad(codes, (0, 0, 0, 0, history, 0), value=-1)
+    shifted = (padded[:, history - n : history - n + frames] for n in range(1, history + 1))
+    return torch.stack(list(shifted), 2)

@@ -1,0 +1,134 @@
+"""A world on disk: `world.json` (configs, checksums) beside its safetensors files."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from worldbridge.models.tokenizer import TokenizerConfig, VideoTokenizer
+from worldbridge.models.transformer import TransformerConfig, VideoTransformer
+
+__all__ = ["DamagedWorldError", "EMBEDDED_WORLD", "World", "load_world", "read_manifest", "save_world"]
+
+EMBEDDED_WORLD = Path(__file__).parent / "weights" / "embedded"
+
+FORMAT = 1
+_FILES = ("tokenizer", "transformer")
+
+
+class DamagedWorldError(ValueError):
+    """A world folder that is missing a file or whose file is not what `world.json` says."""
+
+    def __init__(self, message: str, *, expected: str, got: str, remedy: str) -> None:
+        super().__init__(f"{message}: expected {expected}, got {got}; {remedy}")
+        self.message, self.expected, self.got, self.remedy = message, expected, got, remedy
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """Loaded networks of a world, in evaluation mode."""
+
+    name: str
+    manifest: dict[str, Any]
+    tokenizer: VideoTokenizer
+    transformer: VideoTransformer
+
+
+def save_world(
+    folder: Path,
+    tokenizer: VideoTokenizer,
+    transformer: VideoTransformer,
+    extra: Mapping[str, Any] | None = None,
+) -> None:
+    """Write a world folder; weights as float16 to halve the download, configs as JSON."""
+    folder.mkdir(parents=True, exist_ok=True)
+    manifest: dict[str, Any] = {
+        "format": FORMAT,
+        "name": "embedded",
+        "title": "Embedded world",
+        "frames_per_second": 15,
+        "sampling": {"temperature": 1.0, "top_p": 0.9, "top_k": 32},
+        "tokenizer": dataclasses.asdict(tokenizer.config),
+        "transformer": transformer.config.to_dict(),
+        **(extra or {}),
+    }
+    files = {}
+    for name, module in zip(_FILES, (tokenizer, transformer), strict=True):
+        state = {k: v.detach().half().contiguous() for k, v in module.state_dict().items()}
+        path = folder / f"{name}.safetensors"
+        save_file(state, path)
+        files[name] = {"file": path.name, "sha256": _checksum(path), "bytes": path.stat().st_size}
+    manifest["files"] = files
+    (folder / "world.json").write_text(json.dumps(manifest, indent=2) + "\n")
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The parsed world.json. Raises DamagedWorldError when it is missing or not one of ours."""
+    path = folder / "world.json"
+    if not path.is_file():
+        raise DamagedWorldError(
+            "not a world folder",
+            expected=f"a file {path}",
+            got="no such file",
+            remedy="pass a folder made by `worldbridge train`, or the name of a known world",
+        )
+    try:
+        manifest = json.loads(path.read_text())
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise DamagedWorldError(
+            f"{path} cannot be read", expected="JSON", got=str(error), remedy="restore the file"
+        ) from error
+    found = manifest.get("format") if isinstance(manifest, dict) else None
+    if found != FORMAT:
+        raise DamagedWorldError(
+            f"{path} has another format",
+            expected=f"format {FORMAT}",
+            got=f"{found!r}",
+            remedy="use the version of worldbridge that wrote it, or train it again",
+        )
+    result: dict[str, Any] = manifest
+    return result
+
+
+def load_world(folder: Path) -> World:
+    """Check sizes and checksums, then load both networks in float32."""
+    manifest = read_manifest(folder)
+    states = {name: _load_checked(folder, manifest["files"][name]) for name in _FILES}
+    tokenizer = VideoTokenizer(TokenizerConfig.from_dict(manifest["tokenizer"]))
+    transformer = VideoTransformer(TransformerConfig.from_dict(manifest["transformer"]))
+    tokenizer.load_state_dict(states["tokenizer"])
+    transformer.load_state_dict(states["transformer"])
+    for module in (tokenizer, transformer):
+        module.eval().requires_grad_(False)
+    return World(manifest["name"], manifest, tokenizer, transformer)
+
+
+def _load_checked(folder: Path, entry: dict[str, Any]) -> dict[str, Tensor]:
+    path = folder / entry["file"]
+    remedy = "restore the file (reinstall the package, or copy the world folder again)"
+    if not path.is_file():
+        raise DamagedWorldError(
+            f"weights {path} are missing", expected=entry["file"], got="no such file", remedy=remedy
+        )
+    found = _checksum(path)
+    if found != entry["sha256"]:
+        raise DamagedWorldError(
+            f"weights {path} are damaged",
+            expected=f"sha256 {entry['sha256']} ({entry['bytes']} bytes)",
+            got=f"sha256 {found} ({path.stat().st_size} bytes)",
+            remedy=remedy,
+        )
+    return {name: value.float() for name, value in load_file(path).items()}
+
+
+def _checksum(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

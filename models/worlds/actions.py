@@ -1,0 +1,22 @@
+"""What one action step means, in metres and degrees.
+
+An action is four numbers in [-1, 1], (strafe, forward, yaw, pitch), each a fraction of the largest
+step a player can make in one frame: strafe +1 is right, forward +1 is ahead, yaw +1 turns left,
+pitch +1 looks up.
+"""
+
+FRAMES_PER_SECOND = 15
+ACTION_NAMES = ("strafe", "forward", "yaw", "pitch")
+
+MAX_STRAFE_M = 0.12
+MAX_WALK_M = 0.16
+MAX_YAW_DEG = 5.0
+MAX_PITCH_DEG = 3.0
+PITCH_LIMIT_DEG = 25.0
+
+EYE_HEIGHT_M = 1.6
+BODY_RADIUS_M = 0.35
+
+FOV_Y_DEG = 50.0
+IMAGE_HEIGHT = 320
+IMAGE_WIDTH = 512

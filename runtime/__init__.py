@@ -1,0 +1,1 @@
+"""Controls in, frames out, on one device: sessions, pacing, world models, the worker process."""

@@ -1,0 +1,279 @@
+"""A neural world: transformer and tokenizer behind the `WorldModel` contract.
+
+A session is its seed, its newest tokens and what led to them; keys, values and the tokenizer's
+memory are rebuilt from these, bit for bit, because they are computed again by the same steps.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgpack
+import numpy as np
+import torch
+from torch import Tensor
+
+from worldbridge.bridge.protocol import WorldSpec
+from worldbridge.models.condition import CONDITION_DIM, condition_vector
+from worldbridge.models.tokenizer import StreamState
+from worldbridge.models.world_folder import (
+    EMBEDDED_WORLD,
+    DamagedWorldError,
+    World,
+    load_world,
+    read_manifest,
+)
+from worldbridge.models.worlds import THEMES, CameraState, build_scene, camera_pose, render, spawn
+from worldbridge.models.worlds import actions as limits
+from worldbridge.runtime.decoding import GridDecoder, GridSession, Sampling
+from worldbridge.runtime.errors import DamagedWeightsError, SnapshotError, UnknownThemeError
+from worldbridge.runtime.i420 import rgb_to_i420
+from worldbridge.runtime.world import Frames, Pose, Progress, WorldStart, WorldState
+
+__all__ = ["ArState", "ArWorld", "embedded_spec", "load_directory", "load_embedded"]
+
+_SNAPSHOT_VERSION = 1
+DEFAULT_CAPACITY = 8
+
+
+@dataclass(slots=True, eq=False)
+class ArState(WorldState):
+    """One stream. `codes` [n, H, W] and `conditions` [n, C] hold what a rebuild needs, oldest first."""
+
+    theme: str
+    camera: CameraState
+    grid: GridSession
+    stream: StreamState
+    codes: Tensor
+    conditions: Tensor
+
+
+class ArWorld:
+    """WorldModel over a world folder's networks."""
+
+    def __init__(
+        self, world: World, capacity: int = DEFAULT_CAPACITY, mode: str = "diagonal"
+    ) -> None:
+        self.spec = _spec(world.manifest)
+        self.tokenizer, self.config = world.tokenizer, world.transformer.config
+        assert self.config.grid is not None
+        sampling = Sampling(**world.manifest["sampling"])
+        self.decoder = GridDecoder(world.transformer, capacity, sampling, mode)
+        _, self.height, self.width = self.config.latent_shape
+        # Keys of layer n depend on n windows of the past; the tokenizer's memory is shorter.
+        window = self.config.grid.window_frames
+        self.replayed = max((window - 1) * self.config.n_layers, _TOKENIZER_REACH) + 1
+        self.kept = self.replayed + self.config.grid.previous_latents
+
+    # -- WorldModel -----------------------------------------------------------------------------
+
+    def open(self, start: WorldStart) -> ArState:
+        """The world begins with what the rendered scene of that theme and seed looks like."""
+        if start.theme not in THEMES:
+            raise UnknownThemeError(start.theme, THEMES)
+        scene = build_scene(start.theme, start.seed)
+        camera = spawn(scene, start.seed)
+        with torch.inference_mode():
+            picture = render(scene, camera)[None, :, None].float() / 127.5 - 1
+            codes = self.tokenizer.encode(picture)[0]
+        condition = condition_vector(torch.zeros(1, 4), torch.tensor([camera.pitch]), start.theme)
+        return self._rebuild(start.theme, camera, start.seed, 0, codes, condition)
+
+    @torch.inference_mode()
+    def step(self, states: Sequence[ArState], actions: Tensor) -> Frames:
+        before = [(s.grid.frames, s.grid.recent) for s in states]
+        try:
+            return self._step(states, actions)
+        except Exception:
+            for state, (frames, recent) in zip(states, before, strict=True):
+                state.grid.frames, state.grid.recent = frames, recent
+            raise
+
+    def snapshot(self, state: ArState) -> bytes:
+        camera = state.camera
+        return msgpack.packb(  # type: ignore[no-any-return]
+            {
+                "version": _SNAPSHOT_VERSION,
+                "theme": state.theme,
+                "seed": state.grid.seed,
+                "frames": state.grid.frames,
+                "camera": [camera.x, camera.z, camera.yaw, camera.pitch],
+                "codes": state.codes.to(torch.int16).numpy().tobytes(),
+                "conditions": state.conditions.numpy().tobytes(),
+            }
+        )
+
+    def restore(self, data: bytes) -> ArState:
+        saved = self._read_snapshot(data)
+        return self._rebuild(*saved)
+
+    # -- one step -------------------------------------------------------------------------------
+
+    def _step(self, states: Sequence[ArState], actions: Tensor) -> Frames:
+        cameras = [_move(s.camera, a) for s, a in zip(states, actions.tolist(), strict=True)]
+        condition = torch.stack(
+            [
+                condition_vector(action, torch.tensor(camera.pitch), state.theme)
+                for state, camera, action in zip(states, cameras, actions, strict=True)
+            ]
+        )
+        codes = self.decoder.decode([s.grid for s in states], condition)
+        t_tokens = time.monotonic() * 1000
+        i420, streams = [], []
+        for state, latent in zip(states, codes, strict=True):
+            frames, stream = self.tokenizer.decode_step(latent[None, None], state.stream, False)
+            i420.append(rgb_to_i420(_to_bytes(frames[0, :, -1])))
+            streams.append(stream)
+        for i, state in enumerate(states):
+            state.camera, state.stream = cameras[i], streams[i]
+            state.codes = torch.cat([state.codes, codes[i : i + 1]])[-self.kept :]
+            state.conditions = torch.cat([state.conditions, condition[i : i + 1]])[-self.kept :]
+        poses = [Pose(*camera_pose(camera)) for camera in cameras]
+        return Frames(i420, poses, t_tokens, time.monotonic() * 1000)
+
+    # -- rebuilding -----------------------------------------------------------------------------
+
+    @torch.inference_mode()
+    def _rebuild(
+        self,
+        theme: str,
+        camera: CameraState,
+        seed: int,
+        first: int,
+        codes: Tensor,
+        conditions: Tensor,
+    ) -> ArState:
+        """Replay latents first..first+n-1 (all of them, or the newest `kept`) into a new session."""
+        history = self.config.grid.previous_latents if self.config.grid and first > 0 else 0
+        grid = self.decoder.open(seed)
+        grid.frames = first + history
+        grid.recent = list(codes[:history].flip(0))
+        stream = self.tokenizer.decode_stream_init(1, self.height, self.width)
+        for latent, condition in zip(codes[history:], conditions[history:], strict=True):
+            self.decoder.force(grid, latent, condition)
+            _, stream = self.tokenizer.decode_step(latent[None, None], stream)
+        return ArState(theme, camera, grid, stream, codes.clone(), conditions.clone())
+
+    def _read_snapshot(
+        self, data: bytes
+    ) -> tuple[str, CameraState, int, int, Tensor, Tensor]:
+        try:
+            saved: dict[str, Any] = msgpack.unpackb(data)
+            shape = (-1, self.height, self.width)
+            codes = torch.from_numpy(np.frombuffer(saved["codes"], np.int16).reshape(shape).copy())
+            flat = np.frombuffer(saved["conditions"], np.float32)
+            conditions = torch.from_numpy(flat.reshape(-1, CONDITION_DIM).copy())
+            camera = CameraState(*(float(x) for x in saved["camera"]))
+            theme, seed, frames = saved["theme"], int(saved["seed"]), int(saved["frames"])
+            version = saved["version"]
+        except (ValueError, KeyError, TypeError, msgpack.UnpackException) as error:
+            raise _damaged(f"{len(data)} bytes ({type(error).__name__}: {error})") from error
+        if version != _SNAPSHOT_VERSION or theme not in THEMES:
+            raise _damaged(f"version {version!r}, theme {theme!r}")
+        if not 0 < len(codes) == len(conditions) == min(frames, self.kept):
+            raise _damaged(f"{len(codes)} latents and {len(conditions)} conditions of {frames}")
+        if int(codes.min()) < 0 or int(codes.max()) >= self.config.vocab_size:
+            raise _damaged(f"codes from {int(codes.min())} to {int(codes.max())}")
+        if not bool(conditions.isfinite().all()):
+            raise _damaged("conditions that are not finite")
+        return theme, camera, seed, frames - len(codes), codes.long(), conditions
+
+
+# The causal convolutions of the tokenizer's middle reach eight latents back; see its config.
+_TOKENIZER_REACH = 10
+
+
+def _damaged(got: str) -> SnapshotError:
+    return SnapshotError(
+        "the world's part of the snapshot is damaged",
+        expected=f"a version {_SNAPSHOT_VERSION} snapshot of this world",
+        got=got,
+    )
+
+
+def _move(camera: CameraState, action: list[float]) -> CameraState:
+    """Dead reckoning: where the controls would have led without walls."""
+    strafe, forward, yaw, pitch = action
+    turned = camera.yaw + yaw * math.radians(limits.MAX_YAW_DEG)
+    limit = math.radians(limits.PITCH_LIMIT_DEG)
+    gaze = camera.pitch + pitch * math.radians(limits.MAX_PITCH_DEG)
+    right, ahead = strafe * limits.MAX_STRAFE_M, forward * limits.MAX_WALK_M
+    return CameraState(
+        x=camera.x + right * math.cos(turned) - ahead * math.sin(turned),
+        z=camera.z - right * math.sin(turned) - ahead * math.cos(turned),
+        yaw=math.remainder(turned, 2 * math.pi),
+        pitch=max(-limit, min(limit, gaze)),
+    )
+
+
+def _to_bytes(frame: Tensor) -> Tensor:
+    """[-1, 1] -> uint8."""
+    return frame.mul(127.5).add_(128).clamp_(0, 255).to(torch.uint8)
+
+
+def _spec(manifest: dict[str, Any]) -> WorldSpec:
+    grid = manifest["transformer"]["grid"]
+    return WorldSpec(
+        name=manifest["name"],
+        title=manifest["title"],
+        width=limits.IMAGE_WIDTH,
+        height=limits.IMAGE_HEIGHT,
+        fps=float(manifest["frames_per_second"]),
+        frames_per_latent=1,
+        themes=tuple(THEMES),
+        action_schema=tuple(limits.ACTION_NAMES),
+        context_frames=int(grid["window_frames"]),
+        kind="ar",
+    )
+
+
+def embedded_spec() -> WorldSpec:
+    """The embedded world's spec without loading its weights."""
+    return _spec(_manifest(EMBEDDED_WORLD))
+
+
+def load_embedded(*, threads: int, device: str, progress: Progress) -> ArWorld:
+    """The world that ships with the package. Raises DamagedWeightsError."""
+    return load_directory(EMBEDDED_WORLD, threads=threads, device=device, progress=progress)
+
+
+def load_directory(
+    directory: Path, *, threads: int, device: str, progress: Progress
+) -> ArWorld:
+    """The world in a folder made by `worldbridge train`. Raises DamagedWeightsError."""
+    progress("reading weights", 0.1)
+    try:
+        world = load_world(directory)
+    except DamagedWorldError as error:
+        raise _as_weights_error(error) from error
+    world.tokenizer.to(device)
+    world.transformer.to(device)
+    progress("packing weights", 0.6)
+    model = ArWorld(world)
+    progress("packing weights", 0.9)
+    return model
+
+
+def _manifest(directory: Path) -> dict[str, Any]:
+    try:
+        return read_manifest(directory)
+    except DamagedWorldError as error:
+        raise _as_weights_error(error) from error
+
+
+def _as_weights_error(error: DamagedWorldError) -> DamagedWeightsError:
+    return DamagedWeightsError(
+        error.message, expected=error.expected, got=error.got, remedy=error.remedy
+    )
+
+
+def with_sampling(world: World, **changes: float) -> World:
+    """The same world with other sampling, for experiments."""
+    sampling = {**world.manifest["sampling"], **changes}
+    return dataclasses.replace(world, manifest={**world.manifest, "sampling": sampling})

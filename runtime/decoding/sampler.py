@@ -1,0 +1,44 @@
+"""Top-k, top-p and temperature with Gumbel-argmax: no random state, no host synchronisation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+__all__ = ["Sampling", "sample"]
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How the next token is chosen. temperature 0 takes the most likely code."""
+
+    temperature: float = 1.0
+    top_p: float = 0.9
+    top_k: int = 32
+
+    def __post_init__(self) -> None:
+        if self.temperature < 0:
+            raise ValueError(f"temperature must be >= 0, got {self.temperature}")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p must be in (0, 1], got {self.top_p}")
+        if self.top_k < 1:
+            raise ValueError(f"top_k must be >= 1, got {self.top_k}")
+
+
+def sample(logits: Tensor, uniform: Tensor, sampling: Sampling) -> Tensor:
+    """logits [N, codes], uniform [N, codes] in (0, 1) -> codes [N].
+
+    First the `top_k` most likely codes are kept, then the nucleus of what is left, the code that
+    crosses top_p included (as published). Gumbel-argmax with the given noise draws from the rest.
+    """
+    if sampling.temperature == 0:
+        return logits.argmax(-1)
+    scaled = logits / sampling.temperature
+    best, codes = scaled.topk(min(sampling.top_k, scaled.shape[-1]), dim=-1)
+    probability = best.softmax(-1)
+    before = probability.cumsum(-1) - probability
+    gumbel = -(-uniform.gather(-1, codes).log()).log()
+    score = torch.where(before > sampling.top_p, -torch.inf, best + gumbel)
+    return codes.gather(-1, score.argmax(-1, keepdim=True))[:, 0]

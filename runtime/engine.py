@@ -1,0 +1,253 @@
+"""The worker without its socket: messages and the time in, messages out.
+
+All times are milliseconds of one monotonic clock that the caller reads. The order of a turn:
+hand over every message that is there (`receive`), then `step` once `next_step_ms` has come, so that
+each frame answers the newest input.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from worldbridge.bridge.protocol import (
+    CloseSession,
+    Failed,
+    FrameAck,
+    FrameHeader,
+    GatewayMessage,
+    Opened,
+    OpenSession,
+    SessionInput,
+    SessionSnapshot,
+    Shutdown,
+    StartSession,
+    WorkerMessage,
+    WorkerPing,
+    WorkerPong,
+    WorkerStats,
+)
+from worldbridge.runtime.controls import Latched
+from worldbridge.runtime.errors import NoFreeSeatError, WorldError, WorldFailedError
+from worldbridge.runtime.pacing import PresentationClock
+from worldbridge.runtime.session import Session, open_session, pack_session, restore_session
+from worldbridge.runtime.timing import LegStatistics
+from worldbridge.runtime.world import Frames, WorldModel, WorldStart
+
+__all__ = ["Engine"]
+
+log = logging.getLogger(__name__)
+
+REPORT_EVERY_MS = 1000.0
+_MAX_TEXT = 2000
+
+
+@dataclass(frozen=True, slots=True)
+class _Turn:
+    """One session's part of a step."""
+
+    session: Session
+    latched: Latched
+
+
+class Engine:
+    """Steps all open sessions of one world together, each kept apart from the others' failures."""
+
+    def __init__(self, world: WorldModel, *, seats: int, pick_seed: Callable[[], int]) -> None:
+        if seats < 1:
+            raise ValueError(f"expected at least one seat, got {seats}")
+        self._world = world
+        self._seats = seats
+        self._pick_seed = pick_seed
+        self._clock = PresentationClock(world.spec.fps)
+        self._sessions: dict[str, Session] = {}
+        self._snapshot_due_ms: dict[str, float] = {}
+        self._stats_due_ms = 0.0
+        self._legs = LegStatistics()
+        self._frames = 0
+        self.stopped = False
+
+    @property
+    def sessions(self) -> tuple[str, ...]:
+        return tuple(self._sessions)
+
+    # --- messages ---------------------------------------------------------------------------
+
+    def receive(self, message: GatewayMessage, now_ms: float) -> list[WorkerMessage]:
+        """What the gateway said; the answers. A message for a session that is gone is ignored."""
+        match message:
+            case OpenSession():
+                return self._open(message, now_ms)
+            case WorkerPing():
+                return [WorkerPong(message.t)]
+            case Shutdown():
+                self.stopped = True
+                return []
+        session = self._sessions.get(message.session)
+        if session is None:
+            return []
+        match message:
+            case SessionInput():
+                session.latch.offer(message.snapshot, message.t_input, now_ms)
+            case FrameAck():
+                return [*session.box.acked(message.frame)]
+            case StartSession():
+                return self._start(session, message, now_ms)
+            case CloseSession():
+                self._forget(session.id)
+        return []
+
+    def _open(self, message: OpenSession, now_ms: float) -> list[WorkerMessage]:
+        self._forget(message.session)  # a gateway that opens a session again wants it anew
+        try:
+            if len(self._sessions) >= self._seats:
+                raise NoFreeSeatError(self._seats)
+            session = self._new_session(message)
+        except Exception as error:
+            return [self._failure(message.session, "a session was opened", error)]
+        if not self._sessions:
+            self._clock.restart(now_ms)
+        self._sessions[session.id] = session
+        return [Opened(session.id), *self._save(session, now_ms)]
+
+    def _new_session(self, message: OpenSession) -> Session:
+        if message.snapshot is not None:
+            return restore_session(self._world, message.session, message.snapshot)
+        theme = message.theme if message.theme is not None else self._world.spec.themes[0]
+        seed = message.seed if message.seed is not None else self._pick_seed()
+        return open_session(self._world, message.session, WorldStart(theme, seed))
+
+    def _start(
+        self, session: Session, message: StartSession, now_ms: float
+    ) -> list[WorkerMessage]:
+        """Begin anew in the same session. What is not named stays: no theme, no seed = reset."""
+        theme = message.theme if message.theme is not None else session.start.theme
+        seed = message.seed if message.seed is not None else session.start.seed
+        try:
+            session.restart(WorldStart(theme, seed), self._world)
+        except Exception as error:
+            return [self._fail(session.id, "a session was started anew", error)]
+        return self._save(session, now_ms)
+
+    # --- steps ------------------------------------------------------------------------------
+
+    def next_step_ms(self) -> float | None:
+        """When to step next (maybe in the past); None while no session is open."""
+        return self._clock.next_start_ms() if self._sessions else None
+
+    def step(self, now_ms: float) -> list[WorkerMessage]:
+        """Latch every session's controls now, make its next frame; frames first, reports after."""
+        self._legs.add({"late": now_ms - self._clock.next_start_ms()})
+        turns = [_Turn(s, s.latch.take(now_ms)) for s in self._sessions.values()]
+        out, end_ms = self._advance(turns, now_ms)
+        if self._sessions:
+            self._clock.stepped(now_ms, end_ms)
+        return out + self._reports(end_ms)
+
+    def _advance(self, turns: Sequence[_Turn], now_ms: float) -> tuple[list[WorkerMessage], float]:
+        """The turns' messages, and when the last frame was ready."""
+        try:
+            frames = self._world_step(turns)
+        except Exception as error:
+            if len(turns) > 1:  # find the one at fault: a step that raises changes no state
+                log.warning("a step of %d sessions failed, stepping them alone", len(turns))
+                parts = [self._advance([turn], now_ms) for turn in turns]
+                return [m for out, _ in parts for m in out], max(end for _, end in parts)
+            return [self._fail(turns[0].session.id, "a frame was made", error)], now_ms
+        self._count(turns, frames, now_ms)
+        out: list[WorkerMessage] = []
+        for index, turn in enumerate(turns):
+            out += self._emit(turn, frames, index, now_ms)
+        return out, frames.t_pixels
+
+    def _world_step(self, turns: Sequence[_Turn]) -> Frames:
+        actions = torch.tensor([turn.latched.action for turn in turns], dtype=torch.float32)
+        frames = self._world.step([turn.session.state for turn in turns], actions)
+        assert len(frames.i420) == len(frames.poses) == len(turns)
+        return frames
+
+    def _emit(
+        self, turn: _Turn, frames: Frames, index: int, now_ms: float
+    ) -> Sequence[WorkerMessage]:
+        session, latched = turn.session, turn.latched
+        header = FrameHeader(
+            frame=session.frame,
+            input_seq=latched.seq,
+            input_time=latched.time,
+            t_input=latched.t_input,
+            t_latch=now_ms,
+            t_tokens=frames.t_tokens,
+            t_pixels=frames.t_pixels,
+            pose=frames.poses[index],
+            batch=len(frames.i420),
+        )
+        session.record(latched.action, header.pose)
+        return session.box.put(header, frames.i420[index])
+
+    def _count(self, turns: Sequence[_Turn], frames: Frames, now_ms: float) -> None:
+        self._frames += len(turns)
+        tokens, pixels = frames.t_tokens - now_ms, frames.t_pixels - frames.t_tokens
+        self._legs.add({"tokens": tokens, "pixels": pixels, "step": tokens + pixels})
+        for turn in turns:
+            if turn.latched.seq >= 0:
+                self._legs.add({"input_age": now_ms - turn.latched.t_input})
+
+    # --- reports ----------------------------------------------------------------------------
+
+    def final_snapshots(self) -> list[WorkerMessage]:
+        """Where every session is: the last words of a worker that was told to stop."""
+        return [m for session in list(self._sessions.values()) for m in self._save(session, 0.0)]
+
+    def _reports(self, now_ms: float) -> list[WorkerMessage]:
+        due = [s for s in self._sessions.values() if self._snapshot_due_ms[s.id] <= now_ms]
+        out = [message for session in due for message in self._save(session, now_ms)]
+        if now_ms >= self._stats_due_ms:
+            self._stats_due_ms = now_ms + REPORT_EVERY_MS
+            out.append(self._stats())
+        return out
+
+    def _stats(self) -> WorkerStats:
+        return WorkerStats(
+            {
+                "sessions": len(self._sessions),
+                "seats": self._seats,
+                "frames": self._frames,
+                "dropped": sum(s.box.dropped for s in self._sessions.values()),
+                "stalls": self._clock.stalls,
+                "legs_ms": self._legs.summary(),
+            }
+        )
+
+    def _save(self, session: Session, now_ms: float) -> list[WorkerMessage]:
+        try:
+            data = pack_session(self._world, session)
+        except Exception as error:
+            return [self._fail(session.id, "a session was saved", error)]
+        self._snapshot_due_ms[session.id] = now_ms + REPORT_EVERY_MS
+        return [SessionSnapshot(session.id, data)]
+
+    def _fail(self, session: str, doing: str, error: Exception) -> Failed:
+        self._forget(session)
+        return self._failure(session, doing, error)
+
+    def _failure(self, session: str, doing: str, error: Exception) -> Failed:
+        if isinstance(error, WorldError):
+            known: WorldError = error
+            log.warning("session %s: %s", session, error)
+        else:
+            known = WorldFailedError(doing, error)
+            log.error("session %s failed while %s", session, doing, exc_info=error)
+        texts = {name: text[:_MAX_TEXT] for name, text in known.as_dict().items()}
+        return Failed(session, **texts)
+
+    def _forget(self, session: str) -> None:
+        self._snapshot_due_ms.pop(session, None)
+        gone = self._sessions.pop(session, None)
+        if gone is not None:
+            try:
+                gone.close(self._world)
+            except Exception:
+                log.exception("session %s could not be closed", session)

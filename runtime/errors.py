@@ -1,0 +1,123 @@
+"""Every error the worker side raises for something that came from outside.
+
+WorldError
+ +-- UnknownWorldError      no world of that name or directory          exit code 4
+ +-- DamagedWeightsError    weights missing, truncated or altered       exit code 5
+ +-- UnknownThemeError      the world has no such theme
+ +-- SnapshotError          snapshot bytes damaged, or of another world
+ +-- NoFreeSeatError        every seat of this worker is taken
+ +-- WorldFailedError       the world model itself raised
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import ClassVar
+
+__all__ = [
+    "DamagedWeightsError",
+    "NoFreeSeatError",
+    "SnapshotError",
+    "UnknownThemeError",
+    "UnknownWorldError",
+    "WorldError",
+    "WorldFailedError",
+]
+
+
+class WorldError(Exception):
+    """What was expected, what came, and what to do about it.
+
+    `code` is the error code that clients see; `exit_code` is what a worker process that cannot go
+    on because of this error exits with.
+    """
+
+    code: ClassVar[str] = "internal"
+    exit_code: ClassVar[int] = 1
+
+    def __init__(self, message: str, *, expected: str, got: str, remedy: str) -> None:
+        super().__init__(message)
+        self.message = message
+        self.expected = expected
+        self.got = got
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        return f"{self.message}: expected {self.expected}, got {self.got}; {self.remedy}"
+
+    def as_dict(self) -> dict[str, str]:
+        return {
+            "code": self.code,
+            "message": self.message,
+            "expected": self.expected,
+            "got": self.got,
+            "remedy": self.remedy,
+        }
+
+    def as_json(self) -> str:
+        """One line, for the supervisor to read from the worker's stderr."""
+        return json.dumps(self.as_dict(), ensure_ascii=False)
+
+
+class UnknownWorldError(WorldError):
+    code = "unknown_world"
+    exit_code = 4
+
+    def __init__(self, name: str, known: Sequence[str]) -> None:
+        super().__init__(
+            f"there is no world {name!r}",
+            expected="one of " + ", ".join(known) + ", or a directory that holds a world.json",
+            got=repr(name),
+            remedy="`worldbridge worlds` lists what can be served",
+        )
+
+
+class DamagedWeightsError(WorldError):
+    code = "world_failed"
+    exit_code = 5
+
+
+class UnknownThemeError(WorldError):
+    code = "unknown_theme"
+
+    def __init__(self, theme: str, known: Sequence[str]) -> None:
+        super().__init__(
+            f"there is no theme {theme!r}",
+            expected="one of " + ", ".join(known),
+            got=repr(theme),
+            remedy="choose one of the themes that the server's welcome lists",
+        )
+
+
+class SnapshotError(WorldError):
+    code = "world_failed"
+
+    def __init__(self, message: str, *, expected: str, got: str) -> None:
+        super().__init__(
+            message, expected=expected, got=got, remedy="start the session again from its seed"
+        )
+
+
+class NoFreeSeatError(WorldError):
+    code = "no_free_seat"
+
+    def __init__(self, seats: int) -> None:
+        super().__init__(
+            "every seat of this worker is taken",
+            expected=f"at most {seats} open sessions",
+            got=f"a request for session number {seats + 1}",
+            remedy="wait until a player leaves, or serve with more seats",
+        )
+
+
+class WorldFailedError(WorldError):
+    code = "world_failed"
+
+    def __init__(self, doing: str, cause: BaseException) -> None:
+        super().__init__(
+            f"the world failed while {doing}",
+            expected="a world that keeps running",
+            got=f"{type(cause).__name__}: {cause}",
+            remedy="start the session again; if it happens again, report it with the server's log",
+        )

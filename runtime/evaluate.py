@@ -1,0 +1,265 @@
+"""`worldbridge eval`: how good a world is, on scenes that it was never trained on."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from worldbridge.models.condition import condition_vector
+from worldbridge.models.training.data import EVALUATION_SEEDS, Clip, make_clip, to_unit
+from worldbridge.models.worlds import THEMES
+from worldbridge.models.worlds.actions import MAX_PITCH_DEG, PITCH_LIMIT_DEG
+from worldbridge.runtime.ar_world import ArWorld
+from worldbridge.runtime.decoding import GridSession
+from worldbridge.runtime.motion import block_flow, divergence, gradient_energy, mean_shift
+from worldbridge.runtime.registry import open_world
+
+__all__ = ["Plan", "evaluate"]
+
+Progress = Callable[[str, float], None]
+
+# (name, action, which motion it should show, sign)
+_TURNS = (("left", (0.0, 0.0, 1.0, 0.0), 1), ("right", (0.0, 0.0, -1.0, 0.0), -1))
+_MOVES = (
+    ("ahead", (0.0, 1.0, 0.0, 0.0), 1),
+    ("back", (0.0, -1.0, 0.0, 0.0), -1),
+    ("strafe right", (1.0, 0.0, 0.0, 0.0), -1),
+    ("strafe left", (-1.0, 0.0, 0.0, 0.0), 1),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How much is measured."""
+
+    clips_per_theme: int
+    clip_frames: int
+    trials_per_theme: int
+    rollouts_per_theme: int
+    rollout_seconds: float
+
+    @classmethod
+    def of(cls, quick: bool) -> Plan:
+        return cls(1, 8, 1, 1, 2.0) if quick else cls(5, 20, 6, 2, 60.0)
+
+
+def evaluate(
+    world: str,
+    quick: bool = False,
+    progress: Progress = lambda text, share: None,
+    seed: int = 0,
+    threads: int = 2,
+) -> dict[str, Any]:
+    """Measure a neural world; returns the names that `worldbridge eval --json` prints.
+
+    Raises ValueError for a world that has nothing to evaluate.
+    """
+    torch.set_num_threads(threads)
+    model = open_world(world, threads=threads)
+    if not isinstance(model, ArWorld):
+        raise ValueError(
+            f"only neural worlds can be evaluated; {world!r} is {model.spec.kind}: pass the name or "
+            "the folder of a trained world"
+        )
+    return _Evaluation(model, Plan.of(quick), seed, progress).run()
+
+
+class _Evaluation:
+    def __init__(self, world: ArWorld, plan: Plan, seed: int, progress: Progress) -> None:
+        self.world, self.plan, self.seed, self.progress = world, plan, seed, progress
+
+    @torch.inference_mode()
+    def run(self) -> dict[str, Any]:
+        result: dict[str, Any] = {
+            "world": self.world.spec.name,
+            "scenes": "procedural scenes never trained on",
+            "rollout_seconds": self.plan.rollout_seconds,
+        }
+        result |= self.prediction()
+        result |= self.following()
+        result |= self.free_play()
+        self.progress("done", 1.0)
+        return result
+
+    # -- one frame ahead ------------------------------------------------------------------------
+
+    def prediction(self) -> dict[str, Any]:
+        """Tokenizer and next-frame PSNR against the rendered truth."""
+        coded, predicted, copied = [], [], []
+        clips = [(t, n) for n in range(self.plan.clips_per_theme) for t in THEMES]
+        for i, (theme, n) in enumerate(clips):
+            self.progress(f"next frame, {theme}", 0.3 * i / len(clips))
+            clip = make_clip(theme, self._scene_seed(n), self.plan.clip_frames)
+            a, b, c = self._predict_clip(clip)
+            coded += a
+            predicted += b
+            copied += c
+        return {
+            "tokenizer_psnr_db": _mean(coded),
+            "next_frame_psnr_db": _mean(predicted),
+            "copy_last_psnr_db": _mean(copied),
+            "frames_predicted": len(predicted),
+        }
+
+    def _predict_clip(self, clip: Clip) -> tuple[list[float], list[float], list[float]]:
+        """PSNR of: coding and decoding; predicting while moving; copying the last frame."""
+        world, grid = self.world, self.world.decoder.open(self.seed)
+        codes = world.tokenizer.encode(to_unit(clip.frames).transpose(0, 1)[None])[0]
+        stream = world.tokenizer.decode_stream_init(1, world.height, world.width)
+        coded, predicted, copied = [], [], []
+        for t, (latent, condition) in enumerate(zip(codes, clip.condition, strict=True)):
+            if t >= 2 and bool(clip.actions[t].any()):
+                drawn = self._peek(grid, condition)
+                pixels, _ = world.tokenizer.decode_step(drawn[None, None], stream)
+                predicted.append(_psnr(pixels[0, :, -1], clip.frames[t]))
+                copied.append(_psnr(to_unit(clip.frames[t - 1]), clip.frames[t]))
+            world.decoder.force(grid, latent, condition)
+            pixels, stream = world.tokenizer.decode_step(latent[None, None], stream)
+            coded.append(_psnr(pixels[0, :, -1], clip.frames[t]))
+        return coded, predicted, copied
+
+    def _peek(self, grid: GridSession, condition: Tensor) -> Tensor:
+        """What the world would draw next, without going there."""
+        frames, recent = grid.frames, grid.recent
+        drawn = self.world.decoder.decode([grid], condition[None])[0]
+        grid.frames, grid.recent = frames, recent
+        return drawn
+
+    # -- following controls ---------------------------------------------------------------------
+
+    def following(self) -> dict[str, Any]:
+        """Share of trials whose picture moves the way the controls say; the truth's share beside."""
+        turns, moves, true_turns, true_moves = [], [], [], []
+        trials = [(t, n) for n in range(self.plan.trials_per_theme) for t in THEMES]
+        for i, (theme, n) in enumerate(trials):
+            self.progress(f"following controls, {theme}", 0.3 + 0.3 * i / len(trials))
+            clip = make_clip(theme, self._scene_seed(100 + n), 6)
+            for name, action, sign in (_TURNS[n % 2],):
+                turns.append(_moved(self._play(clip, action, 6), name) * sign > 0)
+            for name, action, sign in (_MOVES[(n + i) % 4], _MOVES[(n + i + 1) % 4]):
+                moves.append(_moved(self._play(clip, action, 8), name) * sign > 0)
+        del true_turns, true_moves
+        return {"yaw_following": _mean(turns), "move_following": _mean(moves)}
+
+    def _play(self, clip: Clip, action: tuple[float, ...], frames: int) -> list[Tensor]:
+        """Free-running frames under one constant action, from the context of a real clip."""
+        world, grid = self.world, self.world.decoder.open(self.seed)
+        codes = world.tokenizer.encode(to_unit(clip.frames).transpose(0, 1)[None])[0]
+        stream = world.tokenizer.decode_stream_init(1, world.height, world.width)
+        for latent, condition in zip(codes, clip.condition, strict=True):
+            world.decoder.force(grid, latent, condition)
+            _, stream = world.tokenizer.decode_step(latent[None, None], stream)
+        pitch = clip.condition[-1, 4] * math.radians(PITCH_LIMIT_DEG)
+        condition = condition_vector(torch.tensor(action), pitch, clip.theme)
+        shown = []
+        for _ in range(frames):
+            drawn = world.decoder.decode([grid], condition[None])
+            pixels, stream = world.tokenizer.decode_step(drawn[None], stream)
+            shown.append(_bytes(pixels[0, :, -1]))
+        return shown
+
+    # -- free play ------------------------------------------------------------------------------
+
+    def free_play(self) -> dict[str, Any]:
+        """Long rollouts under random play: sharpness at the end, frozen or collapsed streams."""
+        ratios, bad = [], []
+        total = len(THEMES) * self.plan.rollouts_per_theme
+        for i in range(total):
+            theme, n = THEMES[i % len(THEMES)], i // len(THEMES)
+            self.progress(f"free play, {theme}", 0.6 + 0.4 * i / total)
+            clip = make_clip(theme, self._scene_seed(200 + n), 24)
+            ends = self._roll_out(clip, i)
+            real = _mean([gradient_energy(f) for f in clip.frames])
+            ratios.append(_mean([gradient_energy(f) for f in ends]) / real)
+            bad.append(_frozen(ends) or _collapsed(ends))
+        return {
+            "sharpness_ratio_60s": statistics.median(ratios),
+            "sharpness_ratio_range": [round(min(ratios), 3), round(max(ratios), 3)],
+            "frozen_or_collapsed_rate": _mean(bad),
+            "rollouts": total,
+        }
+
+    def _roll_out(self, clip: Clip, number: int) -> list[Tensor]:
+        """The last frames of a rollout. Pixels are decoded only there."""
+        world, grid = self.world, self.world.decoder.open(self.seed + number)
+        codes = world.tokenizer.encode(to_unit(clip.frames[:4]).transpose(0, 1)[None])[0]
+        for latent, condition in zip(codes, clip.condition, strict=False):
+            world.decoder.force(grid, latent, condition)
+        actions = random_play(self.seed + number, round(self.plan.rollout_seconds * world.spec.fps))
+        pitch = float(clip.condition[3, 4]) * PITCH_LIMIT_DEG
+        tail = world.replayed + 12
+        latents: list[Tensor] = []
+        for action in actions:
+            pitch = max(-PITCH_LIMIT_DEG, min(PITCH_LIMIT_DEG, pitch + float(action[3]) * MAX_PITCH_DEG))
+            condition = condition_vector(action, torch.tensor(math.radians(pitch)), clip.theme)
+            latents = [*latents, world.decoder.decode([grid], condition[None])][-tail:]
+        pixels = world.tokenizer.decode(torch.stack(latents, 1))[0]
+        return [_bytes(frame) for frame in pixels.unbind(1)[-12:]]
+
+    def _scene_seed(self, number: int) -> int:
+        return EVALUATION_SEEDS[self.seed * 1000 + number]
+
+
+def random_play(seed: int, frames: int) -> Tensor:
+    """Actions [frames, 4] of someone who walks and looks about; the last 12 turn or walk."""
+    generator = torch.Generator().manual_seed(seed)
+    pieces = torch.tensor(
+        [
+            [0, 1, 0, 0], [0, 1, 0.6, 0], [0, 1, -0.6, 0], [0, 0, 1, 0], [0, 0, -1, 0], [1, 0, 0, 0],
+            [-1, 0, 0, 0], [0, -1, 0, 0], [0, 0, 0.5, 0.4], [0, 0, -0.5, -0.4], [0, 0, 0, 0],
+        ]
+    )  # fmt: skip
+    rows: list[Tensor] = []
+    while len(rows) < frames:
+        piece = pieces[int(torch.randint(len(pieces), (), generator=generator))]
+        length = int(torch.randint(8, 30, (), generator=generator))
+        rows += [piece] * length
+    rows = rows[:frames]
+    rows[-12:] = [pieces[3 if seed % 2 else 0]] * min(12, frames)
+    return torch.stack(rows)
+
+
+def _moved(frames: list[Tensor], name: str) -> float:
+    """Signed motion of a trial: right shift for turns and strafes, growth for walking."""
+    step = 1 if name in ("left", "right") else 3
+    total = 0.0
+    for before, after in zip(frames[1:], frames[1 + step :], strict=False):
+        flow, weight = block_flow(before, after)
+        if name in ("ahead", "back"):
+            total += divergence(flow, weight)
+        else:
+            total += mean_shift(flow, weight)[1]
+    return total if abs(total) > 1.0 else 0.0
+
+
+def _frozen(frames: list[Tensor]) -> bool:
+    """Nothing changes although the controls say so."""
+    changes = [
+        float((a.float() - b.float()).abs().mean()) for a, b in zip(frames, frames[1:], strict=False)
+    ]
+    return statistics.median(changes) < 0.5
+
+
+def _collapsed(frames: list[Tensor]) -> bool:
+    """Almost one colour."""
+    return statistics.median([float(f.float().std()) for f in frames]) < 12.0
+
+
+def _bytes(frame: Tensor) -> Tensor:
+    return frame.mul(127.5).add(128).clamp(0, 255).to(torch.uint8)
+
+
+def _psnr(frame: Tensor, truth: Tensor) -> float:
+    """frame in [-1, 1], truth uint8; both [3, H, W]."""
+    error = (_bytes(frame).float() - truth.float()).square().mean().item()
+    return -10 * math.log10(max(error, 1e-3) / 255**2)
+
+
+def _mean(values: list[Any]) -> float:
+    return round(sum(float(v) for v in values) / len(values), 3)

@@ -1,0 +1,56 @@
+"""How a worker process hears that it should end: signals, and the death of its parent."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import socket
+import sys
+from types import FrameType
+
+__all__ = ["StopSignal", "die_with_parent"]
+
+_PR_SET_PDEATHSIG = 1
+
+
+def die_with_parent() -> None:
+    """Ask the kernel to end us when our parent ends (Linux only; elsewhere silence ends us).
+
+    SIGKILL, because it also ends a process that is stuck: nobody is left to save anything for.
+    """
+    if sys.platform != "linux":
+        return
+    parent = os.getppid()
+    if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL) != 0:
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
+    if os.getppid() != parent:  # it died in between, so the kernel will not tell us any more
+        sys.exit(0)
+
+
+class StopSignal:
+    """SIGTERM and SIGINT as something that a poller can wait for.
+
+    Before `arm` they end the process at once (there is nothing to save while a world loads);
+    afterwards they set `stopped` and make `fileno()` readable, so that a poll wakes up.
+    """
+
+    def __init__(self) -> None:
+        self._reader, self._writer = socket.socketpair()
+        self._armed = False
+        self.stopped = False
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._handle)
+
+    def fileno(self) -> int:
+        return self._reader.fileno()
+
+    def arm(self) -> None:
+        self._armed = True
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if not self._armed:
+            sys.exit(0)
+        if not self.stopped:
+            self.stopped = True
+            self._writer.send(b"\0")

@@ -1,0 +1,200 @@
+"""The worker process: `python -m worldbridge.runtime.worker --endpoint ipc://... --world NAME`.
+
+A thin shell around `Engine`: a socket, a clock, and the end of the process. Exit codes: 0 told to
+stop or left alone, 1 the world failed, 2 wrong arguments, 4 unknown world, 5 damaged weights; the
+last two, and 1, print one line of JSON {code, message, expected, got, remedy} on stderr.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import logging
+import math
+import secrets
+import sys
+import time
+from collections.abc import Iterable, Sequence
+
+import torch
+import zmq
+
+from worldbridge.bridge.protocol import (
+    Loading,
+    ProtocolError,
+    Ready,
+    WorkerMessage,
+    decode_gateway,
+    encode_parts,
+)
+from worldbridge.runtime.engine import Engine
+from worldbridge.runtime.errors import WorldError, WorldFailedError
+from worldbridge.runtime.process import StopSignal, die_with_parent
+from worldbridge.runtime.registry import open_world
+from worldbridge.runtime.world import WorldModel, WorldStart
+
+__all__ = ["Worker", "main"]
+
+log = logging.getLogger(__name__)
+
+GATEWAY_SILENCE_MS = 10_000.0
+LINGER_MS = 500
+WARM_UP_STEPS = 3
+
+
+def now_ms() -> float:
+    return time.monotonic() * 1000
+
+
+class Worker:
+    """Moves messages between the gateway's socket and the engine until something says stop."""
+
+    def __init__(
+        self, socket: zmq.Socket[bytes], engine: Engine, stop: StopSignal, silence_ms: float
+    ) -> None:
+        self._socket = socket
+        self._engine = engine
+        self._stop = stop
+        self._silence_ms = silence_ms
+        self._heard_ms = now_ms()
+        self._poller = zmq.Poller()
+        self._poller.register(socket, zmq.POLLIN)
+        self._poller.register(stop.fileno(), zmq.POLLIN)
+
+    def run(self) -> None:
+        while not (self._stop.stopped or self._engine.stopped):
+            self._drain()
+            due = self._engine.next_step_ms()
+            if due is not None and due <= now_ms():
+                self._send(self._engine.step(now_ms()))
+            elif now_ms() - self._heard_ms > self._silence_ms:
+                log.warning("the gateway was silent for %.0f s: leaving", self._silence_ms / 1000)
+                break
+            else:
+                self._sleep(due)
+        self._send(self._engine.final_snapshots())
+
+    def _sleep(self, due_ms: float | None) -> None:
+        """Until a message, a signal, the next step, or the end of the gateway's patience."""
+        wake = self._heard_ms + self._silence_ms
+        wake = wake if due_ms is None else min(wake, due_ms)
+        self._poller.poll(max(0, math.ceil(wake - now_ms())))
+
+    def _drain(self) -> None:
+        """Hand over all that is there: a step that starts now must see the newest input."""
+        while self._socket.poll(0):
+            parts = self._socket.recv_multipart()
+            self._heard_ms = now_ms()
+            try:
+                message = decode_gateway(parts[0])
+            except ProtocolError as error:
+                log.warning("a message of the gateway was ignored: %s", error)
+                continue
+            self._send(self._engine.receive(message, self._heard_ms))
+
+    def _send(self, messages: Iterable[WorkerMessage]) -> None:
+        for message in messages:
+            self._socket.send_multipart(encode_parts(message))
+
+
+def warm_up(world: WorldModel, seats: int) -> None:
+    """The first steps are slow (lazy allocations, kernel choice); take them before a player does.
+
+    Raises:
+        WorldFailedError: a world that cannot make a frame is not ready.
+    """
+    start = WorldStart(world.spec.themes[0], 0)
+    try:
+        states = [world.open(start) for _ in range(seats)]
+        for count in (*[1] * WARM_UP_STEPS, seats):
+            world.step(states[:count], torch.zeros(count, 4))
+        for state in states:
+            world.close(state)
+    except WorldError:
+        raise
+    except Exception as error:
+        raise WorldFailedError("it made its first frames", error) from error
+
+
+def serve(arguments: argparse.Namespace) -> None:
+    """Load the world, then step sessions until the end. Raises WorldError."""
+    stop = StopSignal()
+    with zmq.Context() as context, context.socket(zmq.DEALER) as socket:
+        socket.setsockopt(zmq.LINGER, LINGER_MS)
+        socket.setsockopt(zmq.IDENTITY, arguments.name.encode())
+        socket.connect(arguments.endpoint)
+        engine = _load(arguments, socket)
+        stop.arm()
+        Worker(socket, engine, stop, arguments.silence * 1000).run()
+
+
+def _load(arguments: argparse.Namespace, socket: zmq.Socket[bytes]) -> Engine:
+    def progress(stage: str, share: float) -> None:
+        socket.send_multipart(encode_parts(Loading(stage, min(max(share, 0.0), 1.0))))
+
+    progress("loading the world", 0.0)
+    world = open_world(
+        arguments.world,
+        threads=arguments.threads,
+        device=arguments.device,
+        fps=arguments.fps,
+        progress=progress,
+    )
+    progress("making the first frames", 0.95)
+    warm_up(world, arguments.seats)
+    engine = Engine(world, seats=arguments.seats, pick_seed=lambda: secrets.randbelow(2**31))
+    # what is loaded stays: never let a collection walk through it in the middle of a step
+    gc.collect()
+    gc.freeze()
+    socket.send_multipart(encode_parts(Ready(world.spec, arguments.seats)))
+    return engine
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments = _parser().parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="worker %(levelname)s: %(message)s")
+    die_with_parent()
+    torch.set_num_threads(arguments.threads)
+    try:
+        with torch.inference_mode():
+            serve(arguments)
+    except WorldError as error:
+        return _give_up(error)
+    except Exception as error:
+        log.exception("the worker failed")
+        return _give_up(WorldFailedError("it was loaded or served", error))
+    return 0
+
+
+def _give_up(error: WorldError) -> int:
+    print(error.as_json(), file=sys.stderr, flush=True)
+    return error.exit_code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="worldbridge.runtime.worker", description="Steps the sessions of one world."
+    )
+    parser.add_argument("--endpoint", required=True, help="ZeroMQ address of the gateway")
+    parser.add_argument("--world", required=True, help="a known world, or a world's directory")
+    parser.add_argument("--threads", type=_positive, default=1, help="processor threads")
+    parser.add_argument("--seats", type=_positive, default=4, help="sessions at the same time")
+    parser.add_argument("--device", default="cpu", help="where the model runs: cpu, cuda")
+    parser.add_argument("--fps", type=float, help="frame rate, for worlds that can choose")
+    parser.add_argument("--name", default="worker", help="this worker's name for the gateway")
+    parser.add_argument(
+        "--silence", type=float, default=GATEWAY_SILENCE_MS / 1000,
+        help="leave after this many seconds without a word from the gateway",
+    )  # fmt: skip
+    return parser
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"expected at least 1, got {value}")
+    return value
+
+
+if __name__ == "__main__":
+    sys.exit(main())

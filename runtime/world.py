@@ -1,0 +1,74 @@
+"""What the runtime asks of a world model, and what it hands to it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from worldbridge.bridge.protocol import Pose, WorldSpec
+
+__all__ = ["Frames", "Pose", "Progress", "WorldModel", "WorldSpec", "WorldStart", "WorldState"]
+
+Progress = Callable[[str, float], None]
+"""Told what is being loaded, and how far it is (0 to 1)."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorldStart:
+    """Where a session begins."""
+
+    theme: str
+    seed: int
+
+
+class WorldState:
+    """One session's place in a world. Opaque to the runtime: each world model has its own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Frames:
+    """What one step made: one picture per session, in the order of the states.
+
+    `i420` holds height * width * 3 / 2 bytes each; `poses` are the cameras they were seen from;
+    the times are `time.monotonic() * 1000`, for the whole batch.
+    """
+
+    i420: list[bytes]
+    poses: list[Pose]
+    t_tokens: float
+    t_pixels: float
+
+
+class WorldModel(Protocol):
+    """A world that several sessions walk in, stepped together."""
+
+    @property
+    def spec(self) -> WorldSpec: ...
+
+    def open(self, start: WorldStart) -> Any:
+        """A new session's state. Raises UnknownThemeError."""
+        ...
+
+    def close(self, state: Any) -> None:
+        """The session is over: give back what only so many sessions can have (cache slots)."""
+        ...
+
+    def step(self, states: Sequence[Any], actions: Tensor) -> Frames:
+        """Move every state on by one frame. `actions`: float32 [B, 4] on the CPU, in [-1, 1].
+
+        All or nothing: when it raises, every state is as it was before (so that the runtime can
+        step the sessions one by one and find the one that is at fault). What a session sees never
+        depends on the sessions beside it.
+        """
+        ...
+
+    def snapshot(self, state: Any) -> bytes:
+        """All of a state, so that `restore` goes on exactly where it stopped."""
+        ...
+
+    def restore(self, data: bytes) -> Any:
+        """The state that `snapshot` saved. Raises SnapshotError for anything else."""
+        ...

@@ -1,0 +1,116 @@
+"""The rendered world for real: what a player sees is a function of theme, seed and inputs."""
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+
+from worldbridge.bridge.protocol import Pose, i420_bytes
+from worldbridge.runtime.errors import SnapshotError, UnknownThemeError
+from worldbridge.runtime.procedural_world import ProceduralState, ProceduralWorld, procedural_spec
+from worldbridge.runtime.world import WorldModel, WorldStart
+
+Action = tuple[float, float, float, float]
+TURN_LEFT: Action = (0, 0, 1, 0)
+
+
+@pytest.fixture(scope="module")
+def world() -> Iterator[ProceduralWorld]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with torch.inference_mode():
+        yield ProceduralWorld()
+    torch.set_num_threads(threads)
+
+
+def play(
+    world: WorldModel, state: ProceduralState, *actions: Action
+) -> list[tuple[bytes, Pose]]:
+    frames = [world.step([state], torch.tensor([action])) for action in actions]
+    return [(f.i420[0], f.poses[0]) for f in frames]
+
+
+WALK: list[Action] = [(0.2, 1, 0.5, 0.1), (0, 1, -1, 0), (-1, 0.3, 0.7, -0.6), (0, 1, 1 / 3, 0)] * 2
+
+
+def test_the_same_seed_and_inputs_make_the_same_frames(world: ProceduralWorld) -> None:
+    start = WorldStart("city", 11)
+    first, again = (play(world, world.open(start), *WALK) for _ in range(2))
+    assert first == again
+    assert len({picture for picture, _ in first}) == len(WALK)
+    assert {len(picture) for picture, _ in first} == {i420_bytes(512, 320)}
+    assert play(world, world.open(WorldStart("city", 12)), *WALK[:1]) != first[:1]
+
+
+def test_a_restored_session_goes_on_exactly(world: ProceduralWorld) -> None:
+    state = world.open(WorldStart("museum", 4))
+    play(world, state, *WALK[:3])
+    saved = world.snapshot(state)
+    assert play(world, world.restore(saved), *WALK[3:]) == play(world, state, *WALK[3:])
+
+
+def test_sessions_see_the_same_together_as_alone(world: ProceduralWorld) -> None:
+    starts = [WorldStart("zoo", 1), WorldStart("hospital", 2), WorldStart("zoo", 1)]
+    alone = [play(world, world.open(s), *WALK[n : n + 3]) for n, s in enumerate(starts)]
+    states = [world.open(start) for start in starts]
+    for step in range(3):
+        actions = torch.tensor([WALK[n + step] for n in range(3)])
+        frames = world.step(states, actions)
+        assert frames.i420 == [alone[n][step][0] for n in range(3)]
+        assert frames.poses == [alone[n][step][1] for n in range(3)]
+        assert frames.t_tokens <= frames.t_pixels
+
+
+def test_a_frame_rate_changes_the_steps_not_the_speed(world: ProceduralWorld) -> None:
+    slow = ProceduralWorld(fps=15)
+    assert (slow.spec.fps, world.spec.fps) == (15, 30)
+    (_, after_one), *_ = play(slow, slow.open(WorldStart("city", 3)), TURN_LEFT)
+    *_, (_, after_two) = play(world, world.open(WorldStart("city", 3)), TURN_LEFT, TURN_LEFT)
+    assert after_one.rotation == pytest.approx(after_two.rotation)
+
+
+def test_yaw_turns_the_camera_left_by_five_degrees(world: ProceduralWorld) -> None:
+    slow = ProceduralWorld(fps=15)
+    poses = [pose for _, pose in play(slow, slow.open(WorldStart("city", 3)), TURN_LEFT, TURN_LEFT)]
+    heading = [2 * math.degrees(math.atan2(p.rotation[1], p.rotation[3])) for p in poses]
+    assert (heading[1] - heading[0]) % 360 == pytest.approx(5.0)
+
+
+def test_the_picture_moves_right_when_the_camera_turns_left(world: ProceduralWorld) -> None:
+    state = world.open(WorldStart("city", 3))
+    pictures = play(world, state, (0, 0, 0, 0), TURN_LEFT)
+    before, after = (
+        np.frombuffer(p, np.uint8)[: 320 * 512].reshape(320, 512).astype(float) for p, _ in pictures
+    )
+    error = {
+        shift: np.abs(after[100:220, 100 + shift : 400 + shift] - before[100:220, 100:400]).mean()
+        for shift in range(-40, 41, 2)
+    }
+    assert min(error, key=lambda shift: error[shift]) > 0
+
+
+def test_a_step_that_raises_changes_nothing(world: ProceduralWorld) -> None:
+    state, broken = world.open(WorldStart("city", 3)), world.open(WorldStart("city", 4))
+    camera = state.camera
+    broken.scene = None  # type: ignore[assignment]
+    with pytest.raises(AttributeError):
+        world.step([state, broken], torch.ones(2, 4))
+    assert state.camera == camera
+
+
+def test_bad_starts_and_snapshots_are_refused(world: ProceduralWorld) -> None:
+    with pytest.raises(UnknownThemeError, match="'jungle'"):
+        world.open(WorldStart("jungle", 1))
+    saved = world.snapshot(world.open(WorldStart("city", 1)))
+    for damaged in (b"", saved[:-1], b"\xff" + saved[1:]):
+        with pytest.raises(SnapshotError):
+            world.restore(damaged)
+
+
+def test_every_theme_is_listed_and_opens(world: ProceduralWorld) -> None:
+    told: list[tuple[str, float]] = []
+    world.prepare(lambda stage, share: told.append((stage, share)))
+    assert [share for _, share in told] == [0.0, 0.2, 0.4, 0.6, 0.8]
+    assert len(procedural_spec().themes) == 5

@@ -1,0 +1,333 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { backoff, Session } from "../../engine_plugins/web/session.js";
+
+const SPEC = {
+  name: "tiny", title: "Tiny", width: 512, height: 320, fps: 15, frames_per_latent: 1,
+  themes: ["city", "zoo", "amusement_park"], action_schema: ["strafe", "forward", "yaw", "pitch"], context_frames: 8, kind: "ar",
+};
+const welcome = (fields = {}) => ({
+  type: "welcome", version: 1, server: "s", session: "s1", resume: "r1", role: "player", spec: SPEC, seats: { used: 1, total: 2 }, ...fields,
+});
+const error = (code, fatal = true) => ({ type: "error", code, message: `it is ${code}`, expected: "e", got: "g", remedy: "r", fatal });
+const status = (state, detail = "", progress = null) => ({ type: "status", state, detail, progress });
+const frame = (jpeg) => ({ type: "frame", header: { frame: 0 }, jpeg });
+
+const names = (session) => session.commands().map((c) => (c.do === "send" ? `send ${c.message.type}` : c.do));
+const sent = (commands, type) => commands.find((c) => c.do === "send" && c.message.type === type)?.message;
+
+/** A session that has been welcomed at t=10, with no commands left to take. */
+function greeted(options = {}, wanted = { theme: "zoo", seed: 7 }) {
+  const session = new Session({ video: "jpeg", ...options });
+  session.play(wanted, 0);
+  session.opened(5);
+  session.received(welcome(), 10);
+  session.commands();
+  return session;
+}
+
+function playing(options) {
+  const session = greeted(options);
+  session.received(status("playing"), 20);
+  session.pictureShown(300);
+  session.commands();
+  assert.equal(session.state, "playing");
+  return session;
+}
+
+test("goes from idle over connecting and loading to playing", () => {
+  const session = new Session({ video: "jpeg" });
+  assert.equal(session.state, "idle");
+  session.play({ theme: "zoo", seed: 7 }, 0);
+  assert.deepEqual([session.state, names(session)], ["connecting", ["connect"]]);
+  session.opened(5);
+  const hello = sent(session.commands(), "hello");
+  assert.deepEqual(hello, {
+    type: "hello", version: 1, client: "web", role: "player", world: null, theme: "zoo", seed: 7, video: "jpeg", resume: null, token: null,
+  });
+  session.received(welcome(), 10);
+  assert.deepEqual([session.state, names(session)], ["loading", ["remember", "welcomed"]]);
+  session.received(status("loading", "Reading weights", 0.4), 20);
+  assert.deepEqual([session.detail, session.progress], ["Reading weights", 0.4]);
+  session.received(status("playing"), 30);
+  assert.equal(session.state, "loading", "no picture yet");
+  session.pictureShown(40);
+  assert.equal(session.state, "playing");
+});
+
+test("asks for WebRTC only when it may", () => {
+  for (const [video, expected] of [["auto", true], ["webrtc", true], ["jpeg", false]]) {
+    const session = new Session({ video });
+    session.play({ theme: null, seed: null }, 0);
+    session.opened(1);
+    session.received(welcome(), 2);
+    assert.equal(names(session).includes("negotiate"), expected, video);
+  }
+});
+
+test("a picture of the world before does not end loading", () => {
+  const session = playing();
+  session.restart("city", 3, 1000);
+  assert.deepEqual(sent(session.commands(), "start"), { type: "start", theme: "city", seed: 3 });
+  session.pictureShown(1040);
+  assert.equal(session.state, "loading");
+  session.pictureShown(1400);
+  assert.equal(session.state, "playing");
+});
+
+test("backs off from 250 ms to 4 s", () => {
+  assert.deepEqual([0, 1, 2, 3, 4, 5, 50].map(backoff), [250, 500, 1000, 2000, 4000, 4000, 4000]);
+});
+
+test("a lost connection is resumed with the token, into the same world", () => {
+  const session = playing();
+  session.closed("the connection broke", 1000);
+  assert.equal(session.state, "reconnecting");
+  session.tick(1200);
+  assert.deepEqual(names(session), []);
+  session.tick(1250);
+  assert.deepEqual(names(session), ["connect"]);
+  session.opened(1300);
+  const hello = sent(session.commands(), "hello");
+  assert.deepEqual([hello.resume, hello.theme, hello.seed], ["r1", "zoo", 7]);
+  session.received(welcome({ resume: "r2" }), 1310);
+  assert.equal(session.state, "reconnecting", "until there is a picture");
+  assert.deepEqual(session.commands()[0], { do: "remember", resume: "r2" });
+  session.received(status("playing"), 1320);
+  session.pictureShown(1400);
+  assert.equal(session.state, "playing");
+});
+
+test("counts the seconds since the loss, not since the last attempt", () => {
+  const session = playing();
+  session.closed("broke", 1000);
+  session.tick(1250);
+  session.closed("broke", 1260);
+  const view = session.view(3000);
+  assert.equal(view.seconds, 2);
+  assert.equal(view.attempt, 2);
+  assert.equal(view.retryIn, 0);
+});
+
+test("gives up after a minute, with a reason and a remedy", () => {
+  const session = playing();
+  let now = 1000;
+  session.closed("broke", now);
+  while (session.state === "reconnecting" && now < 200_000) {
+    now += 100;
+    session.tick(now);
+    if (session.commands().some((c) => c.do === "connect")) session.closed("broke", now);
+  }
+  assert.equal(session.state, "error");
+  assert.equal(session.error.code, "connection_lost");
+  assert.ok(now > 60_000 && now < 70_000, `${now}`);
+  assert.ok(session.error.expected && session.error.got && session.error.remedy);
+  session.retry(now);
+  session.opened(now + 1);
+  assert.equal(sent(session.commands(), "hello").resume, "r1");
+});
+
+test("a server that was never there is unreachable, not lost", () => {
+  const session = new Session({ video: "jpeg" });
+  session.play({ theme: "zoo", seed: 1 }, 0);
+  for (let now = 0; now < 30_000 && session.state === "connecting"; now += 100) {
+    session.tick(now);
+    if (session.commands().some((c) => c.do === "connect")) session.closed("refused", now);
+  }
+  assert.equal(session.error.code, "unreachable");
+});
+
+test("a socket that does not open is tried again", () => {
+  const session = new Session({ video: "jpeg" });
+  session.play({ theme: null, seed: null }, 0);
+  session.commands();
+  session.tick(4900);
+  session.tick(5100);
+  assert.deepEqual(names(session), ["disconnect"]);
+  session.tick(5400);
+  assert.deepEqual(names(session), ["connect"]);
+});
+
+test("a silent server counts as lost after four seconds, a sleeping page does not", () => {
+  const silent = playing();
+  for (let now = 300; now <= 3900; now += 100) silent.tick(now);
+  assert.equal(silent.state, "playing");
+  for (let now = 4000; now <= 4200; now += 100) silent.tick(now);
+  assert.equal(silent.state, "reconnecting");
+  const asleep = playing();
+  asleep.tick(300);
+  asleep.tick(60_000);
+  assert.equal(asleep.state, "playing");
+});
+
+test("pings fast at first, then every 500 ms", () => {
+  const session = greeted();
+  const times = [];
+  for (let now = 0; now < 3000; now += 10) {
+    session.received({ type: "pong", time: 0, server_time: 0 }, now);
+    session.tick(now);
+    if (sent(session.commands(), "ping")) times.push(now);
+  }
+  const gaps = times.slice(1).map((t, i) => t - times[i]);
+  assert.deepEqual(gaps, [80, 80, 80, 80, 80, 500, 500, 500, 500, 500]);
+});
+
+test("a full server is asked again after a while, or at once", () => {
+  const session = new Session({ video: "jpeg" });
+  session.play({ theme: "zoo", seed: 1 }, 0);
+  session.opened(1);
+  session.received(error("no_free_seat"), 2);
+  assert.equal(session.state, "full");
+  assert.equal(session.view(1002).retryIn, 4);
+  session.commands();
+  session.tick(4000);
+  assert.deepEqual(names(session), []);
+  session.tick(5100);
+  assert.deepEqual([session.state, names(session)], ["connecting", ["connect"]]);
+  session.opened(5200);
+  session.received(error("no_free_seat"), 5210);
+  session.retry(5300);
+  assert.equal(session.state, "connecting");
+});
+
+test("an expired session starts anew with the same theme and seed", () => {
+  const session = new Session({ video: "jpeg" });
+  session.play({ theme: "zoo", seed: 7, resume: "old" }, 0);
+  session.opened(1);
+  assert.equal(sent(session.commands(), "hello").resume, "old");
+  session.received(error("session_expired"), 2);
+  assert.deepEqual(names(session), ["disconnect", "remember", "notice", "connect"]);
+  session.opened(3);
+  const hello = sent(session.commands(), "hello");
+  assert.deepEqual([hello.resume, hello.theme, hello.seed], [null, "zoo", 7]);
+});
+
+test("a theme the server calls otherwise is found under its name there", () => {
+  const session = new Session({ video: "jpeg" });
+  session.play({ theme: "park", seed: 7 }, 0);
+  session.opened(1);
+  session.received(error("unknown_theme"), 2);
+  session.opened(3);
+  session.commands();
+  session.received(welcome(), 4);
+  assert.deepEqual(sent(session.commands(), "start"), { type: "start", theme: "amusement_park", seed: 7 });
+  assert.equal(session.theme, "amusement_park");
+});
+
+test("a theme the server does not have leads to one it has, and a word about it", () => {
+  const session = new Session({ video: "jpeg" });
+  session.play({ theme: "moon", seed: 7 }, 0);
+  session.opened(1);
+  session.received(error("unknown_theme"), 2);
+  session.opened(3);
+  session.received(welcome(), 4);
+  assert.ok(names(session).includes("notice"));
+  assert.equal(session.theme, "city");
+});
+
+test("fatal errors stop and keep what the server said", () => {
+  for (const code of ["unauthorized", "version_mismatch", "unknown_world", "world_failed", "forbidden_origin", "internal"]) {
+    const session = greeted();
+    session.received(error(code), 20);
+    assert.equal(session.state, "error", code);
+    assert.equal(session.error.remedy, "r");
+    session.closed("closed", 30);
+    session.tick(60_000);
+    assert.ok(!names(session).includes("connect"), "no silent retry after a fatal error");
+  }
+});
+
+test("an error that is not fatal is a notice, and the game goes on", () => {
+  const session = playing();
+  session.received(error("invalid_input", false), 400);
+  assert.equal(session.state, "playing");
+  assert.deepEqual(names(session), ["notice"]);
+});
+
+test("a lost worker is waited for", () => {
+  const session = playing();
+  session.received(error("worker_lost", false), 400);
+  assert.equal(session.state, "reconnecting");
+  session.received(status("reconnecting", "The world is being restarted"), 410);
+  session.pictureShown(420);
+  assert.equal(session.state, "reconnecting", "that picture was on its way before");
+  session.received(status("playing"), 3000);
+  session.pictureShown(3010);
+  assert.equal(session.state, "playing");
+});
+
+test("another protocol version in the welcome is an error, and so are bytes that make no sense", () => {
+  const session = new Session({ video: "jpeg" });
+  session.play({ theme: null, seed: null }, 0);
+  session.opened(1);
+  session.received(welcome({ version: 2 }), 2);
+  assert.equal(session.error.code, "version_mismatch");
+  const garbled = playing();
+  garbled.garbled({ path: "frame.header", expected: "a map", got: "null" }, 400);
+  assert.deepEqual([garbled.state, garbled.error.code, garbled.error.expected], ["error", "bad_message", "a map"]);
+});
+
+test("WebRTC that fails becomes JPEG in the same session", () => {
+  const session = greeted({ video: "auto" });
+  session.videoFailed("no connection within 4 s", 4000);
+  assert.deepEqual(names(session), ["disconnect", "notice", "connect"]);
+  session.opened(4010);
+  const hello = sent(session.commands(), "hello");
+  assert.deepEqual([hello.video, hello.resume], ["jpeg", "r1"]);
+  session.received(welcome(), 4020);
+  assert.ok(!names(session).includes("negotiate"));
+});
+
+test("WebRTC that was insisted on is an error when it fails", () => {
+  const session = greeted({ video: "webrtc" });
+  session.videoFailed("no connection within 4 s", 4000);
+  assert.equal(session.error.code, "webrtc_failed");
+});
+
+test("WebRTC that worked once is tried once more before JPEG", () => {
+  const session = greeted({ video: "auto" });
+  session.received(status("playing"), 20);
+  session.pictureShown(30);
+  session.videoFailed("the connection failed", 1000);
+  assert.deepEqual([session.state, session.video], ["reconnecting", "webrtc"]);
+  session.opened(1010);
+  session.received(welcome(), 1020);
+  session.videoFailed("the connection failed", 1500);
+  assert.equal(session.video, "jpeg");
+});
+
+test("frame headers without pictures mean that media does not get through, unless the page is hidden", () => {
+  const run = (visible) => {
+    const session = greeted({ video: "auto" });
+    for (let now = 20; now < 6000; now += 50) {
+      session.received(frame(null), now);
+      session.tick(now, visible);
+    }
+    return session.video;
+  };
+  assert.equal(run(true), "jpeg");
+  assert.equal(run(false), "webrtc");
+});
+
+test("a picture that stands still is reported", () => {
+  const session = playing();
+  assert.equal(session.view(1000).stalledFor, 0);
+  assert.equal(session.view(3300).stalledFor, 3);
+});
+
+test("leaving says goodbye and forgets the token", () => {
+  const session = playing();
+  session.leave(500);
+  assert.deepEqual(names(session), ["send bye", "disconnect", "remember"]);
+  assert.equal(session.state, "idle");
+  session.closed("closed", 510);
+  session.tick(20_000);
+  assert.deepEqual(names(session), []);
+});
+
+test("messages of a connection that was given up change nothing", () => {
+  const session = playing();
+  session.leave(500);
+  session.received(status("loading"), 510);
+  assert.equal(session.state, "idle");
+});

@@ -1,0 +1,147 @@
+"""A child process that is kept running: started, listened to, started again when it dies."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from worldbridge.errors import EXIT_CONFIG, EXIT_UNKNOWN_WORLD, EXIT_WEIGHTS, ChildError
+
+__all__ = ["Backoff", "Child", "ChildSpec"]
+
+# Starting again cannot change what is on the disk or on the command line.
+_HOPELESS: Final = frozenset({EXIT_CONFIG, EXIT_UNKNOWN_WORLD, EXIT_WEIGHTS})
+_STOP_SECONDS: Final = 5.0
+_LAST_LINES: Final = 40
+
+
+@dataclass(slots=True)
+class Backoff:
+    """Seconds to wait before the next start: doubling, and back to the first after a good run."""
+
+    first: float = 0.2
+    longest: float = 5.0
+    good_run: float = 10.0
+    _next: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._next = self.first
+
+    def after(self, ran_seconds: float) -> float:
+        if ran_seconds >= self.good_run:
+            self._next = self.first
+        wait, self._next = self._next, min(self.longest, self._next * 2)
+        return wait
+
+
+@dataclass(frozen=True, slots=True)
+class ChildSpec:
+    """`arguments` follow `python -m worldbridge.child`; `sockets` stay open in the child."""
+
+    name: str
+    arguments: Sequence[str]
+    environment: Mapping[str, str] = field(default_factory=dict)
+    sockets: Sequence[int] = ()
+
+
+class Child:
+    """Keeps one process running until `stop`.
+
+    `proven` is set by the owner once the process did its work for the first time: before that a
+    death is a reason to give up, afterwards one to start it again.
+    """
+
+    def __init__(self, spec: ChildSpec, tell: Callable[[str], None]) -> None:
+        self.spec = spec
+        self.tell = tell
+        self.proven = False
+        self.pid: int | None = None
+        self._stopping = False
+        self._last_lines: deque[str] = deque(maxlen=_LAST_LINES)
+
+    async def keep_running(self) -> None:
+        """Returns after `stop`. Raises ChildError when starting it again would not help."""
+        backoff = Backoff()
+        while not self._stopping:
+            started = time.monotonic()
+            code = await self._run_once()
+            if self._stopping:
+                return
+            if code in _HOPELESS or not self.proven:
+                raise ChildError(self.spec.name, code, list(self._last_lines))
+            wait = backoff.after(time.monotonic() - started)
+            self.tell(f"{self.spec.name} {_ending(code)}; starting it again in {wait:.1f} s")
+            await asyncio.sleep(wait)
+
+    async def _run_once(self) -> int:
+        self._last_lines.clear()
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "worldbridge.child",
+            *self.spec.arguments,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=2,  # our stderr: our stdout carries the ready line alone
+            stderr=asyncio.subprocess.PIPE,
+            env={**os.environ, **self.spec.environment, "WORLDBRIDGE_PARENT": str(os.getpid())},
+            pass_fds=self.spec.sockets,
+            start_new_session=True,  # a terminal's Ctrl-C is for us; we stop the children in order
+        )
+        self.pid = process.pid
+        self.tell(f"{self.spec.name} started (process {process.pid})")
+        relay = asyncio.create_task(self._relay(process))
+        try:
+            code = await process.wait()
+            # Its last words; not for ever, as a process of its own making may hold the pipe open.
+            await asyncio.wait([relay], timeout=1.0)
+            return code
+        finally:
+            self.pid = None
+            relay.cancel()
+            await _end(process)
+
+    async def _relay(self, process: asyncio.subprocess.Process) -> None:
+        assert process.stderr is not None
+        while True:
+            try:
+                line = await process.stderr.readline()
+            except ValueError:  # longer than the stream's limit; the rest follows
+                continue
+            if not line:
+                return
+            text = line.decode(errors="replace").rstrip()
+            self._last_lines.append(text)
+            if not text.startswith("{"):  # an error for us to read, not for a person
+                sys.stderr.write(f"{self.spec.name} | {text}\n")
+                sys.stderr.flush()
+
+    def stop(self) -> None:
+        self._stopping = True
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    """Asks the process to end, and makes it end."""
+    if process.returncode is not None:
+        return
+    process.terminate()
+    try:
+        await asyncio.wait_for(asyncio.shield(process.wait()), _STOP_SECONDS)
+    except TimeoutError:
+        process.kill()
+        await process.wait()
+
+
+def _ending(code: int) -> str:
+    if code >= 0:
+        return f"ended with exit code {code}"
+    try:
+        return f"was killed by {signal.Signals(-code).name}"
+    except ValueError:
+        return f"was killed by signal {-code}"

@@ -1,0 +1,275 @@
+"""The command line. Nothing heavy is imported before a command runs, so that --help is quick."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, fields
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
+
+import typer
+
+from worldbridge.config import TOKEN_VARIABLE, ServeConfig, load_config
+from worldbridge.errors import StartError
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="worldbridge",
+    help="Real-time bridge between neural world models and game engines: a player's controls go "
+    "in, video of a world that reacts to them comes out.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    rich_markup_mode=None,
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")]
+Quick = Annotated[bool, typer.Option("--quick", help="A shorter run with fewer samples.")]
+
+
+class VideoPath(StrEnum):
+    """How the profiler receives pictures."""
+
+    webrtc = "webrtc"
+    jpeg = "jpeg"
+
+
+class Device(StrEnum):
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+class Stage(StrEnum):
+    """The parts of the training recipe, in their order."""
+
+    all = "all"
+    data = "data"
+    tokenizer = "tokenizer"
+    world = "world"
+
+
+def main() -> None:
+    """Runs the command line; what a user can put right ends as one line, not as a traceback."""
+    try:
+        app()
+    except StartError as error:
+        print(f"worldbridge: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+
+
+# --- serve: its options are the fields of ServeConfig --------------------------------------------
+
+
+def _serve_parameters() -> list[inspect.Parameter]:
+    hints = get_type_hints(ServeConfig)
+    return [
+        inspect.Parameter(
+            item.name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=None,
+            annotation=Annotated[
+                _optional(hints[item.name]),
+                typer.Option(
+                    help=item.metadata["help"] + _shown(item.default),
+                    envvar=item.metadata["env"],
+                ),
+            ],
+        )
+        for item in fields(ServeConfig)
+    ]
+
+
+def _optional(hint: Any) -> Any:
+    """None stands for "not given", so that a configuration file can speak."""
+    return (list[get_args(hint)[0]] if get_origin(hint) is tuple else hint) | None  # type: ignore[misc]
+
+
+def _shown(default: Any) -> str:
+    return f" [default: {default}]" if default not in (None, ()) else ""
+
+
+def _options_of_config(command: Callable[..., None]) -> Callable[..., None]:
+    """Replaces a command's **options by the fields of ServeConfig."""
+    own = [
+        p
+        for p in inspect.signature(command, eval_str=True).parameters.values()
+        if p.kind is not inspect.Parameter.VAR_KEYWORD
+    ]
+    parameters = [*_serve_parameters(), *own]
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = {p.name: p.annotation for p in parameters} | {"return": None}
+    return command
+
+
+@app.command()
+@_options_of_config
+def serve(
+    *,
+    config: Annotated[
+        Path | None,
+        typer.Option(help="TOML file with these settings by name; options given here win."),
+    ] = None,
+    **options: Any,
+) -> None:
+    """Serve a world: the page, the network and the model.
+
+    Prints one line "ready http://HOST:PORT" on standard output when the first frame can be
+    served; everything else is told on standard error. Ctrl-C stops it.
+
+    Exit codes: 2 a setting is wrong, 3 the port is in use, 4 there is no such world, 5 its
+    weights are missing or damaged.
+    """
+    from worldbridge.supervisor import run
+
+    run(load_config(config, options))
+
+
+# --- measuring ---------------------------------------------------------------------------------
+
+
+@app.command()
+def profile(
+    url: Annotated[str, typer.Argument(help="The server, as its ready line names it.")],
+    seconds: Annotated[float, typer.Option(min=1, max=3600, help="How long to play.")] = 20.0,
+    transport: Annotated[
+        VideoPath, typer.Option(help="How pictures travel: WebRTC video or JPEG over WebSocket.")
+    ] = VideoPath.jpeg,
+    token: Annotated[
+        str | None,
+        typer.Option(help="The server's secret, if it has one.", envvar=TOKEN_VARIABLE),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Measure where the time to the picture goes.
+
+    Plays a scripted track of inputs and measures frames per second, input to photon and each of
+    its legs, and dropped frames. "Photon" is the decoded picture in this process.
+    """
+    from worldbridge.profile import as_table, measure
+
+    result = measure(url, seconds=seconds, video=transport.value, token=token)
+    if as_json:
+        print(json.dumps(result))
+    else:
+        _print(as_table(result))
+
+
+@app.command(name="eval")
+def evaluate(
+    world: Annotated[str, typer.Option(help="World to judge: a name or a directory.")] = "embedded",
+    seed: Annotated[int, typer.Option(min=0, help="Chooses the scenes and the rollouts.")] = 0,
+    quick: Quick = False,
+    as_json: Json = False,
+) -> None:
+    """Judge a world on scenes it was never trained on.
+
+    Reports the tokenizer's and the next frame's PSNR (beside that of copying the last frame), how
+    well it follows yaw and movement, and how sharp and alive it is after 60 seconds of free play.
+    --quick ends within a minute on two cores.
+    """
+    from worldbridge.runtime.errors import WorldError
+    from worldbridge.runtime.evaluate import evaluate as run_evaluation
+
+    try:
+        result = run_evaluation(world, quick=quick, seed=seed, progress=_tell)
+    except WorldError as error:
+        raise _as_start_error(error) from error
+    if as_json:
+        print(json.dumps(result))
+        return
+    from worldbridge.tables import named_values
+
+    _print(named_values(f"Evaluation of {world}", result))
+
+
+# --- worlds --------------------------------------------------------------------------------------
+
+
+@app.command()
+def train(
+    out: Annotated[Path, typer.Option(help="Directory that the finished world is written to.")],
+    minutes: Annotated[
+        float, typer.Option(min=0.1, help="Time to spend on training, all stages together.")
+    ] = 100.0,
+    frames: Annotated[
+        int | None, typer.Option(min=64, help="Frames of recorded play; without it, by the time.")
+    ] = None,
+    stage: Annotated[Stage, typer.Option(help="Which part of the recipe to run.")] = Stage.all,
+    resume: Annotated[
+        Path | None, typer.Option(help="Directory of an earlier run to go on from.")
+    ] = None,
+    device: Annotated[Device, typer.Option(help="Where to compute.")] = Device.auto,
+    quick: Quick = False,
+) -> None:
+    """Train a world on recorded play.
+
+    The play is recorded in the procedural worlds; the result is a small world of your own.
+
+    First renders the recordings, then trains the video tokenizer, then the transformer, and writes
+    a directory that serve --world takes. Two CPU cores give a usable world in under two hours.
+    """
+    from worldbridge.models.training.cli import train as run_training
+
+    run_training(
+        out=out,
+        minutes=minutes,
+        frames=frames,
+        stage=stage.value,
+        resume=resume,
+        device=device.value,
+        quick=quick,
+    )
+
+
+@app.command()
+def worlds(as_json: Json = False) -> None:
+    """List the worlds that can be served."""
+    from worldbridge.runtime.registry import list_worlds
+    from worldbridge.tables import worlds_table
+
+    found = list_worlds()
+    if as_json:
+        print(json.dumps({"worlds": [asdict(world) for world in found]}))
+    else:
+        _print(worlds_table(found))
+
+
+@app.command()
+def version() -> None:
+    """Print the version of worldbridge and of what it runs on."""
+    import platform
+    from importlib.metadata import version as installed
+
+    from worldbridge import __version__
+
+    torch = installed("torch")
+    print(f"worldbridge {__version__} (Python {platform.python_version()}, PyTorch {torch})")
+
+
+def _tell(stage: str, fraction: float) -> None:
+    print(f"{stage}: {fraction:4.0%}", file=sys.stderr)
+
+
+def _as_start_error(error: Any) -> StartError:
+    """A WorldError of the runtime, as what ends a command."""
+    told = StartError(
+        error.message, expected=error.expected, got=error.got, remedy=error.remedy
+    )
+    told.exit_code = error.exit_code
+    return told
+
+
+def _print(table: Any) -> None:
+    from rich.console import Console
+
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()

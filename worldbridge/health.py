@@ -1,0 +1,55 @@
+"""What the gateway says about itself and its worker, asked over plain HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Final
+
+__all__ = ["Health", "ask_health"]
+
+_TIMEOUT_SECONDS: Final = 2.0
+_MAX_BYTES: Final = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    ready: bool
+    detail: str
+    progress: float | None
+
+
+async def ask_health(host: str, port: int) -> Health | None:
+    """None while the gateway does not answer."""
+    try:
+        async with asyncio.timeout(_TIMEOUT_SECONDS):
+            return _parse(await _get(host, port, "/health"))
+    except (OSError, TimeoutError, ValueError, KeyError):
+        return None
+
+
+async def _get(host: str, port: int, path: str) -> bytes:
+    """The body of a response, whatever its status is."""
+    reader, writer = await asyncio.open_connection(host, port)
+    try:
+        request = f"GET {path} HTTP/1.0\r\nHost: {host}\r\nConnection: close\r\n\r\n"
+        writer.write(request.encode())
+        response = await reader.read(_MAX_BYTES)
+        while chunk := await reader.read(_MAX_BYTES):
+            response += chunk
+        return response.partition(b"\r\n\r\n")[2]
+    finally:
+        writer.close()
+        with suppress(OSError):
+            await writer.wait_closed()
+
+
+def _parse(body: bytes) -> Health:
+    values: dict[str, Any] = json.loads(body)
+    return Health(
+        ready=values["state"] == "playing",
+        detail=str(values.get("detail", "")),
+        progress=values.get("progress"),
+    )

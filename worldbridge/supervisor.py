@@ -1,0 +1,113 @@
+"""`serve`: starts the gateway and the worker, tells how far they are, keeps both running.
+
+The listening socket is made here and inherited by the gateway: a port in use is found out before
+anything loads, and a gateway that is started again finds its visitors waiting in the backlog.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+import sys
+import tempfile
+from collections.abc import Coroutine
+from contextlib import suppress
+from typing import Any
+
+from worldbridge.children import Child, ChildSpec
+from worldbridge.config import ServeConfig
+from worldbridge.errors import PortInUseError
+from worldbridge.health import Health, ask_health
+from worldbridge.progress import ProgressTeller
+
+__all__ = ["listen", "run", "serve"]
+
+_BACKLOG = 128
+_POLL_SECONDS = 0.1
+
+
+def run(config: ServeConfig) -> None:
+    """Serves until SIGINT or SIGTERM. Raises StartError."""
+    import uvloop
+
+    uvloop.run(serve(config))
+
+
+async def serve(config: ServeConfig) -> None:
+    with (
+        listen(config.host, config.port) as listener,
+        tempfile.TemporaryDirectory(prefix="worldbridge-") as scratch,
+    ):
+        await Supervisor(config, listener, f"ipc://{scratch}/worker").run()
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket; port 0 takes a free one. Raises PortInUseError."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.listen(_BACKLOG)
+    except OSError as error:
+        listener.close()
+        raise PortInUseError(host, port, error.strerror or str(error)) from error
+    return listener
+
+
+class Supervisor:
+    def __init__(self, config: ServeConfig, listener: socket.socket, endpoint: str) -> None:
+        self._config = config
+        self._address = address_of(listener)
+        self._progress = ProgressTeller()
+        self._gateway = Child(gateway_spec(config, listener, endpoint), self._progress.note)
+        self._worker = Child(worker_spec(config, endpoint), self._progress.note)
+        self._stop = asyncio.Event()
+
+    async def run(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self._stop.set)
+        work = [
+            self._gateway.keep_running(),
+            self._worker.keep_running(),
+            self._tell_when_ready(),
+            self._stop.wait(),
+        ]
+        try:
+            await _first_to_end(work)
+        finally:
+            self._progress.close()
+
+    async def _tell_when_ready(self) -> None:
+        """Prints the one line on stdout, then never ends."""
+        host, port = self._address
+        while True:
+            health = await ask_health(host, port)
+            if health is not None:
+                self._gateway.proven = True
+                self._progress.show(health.detail, health.progress)
+                if health.ready:
+                    break
+            await asyncio.sleep(_POLL_SECONDS)
+        self._worker.proven = True
+        self._progress.close()
+        shown = f"[{host}]" if ":" in host else host
+        print(f"ready http://{shown}:{port}", flush=True)
+        await asyncio.Event().wait()
+
+
+async def _first_to_end(work: list[Coroutine[Any, Any, Any]]) -> None:
+    """Runs all; when one ends or raises, the others are cancelled, and what it raised is raised."""
+    tasks = [asyncio.ensure_future(item) for item in work]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+    finally:
+        for task in tasks:
+            task.cancel()
+        for task in tasks:
+            with suppress(asyncio.CancelledError, Exception):
+                await task
