@@ -5,7 +5,7 @@ set -euo pipefail
 ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 VENV="${WORLDBRIDGE_VENV:-$ROOT/.venv}"
 PY="$VENV/bin/python"
-LOG="$ROOT/.venv-setup.log"
+LOG="$VENV-setup.log"
 export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_INPUT=1
 
 say() { printf '\033[1m==>\033[0m %s\n' "$*" >&2; }
@@ -71,7 +71,7 @@ apt_install() { # apt_install WHY PACKAGE...
     as_root apt-get -o DPkg::Lock::Timeout=300 install -y --no-install-recommends "$@"
 }
 
-recent_enough() { "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; }
+recent_enough() { "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; }
 
 find_python() {
   local name
@@ -88,7 +88,7 @@ make_venv() {
   local python version
   python="$(find_python)" || die "no Python 3.11 or newer found (python3 here: $(python3 --version 2>&1 || true))" \
     "install one (Debian 12+, Ubuntu 24.04+: apt-get install python3 python3-venv), or name it: PYTHON=/path/to/python3 ./build.sh"
-  if ! "$python" -c 'import ensurepip, venv' 2>/dev/null; then
+  if ! "$python" -c 'import ensurepip, venv' >/dev/null 2>&1; then
     version="$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')"
     apt_install "Python's venv module is missing" "python$version-venv"
   fi

@@ -18,6 +18,7 @@ class Mailbox(Generic[Item]):
 
     def put(self, item: Item) -> Item | None:
         """Leave `item`; returns the older one that nobody took, if there was one."""
+        assert item is not None, "None stands for an empty mailbox"
         replaced, self._item = self._item, item
         if replaced is not None:
             self.dropped += 1

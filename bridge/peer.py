@@ -78,10 +78,14 @@ class Peer:
         self.sent_frames = 0
         self.answered_seq = -1
         self.offers = 0
-        self.counted_out = False
+        self.greeted = False
         self.writing_since_ms: float | None = None
         self.closing_since_ms: float | None = None
         self._headers: OrderedDict[int, FrameHeader] = OrderedDict()
+
+    @property
+    def plays(self) -> bool:
+        return self.conversation.role == "player"
 
     # --- as a viewer of a stream --------------------------------------------------------------
 

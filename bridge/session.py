@@ -25,6 +25,7 @@ from .protocol import Bye, ClientMessage, Hello, Input, Offer, Role, Start, deco
 
 HELLO_MS: Final = 5_000.0
 SILENCE_MS: Final = 4_000.0
+MAX_MESSAGES: Final = 1_000  # per second, several times what a controller at 250 Hz sends
 
 
 class Phase(enum.Enum):
@@ -46,10 +47,12 @@ class Conversation:
         self._silence_ms = silence_ms
         self._began_ms = now_ms
         self._heard_ms = now_ms
+        self._second = (now_ms, 0)  # when the current second began, messages since then
 
     def receive(self, data: Buffer, now_ms: float) -> ClientMessage:
         """The message, if this client may send it now. Raises ProtocolError."""
         assert self.phase is not Phase.CLOSED, "nothing is received after the end"
+        self._count(now_ms)
         message = decode_client(data)
         self._heard_ms = now_ms
         if self.phase is Phase.GREETING:
@@ -73,6 +76,18 @@ class Conversation:
         if isinstance(message, Bye):
             self.phase = Phase.CLOSED
         return message
+
+    def _count(self, now_ms: float) -> None:
+        began, count = self._second
+        self._second = (began, count + 1) if now_ms - began < 1000.0 else (now_ms, 1)
+        if self._second[1] > MAX_MESSAGES:
+            raise ProtocolError(
+                BAD_MESSAGE,
+                "too many messages",
+                f"at most {MAX_MESSAGES} per second",
+                "more",
+                "Send the controls 60 times per second.",
+            )
 
     def _greet(self, message: ClientMessage) -> None:
         if not isinstance(message, Hello):

@@ -16,7 +16,7 @@ CONDITION_DIM = 4 + 1 + len(THEMES)
 
 
 def condition_vector(actions: Tensor, pitch: Tensor, theme: str) -> Tensor:
-    """actions [..., 4] (strafe, forward, yaw, pitch in [-1, 1]), pitch [...] in radians -> [..., 10].
+    """actions [..., 4] in [-1, 1] and pitch [...] in radians -> [..., 10].
 
     The absolute pitch stands beside its change because the horizon's place depends on it, and
     the theme because sixty seconds of free play must not drift from one theme to another.

@@ -16,7 +16,14 @@ from torch import Tensor
 from worldbridge.models.tokenizer import TokenizerConfig, VideoTokenizer
 from worldbridge.models.transformer import TransformerConfig, VideoTransformer
 
-__all__ = ["DamagedWorldError", "EMBEDDED_WORLD", "World", "load_world", "read_manifest", "save_world"]
+__all__ = [
+    "DamagedWorldError",
+    "EMBEDDED_WORLD",
+    "World",
+    "load_world",
+    "read_manifest",
+    "save_world",
+]
 
 EMBEDDED_WORLD = Path(__file__).parent / "weights" / "embedded"
 

@@ -29,7 +29,15 @@ from worldbridge.models.world_folder import (
     load_world,
     read_manifest,
 )
-from worldbridge.models.worlds import THEMES, CameraState, build_scene, camera_pose, render, spawn
+from worldbridge.models.worlds import (
+    THEMES,
+    CameraState,
+    build_scene,
+    camera_pose,
+    render,
+    soften,
+    spawn,
+)
 from worldbridge.models.worlds import actions as limits
 from worldbridge.runtime.decoding import GridDecoder, GridSession, Sampling
 from worldbridge.runtime.errors import DamagedWeightsError, SnapshotError, UnknownThemeError
@@ -44,7 +52,7 @@ DEFAULT_CAPACITY = 8
 
 @dataclass(slots=True, eq=False)
 class ArState(WorldState):
-    """One stream. `codes` [n, H, W] and `conditions` [n, C] hold what a rebuild needs, oldest first."""
+    """One stream. `codes` [n, H, W], `conditions` [n, C]: what a rebuild needs, oldest first."""
 
     theme: str
     camera: CameraState
@@ -77,7 +85,7 @@ class ArWorld:
         """The world begins with what the rendered scene of that theme and seed looks like."""
         if start.theme not in THEMES:
             raise UnknownThemeError(start.theme, THEMES)
-        scene = build_scene(start.theme, start.seed)
+        scene = soften(build_scene(start.theme, start.seed))
         camera = spawn(scene, start.seed)
         with torch.inference_mode():
             picture = render(scene, camera)[None, :, None].float() / 127.5 - 1
@@ -104,7 +112,7 @@ class ArWorld:
                 "seed": state.grid.seed,
                 "frames": state.grid.frames,
                 "camera": [camera.x, camera.z, camera.yaw, camera.pitch],
-                "codes": state.codes.to(torch.int16).numpy().tobytes(),
+                "codes": state.codes.to(torch.int32).numpy().tobytes(),
                 "conditions": state.conditions.numpy().tobytes(),
             }
         )
@@ -149,7 +157,7 @@ class ArWorld:
         codes: Tensor,
         conditions: Tensor,
     ) -> ArState:
-        """Replay latents first..first+n-1 (all of them, or the newest `kept`) into a new session."""
+        """Replay latents first..first+n-1 (all, or the newest `kept`) into a new session."""
         history = self.config.grid.previous_latents if self.config.grid and first > 0 else 0
         grid = self.decoder.open(seed)
         grid.frames = first + history
@@ -160,13 +168,11 @@ class ArWorld:
             _, stream = self.tokenizer.decode_step(latent[None, None], stream)
         return ArState(theme, camera, grid, stream, codes.clone(), conditions.clone())
 
-    def _read_snapshot(
-        self, data: bytes
-    ) -> tuple[str, CameraState, int, int, Tensor, Tensor]:
+    def _read_snapshot(self, data: bytes) -> tuple[str, CameraState, int, int, Tensor, Tensor]:
         try:
             saved: dict[str, Any] = msgpack.unpackb(data)
             shape = (-1, self.height, self.width)
-            codes = torch.from_numpy(np.frombuffer(saved["codes"], np.int16).reshape(shape).copy())
+            codes = torch.from_numpy(np.frombuffer(saved["codes"], np.int32).reshape(shape).copy())
             flat = np.frombuffer(saved["conditions"], np.float32)
             conditions = torch.from_numpy(flat.reshape(-1, CONDITION_DIM).copy())
             camera = CameraState(*(float(x) for x in saved["camera"]))
@@ -243,9 +249,7 @@ def load_embedded(*, threads: int, device: str, progress: Progress) -> ArWorld:
     return load_directory(EMBEDDED_WORLD, threads=threads, device=device, progress=progress)
 
 
-def load_directory(
-    directory: Path, *, threads: int, device: str, progress: Progress
-) -> ArWorld:
+def load_directory(directory: Path, *, threads: int, device: str, progress: Progress) -> ArWorld:
     """The world in a folder made by `worldbridge train`. Raises DamagedWeightsError."""
     progress("reading weights", 0.1)
     try:

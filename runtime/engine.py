@@ -245,9 +245,4 @@ class Engine:
 
     def _forget(self, session: str) -> None:
         self._snapshot_due_ms.pop(session, None)
-        gone = self._sessions.pop(session, None)
-        if gone is not None:
-            try:
-                gone.close(self._world)
-            except Exception:
-                log.exception("session %s could not be closed", session)
+        self._sessions.pop(session, None)

@@ -6,7 +6,7 @@ import math
 import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -24,13 +24,22 @@ __all__ = ["Plan", "evaluate"]
 
 Progress = Callable[[str, float], None]
 
-# (name, action, which motion it should show, sign)
-_TURNS = (("left", (0.0, 0.0, 1.0, 0.0), 1), ("right", (0.0, 0.0, -1.0, 0.0), -1))
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A constant action and the motion of the picture that it must cause."""
+
+    action: tuple[float, float, float, float]
+    motion: Literal["shift", "growth"]  # to the right, or away from the centre
+    sign: int
+
+
+_TURNS = (Command((0.0, 0.0, 1.0, 0.0), "shift", 1), Command((0.0, 0.0, -1.0, 0.0), "shift", -1))
 _MOVES = (
-    ("ahead", (0.0, 1.0, 0.0, 0.0), 1),
-    ("back", (0.0, -1.0, 0.0, 0.0), -1),
-    ("strafe right", (1.0, 0.0, 0.0, 0.0), -1),
-    ("strafe left", (-1.0, 0.0, 0.0, 0.0), 1),
+    Command((0.0, 1.0, 0.0, 0.0), "growth", 1),
+    Command((1.0, 0.0, 0.0, 0.0), "shift", -1),
+    Command((0.0, -1.0, 0.0, 0.0), "growth", -1),
+    Command((-1.0, 0.0, 0.0, 0.0), "shift", 1),
 )
 
 
@@ -64,8 +73,8 @@ def evaluate(
     model = open_world(world, threads=threads)
     if not isinstance(model, ArWorld):
         raise ValueError(
-            f"only neural worlds can be evaluated; {world!r} is {model.spec.kind}: pass the name or "
-            "the folder of a trained world"
+            f"only neural worlds can be evaluated; {world!r} is {model.spec.kind}: "
+            "pass the name or the folder of a trained world"
         )
     return _Evaluation(model, Plan.of(quick), seed, progress).run()
 
@@ -134,20 +143,19 @@ class _Evaluation:
     # -- following controls ---------------------------------------------------------------------
 
     def following(self) -> dict[str, Any]:
-        """Share of trials whose picture moves the way the controls say; the truth's share beside."""
-        turns, moves, true_turns, true_moves = [], [], [], []
+        """Share of trials whose picture moves the way the controls say."""
+        turns: list[bool] = []
+        moves: list[bool] = []
         trials = [(t, n) for n in range(self.plan.trials_per_theme) for t in THEMES]
         for i, (theme, n) in enumerate(trials):
             self.progress(f"following controls, {theme}", 0.3 + 0.3 * i / len(trials))
             clip = make_clip(theme, self._scene_seed(100 + n), 6)
-            for name, action, sign in (_TURNS[n % 2],):
-                turns.append(_moved(self._play(clip, action, 6), name) * sign > 0)
-            for name, action, sign in (_MOVES[(n + i) % 4], _MOVES[(n + i + 1) % 4]):
-                moves.append(_moved(self._play(clip, action, 8), name) * sign > 0)
-        del true_turns, true_moves
+            turn, first, second = _TURNS[n % 2], _MOVES[(n + i) % 4], _MOVES[(n + i + 1) % 4]
+            turns.append(follows(self._play(clip, turn, 6), turn))
+            moves += [follows(self._play(clip, move, 8), move) for move in (first, second)]
         return {"yaw_following": _mean(turns), "move_following": _mean(moves)}
 
-    def _play(self, clip: Clip, action: tuple[float, ...], frames: int) -> list[Tensor]:
+    def _play(self, clip: Clip, command: Command, frames: int) -> list[Tensor]:
         """Free-running frames under one constant action, from the context of a real clip."""
         world, grid = self.world, self.world.decoder.open(self.seed)
         codes = world.tokenizer.encode(to_unit(clip.frames).transpose(0, 1)[None])[0]
@@ -156,7 +164,7 @@ class _Evaluation:
             world.decoder.force(grid, latent, condition)
             _, stream = world.tokenizer.decode_step(latent[None, None], stream)
         pitch = clip.condition[-1, 4] * math.radians(PITCH_LIMIT_DEG)
-        condition = condition_vector(torch.tensor(action), pitch, clip.theme)
+        condition = condition_vector(torch.tensor(command.action), pitch, clip.theme)
         shown = []
         for _ in range(frames):
             drawn = world.decoder.decode([grid], condition[None])
@@ -196,7 +204,9 @@ class _Evaluation:
         tail = world.replayed + 12
         latents: list[Tensor] = []
         for action in actions:
-            pitch = max(-PITCH_LIMIT_DEG, min(PITCH_LIMIT_DEG, pitch + float(action[3]) * MAX_PITCH_DEG))
+            pitch = max(
+                -PITCH_LIMIT_DEG, min(PITCH_LIMIT_DEG, pitch + float(action[3]) * MAX_PITCH_DEG)
+            )
             condition = condition_vector(action, torch.tensor(math.radians(pitch)), clip.theme)
             latents = [*latents, world.decoder.decode([grid], condition[None])][-tail:]
         pixels = world.tokenizer.decode(torch.stack(latents, 1))[0]
@@ -211,8 +221,9 @@ def random_play(seed: int, frames: int) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     pieces = torch.tensor(
         [
-            [0, 1, 0, 0], [0, 1, 0.6, 0], [0, 1, -0.6, 0], [0, 0, 1, 0], [0, 0, -1, 0], [1, 0, 0, 0],
-            [-1, 0, 0, 0], [0, -1, 0, 0], [0, 0, 0.5, 0.4], [0, 0, -0.5, -0.4], [0, 0, 0, 0],
+            [0, 1, 0, 0], [0, 1, 0.6, 0], [0, 1, -0.6, 0], [0, 0, 1, 0], [0, 0, -1, 0],
+            [1, 0, 0, 0], [-1, 0, 0, 0], [0, -1, 0, 0], [0, 0, 0.5, 0.4], [0, 0, -0.5, -0.4],
+            [0, 0, 0, 0],
         ]
     )  # fmt: skip
     rows: list[Tensor] = []
@@ -225,23 +236,27 @@ def random_play(seed: int, frames: int) -> Tensor:
     return torch.stack(rows)
 
 
-def _moved(frames: list[Tensor], name: str) -> float:
-    """Signed motion of a trial: right shift for turns and strafes, growth for walking."""
-    step = 1 if name in ("left", "right") else 3
+def follows(frames: list[Tensor], command: Command) -> bool:
+    """Whether the picture moves as commanded: by more than a pixel in all, in the right direction.
+
+    Turns are compared frame by frame; walks over three frames, because they move the picture less.
+    """
+    step = 1 if command.action[2] else 3
     total = 0.0
     for before, after in zip(frames[1:], frames[1 + step :], strict=False):
         flow, weight = block_flow(before, after)
-        if name in ("ahead", "back"):
+        if command.motion == "growth":
             total += divergence(flow, weight)
         else:
             total += mean_shift(flow, weight)[1]
-    return total if abs(total) > 1.0 else 0.0
+    return total * command.sign > 1.0
 
 
 def _frozen(frames: list[Tensor]) -> bool:
     """Nothing changes although the controls say so."""
     changes = [
-        float((a.float() - b.float()).abs().mean()) for a, b in zip(frames, frames[1:], strict=False)
+        float((a.float() - b.float()).abs().mean())
+        for a, b in zip(frames, frames[1:], strict=False)
     ]
     return statistics.median(changes) < 0.5
 

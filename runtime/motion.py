@@ -14,7 +14,7 @@ _REACH = (6, 16)  # rows, columns of the small picture
 
 
 def block_flow(before: Tensor, after: Tensor) -> tuple[Tensor, Tensor]:
-    """uint8 [3, H, W] twice -> flow [rows, columns, 2] (down, right) in pixels, weight [rows, columns].
+    """uint8 [3, H, W] twice -> flow [rows, columns, 2] (down, right) in pixels, and weights.
 
     Every block of `before` is looked for in `after`; the weight is its texture, so that blank
     walls do not vote.

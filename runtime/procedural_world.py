@@ -78,9 +78,6 @@ class ProceduralWorld:
         scene = self._scene(start.theme, start.seed)
         return ProceduralState(scene, spawn(scene, start.seed))
 
-    def close(self, state: ProceduralState) -> None:
-        """Nothing to give back: a scene is garbage once nobody stands in it."""
-
     def step(self, states: Sequence[ProceduralState], actions: Tensor) -> Frames:
         """Cameras move in doubles on the CPU: a session's path never depends on its neighbours."""
         moves: list[list[float]] = (actions.double() * self._action_scale).tolist()

@@ -48,6 +48,11 @@ class StopSignal:
     def arm(self) -> None:
         self._armed = True
 
+    def close(self) -> None:
+        self._armed = False
+        self._reader.close()
+        self._writer.close()
+
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if not self._armed:
             sys.exit(0)

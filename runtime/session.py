@@ -7,7 +7,7 @@ import zlib
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, cast
 
 import msgpack
 
@@ -82,24 +82,18 @@ class Session:
     def restart(self, start: WorldStart, world: WorldModel) -> None:
         """Begin anew elsewhere. Controls and frame numbers go on: it is the same player.
 
-        When the world refuses, the session is over: its old state is closed either way, since
-        a full world has no room for both.
+        When the world refuses, the session is over: its old state goes first, since a full world
+        has no room for both.
         """
-        self.close(world)
+        self.state = None
         self.state = world.open(start)
         self.start = start
         self.log.clear()
         self.box.clear()
 
-    def close(self, world: WorldModel) -> None:
-        """Give the world's state back, once."""
-        state, self.state = self.state, None
-        if state is not None:
-            world.close(state)
-
     def actions(self) -> list[Action]:
         """The newest actions, oldest first; the last one made frame `frame - 1`."""
-        return [_ACTION.unpack(entry) for entry in self.log]
+        return [cast(Action, _ACTION.unpack(entry)) for entry in self.log]
 
 
 def open_session(world: WorldModel, session: str, start: WorldStart) -> Session:

@@ -108,8 +108,6 @@ def warm_up(world: WorldModel, seats: int) -> None:
         states = [world.open(start) for _ in range(seats)]
         for count in (*[1] * WARM_UP_STEPS, seats):
             world.step(states[:count], torch.zeros(count, 4))
-        for state in states:
-            world.close(state)
     except WorldError:
         raise
     except Exception as error:
@@ -126,6 +124,7 @@ def serve(arguments: argparse.Namespace) -> None:
         engine = _load(arguments, socket)
         stop.arm()
         Worker(socket, engine, stop, arguments.silence * 1000).run()
+    stop.close()
 
 
 def _load(arguments: argparse.Namespace, socket: zmq.Socket[bytes]) -> Engine:
@@ -143,7 +142,7 @@ def _load(arguments: argparse.Namespace, socket: zmq.Socket[bytes]) -> Engine:
     progress("making the first frames", 0.95)
     warm_up(world, arguments.seats)
     engine = Engine(world, seats=arguments.seats, pick_seed=lambda: secrets.randbelow(2**31))
-    # what is loaded stays: never let a collection walk through it in the middle of a step
+    # what is loaded stays: no collection is to walk through it in the middle of a step
     gc.collect()
     gc.freeze()
     socket.send_multipart(encode_parts(Ready(world.spec, arguments.seats)))

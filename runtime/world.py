@@ -43,17 +43,16 @@ class Frames:
 
 
 class WorldModel(Protocol):
-    """A world that several sessions walk in, stepped together."""
+    """A world that several sessions walk in, stepped together.
+
+    A session is over when its state is garbage; the runtime keeps no other reference to it.
+    """
 
     @property
     def spec(self) -> WorldSpec: ...
 
     def open(self, start: WorldStart) -> Any:
         """A new session's state. Raises UnknownThemeError."""
-        ...
-
-    def close(self, state: Any) -> None:
-        """The session is over: give back what only so many sessions can have (cache slots)."""
         ...
 
     def step(self, states: Sequence[Any], actions: Tensor) -> Frames:

@@ -52,33 +52,42 @@ class ChildSpec:
 
 
 class Child:
-    """Keeps one process running until `stop`.
+    """Keeps one process running; `died` is called after each death.
 
     `proven` is set by the owner once the process did its work for the first time: before that a
     death is a reason to give up, afterwards one to start it again.
     """
 
-    def __init__(self, spec: ChildSpec, tell: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        spec: ChildSpec,
+        tell: Callable[[str], None],
+        died: Callable[[], None] = lambda: None,
+    ) -> None:
         self.spec = spec
         self.tell = tell
+        self.died = died
         self.proven = False
-        self.pid: int | None = None
-        self._stopping = False
+        self._process: asyncio.subprocess.Process | None = None
         self._last_lines: deque[str] = deque(maxlen=_LAST_LINES)
 
     async def keep_running(self) -> None:
-        """Returns after `stop`. Raises ChildError when starting it again would not help."""
+        """Runs until cancelled. Raises ChildError when starting it again would not help."""
         backoff = Backoff()
-        while not self._stopping:
+        while True:
             started = time.monotonic()
             code = await self._run_once()
-            if self._stopping:
-                return
             if code in _HOPELESS or not self.proven:
                 raise ChildError(self.spec.name, code, list(self._last_lines))
             wait = backoff.after(time.monotonic() - started)
             self.tell(f"{self.spec.name} {_ending(code)}; starting it again in {wait:.1f} s")
+            self.died()
             await asyncio.sleep(wait)
+
+    def interrupt(self) -> None:
+        """Ends the process that runs now, so that a new one is started."""
+        if self._process is not None and self._process.returncode is None:
+            self._process.terminate()
 
     async def _run_once(self) -> int:
         self._last_lines.clear()
@@ -94,7 +103,7 @@ class Child:
             pass_fds=self.spec.sockets,
             start_new_session=True,  # a terminal's Ctrl-C is for us; we stop the children in order
         )
-        self.pid = process.pid
+        self._process = process
         self.tell(f"{self.spec.name} started (process {process.pid})")
         relay = asyncio.create_task(self._relay(process))
         try:
@@ -103,7 +112,7 @@ class Child:
             await asyncio.wait([relay], timeout=1.0)
             return code
         finally:
-            self.pid = None
+            self._process = None
             relay.cancel()
             await _end(process)
 
@@ -121,9 +130,6 @@ class Child:
             if not text.startswith("{"):  # an error for us to read, not for a person
                 sys.stderr.write(f"{self.spec.name} | {text}\n")
                 sys.stderr.flush()
-
-    def stop(self) -> None:
-        self._stopping = True
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:

@@ -12,6 +12,7 @@ __all__ = ["Health", "ask_health"]
 
 _TIMEOUT_SECONDS: Final = 2.0
 _MAX_BYTES: Final = 1 << 20
+_WILDCARDS: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +23,7 @@ class Health:
 
 
 async def ask_health(host: str, port: int) -> Health | None:
-    """None while the gateway does not answer."""
+    """None while the gateway does not answer. A wildcard address means this machine."""
     try:
         async with asyncio.timeout(_TIMEOUT_SECONDS):
             return _parse(await _get(host, port, "/health"))
@@ -32,9 +33,9 @@ async def ask_health(host: str, port: int) -> Health | None:
 
 async def _get(host: str, port: int, path: str) -> bytes:
     """The body of a response, whatever its status is."""
-    reader, writer = await asyncio.open_connection(host, port)
+    reader, writer = await asyncio.open_connection(_WILDCARDS.get(host, host), port)
     try:
-        request = f"GET {path} HTTP/1.0\r\nHost: {host}\r\nConnection: close\r\n\r\n"
+        request = f"GET {path} HTTP/1.0\r\nHost: localhost\r\nConnection: close\r\n\r\n"
         writer.write(request.encode())
         response = await reader.read(_MAX_BYTES)
         while chunk := await reader.read(_MAX_BYTES):
@@ -49,7 +50,7 @@ async def _get(host: str, port: int, path: str) -> bytes:
 def _parse(body: bytes) -> Health:
     values: dict[str, Any] = json.loads(body)
     return Health(
-        ready=values["state"] == "playing",
+        ready=bool(values["ready"]),
         detail=str(values.get("detail", "")),
         progress=values.get("progress"),
     )

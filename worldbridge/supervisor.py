@@ -7,18 +7,18 @@ anything loads, and a gateway that is started again finds its visitors waiting i
 from __future__ import annotations
 
 import asyncio
+import json
 import signal
 import socket
-import sys
 import tempfile
 from collections.abc import Coroutine
 from contextlib import suppress
 from typing import Any
 
 from worldbridge.children import Child, ChildSpec
-from worldbridge.config import ServeConfig
+from worldbridge.config import TOKEN_VARIABLE, ServeConfig
 from worldbridge.errors import PortInUseError
-from worldbridge.health import Health, ask_health
+from worldbridge.health import ask_health
 from worldbridge.progress import ProgressTeller
 
 __all__ = ["listen", "run", "serve"]
@@ -56,13 +56,49 @@ def listen(host: str, port: int) -> socket.socket:
     return listener
 
 
+def gateway_spec(config: ServeConfig, listener: socket.socket, endpoint: str) -> ChildSpec:
+    values = {
+        "endpoint": endpoint,
+        "host": config.host,
+        "listen_fd": listener.fileno(),
+        "allow_hosts": config.allow_host,
+        "allow_origins": config.allow_origin,
+        "seats": config.seats,
+        "theme": config.theme,
+        "seed": config.seed,
+        "log_level": config.log_level,
+    }
+    environment = {} if config.token is None else {TOKEN_VARIABLE: config.token}
+    return ChildSpec(
+        "gateway",
+        ["worldbridge.bridge", json.dumps(values)],
+        {**environment, **_threads(1)},
+        [listener.fileno()],
+    )
+
+
+def worker_spec(config: ServeConfig, endpoint: str) -> ChildSpec:
+    arguments = ["worldbridge.runtime.worker", "--endpoint", endpoint, "--world", config.world]
+    arguments += ["--threads", str(config.model_threads)]
+    if config.seats is not None:
+        arguments += ["--seats", str(config.seats)]
+    return ChildSpec("worker", arguments, _threads(config.model_threads))
+
+
+def _threads(count: int) -> dict[str, str]:
+    """Numeric libraries read these when they are loaded, before anyone can call them."""
+    return {"OMP_NUM_THREADS": str(count), "MKL_NUM_THREADS": str(count)}
+
+
 class Supervisor:
     def __init__(self, config: ServeConfig, listener: socket.socket, endpoint: str) -> None:
-        self._config = config
-        self._address = address_of(listener)
+        self._host, self._port = listener.getsockname()[:2]
         self._progress = ProgressTeller()
-        self._gateway = Child(gateway_spec(config, listener, endpoint), self._progress.note)
         self._worker = Child(worker_spec(config, endpoint), self._progress.note)
+        # A new gateway knows no worker, and a worker introduces itself only when it starts.
+        self._gateway = Child(
+            gateway_spec(config, listener, endpoint), self._progress.note, self._worker.interrupt
+        )
         self._stop = asyncio.Event()
 
     async def run(self) -> None:
@@ -82,9 +118,8 @@ class Supervisor:
 
     async def _tell_when_ready(self) -> None:
         """Prints the one line on stdout, then never ends."""
-        host, port = self._address
         while True:
-            health = await ask_health(host, port)
+            health = await ask_health(self._host, self._port)
             if health is not None:
                 self._gateway.proven = True
                 self._progress.show(health.detail, health.progress)
@@ -93,8 +128,8 @@ class Supervisor:
             await asyncio.sleep(_POLL_SECONDS)
         self._worker.proven = True
         self._progress.close()
-        shown = f"[{host}]" if ":" in host else host
-        print(f"ready http://{shown}:{port}", flush=True)
+        shown = f"[{self._host}]" if ":" in self._host else self._host
+        print(f"ready http://{shown}:{self._port}", flush=True)
         await asyncio.Event().wait()
 
 

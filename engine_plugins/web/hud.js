@@ -2,6 +2,7 @@
 
 import { byId, copy, download, h, setText, toast } from "./dom.js";
 import { LEG_TEXT, LEGS } from "./latency.js";
+import { describeTheme } from "./themes.js";
 
 const REFRESH_MS = 500;
 const HISTORY = 90; // points of the sparkline: 45 seconds
@@ -60,13 +61,13 @@ export class Hud {
     this.#next = now + REFRESH_MS;
     const stats = this.source.stats();
     const { p50, p95 } = stats.input_to_photon_ms;
-    const connected = stats.state === "playing";
+    const connected = stats.page.state === "playing";
     if (connected) {
       this.#history.push(p50);
       if (this.#history.length > HISTORY) this.#history.shift();
     }
-    this.pill.dataset.state = stats.state;
-    setText(byId("pill-fps"), connected ? whole(stats.fps) : "–");
+    this.pill.dataset.state = stats.page.state;
+    setText(byId("pill-fps"), connected ? whole(stats.frames_per_second) : "–");
     setText(byId("pill-p50"), connected ? whole(p50) : "–");
     setText(byId("pill-p95"), connected ? whole(p95) : "–");
     if (this.open) this.#details(stats);
@@ -99,14 +100,14 @@ export class Hud {
   }
 
   #facts(stats) {
-    const { world, frames, transport, clock } = stats;
-    const way = transport.video === "webrtc" ? `WebRTC ${transport.codec ?? ""}`.trim() : "JPEG over WebSocket";
+    const { spec, frames, inputs, clock, theme, seed } = stats.page;
+    const way = stats.transport === "websocket-jpeg" ? "JPEG over WebSocket" : stats.transport.replace("webrtc", "WebRTC").replace(/-(.*)/, (_, c) => ` ${c.toUpperCase()}`);
     const facts = {
-      frames: `${frames.shown} shown · ${frames.dropped_server} dropped by the server · ${frames.dropped_client} here`,
-      transport: `${way} · input by ${transport.input === "datachannel" ? "data channel" : "WebSocket"}`,
+      frames: `${frames.shown} shown · ${frames.dropped_server} dropped by the server · ${frames.dropped_page} here`,
+      transport: `${way} · input by ${inputs.path === "datachannel" ? "data channel" : "WebSocket"}`,
       rtt: clock.rtt_ms === null ? "–" : `${ms(clock.rtt_ms)} ms, shortest ${ms(clock.min_rtt_ms)} ms`,
-      world: world ? `${world.title} · ${world.theme ?? "–"} · seed ${world.seed ?? "–"}` : "–",
-      size: world ? `${world.width} × ${world.height} at ${world.fps} fps` : "–",
+      world: spec ? `${spec.title} · ${theme ? describeTheme(theme).title : "–"} · seed ${seed ?? "–"}` : "–",
+      size: spec ? `${spec.width} × ${spec.height} at ${spec.fps} fps` : "–",
     };
     for (const [name, text] of Object.entries(facts)) setText(byId(`fact-${name}`), text);
   }

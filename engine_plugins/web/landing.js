@@ -56,6 +56,10 @@ export class SeedField {
     });
   }
 
+  get value() {
+    return parseSeed(this.input.value);
+  }
+
   set value(seed) {
     this.input.value = seed === null ? "" : String(seed);
     this.input.setAttribute("aria-invalid", "false");
@@ -63,8 +67,8 @@ export class SeedField {
 
   /** The seed, rolled and shown when the field is empty or out of range. */
   take() {
-    this.value = parseSeed(this.input.value) ?? randomSeed();
-    return parseSeed(this.input.value);
+    this.value = this.value ?? randomSeed();
+    return this.value;
   }
 }
 

@@ -14,6 +14,7 @@ import * as settings from "./settings.js";
 import { profile } from "./stats.js";
 import { StatusCard } from "./status.js";
 import { Sticks } from "./sticks.js";
+import { ServerInfo } from "./server.js";
 import { describeTheme } from "./themes.js";
 import { sessionUrl, Transport } from "./transport.js";
 
@@ -33,7 +34,7 @@ class Page {
     this.meter = new LatencyMeter();
     this.matcher = new FrameMatcher();
     this.rate = new Rate();
-    this.counts = { received: 0, shown: 0, droppedServer: 0, measured: 0, sent: 0 };
+    this.counts = { received: 0, shown: 0, droppedServer: 0, measured: 0, sent: 0, firstShown: null };
     this.sendClock = new SendClock();
     this.controlState = new ControlState(this.stored.counters);
     this.session = new Session({ video: this.url.video, token: this.url.token });
@@ -83,6 +84,10 @@ class Page {
       play: (theme, seed) => this.play(theme, seed),
       resume: () => this.#resumeStored(),
       picked: (theme) => this.#dress(theme),
+    });
+    this.server = new ServerInfo(document.baseURI, (themes) => {
+      this.#prefer({ themes });
+      if (this.session.state === "idle") this.landing.show(themes, this.landing.cards.value, this.landing.seed.value);
     });
     this.status = new StatusCard({
       retry: () => this.#tell(() => this.session.retry(now())),
@@ -204,6 +209,7 @@ class Page {
 
   #shown(at) {
     this.counts.shown += 1;
+    this.counts.firstShown ??= at;
     this.rate.add(at);
     this.#tell(() => this.session.pictureShown(at));
   }
@@ -270,7 +276,10 @@ class Page {
       this.controls.free();
       this.menu.close();
     }
-    if (view.state === "error" || view.state === "full") byId("status-retry").focus({ preventScroll: true });
+    if (view.state === "error" || view.state === "full") {
+      byId(view.error.code === "unauthorized" ? "token" : "status-retry").focus({ preventScroll: true });
+    }
+    this.server.watch(view.state === "idle");
     if (view.state === "idle" && before !== null) {
       this.landing.offerResume(null);
       this.landing.show(this.preferences.themes, view.theme ?? this.preferences.theme, view.seed);
@@ -362,11 +371,12 @@ class Page {
     const { counts, canvas, video, matcher, transport } = this;
     return profile({
       view: this.session.view(now), meter: this.meter, clock: this.clock, rate: this.rate, transport, now,
+      seconds: counts.firstShown === null ? 0 : (now - counts.firstShown) / 1000,
       counts: {
         frames: {
           received: counts.received, shown: counts.shown, dropped_server: counts.droppedServer,
-          dropped_client: canvas.dropped + video.dropped, damaged: canvas.broken,
-          without_picture: matcher.skipped, matched_by: matcher.approximate ? "order" : "rtp",
+          dropped_page: canvas.dropped + video.dropped, damaged: canvas.broken,
+          headers_without_picture: matcher.skipped, matched_by: matcher.approximate ? "order" : "rtp",
         },
         inputs: { sent: counts.sent, measured: counts.measured, held_back: transport.inputSkipped },
       },

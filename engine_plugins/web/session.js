@@ -7,6 +7,7 @@ import { sameTheme } from "./themes.js";
 export const BACKOFF_MS = [250, 4000]; // first and longest pause between two attempts
 export const SILENCE_MS = 4000; // no message for this long: the connection is dead, whatever the socket says
 const OPEN_MS = 5000; // longest wait for a socket to open
+const SILENT_MS = 3000; // our own last ping is older than this: the gateway may have given us up
 const PING_MS = 500;
 const FAST_PINGS = 6; // the first few come quickly, so that the clocks are matched before the first frame
 const FAST_PING_MS = 80;
@@ -17,7 +18,7 @@ const STALE_MS = 250; // a picture this soon after "loading" may have been on it
 const STALL_MS = 1500; // a picture older than this deserves a word
 const NO_VIDEO_MS = 4000; // frame headers without pictures for this long: WebRTC media does not get through
 
-const RECOVERABLE = new Set(["worker_lost", "client_too_slow", "not_greeted"]);
+const RECONNECT = new Set(["client_too_slow", "not_greeted"]); // fatal for the connection, not for the session
 
 export const backoff = (attempt) => Math.min(BACKOFF_MS[1], BACKOFF_MS[0] * 2 ** attempt);
 
@@ -32,6 +33,7 @@ export class Session {
   #lastTick = null;
   #pings = 0;
   #nextPing = 0;
+  #pinged = 0;
   #resume = null;
   #wanted = { theme: null, seed: null };
   #themeRefused = false;
@@ -150,6 +152,7 @@ export class Session {
     this.#lastHeard = now;
     this.#pings = 0;
     this.#nextPing = now;
+    this.#pinged = now;
     this.#hello();
   }
 
@@ -267,7 +270,12 @@ export class Session {
   #refused(message, now) {
     const { code } = message;
     if (code === "no_free_seat") return this.#full(message, now);
-    if (code === "session_expired" && this.#resume !== null) return this.#again(now, () => {
+    if (code === "session_expired" && this.#wire === "greeted" && now - this.#pinged > SILENT_MS) {
+      // We were silent (a closed laptop lid): the seat is kept for a while. Without a silence of ours another connection
+      // took the session over, and taking it back would only start a tug of war between two pages.
+      return this.#again(now, () => this.#enter("reconnecting", now, "This page was asleep"));
+    }
+    if (code === "session_expired" && this.#wire === "open" && this.#resume !== null) return this.#again(now, () => {
       this.#resume = null;
       this.welcome = null;
       this.#do("remember", { resume: null });
@@ -276,8 +284,10 @@ export class Session {
     if (code === "unknown_theme" && this.#wire === "open" && !this.#themeRefused) {
       return this.#again(now, () => { this.#themeRefused = true; });
     }
-    if (RECOVERABLE.has(code)) {
-      if (message.fatal) return this.#again(now, () => this.#enter("reconnecting", now, message.message));
+    if (RECONNECT.has(code) && message.fatal && this.#wire === "greeted") {
+      return this.#again(now, () => this.#enter("reconnecting", now, message.message));
+    }
+    if (code === "worker_lost" && !message.fatal) {
       this.#stale = now + STALE_MS;
       return this.#enter("reconnecting", now, message.message);
     }
@@ -357,14 +367,14 @@ export class Session {
       this.closed(`the server was silent for ${this.silence / 1000} s`, now);
       return;
     }
-    if (this.#wire !== "greeted") return;
     if (this.#headersSince !== null && now - this.#headersSince > NO_VIDEO_MS && this.video === "webrtc") {
       this.#headersSince = null;
       this.videoFailed("frames arrive but no picture does", now);
       return;
     }
     if (now < this.#nextPing) return;
-    this.#send(protocol.ping(now));
+    this.#send(protocol.ping(now)); // before the welcome as well: a model may take minutes to load
+    this.#pinged = now;
     this.#pings += 1;
     this.#nextPing = now + (this.#pings < FAST_PINGS ? FAST_PING_MS : PING_MS);
   }

@@ -1,29 +1,35 @@
-// The profile of a session as plain data, in the shape that `worldbridge profile` prints as JSON.
+// The profile of a session as plain data: the JSON of `worldbridge profile`, and under "page" what only a browser knows.
 
 import { LEGS } from "./latency.js";
 
 const round = (value, digits = 3) => (value === null || value === undefined ? null : Number(value.toFixed(digits)));
 const rounded = (summary) => Object.fromEntries(Object.entries(summary).map(([key, value]) => [key, round(value)]));
 
-export function profile({ view, meter, clock, rate, counts, transport, now }) {
+const transportName = (video, codec) => (video === "jpeg" ? "websocket-jpeg" : ["webrtc", codec?.toLowerCase()].filter(Boolean).join("-"));
+
+/** `counts`: {frames, inputs}; `seconds`: how long pictures have been coming */
+export function profile({ view, meter, clock, rate, counts, transport, seconds, now }) {
   const { total, legs } = meter.rolling();
   const { spec } = view;
   return {
-    schema: "worldbridge.profile/1",
-    client: "web",
-    state: view.state,
-    session: view.session,
-    server: view.server,
-    world: spec && {
-      name: spec.name, title: spec.title, kind: spec.kind, theme: view.theme, seed: view.seed,
-      width: spec.width, height: spec.height, fps: spec.fps, frames_per_latent: spec.frames_per_latent,
-    },
-    transport: { video: view.video, codec: transport.codec, input: transport.inputPath, fallback: view.fallback },
-    fps: round(rate.perSecond(now), 2),
-    frames: counts.frames,
-    inputs: counts.inputs,
-    clock: { offset_ms: round(clock.offset), rtt_ms: round(clock.rtt), min_rtt_ms: round(clock.minRtt) },
+    frames_per_second: round(rate.perSecond(now), 2),
     input_to_photon_ms: rounded(total),
     legs_ms: Object.fromEntries(LEGS.map((leg) => [leg, rounded(legs[leg])])),
+    dropped_frames: counts.frames.dropped_server + counts.frames.dropped_page,
+    world: spec?.name ?? null,
+    seconds: round(seconds, 1),
+    transport: transportName(view.video, transport.codec),
+    page: {
+      state: view.state,
+      session: view.session,
+      server: view.server,
+      theme: view.theme,
+      seed: view.seed,
+      spec,
+      frames: counts.frames,
+      inputs: { ...counts.inputs, path: transport.inputPath },
+      clock: { offset_ms: round(clock.offset), rtt_ms: round(clock.rtt), min_rtt_ms: round(clock.minRtt) },
+      fallback: view.fallback,
+    },
   };
 }

@@ -13,16 +13,23 @@ const TITLES = {
 };
 
 const seconds = (value) => `${Math.floor(value)} s`;
+const sentence = (text) => {
+  const trimmed = text.trim().replace(/\.$/, "");
+  return trimmed === "" ? "" : `${trimmed.charAt(0).toUpperCase()}${trimmed.slice(1)}.`;
+};
 
 function detailOf(view) {
   if (view.state === "connecting") {
-    return view.attempt > 0 ? `${view.detail}. Attempt ${view.attempt + 1}.` : view.detail;
+    return view.attempt > 0 ? `${sentence(view.detail)} Attempt ${view.attempt + 1}.` : sentence(view.detail);
   }
   if (view.state === "full") {
     const seats = view.error?.got ? ` (${view.error.got})` : "";
-    return `${view.detail}${seats}. Asking again in ${Math.ceil(view.retryIn ?? 0)} s.`;
+    return `${sentence(view.detail + seats)} Asking again in ${Math.ceil(view.retryIn ?? 0)} s.`;
   }
-  return view.detail;
+  if (view.state === "reconnecting" && view.attempt > 0) {
+    return `${sentence(view.detail)} Attempt ${view.attempt}. The server keeps your place for half a minute.`;
+  }
+  return view.state === "loading" ? sentence(view.detail).replace(/\.$/, "") : sentence(view.detail);
 }
 
 export class StatusCard {
@@ -46,13 +53,13 @@ export class StatusCard {
     this.#stall(view);
     if (!on) return this.#announce(state === "playing" ? "Playing" : "");
     this.root.dataset.state = state;
-    setText(byId("status-title"), state === "error" ? view.error.message : TITLES[state]);
+    setText(byId("status-title"), state === "error" ? sentence(view.error.message).replace(/\.$/, "") : TITLES[state]);
     setText(byId("status-detail"), state === "error" ? "" : detailOf(view));
     setText(byId("status-theme"), view.theme ? `${describeTheme(view.theme).title} · seed ${view.seed ?? "–"}` : "");
-    setText(byId("status-time"), state === "reconnecting" || view.seconds > 3 ? seconds(view.seconds) : "");
+    setText(byId("status-time"), state === "reconnecting" || (state !== "full" && state !== "error" && view.seconds > 3) ? seconds(view.seconds) : "");
     this.#progress(view);
-    this.#error(view);
     byId("status-retry").hidden = !["error", "full", "reconnecting"].includes(state) || (state === "reconnecting" && view.retryIn === null);
+    this.#error(view);
     setText(byId("status-retry-text"), state === "error" ? "Try again" : state === "full" ? "Ask now" : "Retry now");
     this.#announce(`${byId("status-title").textContent}. ${state === "full" ? view.detail : byId("status-detail").textContent}`);
   }
@@ -73,10 +80,12 @@ export class StatusCard {
   #error({ state, error }) {
     const on = state === "error";
     byId("status-facts").hidden = !on;
-    byId("token-form").hidden = !(on && error.code === "unauthorized");
+    const locked = on && error.code === "unauthorized";
+    byId("token-form").hidden = !locked;
+    if (locked) byId("status-retry").hidden = true;
     if (!on) return;
     for (const name of ["expected", "got", "remedy", "code"]) {
-      setText(byId(`error-${name}`), error[name]);
+      setText(byId(`error-${name}`), name === "code" ? error[name] : sentence(error[name]));
       byId(`error-${name}`).parentElement.hidden = !error[name];
     }
   }

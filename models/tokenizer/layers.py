@@ -43,8 +43,13 @@ class _Conv(nn.Module):
 
     def __init__(self, c_in: int, c_out: int, kernel: tuple[int, int, int]) -> None:
         super().__init__()
+        self.conv3d = nn.Conv3d(c_in, c_out, kernel)
         # PyTorch's own init shrinks the variance to a third per layer; this one keeps it.
-        self.conv3d = nn.utils.skip_init(nn.Conv3d, c_in, c_out, kernel)
+        nn.init.kaiming_uniform_(self.conv3d.weight, nonlinearity="linear")
+        # The order in which the convolutions read it: conv2d in channels_last without a copy.
+        self.conv3d.weight.data = self.conv3d.weight.data.contiguous(
+            memory_format=torch.channels_last_3d
+        )
 
 
 class SpatialConv(_Conv):

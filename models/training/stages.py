@@ -62,52 +62,88 @@ def run_stages(
 
 
 def _pictures(out: Path, recipe: Recipe, progress: Progress) -> np.ndarray:
-    path = out / "pictures.npy"
-    return make_pictures(path, recipe.picture_clips, recipe.picture_frames, recipe.seed, progress)
+    """All training pictures [clips, frames, 3, H, W], rendered in one process a thread."""
+    jobs = _parts(recipe.picture_clips, 20)
+    _in_processes(_render_part, out, recipe, jobs, "rendering pictures", progress)
+    return np.concatenate([np.load(_path(_render_part, out, part)) for part in jobs])
 
 
 def _tokens(out: Path, recipe: Recipe, progress: Progress) -> None:
-    """Encode play in one process a thread; parts that exist already are kept."""
-    parts = [range(i, min(i + 50, recipe.token_clips)) for i in range(0, recipe.token_clips, 50)]
-    todo = [(out, recipe, part) for part in parts if not _part(out, part).exists()]
+    jobs = _parts(recipe.token_clips, 20)
+    _in_processes(_encode_part, out, recipe, jobs, "rendering and encoding play", progress)
+
+
+def _parts(count: int, size: int) -> list[range]:
+    return [range(i, min(i + size, count)) for i in range(0, count, size)]
+
+
+_Job = tuple[Path, Recipe, range]
+
+
+def _in_processes(
+    work: Callable[[_Job], None],
+    out: Path,
+    recipe: Recipe,
+    parts: list[range],
+    text: str,
+    progress: Progress,
+) -> None:
+    """Run `work` for every part whose file is not there yet."""
+    todo = [(out, recipe, part) for part in parts if not _path(work, out, part).exists()]
+    if not todo:
+        return
     done = len(parts) - len(todo)
     context = multiprocessing.get_context("spawn")
-    with context.Pool(max(1, min(recipe.threads, len(todo)))) as pool:
-        for _ in pool.imap_unordered(_encode_part, todo):
+    with context.Pool(min(recipe.threads, len(todo))) as pool:
+        for _ in pool.imap_unordered(work, todo):
             done += 1
-            progress("rendering and encoding play", done / len(parts))
+            progress(text, done / len(parts))
 
 
-def _part(out: Path, indices: range) -> Path:
-    return out / f"tokens-{indices.start:05d}-{indices.stop:05d}.npz"
+def _path(work: Callable[[_Job], None], out: Path, indices: range) -> Path:
+    kind, ending = ("pictures", "npy") if work is _render_part else ("tokens", "npz")
+    return out / f"{kind}-{indices.start:05d}-{indices.stop:05d}.{ending}"
 
 
-def _encode_part(job: tuple[Path, Recipe, range]) -> None:
+def _render_part(job: _Job) -> None:
+    out, recipe, indices = job
+    torch.set_num_threads(1)
+    path = _path(_render_part, out, indices)
+    partial = path.with_name("partial-" + path.name)
+    make_pictures(partial, indices, recipe.picture_frames, recipe.seed)
+    partial.rename(path)
+
+
+def _encode_part(job: _Job) -> None:
     out, recipe, indices = job
     torch.set_num_threads(1)
     tokenizer = VideoTokenizer(EMBEDDED)
     tokenizer.load_state_dict(_load(out / "tokenizer.pt")["model"])
     tokenizer.eval()
-    path = _part(out, indices)
-    partial = path.with_suffix(".partial.npz")
-    make_tokens(partial, tokenizer, indices, recipe.token_frames, recipe.seed, lambda *_: None)
+    path = _path(_encode_part, out, indices)
+    partial = path.with_name("partial-" + path.name)
+    make_tokens(partial, tokenizer, indices, recipe.token_frames, recipe.seed)
     partial.rename(path)
 
 
 def _load_tokens(out: Path) -> tuple[np.ndarray, np.ndarray]:
-    paths = sorted(p for p in out.glob("tokens-*.npz") if ".partial" not in p.name)
+    paths = sorted(out.glob("tokens-*.npz"))
     if not paths:
         raise FileNotFoundError(
             f"no tokens-*.npz in {out}: run the stage 'tokens' before 'transformer'"
         )
     files = [np.load(path) for path in paths]
-    return np.concatenate([f["codes"] for f in files]), np.concatenate([f["condition"] for f in files])
+    return np.concatenate([f["codes"] for f in files]), np.concatenate(
+        [f["condition"] for f in files]
+    )
 
 
 def _load(path: Path) -> dict[str, dict[str, torch.Tensor]]:
     if not path.exists():
         raise FileNotFoundError(f"{path} is missing: run the stage that makes it first")
-    state: dict[str, dict[str, torch.Tensor]] = torch.load(path, map_location="cpu", weights_only=True)
+    state: dict[str, dict[str, torch.Tensor]] = torch.load(
+        path, map_location="cpu", weights_only=True
+    )
     return state
 
 

@@ -39,14 +39,18 @@ def train_tokenizer(
 ) -> None:
     """Train in place for `recipe.tokenizer_minutes`; resumes from and saves to `checkpoint`."""
     model.to(device).train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.tokenizer_rate, betas=(0.9, 0.95), weight_decay=0.01)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=recipe.tokenizer_rate, betas=(0.9, 0.95), weight_decay=0.01
+    )
     step, spent = 0, 0.0
     if checkpoint.exists():
         state = torch.load(checkpoint, weights_only=True)
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         step, spent = state["step"], state["share"]
-    schedule = TimedSchedule(recipe.tokenizer_rate, recipe.tokenizer_minutes, recipe.warmup_steps, spent)
+    schedule = TimedSchedule(
+        recipe.tokenizer_rate, recipe.tokenizer_minutes, recipe.warmup_steps, spent
+    )
     random = np.random.default_rng(recipe.seed + step)
     mean_square = 0.02
     while schedule.share() < 1.0:

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from worldbridge.models.training.recipe import Recipe
 from worldbridge.models.training.schedule import TimedSchedule
 from worldbridge.models.transformer import VideoTransformer
+from worldbridge.models.transformer.grid import DigitHead
 
 __all__ = ["disturb", "train_transformer"]
 
@@ -48,13 +48,16 @@ def train_transformer(
 ) -> None:
     """Train in place for `recipe.transformer_minutes`; leaves the averaged weights in `model`.
 
-    codes int16 [N, T, H, W]; condition float32 [N, T, C]. Resumes from and saves to `checkpoint`.
+    codes int32 [N, T, H, W]; condition float32 [N, T, C]. Resumes from and saves to `checkpoint`.
     """
     grid = model.config.grid
-    assert grid is not None
+    head = model.output
+    assert grid is not None and isinstance(head, DigitHead)
     model.to(device).train()
     average = {k: v.detach().clone() for k, v in model.state_dict().items()}
-    optimizer = torch.optim.AdamW(_groups(model, recipe), lr=recipe.transformer_rate, betas=(0.9, 0.95))
+    optimizer = torch.optim.AdamW(
+        _groups(model, recipe), lr=recipe.transformer_rate, betas=(0.9, 0.95)
+    )
     step, spent = 0, 0.0
     if checkpoint.exists():
         state = torch.load(checkpoint, weights_only=True)
@@ -66,7 +69,7 @@ def train_transformer(
     )
     random = np.random.default_rng(recipe.seed + step)
     generator = torch.Generator().manual_seed(recipe.seed + step)
-    smooth = 8.0
+    smooth = 12.0
     while schedule.share() < 1.0:
         for group in optimizer.param_groups:
             group["lr"] = schedule.value(step)
@@ -75,8 +78,8 @@ def train_transformer(
         share = share * (torch.rand(len(batch), generator=generator) < recipe.disturbed_clips)
         seen = disturb(batch, share, grid.fsq_levels, generator)
         batch, leading, seen = batch.to(device), leading.to(device), seen.to(device)
-        logits = model.forward_inputs(batch, seen, leading)[:, 1:]
-        loss = F.cross_entropy(logits.flatten(0, 3), batch[:, 1:].flatten())
+        features = model.clip_features(batch, leading, seen)[:, 1:]
+        loss = head.nll(features.flatten(0, 3), batch[:, 1:].flatten())
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

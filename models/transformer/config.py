@@ -37,7 +37,8 @@ class GridInput:
     """
 
     diagonal: int = 1  # k: row r+1 starts when row r has k tokens
-    fsq_levels: tuple[int, ...] = (8, 8, 8, 8)
+    fsq_levels: tuple[int, ...] = (8, 8, 8, 8, 8, 8)
+    head_hidden: int = 128  # width in which the digits of a code are predicted
     window_frames: int = 4  # attention reaches this many latents back, the current one included
     previous_latents: int = 2  # how many earlier latents the neighbourhood covers
     previous_kernel: tuple[int, int] = (3, 5)  # rows, columns

@@ -14,7 +14,16 @@ from torch import Tensor, nn
 
 from worldbridge.models.transformer.config import GridInput, TransformerConfig
 
-__all__ = ["DigitEmbedding", "DigitHead", "ClipWindow", "GridEmbedding", "diagonal_step", "slot_mask"]
+__all__ = [
+    "ClipWindow",
+    "DigitEmbedding",
+    "DigitHead",
+    "GridEmbedding",
+    "code_digits",
+    "diagonal_step",
+    "digit_rows",
+    "slot_mask",
+]
 
 
 def code_digits(codes: Tensor, levels: tuple[int, ...]) -> Tensor:
@@ -26,62 +35,66 @@ def code_digits(codes: Tensor, levels: tuple[int, ...]) -> Tensor:
     return torch.stack(digits, dim=-1)
 
 
-class DigitEmbedding(nn.Module):
-    """Sum of one table per FSQ digit and a full table that starts at zero.
+def digit_rows(codes: Tensor, levels: tuple[int, ...]) -> Tensor:
+    """Rows [..., D] of codes [...] in a table that stacks one block of rows per digit."""
+    offsets = [sum(levels[:i]) for i in range(len(levels))]
+    return code_digits(codes, levels) + torch.tensor(offsets, device=codes.device)
 
-    Codes that share digits share most of their embedding, so rare codes are learned early.
+
+class DigitEmbedding(nn.Module):
+    """The sum of one row per FSQ digit.
+
+    Codes that share digits share most of their embedding, so a vocabulary of a quarter of a million
+    codes is learned from few frames.
     """
 
     def __init__(self, levels: tuple[int, ...], dim: int) -> None:
         super().__init__()
         self.levels = levels
-        self.digits = nn.ModuleList(nn.Embedding(level, dim) for level in levels)
-        for table in self.digits:
-            nn.init.normal_(table.weight, std=0.5 / len(levels) ** 0.5)
-        count = 1
-        for level in levels:
-            count *= level
-        self.full = nn.Parameter(torch.zeros(count, dim))
-
-    def table(self) -> Tensor:
-        """The equivalent plain table [codes, dim]."""
-        codes = torch.arange(self.full.shape[0], device=self.full.device)
-        digits = code_digits(codes, self.levels)
-        return self.full + sum(t(digits[:, i]) for i, t in enumerate(self.digits))
+        self.weight = nn.Parameter(torch.randn(sum(levels), dim) * 0.5 / len(levels) ** 0.5)
 
     def forward(self, codes: Tensor) -> Tensor:
-        digits = code_digits(codes, self.levels)
-        out = F.embedding(codes, self.full)
-        for i, table in enumerate(self.digits):
-            out = out + table(digits[..., i])
-        return out
+        rows = digit_rows(codes, self.levels)
+        out = F.embedding_bag(rows.flatten(0, -2), self.weight, mode="sum")
+        return out.view(*codes.shape, -1)
 
 
 class DigitHead(nn.Module):
-    """Logits over codes: per-digit logits broadcast over the codes, plus a full head from zero."""
+    """The distribution of a code, digit by digit: each digit sees the ones before it.
 
-    def __init__(self, levels: tuple[int, ...], dim: int) -> None:
+    logits of digit d = W_d silu(A x + place_d + sum of the embeddings of digits < d). Exact (the
+    chain rule), and a few small products instead of one with a quarter of a million rows.
+    """
+
+    def __init__(self, levels: tuple[int, ...], dim: int, hidden: int) -> None:
         super().__init__()
         self.levels = levels
-        self.digits = nn.Linear(dim, sum(levels), bias=True)
-        count = 1
-        for level in levels:
-            count *= level
-        self.full = nn.Linear(dim, count, bias=False)
-        nn.init.zeros_(self.full.weight)
+        self.project = nn.Linear(dim, hidden, bias=False)
+        self.place = nn.Parameter(torch.zeros(len(levels), hidden))
+        self.earlier = nn.Parameter(torch.randn(sum(levels), hidden) * 0.1)
+        self.weight = nn.Parameter(torch.randn(sum(levels), hidden) * 0.02)
+        self.bias = nn.Parameter(torch.zeros(sum(levels)))
 
-    def merged(self) -> tuple[Tensor, Tensor]:
-        """Weight [codes, dim] and bias [codes] of the equivalent single linear layer."""
-        codes = torch.arange(self.full.weight.shape[0], device=self.full.weight.device)
+    def forward(self, x: Tensor, codes: Tensor) -> list[Tensor]:
+        """x [N, dim], codes [N] -> log-probabilities of each digit, [N, level] each."""
+        state = self.project(x)
+        rows = digit_rows(codes, self.levels)
+        result, first = [], 0
+        for d, level in enumerate(self.levels):
+            block = slice(first, first + level)
+            logits = F.linear(F.silu(state + self.place[d]), self.weight[block], self.bias[block])
+            result.append(logits.log_softmax(-1))
+            state = state + F.embedding(rows[:, d], self.earlier)
+            first += level
+        return result
+
+    def nll(self, x: Tensor, codes: Tensor) -> Tensor:
+        """Mean negative log-likelihood of a code, in nats: x [N, dim], codes [N]."""
         digits = code_digits(codes, self.levels)
-        offsets = torch.tensor([sum(self.levels[:i]) for i in range(len(self.levels))])
-        rows = digits + offsets.to(codes.device)  # [codes, D]
-        weight = self.full.weight + self.digits.weight[rows].sum(1)
-        return weight, self.digits.bias[rows].sum(1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """x [..., dim] -> logits [..., codes]."""
-        return F.linear(x, *self.merged())
+        parts = self(x, codes)
+        return sum(
+            (F.nll_loss(p, digits[:, d]) for d, p in enumerate(parts)), torch.zeros(()).to(x)
+        )
 
 
 class GridEmbedding(nn.Module):
@@ -98,7 +111,8 @@ class GridEmbedding(nn.Module):
         self.place = nn.Parameter(torch.randn(height, width, config.dim) * 0.1)
         channels = sum(grid.fsq_levels) * grid.previous_latents
         kernel = grid.previous_kernel
-        self.previous = nn.Conv2d(channels, config.dim, kernel, padding=(kernel[0] // 2, kernel[1] // 2))
+        padding = (kernel[0] // 2, kernel[1] // 2)
+        self.previous = nn.Conv2d(channels, config.dim, kernel, padding=padding)
         self.previous_condition = nn.Linear(max(config.condition_hidden, 1), 2 * config.dim)
         self.previous_out = nn.Linear(config.dim, config.dim)
 
@@ -138,7 +152,7 @@ def slot_mask(height: int, width: int, k: int) -> Tensor:
 
 
 class ClipWindow:
-    """Windowed attention of a clip: every latent sees itself by `slot_mask` and `window - 1` before.
+    """Windowed attention of a clip: every latent sees itself by `slot_mask` and those before.
 
     Works on blocks of one latent, so the cost grows with the window, not with the clip.
     """
@@ -161,7 +175,10 @@ class ClipWindow:
         keys, values = (self._reach(x).flatten(0, 1).transpose(1, 2) for x in (k, v))
         mask = self.mask.repeat(batch, 1, 1)[:, None]
         out = F.scaled_dot_product_attention(
-            q.flatten(0, 1).transpose(1, 2), keys, values, attn_mask=mask,
+            q.flatten(0, 1).transpose(1, 2),
+            keys,
+            values,
+            attn_mask=mask,
             enable_gqa=q.shape[3] != k.shape[3],
         )
         return out.transpose(1, 2).flatten(2).unflatten(0, (batch, frames))

@@ -12,7 +12,15 @@ from worldbridge.models.transformer.positions import apply_rotary
 
 _Pair = tuple[Tensor, Tensor]
 
-__all__ = ["Attention", "Block", "CrossAttention", "FeedForward", "Modulation", "RMSNorm", "modulated"]
+__all__ = [
+    "Attention",
+    "Block",
+    "CrossAttention",
+    "FeedForward",
+    "Modulation",
+    "RMSNorm",
+    "modulated",
+]
 
 
 class RMSNorm(nn.Module):
@@ -133,7 +141,7 @@ class Block(nn.Module):
             self.modulation = Modulation(config)
 
     def attend(self, h: Tensor, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-        """Residual self-attention; without a mask it is plain causal (equal query and key count)."""
+        """Residual self-attention; without a mask it is plain causal."""
         return h + self.attention.wo(_attend(q, k, v, mask, causal=mask is None))
 
     def forward_clip(

@@ -55,7 +55,7 @@ class VideoTransformer(nn.Module):
             self.output: nn.Module = nn.Linear(config.dim, config.vocab_size, bias=False)
         else:
             self.grid_input = GridEmbedding(config, config.grid)
-            self.output = DigitHead(config.grid.fsq_levels, config.dim)
+            self.output = DigitHead(config.grid.fsq_levels, config.dim, config.grid.head_hidden)
         self.layers = nn.ModuleList(Block(config) for _ in range(config.n_layers))
         self.norm = RMSNorm(config.dim, config.norm_eps)
         if config.conditioning == "modulation":
@@ -120,20 +120,18 @@ class VideoTransformer(nn.Module):
 
     # -- token grids ----------------------------------------------------------------------------
 
-    def forward_clip(self, codes: Tensor, condition: Tensor, first: int = 0) -> Tensor:
-        """Teacher-forced logits of a clip.
+    def clip_features(
+        self, codes: Tensor, condition: Tensor, seen: Tensor | None = None, first: int = 0
+    ) -> Tensor:
+        """Teacher-forced features of a clip, from which `output` predicts its codes.
 
         codes [B, T, H, W]; condition [B, T, condition_dim], where condition[:, t] is what leads to
-        latent t; `first` is the absolute index of the first latent. Returns logits
-        [B, T, H, W, vocab]; those of latents without a predecessor predict from nothing.
+        latent t. `seen` is how the codes appear to later latents, in case these should see them as
+        the model may have drawn them; `first` is the absolute position of the first latent.
+        Returns [B, T, H, W, dim]; a latent without a predecessor is predicted from nothing.
         """
-        return self.forward_inputs(codes, codes, condition, first)
-
-    def forward_inputs(
-        self, codes: Tensor, seen: Tensor, condition: Tensor, first: int = 0
-    ) -> Tensor:
-        """`forward_clip` in which earlier latents appear as `seen` (as the model may have drawn
-        them) while the latent's own left and above tokens come from `codes`."""
+        if seen is None:
+            seen = codes
         grid = self.config.grid
         assert grid is not None, "this model has no token grid"
         batch, frames, height, width = codes.shape
@@ -148,8 +146,8 @@ class VideoTransformer(nn.Module):
         for block in self.layers:
             assert isinstance(block, Block)
             x = block.forward_clip(x, cos, sin, window, hidden)
-        logits: Tensor = self.output(self.norm(x))
-        return logits.view(batch, frames, height, width, -1)
+        normed: Tensor = self.norm(x)
+        return normed.view(batch, frames, height, width, -1)
 
     def grid_rotation(self, first: int, frames: int, like: Tensor) -> tuple[Tensor, Tensor]:
         """cos and sin [frames, H*W, head_dim/2] of latents first..first+frames-1."""

@@ -31,7 +31,7 @@ def _geometric(dim: int, theta: float) -> Tensor:
 
 
 def _interpolate(frequencies: Tensor, yarn: Yarn, original: int) -> Tensor:
-    """YaRN: frequencies that turn less than beta_slow times over `original` are divided by scale."""
+    """YaRN: what turns less than beta_slow times over `original` is slowed by `scale`."""
     high = 2 * math.pi * yarn.beta_fast / original
     low = 2 * math.pi * yarn.beta_slow / original
     keep = ((frequencies - low) / (high - low)).clamp(0, 1)

@@ -7,7 +7,7 @@ on their own.
 from worldbridge.models.worlds.camera import CameraState, camera_pose, spawn, step_camera
 from worldbridge.models.worlds.policy import random_walk
 from worldbridge.models.worlds.render import render, render_batch
-from worldbridge.models.worlds.scene import THEMES, Scene, build_scene
+from worldbridge.models.worlds.scene import THEMES, Scene, build_scene, soften
 
 __all__ = [
     "THEMES",
@@ -18,6 +18,7 @@ __all__ = [
     "random_walk",
     "render",
     "render_batch",
+    "soften",
     "spawn",
     "step_camera",
 ]

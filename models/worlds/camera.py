@@ -111,7 +111,8 @@ def _slide(scene: Scene, x: float, z: float, dx: float, dz: float) -> tuple[floa
 
 def _hits_cell(scene: Scene, x: float, z: float, radius: float) -> bool:
     """Whether a square body of half-width `radius` at (x, z) overlaps a solid cell."""
-    return any(scene.is_solid(x + sx, z + sz) for sx in (-radius, radius) for sz in (-radius, radius))
+    sides = (-radius, radius)
+    return any(scene.is_solid(x + sx, z + sz) for sx in sides for sz in sides)
 
 
 def _is_free(scene: Scene, x: float, z: float, radius: float) -> bool:

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worldbridge.models.worlds.props import BOX, CONE, CYLINDER, ELLIPSOID, PLAIN, Primitive
-from worldbridge.models.worlds.tiles import Color
+from worldbridge.models.worlds.tiles import Color, Image
 
 __all__ = ["CELLS", "CELL_M", "SOLID_M", "TOP_ROW_SHIFT", "Draft", "light_map", "tinted"]
 
@@ -131,7 +131,7 @@ def light_map(
     return light
 
 
-def _blur(image: NDArray[np.float32], reach: int) -> NDArray[np.float32]:
+def _blur(image: Image, reach: int) -> Image:
     for _ in range(2):
         for axis in (0, 1):
             total = image.copy()

@@ -12,16 +12,16 @@ from worldbridge.models.worlds.scene import Scene
 
 __all__ = ["random_walk"]
 
-_BLOCKED_M = 1.2
+_BLOCKED_M = 1.0
 _RELEASED_M = 2.0
 # What a piece of play does, and how often: (strafe, forward, yaw, pitch) axes in use.
 _PIECES: tuple[tuple[float, tuple[bool, bool, bool, bool]], ...] = (
-    (0.08, (False, False, False, False)),
-    (0.25, (False, True, False, False)),
+    (0.17, (False, False, False, False)),
+    (0.24, (False, True, False, False)),
     (0.18, (False, True, True, False)),
     (0.17, (False, False, True, False)),
-    (0.11, (True, False, False, False)),
-    (0.05, (True, True, False, False)),
+    (0.16, (True, False, False, False)),
+    (0.07, (True, True, False, False)),
     (0.08, (False, False, False, True)),
     (0.08, (False, False, True, True)),
 )
@@ -44,6 +44,7 @@ class _Player:
         self.now = [0.0, 0.0, 0.0, 0.0]
         self.piece = _Piece(0, (0.0, 0.0, 0.0, 0.0), 1.0)
         self.left = 0
+        self.turned = 0.0  # sum of the yaw actions so far
 
     def act(self, state: CameraState) -> list[float]:
         self.left -= 1
@@ -56,6 +57,7 @@ class _Player:
             self.now[axis] += (target[axis] - self.now[axis]) * self.piece.smooth
             if abs(self.now[axis]) < 0.02 and target[axis] == 0.0:
                 self.now[axis] = 0.0
+        self.turned += self.now[2]
         return list(self.now)
 
     def _next_piece(self, state: CameraState) -> _Piece:
@@ -65,7 +67,7 @@ class _Player:
         values = [self._value(axis, digital) if used else 0.0 for axis, used in enumerate(axes)]
         if axes[3] and values[3] * state.pitch > 0 and abs(state.pitch) > 0.25:
             values[3] = -values[3]
-        elif not any(axes) or (not axes[3] and abs(state.pitch) > 0.2 and self.rng.random() < 0.5):
+        elif not any(axes) or (not axes[3] and abs(state.pitch) > 0.2 and self.rng.random() < 0.4):
             values[3] = -math.copysign(0.5, state.pitch) if abs(state.pitch) > 0.2 else 0.0
         frames = self.rng.randint(4, 14) if axes[3] else self.rng.randint(6, 26)
         smooth = 1.0 if digital else self.rng.uniform(0.15, 0.5)
@@ -73,8 +75,6 @@ class _Player:
 
     def _value(self, axis: int, digital: bool) -> float:
         size = 1.0 if digital else self.rng.uniform(0.2, 1.0)
-        if axis == 1:  # walking ahead is what players mostly do; backing off stays common
-            return size if self.rng.random() < 0.66 else -size
         return size * self._sign(axis)
 
     def _sign(self, axis: int) -> float:
@@ -85,18 +85,21 @@ class _Player:
         return deck.pop()
 
     def _avoid_walls(self, state: CameraState) -> None:
-        """Turn away, towards the more open side, when the way ahead is blocked."""
+        """Turn away when the way ahead is blocked."""
         target = self.piece.target
-        if target[1] > 0 or target == (0.0, 0.0, 0.0, 0.0) or target[0] != 0.0:
+        if target[1] > 0 or target[0] != 0.0:
             ahead = clearance(self.scene, state.x, state.z, state.yaw, _RELEASED_M)
             if ahead <= _BLOCKED_M:
                 self.piece = self._turn_away(state)
                 self.left = self.piece.frames
 
     def _turn_away(self, state: CameraState) -> _Piece:
+        """Towards the side turned to less so far, unless only the other one is open."""
         views = [clearance(self.scene, state.x, state.z, state.yaw + side, 6.0)
                  for side in (0.9, -0.9)]
-        sign = self._sign(2) if views[0] == views[1] else math.copysign(1.0, views[0] - views[1])
+        sign = -math.copysign(1.0, self.turned)
+        if min(views) < 1.5 < max(views):
+            sign = math.copysign(1.0, views[0] - views[1])
         rate = 1.0 if self.rng.random() < 0.6 else self.rng.uniform(0.5, 1.0)
         return _Piece(self.rng.randint(10, 20), (0.0, 0.0, sign * rate, 0.0), 1.0)
 

@@ -11,14 +11,12 @@ from torch import Tensor
 
 from worldbridge.models.worlds.camera import CameraState
 from worldbridge.models.worlds.prop_shade import shade_props
-from worldbridge.models.worlds.prop_view import shapes_in_view
+from worldbridge.models.worlds.prop_view import FACES, shapes_in_view
 from worldbridge.models.worlds.props import BOX, ELLIPSOID
 from worldbridge.models.worlds.raycast import View
 from worldbridge.models.worlds.scene import Scene
 
 __all__ = ["draw_props"]
-
-_Plane = list[float]  # weights of (a, b, 1)
 
 
 def draw_props(scene: Scene, state: CameraState, view: View, image: Tensor, near: Tensor) -> None:
@@ -27,64 +25,46 @@ def draw_props(scene: Scene, state: CameraState, view: View, image: Tensor, near
     if not len(shapes.index):
         return
     owner = torch.full_like(near, -1, dtype=torch.int32)
-    slabs, halves = shapes.slabs.tolist(), shapes.half.tolist()
-    inners, ups = shapes.inner.tolist(), shapes.up.tolist()
-    for k, (kind, box, limit) in enumerate(
-        zip(shapes.kind.tolist(), shapes.boxes.tolist(), shapes.limit.tolist(), strict=True)
-    ):
-        y0, y1, x0, x1 = box
+    across = torch.from_numpy(shapes.across).to(near.device)
+    down = torch.from_numpy(shapes.down).to(near.device)
+    kinds, entering, limits = shapes.kind.tolist(), shapes.entering.tolist(), shapes.limit.tolist()
+    for k, (y0, y1, x0, x1) in enumerate(shapes.boxes.tolist()):
         window = near[y0:y1, x0:x1]
         # Asking costs a synchronisation, which only pays on a CPU.
-        if near.device.type == "cpu" and float(window.min()) > limit:
+        if near.device.type == "cpu" and float(window.min()) > limits[k]:
             continue
-        a, b = view.a[None, x0:x1] - shapes.middle[k, 0], view.b[y0:y1, None] - shapes.middle[k, 1]
-        if kind == BOX:
-            w, hit = _box(slabs[k], shapes.origin[k].tolist(), a, b)
+        across_k, down_k = across[k, :, None, x0:x1], down[k, :, y0:y1, None]
+        if kinds[k] == BOX:
+            w, hit, face = _box(entering[k], across_k, down_k)
+            hit &= w > window
+            mine = owner[y0:y1, x0:x1]
+            mine.copy_(torch.where(hit, face.to(torch.int32) + k * FACES, mine))
         else:
-            w, hit = _quadric(inners[k], halves[k], None if kind == ELLIPSOID else ups[k], a, b)
-        hit &= w > window
+            w, hit = _quadric(kinds[k] == ELLIPSOID, across_k, down_k, window)
+            owner[y0:y1, x0:x1].masked_fill_(hit, k * FACES)
         window.copy_(torch.where(hit, w, window))
-        owner[y0:y1, x0:x1].masked_fill_(hit, k)
     shade_props(scene, view, image, near, owner, shapes)
 
 
-def _plane(row: _Plane, a: Tensor, b: Tensor) -> Tensor:
-    return (a * row[0] + row[2]) + b * row[1]
+def _box(entering: int, across: Tensor, down: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Nearness, hit mask and entered face of a box.
 
-
-def _box(slabs: list[list[_Plane]], origin: list[float], a: Tensor,
-         b: Tensor) -> tuple[Tensor, Tensor]:
-    """Nearness and hit mask of a box: it is entered by the last of the planes it faces us with.
-
-    slabs: per axis the nearness planes of its low and its high face.
+    It is hit where the last of the `entering` planes (the first ones) comes before all others.
     """
-    entering: Tensor | None = None
-    leaving: Tensor | None = None
-    for o, (low_row, high_row) in zip(origin, slabs, strict=True):
-        low, high = _plane(low_row, a, b), _plane(high_row, a, b)
-        if abs(o) > 1.0:
-            front, back = (high, low) if o > 0 else (low, high)
-            entering = front if entering is None else torch.minimum(entering, front)
-        else:
-            back = torch.maximum(low, high)
-        leaving = back if leaving is None else torch.maximum(leaving, back)
-    assert leaving is not None
-    if entering is None:  # the eye is inside
-        return leaving, torch.zeros_like(leaving, dtype=torch.bool)
-    return entering, entering > leaving
+    planes = across + down
+    w, face = planes[:entering].min(0)
+    return w, w > planes[entering:].amax(0), face
 
 
-def _quadric(inner: list[float], half: _Plane, up: list[float] | None, a: Tensor,
-             b: Tensor) -> tuple[Tensor, Tensor]:
-    """Nearness and hit mask of an ellipsoid, cylinder or cone; misses have nearness NaN.
+def _quadric(whole: bool, across: Tensor, down: Tensor, window: Tensor) -> tuple[Tensor, Tensor]:
+    """Nearness and visible mask of an ellipsoid (`whole`), or of a clipped cylinder or cone.
 
-    inner: the polynomial under the root (aa, bb, cc, ab, ac, bc); up: height within the clip range
-    (None for an ellipsoid), as a plane and a weight of the nearness.
+    Rows of the tables: under the root, half linear coefficient, height plane, mixed term, and the
+    weight of nearness in the height. Misses have nearness NaN, which no comparison passes.
     """
-    aa, bb, cc, ab, ac, bc = inner
-    terms = (a * (a * aa + ac) + cc) + b * (b * bb + bc)
-    w = torch.addcmul(terms, a, b, value=ab).sqrt_().sub_(_plane(half, a, b))
-    if up is None:
-        return w, w > 0
-    height = _plane(up[:3], a, b).add_(w, alpha=up[3])
-    return w, height.abs_() < w
+    inner, half, height = across[:3] + down[:3]
+    w = inner.addcmul_(across[3], down[3]).sqrt_().sub_(half)
+    hit = w > window
+    if not whole:
+        hit &= height.addcmul_(w, down[4]).abs_() < w
+    return w, hit

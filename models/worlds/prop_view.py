@@ -7,17 +7,21 @@ from numpy.typing import NDArray
 
 from worldbridge.models.worlds import actions
 from worldbridge.models.worlds.camera import CameraState
-from worldbridge.models.worlds.props import CONE, CYLINDER, PropArrays
+from worldbridge.models.worlds.props import BOX, CONE, CYLINDER, PropArrays
 from worldbridge.models.worlds.raycast import View
 
-__all__ = ["ShapesInView", "shapes_in_view"]
+__all__ = ["FACES", "PLANES", "ShapesInView", "shapes_in_view"]
+
+FACES = 3  # numbers reserved per shape: a box tells apart the faces that it shows
+PLANES = 6  # rows per shape in the tables that draw it
 
 _NEAR_M = 0.12
 _FAR_M = 46.0
 _SMALLEST_PX = 2.2  # radius at 320 rows below which a shape is not drawn
-_MAX_DRAWN = 72
+_MAX_DRAWN = 60
 Array = NDArray[np.float64]
 Ints = NDArray[np.int64]
+Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,14 +32,13 @@ class ShapesInView:
     kind: Ints  # [n]
     boxes: Ints  # [n, 4] screen rows [y0, y1), columns [x0, x1)
     limit: Array  # [n] upper bound of the nearness
-    middle: Array  # [n, 2] image coordinates of the box centre
     distance: Array  # [n] depth of the centre
     origin: Array  # [n, 3] the eye in unit space
-    rays: Array  # [n, 3, 3] unit-space direction as planes about the image centre
-    slabs: Array  # [n, 3, 2, 3] nearness of the low and high face planes of each axis
-    half: Array  # [n, 3] half the linear coefficient of the hit equation, scaled
-    inner: Array  # [n, 6] what is under its root: aa, bb, cc, ab, ac, bc
-    up: Array  # [n, 4] height within the clip range: plane, weight of nearness
+    rays: Array  # [n, 3, 3] unit-space direction as planes, weights of (a, b, 1)
+    entering: Ints  # [n] how many of a box's planes face the eye; they come first
+    across: Floats  # [n, PLANES, W] and
+    down: Floats  # [n, PLANES, H]: terms that add up to planes or polynomials over the image
+    faces: Ints  # [n, FACES] axis * 2 + side of a box's entering planes
 
 
 def shapes_in_view(props: PropArrays, state: CameraState, view: View) -> ShapesInView:
@@ -64,32 +67,30 @@ def _camera_axes(view: View) -> Array:
 
 def _screen_boxes(hulls: Array, view: View) -> Ints:
     """Screen boxes [n, 4] of hulls [n, 8, 3] given in camera coordinates (right, up, ahead)."""
-    points = np.where(hulls[..., 2:] < _NEAR_M, np.nan, hulls)
-    astride = np.flatnonzero(np.isnan(points).any((1, 2)))
-    padded = np.concatenate([points, np.full((len(hulls), 64, 3), np.nan)], 1)
-    padded[astride, 8:] = _cuts(hulls[astride])
-    with np.errstate(invalid="ignore"):
-        columns = padded[..., 0] / padded[..., 2] / view.step + view.width / 2
-        rows = view.height / 2 - padded[..., 1] / padded[..., 2] / view.step
-    rows, columns = np.nan_to_num(rows, nan=1e9), np.nan_to_num(columns, nan=1e9)
-    low = np.stack([rows.min(1), columns.min(1)], 1)
-    rows[rows > 1e8], columns[columns > 1e8] = -1e9, -1e9
-    high = np.stack([rows.max(1), columns.max(1)], 1) + 1
-    boxes = np.stack([low[:, 0], high[:, 0], low[:, 1], high[:, 1]], 1)
+    astride = np.flatnonzero((hulls[..., 2] < _NEAR_M).any(1))
+    boxes = _bounds(hulls[..., 0], hulls[..., 1], np.maximum(hulls[..., 2], _NEAR_M), view)
+    for k in astride:
+        across, up, ahead = _in_front(hulls[k]).T
+        boxes[k] = _bounds(across[None], up[None], ahead[None], view)[0]
     limits = np.array([view.height, view.height, view.width, view.width])
     clipped: Ints = np.clip(boxes, 0, limits).astype(np.int64)
     return clipped
 
 
-def _cuts(hulls: Array) -> Array:
-    """Where segments between corners [m, 8, 3] cross the near plane, [m, 64, 3], NaN elsewhere."""
-    start, end = hulls[:, :, None], hulls[:, None]
-    crossing = (start[..., 2] < _NEAR_M) & (end[..., 2] >= _NEAR_M)
-    span = np.where(crossing, end[..., 2] - start[..., 2], 1.0)
-    share = ((_NEAR_M - start[..., 2]) / span)[..., None]
-    points = np.where(crossing[..., None], start + share * (end - start), np.nan)
-    result: Array = points.reshape(len(hulls), 64, 3)
-    return result
+def _bounds(across: Array, up: Array, ahead: Array, view: View) -> Array:
+    columns = across / (ahead * view.step) + view.width / 2
+    rows = view.height / 2 - up / (ahead * view.step)
+    return np.stack([rows.min(1), rows.max(1) + 1, columns.min(1), columns.max(1) + 1], 1)
+
+
+def _in_front(hull: Array) -> Array:
+    """Corners [m, 3] of the part of a hull [8, 3] that lies beyond the near plane."""
+    front, behind = hull[hull[:, 2] >= _NEAR_M], hull[hull[:, 2] < _NEAR_M]
+    if not len(front):
+        return np.array([[0.0, -1e6, 1.0]])  # projects to nowhere on the screen
+    share = (_NEAR_M - behind[:, None, 2]) / (front[None, :, 2] - behind[:, None, 2])
+    cuts = behind[:, None] + share[..., None] * (front[None] - behind[:, None])
+    return np.concatenate([front, cuts.reshape(-1, 3)])
 
 
 def _polynomials(
@@ -98,25 +99,46 @@ def _polynomials(
 ) -> ShapesInView:
     local, kind = props.local[chosen], props.kind[chosen]
     origin = -np.einsum("nij,nj->ni", local, offset)
-    rays = local @ np.stack([axes[0], axes[1], axes[2]], 1)
+    rays = local @ axes.T
+    # Terms about the box's own centre stay small, so that float32 sums of them are exact enough.
     middle = np.stack([boxes[:, 2] + boxes[:, 3] - view.width,
                        view.height - boxes[:, 0] - boxes[:, 1]], 1) * (view.step / 2)
-    # Polynomials about the box's own centre keep their float32 evaluation exact enough.
     near = rays.copy()
     near[:, :, 2] += np.einsum("nij,nj->ni", rays[:, :, :2], middle)
-    faces = np.array([-1.0, 1.0]) - origin[:, :, None]
-    slabs = near[:, :, None] / np.where(np.abs(faces) < 1e-9, 1e-9, faces)[..., None]
-    half, inner = _hit_equation(kind, origin, near)
-    is_cone = kind == CONE
-    centre, reach = np.where(is_cone, -0.5, 0.0), np.where(is_cone, 0.5, 1.0)
-    up = np.concatenate([near[:, 1], (origin[:, 1] - centre)[:, None]], 1) / reach[:, None]
+    a = (np.arange(view.width) + 0.5 - view.width / 2) * view.step - middle[:, :1]
+    b = (view.height / 2 - 0.5 - np.arange(view.height)) * view.step - middle[:, 1:]
+    across = np.zeros((len(chosen), PLANES, view.width), np.float32)
+    down = np.zeros((len(chosen), PLANES, view.height), np.float32)
+    is_box = kind == BOX
+    slabs, entering, faces = _slabs(origin[is_box], near[is_box])
+    across[is_box] = slabs[..., :1] * a[is_box, None] + slabs[..., 2:]
+    down[is_box] = slabs[..., 1:2] * b[is_box, None]
+    curved = ~is_box
+    across[curved], down[curved] = _quadrics(kind[curved], origin[curved], near[curved],
+                                             a[curved], b[curved])
+    counts, shown = np.zeros(len(chosen), np.int64), np.zeros((len(chosen), FACES), np.int64)
+    counts[is_box], shown[is_box] = entering, faces
     limit = 1.0 / np.maximum(ahead - props.radius[chosen], _NEAR_M)
-    return ShapesInView(chosen, kind, boxes, limit, middle, ahead, origin, rays, slabs, half,
-                        inner, up)
+    limit[is_box & (counts == 0)] = 0.0  # the eye is inside: nothing to draw
+    return ShapesInView(chosen, kind, boxes, limit, ahead, origin, rays, counts, across, down,
+                        shown)
 
 
-def _hit_equation(kind: Ints, origin: Array, rays: Array) -> tuple[Array, Array]:
-    """Nearness of a hit = sqrt(inner) - half, for x^2 + s y^2 + z^2 = 1 (or 0: a cone)."""
+def _slabs(origin: Array, rays: Array) -> tuple[Array, Ints, Ints]:
+    """Nearness of the six face planes [m, 6, 3], those that face the eye first, and their order."""
+    gap = np.array([-1.0, 1.0]) - origin[:, :, None]  # [m, axis, side]
+    planes = rays[:, :, None] / np.where(np.abs(gap) < 1e-9, 1e-9, gap)[..., None]
+    facing = np.stack([origin < -1.0, origin > 1.0], 2).reshape(-1, 6)
+    order = np.argsort(~facing, axis=1, kind="stable")
+    planes = np.take_along_axis(planes.reshape(-1, 6, 3), order[..., None], 1)
+    return planes, facing.sum(1), order[:, :FACES]
+
+
+def _quadrics(kind: Ints, origin: Array, rays: Array, a: Array, b: Array) -> tuple[Array, Array]:
+    """Tables [m, PLANES, W] and [m, PLANES, H] of shapes x^2 + s y^2 + z^2 = 1 (or 0: a cone).
+
+    Nearness of a hit = sqrt(inner) - half.
+    """
     signs = np.ones((len(kind), 3))
     signs[kind == CYLINDER, 1] = 0.0
     signs[kind == CONE, 1] = -1.0
@@ -124,7 +146,16 @@ def _hit_equation(kind: Ints, origin: Array, rays: Array) -> tuple[Array, Array]
     constant = np.where(np.abs(constant) < 1e-9, 1e-9, constant)[:, None]
     half = np.einsum("ni,nij->nj", signs * origin, rays) / constant
     square = np.einsum("nik,ni,nil->nkl", rays, signs, rays) / constant[..., None]
-    m = half[:, :, None] * half[:, None] - square
-    inner = np.stack([m[:, 0, 0], m[:, 1, 1], m[:, 2, 2],
-                      2 * m[:, 0, 1], 2 * m[:, 0, 2], 2 * m[:, 1, 2]], 1)
-    return half, inner
+    inner = (half[:, :, None] * half[:, None] - square)[..., None]
+    is_cone = kind == CONE
+    centre, reach = np.where(is_cone, -0.5, 0.0), np.where(is_cone, 0.5, 1.0)
+    up = (rays[:, 1] / reach[:, None])[..., None]
+    half = half[..., None]
+    weight = (origin[:, 1] - centre) / reach
+    across = [a * (a * inner[:, 0, 0] + 2 * inner[:, 0, 2]) + inner[:, 2, 2],
+              a * half[:, 0] + half[:, 2], a * up[:, 0] + up[:, 2], a * 2 * inner[:, 0, 1]]
+    down = [b * (b * inner[:, 1, 1] + 2 * inner[:, 1, 2]), b * half[:, 1], b * up[:, 1], b,
+            np.broadcast_to(weight[:, None], b.shape)]
+    across += [np.zeros_like(a)] * (PLANES - len(across))
+    down += [np.zeros_like(b)] * (PLANES - len(down))
+    return np.stack(across, 1), np.stack(down, 1)

@@ -10,11 +10,11 @@ from worldbridge.models.worlds.tiles import Color
 
 __all__ = [
     "BANDS", "BOX", "CONE", "CYLINDER", "ELLIPSOID", "PATCHES", "PLAIN", "SECTORS",
-    "Primitive", "PropArrays",
+    "STRIPES", "Primitive", "PropArrays",
 ]
 
 ELLIPSOID, CYLINDER, CONE, BOX = 0, 1, 2, 3
-PLAIN, SECTORS, BANDS, PATCHES = 0, 1, 2, 3
+PLAIN, SECTORS, BANDS, PATCHES, STRIPES = 0, 1, 2, 3, 4
 _SUN = np.array([0.45, 0.75, -0.48])
 Array = NDArray[np.float64]
 
@@ -46,8 +46,10 @@ class PropArrays:
     local: Array = field(init=False)  # [P, 3, 3] world offsets to unit space
     corners: Array = field(init=False)  # [P, 8, 3] world offsets of the hull
     radius: Array = field(init=False)  # [P] of the bounding sphere
-    colors: Array = field(init=False)  # [P, 6] colour, second colour
-    traits: Array = field(init=False)  # [P, 6] weights of the light (4), is box, pattern
+    color: Array = field(init=False)  # [P, 3]
+    second: Array = field(init=False)  # [P, 3]
+    sun: Array = field(init=False)  # [P, 4] unit-space weights and offset of a cosine-like light
+    pattern: NDArray[np.int64] = field(init=False)  # [P]
 
     def __post_init__(self) -> None:
         def column(values: list[tuple[float, ...]], width: int) -> Array:
@@ -62,8 +64,10 @@ class PropArrays:
         put(self, "local", local)
         put(self, "corners", corners)
         put(self, "radius", np.linalg.norm(corners, axis=2).max(1, initial=0.0))
-        put(self, "colors", column([(*p.color, *p.second) for p in prims], 6))
-        put(self, "traits", column([_traits(p, m) for p, m in zip(prims, local, strict=True)], 6))
+        put(self, "color", column([p.color for p in prims], 3))
+        put(self, "second", column([p.second for p in prims], 3))
+        put(self, "sun", column([_sunlight(p, m) for p, m in zip(prims, local, strict=True)], 4))
+        put(self, "pattern", np.array([p.pattern for p in prims], np.int64))
 
 
 def _to_local(prim: Primitive) -> Array:
@@ -84,11 +88,9 @@ def _unit_hulls(kind: NDArray[np.int64]) -> Array:
     return hulls
 
 
-def _traits(prim: Primitive, local: Array) -> tuple[float, ...]:
-    """Weights of the unit-space position and an offset that give a cosine-like light; flags."""
+def _sunlight(prim: Primitive, local: Array) -> tuple[float, ...]:
     sun = local @ _SUN
     if prim.kind == CYLINDER:
         sun = sun * np.array([1.0, 0.0, 1.0])
     sun = sun / max(float(np.linalg.norm(sun)), 1e-9)
-    offset = 0.4 if prim.kind == CONE else 0.0
-    return (*sun.tolist(), offset, float(prim.kind == BOX), float(prim.pattern))
+    return (*sun.tolist(), 0.4 if prim.kind == CONE else 0.0)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from worldbridge.models.worlds import actions
@@ -44,13 +45,20 @@ def render(
     hits = first_hits(events, view)
     image = torch.empty(3, height, width, device=scene.device)
     nearness = torch.empty(height, width, device=scene.device)  # 1 / depth along the optical axis
-    for begin, end in ((0, view.horizon), (view.horizon, height)):
-        if begin < end:
-            band = _Band(scene, state, view, events, slice(begin, end), begin == 0 < view.horizon)
-            depth = band.draw(hits, image[:, begin:end])
-            torch.div(view.level[begin:end, None], depth, out=nearness[begin:end])
+    for rows in _bands(view):
+        band = _Band(scene, state, view, events, rows, rows.start < view.horizon)
+        depth = band.draw(hits, image[:, rows])
+        torch.div(view.level[rows, None], depth, out=nearness[rows])
     draw_props(scene, state, view, image, nearness)
+    if scene.look.focus_px > 1:
+        image = _out_of_focus(image, scene.look.focus_px)
     return image.clamp_(0.0, 255.0).to(torch.uint8)
+
+
+def _out_of_focus(image: Tensor, size: int) -> Tensor:
+    """Average over squares of `size` pixels, then interpolate back; [3, H, W]."""
+    small = F.avg_pool2d(image[None], size, ceil_mode=True)
+    return F.interpolate(small, size=image.shape[1:], mode="bilinear", align_corners=False)[0]
 
 
 def render_batch(
@@ -68,6 +76,12 @@ def render_batch(
     for frame, state in zip(frames, states, strict=True):
         frame.copy_(render(scene, state, height, width))
     return frames
+
+
+def _bands(view: View) -> list[slice]:
+    """The rows above and below the horizon, without an empty one."""
+    bands = (slice(0, view.horizon), slice(view.horizon, view.height))
+    return [rows for rows in bands if rows.start < rows.stop]
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +169,8 @@ class _Band:
             spread *= top * stretch + 1.0
             row = code >> (top * TOP_ROW_SHIFT).to(torch.int32) & 255
         # The exponent bits of the footprint in texels are its logarithm.
-        level = ((spread.view(torch.int32) >> 23) - 127).clamp_(0, LEVELS - 1)
+        level = (spread.view(torch.int32) >> 23) - (127 - self.scene.look.detail_loss)
+        level = level.clamp_(0, LEVELS - 1)
         tu = (across * _TEXELS_PER_M).to(torch.int32) & (TILE_PX - 1)
         tv = (up * _TEXELS_PER_M).to(torch.int32) & (TILE_PX - 1)
         return ((row * LEVELS + level) * TILE_PX + tv) * TILE_PX + tu

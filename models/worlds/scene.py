@@ -1,7 +1,7 @@
 """Scenes: what a theme and a seed make, ready to be rendered and walked in."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 import numpy as np
@@ -21,7 +21,7 @@ from worldbridge.models.worlds.props import PropArrays
 from worldbridge.models.worlds.sky import Panorama
 from worldbridge.models.worlds.tiles import Color, Material, pack_rgb, tile_levels
 
-__all__ = ["GROUND_LIGHT_PX", "THEMES", "Scene", "ThemeLook", "build_scene"]
+__all__ = ["GROUND_LIGHT_PX", "THEMES", "Scene", "ThemeLook", "build_scene", "soften"]
 
 THEMES = ("city", "museum", "zoo", "hospital", "amusement_park")
 GROUND_LIGHT_PX = 512
@@ -37,6 +37,8 @@ class ThemeLook:
     fog_color: Color
     fog_range_m: float
     ceiling_m: float | None  # None outdoors
+    detail_loss: int = 0  # levels by which textures are softer than their distance asks for
+    focus_px: int = 1  # side of the squares over which the finished picture is averaged
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -68,6 +70,16 @@ class Scene:
         """Whether the cell under (x, z) stops a walker; outside the map everything does."""
         column, row = int(x // CELL_M), int(z // CELL_M)
         return not (0 <= column < CELLS and 0 <= row < CELLS) or self.solid[row][column]
+
+
+def soften(scene: Scene) -> Scene:
+    """The same scene in soft focus: blurred textures, nearer haze, no fine edges.
+
+    What a small neural world can hold: a latent of a few thousand bits has no room for the rest.
+    """
+    look = scene.look
+    soft = replace(look, detail_loss=3, focus_px=4, fog_range_m=look.fog_range_m / 1.5)
+    return replace(scene, look=soft)
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +167,6 @@ def _cell_rows(draft: Draft, look: ThemeLook) -> Tensor:
 def _ground_light(draft: Draft, look: ThemeLook) -> Tensor:
     coarse = torch.from_numpy(light_map(draft.height, draft.prims, look.ceiling_m is not None))
     fine = torch.nn.functional.interpolate(
-        coarse[None, None], size=(GROUND_LIGHT_PX, GROUND_LIGHT_PX), mode="bilinear", align_corners=False
+        coarse[None, None], size=(GROUND_LIGHT_PX, GROUND_LIGHT_PX), mode="bilinear"
     )
     return fine.reshape(-1).contiguous()

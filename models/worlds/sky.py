@@ -5,9 +5,8 @@ tangents from 0 (horizon) to `SKY_TOP`.
 """
 
 import numpy as np
-from numpy.typing import NDArray
 
-from worldbridge.models.worlds.tiles import Color
+from worldbridge.models.worlds.tiles import Color, Image
 
 __all__ = ["SKY_COLUMNS", "SKY_ROWS", "SKY_TOP", "Panorama"]
 
@@ -25,15 +24,15 @@ class Panorama:
         self.up = rows[:, None]
         mix = np.clip(self.up / 0.9, 0, 1)[..., None] ** 0.7
         low, high = np.asarray(horizon, np.float32), np.asarray(zenith, np.float32)
-        self.image = np.broadcast_to(low + (high - low) * mix, (SKY_ROWS, SKY_COLUMNS, 3)).copy()
+        self.image: Image = np.repeat(low + (high - low) * mix, SKY_COLUMNS, axis=1)
 
-    def blend(self, mask: NDArray[np.float32], color: Color) -> None:
+    def blend(self, mask: Image, color: Color) -> None:
         weight = np.clip(mask, 0, 1)[..., None]
         self.image += weight * (np.asarray(color, np.float32) - self.image)
 
-    def offset(self, azimuth: float) -> NDArray[np.float32]:
+    def offset(self, azimuth: float) -> Image:
         """Signed degrees from `azimuth`, wrapped to +-180, [1, columns]."""
-        result: NDArray[np.float32] = (self.azimuth - azimuth + 180) % 360 - 180
+        result: Image = (self.azimuth - azimuth + 180) % 360 - 180
         return result
 
     def sun(self, azimuth: float, up: float, radius: float, color: Color, glow: Color) -> None:
@@ -44,7 +43,7 @@ class Panorama:
 
     def cloud(self, azimuth: float, up: float, width: float, color: Color) -> None:
         """A cumulus `width` degrees wide with a flat base: a row of puffs."""
-        total = np.zeros((SKY_ROWS, SKY_COLUMNS), np.float32)
+        total: Image = np.zeros((SKY_ROWS, SKY_COLUMNS), np.float32)
         for at, size in ((-0.36, 0.55), (-0.12, 0.9), (0.14, 1.0), (0.38, 0.6)):
             x = self.offset(azimuth + at * width) / (0.30 * width)
             y = (self.up - up) / (0.0058 * width * size)
@@ -52,7 +51,7 @@ class Panorama:
         base = np.clip((self.up - up) * 14 + 0.55, 0, 1)
         self.blend(np.clip(total * 2.2, 0, 0.92) * base, color)
 
-    def ridge(self, height: NDArray[np.float32], color: Color) -> None:
+    def ridge(self, height: Image, color: Color) -> None:
         """A far silhouette: everything below `height` (elevation tangents, [columns])."""
         self.blend((height[None] - self.up) * 120 + 0.5, color)
 
@@ -69,7 +68,7 @@ class Panorama:
     def hills(self, rng: np.random.Generator, low: float, high: float, color: Color) -> None:
         """Smooth far hills all around."""
         turn = self.azimuth[0] * np.float32(np.pi / 180)
-        wave = np.zeros(SKY_COLUMNS, np.float32)
+        wave: Image = np.zeros(SKY_COLUMNS, np.float32)
         for k, amount in ((2, 0.4), (3, 0.3), (7, 0.2), (13, 0.1)):
             wave += np.float32(amount) * np.sin(k * turn + rng.uniform(0, 6.28)).astype(np.float32)
         self.ridge((low + (high - low) * (wave * 0.5 + 0.5)).astype(np.float32), color)

@@ -58,7 +58,8 @@ def _lane(at: float, along_v: bool) -> Canvas:
 
 def _shop(wall: Color, awning: Color) -> Canvas:
     canvas = Canvas(tinted(wall, 0.82)).rect(0.35, 0.5, 2.45, 2.5, (0.55, 0.68, 0.74))
-    canvas.rect(0.35, 0.5, 2.45, 0.75, tinted(wall, 0.6)).rect(2.8, -1, 3.7, 2.5, (0.36, 0.30, 0.28))
+    canvas.rect(0.35, 0.5, 2.45, 0.75, tinted(wall, 0.6))
+    canvas.rect(2.8, -1, 3.7, 2.5, (0.36, 0.30, 0.28))
     canvas.rect(0.1, 2.6, 3.9, 3.25, awning).rect(-1, 3.55, 5, 5, tinted(wall, 1.1))
     return canvas
 

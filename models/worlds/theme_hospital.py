@@ -51,7 +51,8 @@ def _wall(lower: Color) -> Canvas:
 
 def _door() -> Canvas:
     canvas = _wall(_TEAL).rect(0.85, -1, 3.15, 2.4, (0.60, 0.66, 0.68))
-    canvas.rect(1.0, -1, 1.96, 2.25, (0.90, 0.74, 0.50)).rect(2.04, -1, 3.0, 2.25, (0.90, 0.74, 0.50))
+    for u in (1.0, 2.04):
+        canvas.rect(u, -1, u + 0.96, 2.25, (0.90, 0.74, 0.50))
     for u in (1.3, 2.34):
         canvas.rect(u, 1.3, u + 0.36, 2.0, (0.62, 0.82, 0.90))
     return canvas
@@ -64,13 +65,14 @@ def _cross() -> Canvas:
 
 def _window() -> Canvas:
     canvas = _wall(_TEAL).rect(0.6, 1.25, 3.4, 2.75, (0.98, 0.99, 1.0))
-    canvas.rect(0.75, 1.4, 1.93, 2.6, (0.60, 0.82, 0.96)).rect(2.07, 1.4, 3.25, 2.6, (0.60, 0.82, 0.96))
+    canvas.rect(0.75, 1.4, 3.25, 2.6, (0.60, 0.82, 0.96))
     return canvas.rect(0.75, 1.4, 3.25, 1.75, (0.56, 0.76, 0.52)).rect(1.93, 1.4, 2.07, 2.6, _WHITE)
 
 
 def _notice() -> Canvas:
     canvas = _wall(_TEAL).rect(0.8, 1.4, 2.2, 2.6, (0.30, 0.46, 0.72))
-    canvas.rect(0.95, 1.55, 1.5, 2.2, (0.96, 0.96, 0.90)).rect(1.6, 1.9, 2.05, 2.45, (0.98, 0.80, 0.36))
+    canvas.rect(0.95, 1.55, 1.5, 2.2, (0.96, 0.96, 0.90))
+    canvas.rect(1.6, 1.9, 2.05, 2.45, (0.98, 0.80, 0.36))
     return canvas.rect(2.6, 1.4, 3.4, 2.4, (0.96, 0.72, 0.62))
 
 
@@ -85,15 +87,15 @@ def layout(draft: Draft) -> None:
     rng = draft.rng
     draft.floor(0, 0, CELLS, CELLS, "floor")
     _panels(draft)
-    columns = [int(rng.integers(1, 4)), int(rng.integers(13, 17)), int(rng.integers(26, 28))]
-    rows = [int(rng.integers(1, 4)), int(rng.integers(13, 17)), int(rng.integers(26, 28))]
+    columns, rows = ([2 * int(rng.integers(low, high)) for low, high in ((1, 3), (6, 9), (13, 15))]
+                     for _ in range(2))
     for at in columns:
         _corridor(draft, at, upright=True)
     for at in rows:
         _corridor(draft, at, upright=False)
     for x0, x1 in zip([c + 4 for c in columns], columns[1:], strict=False):
         for z0, z1 in zip([r + 4 for r in rows], rows[1:], strict=False):
-            _wing(draft, x0, z0, x1 - 1, z1 - 1)
+            _wing(draft, x0, z0, x1 - 2, z1 - 2)
 
 
 def _panels(draft: Draft) -> None:
@@ -105,26 +107,25 @@ def _panels(draft: Draft) -> None:
 
 
 def _corridor(draft: Draft, at: int, upright: bool) -> None:
-    """A corridor 6 m wide with a coloured guide line on the floor."""
+    """A corridor 4 m wide with a coloured guide line along its middle."""
     if upright:
-        draft.floor(at, 1, at + 3, CELLS - 1, "floor")
-        draft.floor(at + 1, 1, at + 2, CELLS - 1, "guide_z")
+        draft.floor(at, 2, at + 2, CELLS - 2, "guide_z")
     else:
-        draft.floor(1, at, CELLS - 1, at + 3, "floor")
-        draft.floor(1, at + 1, CELLS - 1, at + 2, "guide_x")
+        draft.floor(2, at, CELLS - 2, at + 2, "guide_x")
 
 
 def _wing(draft: Draft, x0: int, z0: int, x1: int, z1: int) -> None:
     """A room between corridors: a ward with beds or a lobby with a desk, open on two sides."""
     draft.floor(x0, z0, x1, z1, "ward")
     middle_x, middle_z = (x0 + x1) // 2, (z0 + z1) // 2
-    draft.floor(x0 - 1, middle_z - 1, x1 + 1, middle_z + 2, "ward")
-    draft.floor(middle_x - 1, z0 - 1, middle_x + 2, z1 + 1, "ward")
+    middle_x, middle_z = middle_x // 2 * 2, middle_z // 2 * 2
+    draft.floor(x0 - 2, middle_z, x1 + 2, middle_z + 2, "ward")
+    draft.floor(middle_x, z0 - 2, middle_x + 2, z1 + 2, "ward")
     if draft.rng.random() < 0.7:
         _ward(draft, x0, z0, x1, z1)
     else:
         _lobby(draft, middle_x, middle_z)
-        draft.floor(x0 - 1, z0 - 1, x1 + 1, z0 + 1, "ward")
+        draft.floor(x0 - 2, z0 - 2, x1 + 2, z0, "floor")
 
 
 def _ward(draft: Draft, x0: int, z0: int, x1: int, z1: int) -> None:

@@ -151,7 +151,8 @@ def _balloons(draft: Draft, x: float, z: float) -> None:
 
 
 def _lamp(draft: Draft, x: float, z: float) -> None:
-    if not draft.clear_of_obstacles(x, z, 0.6):
+    cx, cz = int(x // 2), int(z // 2)
+    if not (draft.clear_of_obstacles(x, z, 0.6) and draft.is_free(cx - 1, cz - 1, cx + 2, cz + 2)):
         return
     draft.post(x, 0, z, 3.4, 0.09, (0.93, 0.90, 0.88), (0.86, 0.2, 0.24), BANDS)
     draft.ball(x, 3.6, z, 0.34, (1.0, 0.94, 0.70))

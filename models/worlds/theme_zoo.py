@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 from worldbridge.models.worlds.draft import CELLS, Draft, tinted
-from worldbridge.models.worlds.props import BANDS, PATCHES
+from worldbridge.models.worlds.props import BANDS, PATCHES, STRIPES
 from worldbridge.models.worlds.sky import Panorama
 from worldbridge.models.worlds.tiles import Canvas, Color, Material
 
@@ -25,12 +25,16 @@ def materials() -> dict[str, Material]:
         "hedge": Material(Canvas((0.22, 0.46, 0.24)).shade_v(0.85, 1.5).stripes(
             2.0, (0.25, 0.51, 0.27))),
         "fence": Material(_fence()),
-        "rock": Material(Canvas((0.62, 0.58, 0.54)).rect(0.2, -1, 1.8, 0.75, (0.70, 0.66, 0.61)).rect(
-            2.3, -1, 3.7, 0.55, (0.55, 0.51, 0.48))),
+        "rock": Material(_rock()),
         "rocktop": Material(Canvas((0.72, 0.68, 0.62)).checks(1.0, (0.67, 0.63, 0.58))),
         "house": Material(_house(), Canvas((0.78, 0.42, 0.28))),
         "thatch": Material(Canvas((0.80, 0.66, 0.36))),
     }
+
+
+def _rock() -> Canvas:
+    canvas = Canvas((0.62, 0.58, 0.54)).rect(0.2, -1, 1.8, 0.75, (0.70, 0.66, 0.61))
+    return canvas.rect(2.3, -1, 3.7, 0.55, (0.55, 0.51, 0.48))
 
 
 def _fence() -> Canvas:
@@ -197,7 +201,7 @@ def _zebra(draft: Draft, x: float, z: float) -> None:
     white: Color = (0.95, 0.94, 0.92)
     black: Color = (0.18, 0.18, 0.20)
     body.legs(0.5, 0.22, 0.85, 0.1, (0.80, 0.79, 0.78))
-    body.ball(0, 0, 1.1, (0.4, 0.42, 0.85), white, 0.0, black, BANDS)
+    body.ball(0, 0, 1.1, (0.4, 0.42, 0.85), white, 0.0, black, STRIPES)
     body.ball(0.78, 0, 1.5, (0.17, 0.52, 0.24), white, 0.6, black, BANDS)
     body.ball(1.15, 0, 1.85, (0.16, 0.17, 0.34), white, -0.35)
     draft.obstacle(x, z, 0.9)

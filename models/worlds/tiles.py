@@ -6,18 +6,22 @@ never look blocky and the renderer needs one index for all levels.
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["LEVELS", "TILE_M", "TILE_PX", "Canvas", "Color", "Material", "pack_rgb", "tile_levels"]
+__all__ = [
+    "LEVELS", "TILE_M", "TILE_PX", "Canvas", "Color", "Image", "Material", "pack_rgb",
+    "tile_levels",
+]
 
 TILE_PX = 128
 TILE_M = 4.0
 LEVELS = 5
 
 Color = tuple[float, float, float]
-Image = NDArray[np.float32]
+Image = NDArray[np.floating[Any]]
 
 
 class Canvas:

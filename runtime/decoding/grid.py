@@ -9,13 +9,14 @@ from __future__ import annotations
 import bisect
 import weakref
 from dataclasses import dataclass, field
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from worldbridge.models.transformer import VideoTransformer
-from worldbridge.models.transformer.grid import DigitHead, diagonal_step, slot_mask
+from worldbridge.models.transformer.grid import DigitHead, diagonal_step, digit_rows, slot_mask
 from worldbridge.models.transformer.layers import Block
 from worldbridge.models.transformer.positions import rotary_angles
 from worldbridge.runtime.decoding.noise import position_noise
@@ -25,6 +26,7 @@ from worldbridge.runtime.decoding.sampler import Sampling, sample
 __all__ = ["DECODE_MODES", "GridDecoder", "GridSession"]
 
 DECODE_MODES = ("diagonal", "sequential")
+
 
 @dataclass(slots=True, weakref_slot=True, eq=False)
 class GridSession:
@@ -60,13 +62,27 @@ class GridDecoder:
         self.device = model.norm.weight.device
         self.window = self.grid.window_frames
         self.free = list(range(capacity))[::-1]
-        shape = (config.n_layers, capacity, config.n_kv_heads, self.window * self.slots, config.head_dim)
+        shape = (
+            config.n_layers,
+            capacity,
+            config.n_kv_heads,
+            self.window * self.slots,
+            config.head_dim,
+        )
         self.keys = torch.zeros(shape, device=self.device)
         self.values = torch.zeros(shape, device=self.device)
+        self.levels = list(self.grid.fsq_levels)
+        self.blank = sum(self.levels)  # a row of zeros after the digits'
         self._fuse()
         self.schedule = self._schedule()
         self._masks: dict[tuple[int, int], Tensor] = {}
-        layers = [self.layers[0].qkv, self.layers[0].out, self.layers[0].up, self.layers[0].down, self.head]
+        layers = [
+            self.layers[0].qkv,
+            self.layers[0].out,
+            self.layers[0].up,
+            self.layers[0].down,
+            self.project,
+        ]
         widest = max(len(slots) for slots, *_ in self.schedule)
         self.counts = independent_counts(layers, capacity * widest + 8)
         self.together = bool(self.counts) and self.counts[-1] >= capacity * widest
@@ -85,7 +101,7 @@ class GridDecoder:
         return session
 
     def force(self, session: GridSession, codes: Tensor, condition: Tensor) -> None:
-        """Append a known latent, codes [H, W], condition [C]: the same arithmetic as decoding it."""
+        """Append a known latent, codes [H, W], condition [C], by the arithmetic of decoding."""
         self._latent([session], condition[None], codes[None])
 
     def decode(self, sessions: list[GridSession], condition: Tensor) -> Tensor:
@@ -101,33 +117,46 @@ class GridDecoder:
     def _latent(
         self, sessions: list[GridSession], condition: Tensor, forced: Tensor | None
     ) -> Tensor:
-        batch, blank = len(sessions), self.config.vocab_size
+        batch = len(sessions)
         hidden = torch.cat([self.model.condition(c[None].to(self.device)) for c in condition])
         base = torch.cat([self._base(s, hidden[i]) for i, s in enumerate(sessions)])
         scales = self._scales(hidden)
         rotations = self._rotations(sessions)
-        tokens = torch.full((batch, self.height + 1, self.width + 1), blank, device=self.device)
+        # the digits of every token as rows of the embedding tables, with a border of blanks
+        shape = (batch, self.height + 1, self.width + 1, len(self.levels))
+        digits = torch.full(shape, self.blank, device=self.device)
         if forced is not None:
-            tokens[:, 1:, 1:] = forced
+            digits[:, 1:, 1:] = digit_rows(forced, tuple(self.levels))
         noise = None if forced is not None else torch.cat([self._noise(s) for s in sessions])
-        flat = tokens.view(-1)
+        flat = digits.flatten(0, 2)
+        stride = (self.height + 1) * (self.width + 1)
         for slots, left, above, own in self.schedule:
             rows = self._rows(slots, batch, self.slots)
-            stride = (self.height + 1) * (self.width + 1)
             x = base[rows]
-            x += self.left[flat[self._rows(left, batch, stride)]]
-            x += self.above[flat[self._rows(above, batch, stride)]]
+            x += F.embedding_bag(flat[self._rows(left, batch, stride)], self.left, mode="sum")
+            x += F.embedding_bag(flat[self._rows(above, batch, stride)], self.above, mode="sum")
             x = self._layers(x, sessions, slots, rows, scales, rotations)
             if noise is not None:
                 count = batch * len(slots)
-                logits = self.head(x)[:count] + self.head_bias
-                codes = sample(logits, noise[rows[:count]], self.sampling)
-                flat[self._rows(own, batch, stride)[:count]] = codes
-        result = tokens[:, 1:, 1:].clone()
+                drawn = self._draw(x, noise[rows])[:count]
+                flat[self._rows(own, batch, stride)[:count]] = drawn
+        result = row_codes(digits[:, 1:, 1:], self.levels)
         for i, session in enumerate(sessions):
             session.recent = [result[i], *session.recent][: self.grid.previous_latents]
             session.frames += 1
         return result
+
+    def _draw(self, x: Tensor, uniform: Tensor) -> Tensor:
+        """Features [rows, dim] -> the digits of their tokens as table rows [rows, D]."""
+        state = self.project(x) + self.head.place[0]
+        drawn: list[Tensor] = []
+        for d, (weight, bias) in enumerate(self.digit_heads):
+            if d > 0:
+                state = state + self.head.earlier[drawn[-1]] + self.place_steps[d]
+            logits = torch.addmm(bias, F.silu(state), weight)
+            block = slice(self.offsets[d], self.offsets[d] + self.levels[d])
+            drawn.append(sample(logits, uniform[:, block], self.sampling) + self.offsets[d])
+        return torch.stack(drawn, dim=-1)
 
     def _layers(
         self,
@@ -138,7 +167,7 @@ class GridDecoder:
         scales: list[list[Tensor]],
         rotations: tuple[Tensor, Tensor],
     ) -> Tensor:
-        """x [rows, dim] through all layers and the final norm. Rows are session-major, then padding."""
+        """x [rows, dim] through all layers and the norm. Rows: session-major, then padding."""
         heads, size = self.config.n_heads + self.config.n_kv_heads, self.config.head_dim
         owner = rows // self.slots
         cos, sin = rotations[0][rows], rotations[1][rows]  # [rows, 1, head_dim]
@@ -155,7 +184,7 @@ class GridDecoder:
         return self._norm(x).mul_(self.final)
 
     def _norm(self, x: Tensor) -> Tensor:
-        """x / sqrt(mean(x^2) + eps), in few passes: an operation costs as much as its arithmetic."""
+        """x / sqrt(mean(x^2) + eps), in few passes: a call costs as much as its arithmetic."""
         length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
         return x * length.square_().div_(x.shape[-1]).add_(self.eps).rsqrt_()
 
@@ -224,7 +253,7 @@ class GridDecoder:
 
     def _noise(self, session: GridSession) -> Tensor:
         first = session.frames * self.slots
-        return position_noise(session.seed, first, self.slots, self.config.vocab_size).to(self.device)
+        return position_noise(session.seed, first, self.slots, self.blank).to(self.device)
 
     def _mask(self, session: GridSession) -> Tensor:
         """[slots, window * slots], 0 = see and -inf = not, for the ring place the session is at."""
@@ -239,7 +268,7 @@ class GridDecoder:
         return self._masks[ring, past]
 
     def _rows(self, index: Tensor, batch: int, stride: int) -> Tensor:
-        """The index of every session, session-major, padded by repeats (see `independent_counts`)."""
+        """The index of every session, session-major, padded (see `independent_counts`)."""
         rows = (torch.arange(batch, device=self.device)[:, None] * stride + index).flatten()
         place = bisect.bisect_left(self.counts, len(rows))
         if place == len(self.counts):
@@ -262,22 +291,25 @@ class GridDecoder:
             row, column = slots // self.width, slots % self.width
             left = (row + 1) * border + column
             above = row * border + column + 1
-            result.append(tuple(x.to(self.device) for x in (slots, left, above, left + 1)))
-        return result  # type: ignore[return-value]
+            places = (slots, left, above, left + 1)
+            result.append(tuple(x.to(self.device) for x in places))
+        return cast(list[tuple[Tensor, Tensor, Tensor, Tensor]], result)
 
     @torch.no_grad()
     def _fuse(self) -> None:
-        grid_input = self.model.grid_input
         blank = torch.zeros(1, self.config.dim, device=self.device)
-        self.left = torch.cat([grid_input.left.table(), blank]).contiguous()
-        self.above = torch.cat([grid_input.above.table(), blank]).contiguous()
-        head = self.model.output
+        grid_input, head = self.model.grid_input, self.model.output
         assert isinstance(head, DigitHead)
-        weight, self.head_bias = head.merged()
-        self.head = PackedLinear(weight)
+        self.left = torch.cat([grid_input.left.weight, blank])
+        self.above = torch.cat([grid_input.above.weight, blank])
+        self.head, self.project = head, PackedLinear(head.project.weight)
+        self.offsets = [sum(self.levels[:d]) for d in range(len(self.levels))]
+        pieces = zip(head.weight.split(self.levels), head.bias.split(self.levels), strict=True)
+        self.digit_heads = [(weight.t().contiguous(), bias) for weight, bias in pieces]
+        self.place_steps = head.place.diff(dim=0, prepend=torch.zeros_like(head.place[:1]))
         self.final = self.model.norm.weight
         self.eps = self.config.norm_eps
-        self.layers = [_FusedLayer.of(block) for block in self.model.layers]
+        self.layers = [_FusedLayer.of(cast(Block, block)) for block in self.model.layers]
 
 
 @dataclass(frozen=True, slots=True)
@@ -293,7 +325,7 @@ class _FusedLayer:
     @classmethod
     def of(cls, block: Block) -> _FusedLayer:
         a, f = block.attention, block.feed_forward
-        heads = [a.q_norm.weight] * (a.wq.out_features // a.head_dim)
+        heads: list[Tensor] = [a.q_norm.weight] * (a.wq.out_features // a.head_dim)
         heads += [a.k_norm.weight] * (a.wk.out_features // a.head_dim)
         # the softmax scale is part of the query's weight
         scale = torch.ones(len(heads), 1)
@@ -307,3 +339,13 @@ class _FusedLayer:
             attention_norm=block.attention_norm.weight,
             ffn_norm=block.ffn_norm.weight,
         )
+
+
+def row_codes(rows: Tensor, levels: list[int]) -> Tensor:
+    """Inverse of `digit_rows`: table rows [..., D] -> codes [...]."""
+    offset, basis = 0, 1
+    codes = torch.zeros_like(rows[..., 0])
+    for d, level in enumerate(levels):
+        codes += (rows[..., d] - offset) * basis
+        offset, basis = offset + level, basis * level
+    return codes

@@ -1,8 +1,9 @@
 """Sampling noise that belongs to positions, not to calls.
 
-The uniform number for (seed, position, code) is lane `code` of the counter-based generator
+The uniform number for (seed, position, lane), where a lane is one code, or one value of one digit
+of a code, comes from the counter-based generator
 Philox4x64-10 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3") with key
-(seed, 0) and block counter position * codes / 8 + code / 8 + 1. Any way of decoding draws the same
+(seed, 0) and block counter position * lanes / 8 + lane / 8 + 1. Any way of decoding draws the same
 number for the same position, so drafts and batches change the speed and never the tokens.
 """
 
@@ -14,18 +15,18 @@ from torch import Tensor
 
 __all__ = ["position_noise"]
 
-_LANES = 8  # 32-bit numbers in one 256-bit block
+_BLOCK = 8  # 32-bit numbers in one 256-bit block
 
 
-def position_noise(seed: int, first: int, count: int, codes: int) -> Tensor:
-    """Uniform numbers in (0, 1) for positions first..first+count-1, float32 [count, codes].
+def position_noise(seed: int, first: int, count: int, lanes: int) -> Tensor:
+    """Uniform numbers in (0, 1) for positions first..first+count-1, float32 [count, lanes].
 
-    `codes` must be a multiple of 8.
+    `lanes` must be a multiple of 8.
     """
-    if codes % _LANES:
-        raise ValueError(f"codes must be a multiple of {_LANES}, got {codes}")
+    if lanes % _BLOCK:
+        raise ValueError(f"lanes must be a multiple of {_BLOCK}, got {lanes}")
     generator = np.random.Philox(key=np.array([seed & (2**64 - 1), 0], dtype=np.uint64))
-    generator.advance(first * codes // _LANES)
-    raw = generator.random_raw(count * codes // 2).view(np.uint32).reshape(count, codes)
+    generator.advance(first * lanes // _BLOCK)
+    raw = generator.random_raw(count * lanes // 2).view(np.uint32).reshape(count, lanes)
     numbers = torch.from_numpy((raw >> np.uint32(8)).astype(np.float32))
     return numbers.add_(0.5).mul_(2.0**-24)

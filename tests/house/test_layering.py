@@ -16,7 +16,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "kernels": set(),
     "models": {"kernels"},
     "runtime": {"models", "kernels", "bridge.protocol"},
-    "engine_plugins": set(),
+    "engine_plugins": {"bridge"},  # the Python client speaks by the gateway's own definitions
 }
 # folder -> packages of others it may import at all; the model side has to run where no network is
 OTHERS: dict[str, set[str]] = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import weakref
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 
@@ -31,7 +32,7 @@ class FakeClock:
     now_ms: float = 1000.0
 
 
-@dataclass
+@dataclass(eq=False)
 class CountingState(WorldState):
     theme: str
     seed: int
@@ -48,15 +49,18 @@ class CountingWorld:
     step_ms: float = 10.0
     broken: set[int] = field(default_factory=set)
     batches: list[int] = field(default_factory=list)
-    closed: list[int] = field(default_factory=list)
+    states: weakref.WeakSet[CountingState] = field(default_factory=weakref.WeakSet)
 
     def open(self, start: WorldStart) -> CountingState:
         if start.theme not in self.spec.themes:
             raise UnknownThemeError(start.theme, self.spec.themes)
-        return CountingState(start.theme, start.seed)
+        state = CountingState(start.theme, start.seed)
+        self.states.add(state)
+        return state
 
-    def close(self, state: CountingState) -> None:
-        self.closed.append(state.seed)
+    def alive(self) -> list[int]:
+        """Seeds of the states that someone still holds."""
+        return sorted(state.seed for state in self.states)
 
     def step(self, states: Sequence[CountingState], actions: Tensor) -> Frames:
         for state in states:

@@ -1,5 +1,5 @@
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.runtime.fakes import held
@@ -155,6 +155,7 @@ any_number = st.floats(-1e12, 1e12)
 any_axis = st.floats(-1, 1)
 
 
+@settings(deadline=None)
 @given(
     st.lists(
         st.builds(

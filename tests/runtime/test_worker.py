@@ -17,6 +17,7 @@ import zmq
 
 from tests.runtime.fakes import held
 from worldbridge.bridge.protocol import (
+    CloseSession,
     FrameAck,
     GatewayMessage,
     Loading,
@@ -26,17 +27,15 @@ from worldbridge.bridge.protocol import (
     Ready,
     SessionInput,
     SessionSnapshot,
-    Shutdown,
     WorkerMessage,
     WorkerPing,
     WorkerPong,
     decode_worker,
     encode,
 )
-from worldbridge.bridge.protocol import CloseSession as Close
 
 Kind = TypeVar("Kind", bound=WorkerMessage)
-PATIENCE_S = 40.0
+PATIENCE_S = 90.0
 
 
 class Gateway:
@@ -53,7 +52,7 @@ class Gateway:
             self._socket.send_multipart([self._worker, encode(message)])
 
     def hear(self, patience_s: float = PATIENCE_S) -> WorkerMessage | None:
-        if not self._socket.poll(patience_s * 1000):
+        if not self._socket.poll(round(patience_s * 1000)):
             return None
         self._worker, *parts = self._socket.recv_multipart()
         return decode_worker(*parts)
@@ -129,7 +128,7 @@ def session(worker: subprocess.Popen[str], gateway: Gateway) -> Iterator[str]:
     gateway.say(OpenSession("a", "museum", 1))
     gateway.until(Opened)
     yield "a"
-    gateway.say(Close("a"), WorkerPing(-1.0))
+    gateway.say(CloseSession("a"), WorkerPing(-1.0))
     gateway.until(WorkerPong, lambda pong: pong.t == -1.0)
 
 
@@ -163,9 +162,9 @@ def test_a_snapshot_comes_each_second_and_play_goes_on_from_it(
     gateway.until(SessionSnapshot)
     gateway.say(SessionInput(session, held(1, "KeyQ"), 0.0))
     saved = gateway.until(SessionSnapshot)
-    gateway.say(Close(session), OpenSession("b", snapshot=bytes(saved.payload)))
+    gateway.say(CloseSession(session), OpenSession("b", snapshot=bytes(saved.payload)))
     frame = gateway.until(RawFrame, lambda f: f.session == "b")
-    gateway.say(Close("b"))
+    gateway.say(CloseSession("b"))
     assert frame.header.frame > 0
 
 
@@ -183,21 +182,32 @@ def processor_seconds(pid: int) -> float:
 
 
 def test_sigterm_ends_it_cleanly_with_a_last_snapshot(
-    session: str, worker: subprocess.Popen[str], gateway: Gateway
+    worker: subprocess.Popen[str], gateway: Gateway
 ) -> None:
-    gateway.until(RawFrame)
+    gateway.say(OpenSession("last", "museum", 1))
+    gateway.until(RawFrame, lambda f: f.session == "last")
     worker.send_signal(signal.SIGTERM)
     assert worker.wait(PATIENCE_S) == 0
     last = [m for m in gateway.during(0.3) if isinstance(m, SessionSnapshot)]
-    assert [m.session for m in last][-1:] == ["a"]
+    assert [m.session for m in last][-1:] == ["last"]
 
 
 def test_an_unknown_world_has_its_own_exit_code_and_says_what_is_known(tmp_path: Path) -> None:
-    process = start_worker(f"ipc://{tmp_path}/s", "--world", "atlantis")
-    code, errors = ended(process)
-    assert code == 4
-    said = json.loads(errors.splitlines()[-1])
-    assert said["code"] == "unknown_world"
-    assert said["got"] == "'atlantis'"
+    code, said = refusal(tmp_path, "atlantis")
+    assert (code, said["code"], said["got"]) == (4, "unknown_world", "'atlantis'")
     assert "procedural" in said["expected"]
+
+
+def test_damaged_weights_have_their_own_exit_code(tmp_path: Path) -> None:
+    (tmp_path / "world.json").write_text("{")
+    code, said = refusal(tmp_path, str(tmp_path))
+    assert (code, said["code"]) == (5, "world_failed")
+    assert said["expected"] and said["got"] and said["remedy"]
+
+
+def refusal(tmp_path: Path, world: str) -> tuple[int, dict[str, str]]:
+    """Exit code and last words of a worker that cannot serve `world`."""
+    code, errors = ended(start_worker(f"ipc://{tmp_path}/s", "--world", world))
+    said: dict[str, str] = json.loads(errors.splitlines()[-1])
     assert set(said) == {"code", "message", "expected", "got", "remedy"}
+    return code, said

@@ -190,6 +190,46 @@ test("a full server is asked again after a while, or at once", () => {
   assert.equal(session.state, "connecting");
 });
 
+test("waits for a model that takes longer to load than a silence may last", () => {
+  const session = new Session({ video: "jpeg" });
+  session.play({ theme: "zoo", seed: 1 }, 0);
+  session.opened(1);
+  let pings = 0;
+  for (let now = 10; now < 30_000; now += 100) {
+    session.received(status("loading", "Reading weights", now / 30_000), now);
+    session.tick(now);
+    if (sent(session.commands(), "ping")) pings += 1;
+  }
+  assert.equal(session.state, "loading");
+  assert.ok(pings > 50, `${pings} pings before the welcome`);
+});
+
+test("a session that was taken over elsewhere is not taken back", () => {
+  const session = playing();
+  for (let now = 300; now < 2000; now += 100) session.tick(now);
+  session.commands();
+  session.received(error("session_expired"), 2010);
+  assert.equal(session.state, "error");
+  session.retry(2020);
+  session.opened(2030);
+  assert.equal(sent(session.commands(), "hello").resume, null, "a retry is a session of its own");
+});
+
+test("a session that was given up while this page slept is resumed", () => {
+  const session = playing();
+  session.tick(300);
+  session.received(error("session_expired"), 20_000);
+  assert.equal(session.state, "reconnecting");
+  session.opened(20_010);
+  assert.equal(sent(session.commands(), "hello").resume, "r1");
+});
+
+test("a world that does not come back is an error with a retry", () => {
+  const session = playing();
+  session.received(error("worker_lost", true), 400);
+  assert.deepEqual([session.state, session.error.code], ["error", "worker_lost"]);
+});
+
 test("an expired session starts anew with the same theme and seed", () => {
   const session = new Session({ video: "jpeg" });
   session.play({ theme: "zoo", seed: 7, resume: "old" }, 0);

@@ -42,8 +42,13 @@ def build(config: TokenizerConfig) -> VideoTokenizer:
     """Random everywhere: weights that start at zero would hide what they multiply."""
     torch.manual_seed(3)
     tokenizer = VideoTokenizer(config).eval()
-    for parameter in tokenizer.parameters():
-        torch.nn.init.normal_(parameter, std=0.7 * max(parameter[0].numel(), 2) ** -0.5)
+    for name, parameter in tokenizer.named_parameters():
+        if parameter.dim() > 1:
+            torch.nn.init.normal_(parameter, std=1.5 * parameter[0].numel() ** -0.5)
+        elif "norm" in name and name.endswith("weight"):
+            torch.nn.init.normal_(parameter, mean=1.0, std=0.2)
+        else:
+            torch.nn.init.normal_(parameter, std=0.1)
     return tokenizer
 
 
@@ -54,7 +59,8 @@ def random_indices(config: TokenizerConfig, *shape: int) -> Tensor:
 def random_video(config: TokenizerConfig, latents: int, batch: int = 1) -> Tensor:
     frames, side = 1 + (latents - 1) * config.temporal_compression, config.spatial_compression
     generator = torch.Generator().manual_seed(7)
-    return torch.rand(batch, 3, frames, 3 * side, side, generator=generator) * 2 - 1
+    blobs = torch.rand(batch, 3, frames, 6, 2, generator=generator) * 2 - 1
+    return blobs.repeat_interleave(side // 2, 3).repeat_interleave(side // 2, 4)
 
 
 def close(actual: Tensor, expected: Tensor) -> None:

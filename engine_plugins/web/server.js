@@ -1,0 +1,58 @@
+// What the server says about itself before anyone plays: a line on the first screen, and the themes it has.
+
+import { byId, setText } from "./dom.js";
+
+const POLL_MS = 4000;
+
+/** @returns {{tone: "good"|"warn"|"bad", text: string}} for the answer of /health, null when there was none */
+export function describeHealth(health) {
+  if (health === null) return { tone: "bad", text: "The server does not answer" };
+  const { ready, detail, progress, seats } = health;
+  if (!ready) {
+    const percent = typeof progress === "number" ? ` · ${Math.round(progress * 100)} %` : "";
+    return { tone: "warn", text: `Getting ready${detail ? `: ${detail}` : ""}${percent}` };
+  }
+  if (!seats) return { tone: "good", text: "Ready" };
+  const free = seats.total - seats.used;
+  if (free <= 0) return { tone: "warn", text: `All ${seats.total} seats are taken` };
+  return { tone: "good", text: `Ready · ${free} of ${seats.total} ${seats.total === 1 ? "seat" : "seats"} free` };
+}
+
+export class ServerInfo {
+  #timer = null;
+  #themes = "";
+
+  constructor(base, foundThemes) {
+    this.base = base;
+    this.foundThemes = foundThemes;
+  }
+
+  /** Asks now and then, only while the first screen is up. */
+  watch(on) {
+    if (on === (this.#timer !== null)) return;
+    clearInterval(this.#timer);
+    this.#timer = on ? setInterval(() => this.#poll(), POLL_MS) : null;
+    if (on) this.#poll();
+  }
+
+  async #poll() {
+    if (document.hidden) return;
+    const [health, worlds] = await Promise.all([this.#get("health"), this.#get("worlds")]);
+    const { tone, text } = describeHealth(health);
+    byId("server").dataset.tone = tone;
+    setText(byId("server-text"), text);
+    const themes = worlds?.[0]?.themes;
+    if (!Array.isArray(themes) || themes.length === 0 || themes.join() === this.#themes) return;
+    this.#themes = themes.join();
+    this.foundThemes(themes.filter((theme) => typeof theme === "string"));
+  }
+
+  async #get(path) {
+    try {
+      const response = await fetch(new URL(path, this.base), { cache: "no-store" });
+      return response.ok ? await response.json() : null;
+    } catch {
+      return null; // no network, no server, or not JSON: to the player it is the same
+    }
+  }
+}

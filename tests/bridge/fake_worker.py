@@ -1,0 +1,159 @@
+"""The worker's side of the link, over real ZeroMQ, with a moving test picture for a world."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import zmq
+import zmq.asyncio
+
+from worldbridge.bridge.protocol import (
+    CloseSession,
+    FrameAck,
+    FrameHeader,
+    GatewayMessage,
+    Loading,
+    Opened,
+    OpenSession,
+    Pose,
+    RawFrame,
+    Ready,
+    SessionInput,
+    SessionSnapshot,
+    Snapshot,
+    StartSession,
+    WorkerMessage,
+    WorkerPing,
+    WorkerPong,
+    WorldSpec,
+    decode_gateway,
+    encode_parts,
+)
+
+SPEC = WorldSpec(
+    name="test-card",
+    title="Test card",
+    width=128,
+    height=64,
+    fps=30.0,
+    frames_per_latent=1,
+    themes=("day", "night"),
+    action_schema=("strafe", "forward", "yaw", "pitch"),
+    context_frames=0,
+    kind="procedural",
+)
+
+
+def now_ms() -> float:
+    return time.monotonic() * 1000
+
+
+def picture(frame: int, spec: WorldSpec = SPEC) -> bytes:
+    """I420: a grey ramp that moves with the frame number; flat colours, limited range."""
+    columns = np.arange(spec.width)
+    luma = 40 + (columns * 2 + frame * 3) % 160
+    y = np.broadcast_to(luma.astype(np.uint8), (spec.height, spec.width))
+    half = spec.width * spec.height // 4
+    return y.tobytes() + bytes([100]) * half + bytes([150]) * half
+
+
+@dataclass(slots=True)
+class _World:
+    frame: int = 0
+    newest: Snapshot | None = None
+    t_input: float = 0.0
+    unacked: int = 0
+
+
+class FakeWorker:
+    """Steps its sessions at `spec.fps`, two frames in flight at most. `stop` is a sudden death."""
+
+    def __init__(self, endpoint: str, spec: WorldSpec = SPEC, seats: int = 2) -> None:
+        self.spec = spec
+        self.seats = seats
+        self.received: list[GatewayMessage] = []
+        self.worlds: dict[str, _World] = {}
+        self.answers_pings = True
+        self.refuses_snapshots = False
+        self.step_s = 0.004
+        self._context = zmq.asyncio.Context()
+        self._socket = self._context.socket(zmq.DEALER)
+        self._socket.setsockopt(zmq.IDENTITY, b"worker")
+        self._socket.setsockopt(zmq.LINGER, 0)
+        self._socket.connect(endpoint)
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def send(self, message: WorkerMessage) -> None:
+        await self._socket.send_multipart(encode_parts(message))
+
+    async def ready(self) -> None:
+        await self.send(Ready(self.spec, self.seats))
+        self._tasks = [asyncio.create_task(self._listen()), asyncio.create_task(self._step())]
+
+    async def loading(self, stage: str, progress: float) -> None:
+        await self.send(Loading(stage, progress))
+
+    async def stop(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._context.destroy(linger=0)
+
+    def of(self, kind: type) -> list[GatewayMessage]:
+        return [message for message in self.received if isinstance(message, kind)]
+
+    async def _listen(self) -> None:
+        while True:
+            message = decode_gateway((await self._socket.recv_multipart())[0])
+            self.received.append(message)
+            await self._handle(message)
+
+    async def _handle(self, message: GatewayMessage) -> None:
+        match message:
+            case WorkerPing(t) if self.answers_pings:
+                await self.send(WorkerPong(t))
+            case OpenSession(session, snapshot=snapshot):
+                self.worlds[session] = _World(frame=int(snapshot or b"0"))
+                await self.send(Opened(session))
+            case SessionInput(session, snapshot, t_input) if session in self.worlds:
+                world = self.worlds[session]
+                world.newest, world.t_input = snapshot, t_input
+            case FrameAck(session) if session in self.worlds:
+                self.worlds[session].unacked -= 1
+            case StartSession(session):
+                self.worlds[session].frame = 0
+            case CloseSession(session):
+                self.worlds.pop(session, None)
+
+    async def _step(self) -> None:
+        while True:
+            t_latch = now_ms()
+            latched = [(w, w.newest, w.t_input) for w in self.worlds.values()]
+            await asyncio.sleep(self.step_s)
+            for session, world in list(self.worlds.items()):
+                found = [(n, t) for w, n, t in latched if w is world]
+                if found and world.unacked < 2:
+                    await self._emit(session, world, t_latch, *found[0])
+            await asyncio.sleep(max(0.0, 1 / self.spec.fps - self.step_s))
+
+    async def _emit(
+        self, session: str, world: _World, t_latch: float, newest: Snapshot | None, t_input: float
+    ) -> None:
+        header = FrameHeader(
+            frame=world.frame,
+            input_seq=newest.seq if newest else -1,
+            input_time=newest.time if newest else 0.0,
+            t_input=t_input,
+            t_latch=t_latch,
+            t_tokens=t_latch,
+            t_pixels=now_ms(),
+            pose=Pose(position=(float(world.frame), 1.6, 0.0)),
+        )
+        world.unacked += 1
+        await self.send(RawFrame(session, header, picture(world.frame, self.spec)))
+        world.frame += 1
+        if world.frame % 10 == 0:
+            await self.send(SessionSnapshot(session, str(world.frame).encode()))

@@ -1,0 +1,153 @@
+"""The Python client: clocks, legs, coming back, and a profile whose legs add up."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+
+import pytest
+
+from worldbridge.bridge.errors import BridgeError
+from worldbridge.bridge.protocol import FrameHeader, OpenSession, Pose, StartSession
+from worldbridge.engine_plugins.python import connect, profile
+from worldbridge.engine_plugins.python.client import session_url
+from worldbridge.engine_plugins.python.profile import scripted_track
+from worldbridge.engine_plugins.python.timing import (
+    LEGS,
+    Arrival,
+    ClockOffset,
+    InputToPhoton,
+    legs,
+    percentiles,
+)
+
+from .conftest import Rig, RigMaker, eventually
+from .fake_worker import SPEC
+
+
+def arrival(input_seq: int = 4, offset: float = 1000.0) -> Arrival:
+    """A frame that answers an input sampled at 1100 (client) = 100 (server)."""
+    header = FrameHeader(
+        9, input_seq, 1100.0, 103.0, 110.0, 130.0, 135.0, Pose(), 136.0, 139.0, 140.0
+    )
+    return Arrival(header, 1145.0, 1147.0, offset)
+
+
+class TestTiming:
+    def test_the_quickest_ping_sets_the_clock(self) -> None:
+        clock = ClockOffset()
+        assert clock.offset_ms is None
+        clock.add(100.0, 150.0, 1.0)
+        clock.add(200.0, 202.0, 100.0)
+        clock.add(300.0, 340.0, 250.0)
+        assert (clock.offset_ms, clock.round_trip_ms) == (101.0, 2.0)
+
+    def test_every_leg_is_what_its_name_says(self) -> None:
+        assert legs(1100.0, arrival()) == {
+            "uplink": 3.0, "wait": 7.0, "tokens": 20.0, "pixels": 5.0, "handover": 1.0,
+            "encode": 3.0, "downlink": 6.0, "show": 2.0,
+        }  # fmt: skip
+
+    def test_an_older_control_waited_longer(self) -> None:
+        older = legs(1090.0, arrival())
+        assert older["wait"] == 17.0
+        assert sum(older.values()) == 1147.0 - 1090.0
+
+    def test_each_control_is_answered_once_by_the_first_frame(self) -> None:
+        meter = InputToPhoton()
+        for seq, time in ((3, 1090.0), (4, 1100.0), (5, 1110.0)):
+            meter.sent(seq, time)
+        meter.shown(arrival(input_seq=4))
+        meter.shown(arrival(input_seq=4))
+        assert [sum(sample.values()) for sample in meter.samples] == [57.0, 47.0]
+
+    def test_percentiles(self) -> None:
+        assert percentiles([float(n) for n in range(101)]) == {"p50": 50, "p95": 95, "p99": 99}
+        assert percentiles([7.0]) == {"p50": 7, "p95": 7, "p99": 7}
+        with pytest.raises(ValueError, match="at least one value"):
+            percentiles([])
+
+    def test_the_track_is_the_same_every_time_and_uses_everything(self) -> None:
+        first, second = (list(itertools.islice(scripted_track(), 600)) for _ in range(2))
+        assert first == second
+        assert len({(axes, keys) for axes, _, keys in first}) > 15
+
+
+def test_addresses() -> None:
+    assert session_url("http://a:1") == "ws://a:1/session"
+    assert session_url("https://a/") == "wss://a/session"
+    assert session_url("ws://a/session") == "ws://a/session"
+    with pytest.raises(ValueError, match="expected an address"):
+        session_url("a:80")
+
+
+async def test_it_plays(rig: Rig) -> None:
+    worker = await rig.worker()
+    async with connect(rig.url, theme="night", seed=5) as client:
+        frame = await client.frame()
+        assert frame.rgb().shape == (SPEC.height, SPEC.width, 3)
+        sent = client.steer(keys=["KeyW"])
+        while (frame := await client.frame()).header.input_seq < sent.seq:
+            pass
+        assert frame.header.input_time == sent.time
+        client.start(seed=6)
+        await eventually(lambda: len(worker.of(StartSession)) == 1)
+        async with connect(rig.url, watch=True) as watcher:
+            assert (await watcher.frame()).header.frame >= 0
+    (opened,) = worker.of(OpenSession)
+    assert isinstance(opened, OpenSession) and (opened.theme, opened.seed) == ("night", 5)
+    await eventually(lambda: not worker.worlds)  # leaving the block freed the seat
+
+
+async def test_a_refusal_is_raised(rig: Rig) -> None:
+    await rig.worker()
+    async with connect(rig.url, world="narnia") as client:
+        with pytest.raises(BridgeError) as caught:
+            await asyncio.wait_for(client.frame(), 5)
+    assert caught.value.code == "unknown_world"
+
+
+async def test_it_comes_back_to_its_world(make_rig: RigMaker) -> None:
+    rig = await make_rig()
+    worker = await rig.worker()
+    async with connect(rig.url) as client:
+        before = await client.frame()
+        assert client._socket is not None
+        client._socket.transport.abort()  # a cable is pulled
+        await eventually(lambda: client.reconnects == 1)
+        for _ in range(5):
+            frame = await asyncio.wait_for(client.frame(), 5)
+        assert frame.header.frame > before.header.frame
+    assert len(worker.of(OpenSession)) == 1
+
+
+async def test_it_waits_for_a_server_that_is_not_there_yet(make_rig: RigMaker) -> None:
+    async with connect("http://127.0.0.1:9") as client:
+        await eventually(lambda: client.reconnects >= 2)
+        assert client.status.state == "reconnecting"
+
+
+async def test_a_profile_accounts_for_every_millisecond(rig: Rig) -> None:
+    worker = await rig.worker()
+    worker.step_s = 0.02
+    result = await profile(rig.url, 1.5)
+    assert len(result.samples) > 30
+    assert 5 < result.frames_per_second < 40
+    for sample in result.samples:
+        assert set(sample) == set(LEGS)
+        for leg in ("tokens", "pixels", "handover", "encode", "show"):
+            assert sample[leg] >= 0  # stamps of one process or of one clock
+        assert sample["pixels"] >= 19
+        assert sample["uplink"] > -2 and sample["downlink"] > -2  # clocks are matched to 2 ms
+    shape = json.loads(json.dumps(result.as_json()))
+    assert set(shape) == {
+        "frames_per_second", "input_to_photon_ms", "legs_ms", "dropped_frames", "world",
+        "seconds", "transport",
+    }  # fmt: skip
+    assert list(shape["legs_ms"]) == list(LEGS)
+    for numbers in (shape["input_to_photon_ms"], *shape["legs_ms"].values()):
+        assert numbers["p50"] <= numbers["p95"] <= numbers["p99"]
+    assert shape["world"] == "test-card" and shape["transport"] == "websocket-jpeg"
+    total = [sum(sample.values()) for sample in result.samples]
+    assert shape["input_to_photon_ms"] == pytest.approx(percentiles(total))

@@ -1,0 +1,99 @@
+"""What the encoders make of a picture is what a decoder gets back."""
+
+from __future__ import annotations
+
+import av
+import numpy as np
+import pytest
+import simplejpeg
+from av.video.codeccontext import VideoCodecContext
+
+from worldbridge.bridge.encode import Codec, JpegEncoder, VideoEncoder, split_i420
+
+from .fake_worker import SPEC, picture
+
+WIDTH, HEIGHT = SPEC.width, SPEC.height
+
+
+def luma_psnr(a: np.ndarray, b: np.ndarray) -> float:
+    error = np.mean((a.astype(float) - b.astype(float)) ** 2)
+    return float(10 * np.log10(255**2 / max(error, 1e-6)))
+
+
+def decoder(codec: Codec) -> VideoCodecContext:
+    context = av.CodecContext.create("h264" if codec == "H264" else "vp8", "r")
+    assert isinstance(context, VideoCodecContext)
+    return context
+
+
+@pytest.mark.parametrize("codec", ["H264", "VP8"])
+def test_video_survives(codec: Codec) -> None:
+    encoder, decode = VideoEncoder(codec, WIDTH, HEIGHT, 30), decoder(codec)
+    shown = 0
+    for n in range(12):
+        packet = encoder.encode(picture(n), n * 3000, n * 33.3)
+        for frame in decode.decode(packet):
+            y, _, _ = split_i420(picture(n), WIDTH, HEIGHT)
+            decoded = frame.to_ndarray(format="yuv420p")
+            assert luma_psnr(decoded[:HEIGHT], y) > 35
+            assert abs(float(decoded[HEIGHT:].mean()) - 125) < 2  # u 100, v 150
+            shown += 1
+    assert shown == 12, "a frame in must be a frame out at once"
+
+
+@pytest.mark.parametrize("codec", ["H264", "VP8"])
+def test_key_frames_come_first_and_on_request_but_not_often(codec: Codec) -> None:
+    encoder = VideoEncoder(codec, WIDTH, HEIGHT, 30)
+    keys = []
+    for n in range(40):
+        if n in (5, 6, 20, 21):
+            encoder.request_keyframe()
+        packet = encoder.encode(picture(n), n * 3000, n * 33.0)
+        keys += [n] if packet.is_keyframe else []
+    # asked for at 5: the throttle of 500 ms after frame 0 holds it back until frame 16;
+    # asked for at 20: until 500 ms after frame 16
+    assert keys == [0, 16, 32]
+
+
+def test_time_stamps_always_grow() -> None:
+    encoder = VideoEncoder("H264", WIDTH, HEIGHT, 30)
+    stamps = [encoder.encode(picture(n), pts, n * 33.0).pts for n, pts in enumerate([9, 9, 3, 50])]
+    assert stamps == [9, 10, 11, 50]
+
+
+def test_h264_allows_no_reordering_and_repeats_its_headers() -> None:
+    """Without that in the SPS Chromium holds frames back; a late viewer needs SPS and PPS."""
+    encoder = VideoEncoder("H264", WIDTH, HEIGHT, 30)
+    encoder.encode(picture(0), 0, 0.0)
+    encoder.request_keyframe()
+    again = encoder.encode(picture(1), 3000, 1000.0)
+    kinds = {nal[0] & 31 for nal in bytes(again).split(b"\0\0\1")[1:]}
+    assert {7, 8, 5} <= kinds  # SPS, PPS, IDR
+    decode = decoder("H264")
+    decode.decode(again)
+    assert decode.has_b_frames is False
+    assert decode.profile is not None and "Baseline" in decode.profile
+
+
+def test_jpeg_has_the_right_colours() -> None:
+    """Limited-range I420 becomes full-range JPEG: black stays black, white becomes white."""
+    half = WIDTH * HEIGHT // 4
+    for luma, expected in ((16, 0), (235, 255), (126, 128)):
+        grey = bytes([luma]) * (WIDTH * HEIGHT) + bytes([128]) * half * 2
+        rgb = simplejpeg.decode_jpeg(JpegEncoder(WIDTH, HEIGHT).encode(grey))
+        assert rgb.shape == (HEIGHT, WIDTH, 3)
+        assert np.abs(rgb.astype(int) - expected).max() <= 2
+
+
+def test_jpeg_keeps_red_red() -> None:
+    half = WIDTH * HEIGHT // 4
+    red = bytes([81]) * (WIDTH * HEIGHT) + bytes([90]) * half + bytes([240]) * half  # BT.601
+    rgb = simplejpeg.decode_jpeg(JpegEncoder(WIDTH, HEIGHT).encode(red)).astype(int)
+    assert np.abs(rgb - (255, 0, 0)).max() <= 4
+
+
+def test_a_picture_of_the_wrong_size_is_refused() -> None:
+    with pytest.raises(ValueError, match="expected 12288 bytes"):
+        VideoEncoder("H264", WIDTH, HEIGHT, 30).encode(bytes(100), 0, 0.0)
+    with pytest.raises(ValueError, match="expected 12288 bytes"):
+        JpegEncoder(WIDTH, HEIGHT).encode(bytes(100))

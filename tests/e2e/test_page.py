@@ -1,0 +1,204 @@
+"""A real browser opens the page and plays; what is on its screen is looked at."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import statistics
+import time
+
+import numpy as np
+import pytest
+
+from tests.e2e.chromium import Browser, Page
+from tests.e2e.picture import grab, likeness, movements
+from tests.e2e.proxy import proxy_to
+from tests.e2e.server import Server
+
+pytestmark = [pytest.mark.e2e, pytest.mark.browser, pytest.mark.timeout(150)]
+
+PLAYING = "worldbridge.state === 'playing'"
+
+
+async def _play(browser: Browser, url: str, query: str = "") -> Page:
+    """A page that plays a fixed world, with nothing written to its error console."""
+    page = await browser.new_page()
+    await page.open(f"{url}/?autoplay=1&theme=city&seed=7{query}")
+    await page.until(f"window.worldbridge && {PLAYING}", 30)
+    return page
+
+
+async def _leave(page: Page) -> None:
+    """Gives the seat back, and finds what the page threw."""
+    await page.call("Page.navigate", url="about:blank")
+    thrown = [line for line in page.log if line.startswith("exception")]
+    assert not thrown, thrown
+
+
+async def _shown(page: Page) -> int:
+    return int(await page.evaluate("worldbridge.stats().frames.shown"))
+
+
+@pytest.mark.parametrize("video", ["webrtc", "jpeg"])
+async def test_opens_and_plays(server: Server, browser: Browser, video: str) -> None:
+    page = await _play(browser, server.url, f"&video={video}")
+    before, began = await _shown(page), time.monotonic()
+    await page.until(f"worldbridge.stats().frames.shown >= {before + 30}", 30)
+    rate = 30 / (time.monotonic() - began)
+    stats = await page.evaluate("worldbridge.stats()")
+    assert stats["transport"]["video"] == video, stats["transport"]
+    [picture] = await grab(page)
+    assert picture.std() > 8, "the picture is one flat colour"
+    await _leave(page)
+    print(f"{stats['world']['name']} over {video}: {rate:.1f} frames/s")
+
+
+async def test_play_button_starts_a_world(server: Server, browser: Browser) -> None:
+    page = await browser.new_page()
+    await page.open(f"{server.url}/?theme=zoo&seed=3")
+    assert await page.evaluate("worldbridge.state") == "idle"
+    await page.evaluate("document.querySelector('#play').click()")
+    await page.until(PLAYING, 30)
+    session = await page.evaluate("worldbridge.session")
+    assert (session["theme"], session["seed"]) == ("zoo", 3)
+    await _leave(page)
+
+
+async def test_turning_left_moves_the_picture_right(server: Server, browser: Browser) -> None:
+    page = await _play(browser, server.url)
+    moved = {}
+    for code in ("ArrowLeft", "ArrowRight"):
+        await page.key(code, down=True)
+        await grab(page, apart=4)  # frames that still answer the controls before
+        moved[code] = movements(await grab(page, 10))
+        await page.key(code, down=False)
+    await _leave(page)
+    assert len(moved["ArrowLeft"]) >= 4 and len(moved["ArrowRight"]) >= 4, moved
+    assert statistics.median(moved["ArrowLeft"]) >= 1, moved
+    assert statistics.median(moved["ArrowRight"]) <= -1, moved
+
+
+async def test_walking_changes_the_picture_and_standing_does_not(
+    procedural: Server, browser: Browser
+) -> None:
+    page = await _play(browser, procedural.url)
+    still = await grab(page, 2, apart=10)
+    assert likeness(still[0], still[1]) > 0.99
+    await page.key("KeyW", down=True)
+    walked = await grab(page, 2, apart=20)
+    await page.key("KeyW", down=False)
+    await _leave(page)
+    assert float(np.abs(walked[0] - walked[1]).mean()) > 2
+
+
+async def test_a_lost_connection_comes_back_to_the_same_world(
+    server: Server, browser: Browser
+) -> None:
+    async with proxy_to(server.port) as network:
+        page = await _play(browser, f"http://127.0.0.1:{network.port}")
+        session, before = await _turn_and_stand(page)
+        network.cut()
+        await page.until("worldbridge.state === 'reconnecting'", 8)
+        await asyncio.sleep(1.5)
+        assert network.refused > 0, "the page did not try to come back"
+        network.mend()
+        await page.until(PLAYING, 15)
+        [after] = await grab(page, apart=3)
+        assert await page.evaluate("worldbridge.session.session") == session
+        _check_same_view(server, before, after)
+        await _leave(page)
+
+
+async def test_a_killed_worker_is_replaced_and_play_goes_on(
+    server: Server, browser: Browser
+) -> None:
+    page = await _play(browser, server.url)
+    session, before = await _turn_and_stand(page)
+    await asyncio.sleep(2.5)  # a snapshot is made once a second
+    killed, began = server.kill("worker"), time.monotonic()
+    await page.until("worldbridge.state === 'reconnecting'", 5)
+    await page.until(PLAYING, 15)
+    took = time.monotonic() - began
+    [after] = await grab(page, apart=5)
+    assert await page.evaluate("worldbridge.session.session") == session
+    assert server.child("worker") != killed
+    assert "worker was killed by SIGKILL; starting it again" in server.told()
+    _check_same_view(server, before, after)
+    await _leave(page)
+    assert took <= 10, f"play went on after {took:.1f} s"
+
+
+async def _turn_and_stand(page: Page) -> tuple[str, np.ndarray]:
+    """Somewhere that the world does not begin: the session's name, and what is seen there."""
+    await page.key("ArrowLeft", down=True)
+    await grab(page, apart=12)
+    await page.key("ArrowLeft", down=False)
+    [view] = await grab(page, apart=8)
+    return await page.evaluate("worldbridge.session.session"), view
+
+
+def _check_same_view(server: Server, before: np.ndarray, after: np.ndarray) -> None:
+    """A rendered world stands still when nobody moves; a dreamt one may drift a little."""
+    least = 0.95 if "procedural" in str(server.log) else 0.5
+    assert likeness(before, after) > least
+
+
+async def test_a_killed_gateway_is_replaced_on_the_same_port(
+    procedural: Server, browser: Browser
+) -> None:
+    page = await _play(browser, procedural.url)
+    procedural.kill("gateway")
+    await page.until("worldbridge.state === 'reconnecting'", 8)
+    await page.until(PLAYING, 20)
+    session = await page.evaluate("worldbridge.session")
+    assert (session["theme"], session["seed"]) == ("city", 7)
+    await _leave(page)
+
+
+# The page's latency table, row by row, is what its download button offers.
+_CSV = """
+(async () => {
+  const make = URL.createObjectURL;
+  const text = new Promise((done) => {
+    URL.createObjectURL = (blob) => { blob.text().then(done); return make.call(URL, blob); };
+  });
+  document.getElementById("hud-csv").click();
+  const csv = await text;
+  URL.createObjectURL = make;
+  return csv;
+})()
+"""
+
+
+async def test_what_is_not_the_model_is_quick(
+    procedural: Server, browser: Browser
+) -> None:
+    """From the frame's hand-over to the encoder until it is on the screen, at 30 frames/s."""
+    load, cores = os.getloadavg()[0], os.cpu_count() or 1
+    if load > 2 * cores:
+        pytest.skip(f"latency is not measured on a busy machine (load {load:.1f}, {cores} cores)")
+    page = await _play(browser, procedural.url, "&video=webrtc")
+    await page.key("ArrowLeft", down=True)
+    await asyncio.sleep(10)
+    await page.key("ArrowLeft", down=False)
+    rows = _read_csv(await page.evaluate(_CSV))
+    stats = await page.evaluate("worldbridge.stats()")
+    await _leave(page)
+    by_frame = {row["frame"]: row for row in rows[len(rows) // 4 :]}  # the last per frame
+    assert len(by_frame) >= 100, f"only {len(by_frame)} frames were measured"
+    shown = [r["encode_ms"] + r["downlink_ms"] + r["show_ms"] for r in by_frame.values()]
+    p50, p95 = np.percentile(shown, [50, 95])
+    report = {"p50_ms": round(float(p50), 2), "p95_ms": round(float(p95), 2)}
+    print(f"handed over -> shown, {stats['fps']} frames/s: {json.dumps(report)}")
+    for row in rows:
+        legs = sum(v for k, v in row.items() if k.endswith("_ms") and k[:-3] in stats["legs_ms"])
+        assert legs == pytest.approx(row["total_ms"], rel=0.05, abs=0.1)
+    # The aim is 10 and 20 ms on a quiet machine; tests may share theirs.
+    assert p50 <= 30 and p95 <= 80, report
+
+
+def _read_csv(text: str) -> list[dict[str, float]]:
+    names, *lines = text.strip().splitlines()
+    keys = names.split(",")
+    return [dict(zip(keys, map(float, line.split(",")), strict=True)) for line in lines]

@@ -1,0 +1,146 @@
+"""`worldbridge serve` as a process: one ready line, clean ends, clear refusals."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.server import Server, alive, serving
+from worldbridge.bridge.errors import BridgeError
+from worldbridge.engine_plugins.python import connect
+from worldbridge.engine_plugins.python.timing import LEGS
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
+
+CLI = [sys.executable, "-m", "worldbridge.cli"]
+
+
+def _refused(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*CLI, "serve", "--port", "0", *arguments], capture_output=True, text=True, timeout=90
+    )
+
+
+def _ended(pids: list[int], seconds: float = 10.0) -> bool:
+    deadline = time.monotonic() + seconds
+    while any(alive(pid) for pid in pids) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return not any(alive(pid) for pid in pids)
+
+
+def test_stops_in_order_on_sigterm_and_prints_one_line(tmp_path: Path) -> None:
+    with serving(tmp_path / "log", "--world", "procedural") as server:
+        children = [server.child("gateway"), server.child("worker")]
+        assert all(alive(pid) for pid in children)
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(15) == 0
+        assert _ended(children, 0.5), "a child outlived the supervisor"
+        assert server.process.stdout is not None
+        assert server.process.stdout.read() == "", "stdout carries the ready line alone"
+
+
+def test_children_end_with_a_supervisor_that_is_killed(tmp_path: Path) -> None:
+    with serving(tmp_path / "log", "--world", "procedural") as server:
+        children = [server.child("gateway"), server.child("worker")]
+        server.process.kill()
+        server.process.wait()
+        assert _ended(children), "a child outlived the supervisor"
+
+
+def test_a_port_in_use_is_told_before_anything_loads() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        result = subprocess.run(
+            [*CLI, "serve", "--world", "procedural", "--port", port],
+            capture_output=True, text=True, timeout=60,
+        )  # fmt: skip
+    assert result.returncode == 3
+    assert result.stdout == ""
+    [line] = result.stderr.strip().splitlines()
+    assert port in line and "--port 0" in line
+
+
+def test_an_unknown_world_is_told() -> None:
+    result = _refused("--world", "atlantis")
+    assert result.returncode == 4, result.stderr
+    last = result.stderr.strip().splitlines()[-1]
+    assert "atlantis" in last and "procedural" in last
+    assert "Traceback" not in result.stderr
+
+
+def test_the_page_and_its_parts_are_served(procedural: Server) -> None:
+    with urllib.request.urlopen(procedural.url) as response:
+        html = response.read().decode()
+    assert response.headers["Content-Type"].startswith("text/html")
+    assert "main.js" in html
+    with urllib.request.urlopen(f"{procedural.url}/health") as response:
+        health = json.load(response)
+    assert health["ready"] is True and health["world"] == "procedural"
+
+
+async def test_a_python_client_plays(procedural: Server) -> None:
+    frames = []
+    async with connect(procedural.url, theme="museum", seed=5) as client, asyncio.timeout(40):
+        while len(frames) < 10 or frames[-1].header.input_seq < 3:
+            client.steer(keys=("ArrowLeft",))
+            frames.append(await client.frame())
+    numbers = [frame.header.frame for frame in frames]
+    assert numbers == sorted(set(numbers)), "frames came twice or out of order"
+    assert frames[0].header.pose.rotation != frames[-1].header.pose.rotation, "it did not turn"
+    assert frames[-1].rgb().shape == (320, 512, 3)
+
+
+async def test_a_full_server_says_so_and_the_others_play_on(procedural: Server) -> None:
+    async with connect(procedural.url) as one, connect(procedural.url) as two, asyncio.timeout(40):
+        await one.frame()
+        await two.frame()
+        async with connect(procedural.url) as three:
+            with pytest.raises(BridgeError, match="no_free_seat"):
+                await three.frame()
+        await one.frame()
+
+
+async def test_a_secret_is_asked_for_and_not_told(tmp_path: Path) -> None:
+    with serving(tmp_path / "log", "--world", "procedural", "--token", "open sesame") as server:
+        async with asyncio.timeout(40):
+            async with connect(server.url, token="guess") as stranger:
+                with pytest.raises(BridgeError, match="unauthorized"):
+                    await stranger.frame()
+            async with connect(server.url, token="open sesame") as friend:
+                await friend.frame()
+        for name in ("gateway", "worker"):
+            assert b"sesame" not in Path(f"/proc/{server.child(name)}/cmdline").read_bytes()
+
+
+def test_profile_prints_one_object(procedural: Server) -> None:
+    result = subprocess.run(
+        [*CLI, "profile", procedural.url, "--seconds", "3", "--json"],
+        capture_output=True, text=True, timeout=60, check=True,
+    )  # fmt: skip
+    [line] = result.stdout.splitlines()
+    profile = json.loads(line)
+    assert profile["frames_per_second"] > 1
+    assert profile["dropped_frames"] >= 0
+    total = profile["input_to_photon_ms"]
+    assert 0 < total["p50"] <= total["p95"] <= total["p99"]
+    assert set(profile["legs_ms"]) == set(LEGS)
+    assert all(leg["p50"] <= leg["p95"] <= leg["p99"] for leg in profile["legs_ms"].values())
+
+
+def test_profile_of_nobody_ends_with_one_line() -> None:
+    result = subprocess.run(
+        [*CLI, "profile", "http://127.0.0.1:9"], capture_output=True, text=True, timeout=60
+    )
+    assert result.returncode == 1
+    assert len(result.stderr.strip().splitlines()) == 1, result.stderr
