@@ -18,7 +18,7 @@ die() { # die WHAT REMEDY
 # Runs a command quietly, with a sign of life every 15 s (a download of hundreds of megabytes
 # must not look like a hang); its output is shown only when it fails.
 step() { # step WHAT REMEDY COMMAND...
-  local what="$1" remedy="$2" started=$SECONDS pid rc=0
+  local what="$1" remedy="$2" started=$SECONDS beat=$((SECONDS + 15)) pid rc=0
   shift 2
   say "$what"
   printf '\n### %s\n' "$what" >>"$LOG"
@@ -28,10 +28,10 @@ step() { # step WHAT REMEDY COMMAND...
   trap "kill $pid 2>/dev/null; exit 130" INT TERM
   while kill -0 "$pid" 2>/dev/null; do
     sleep 0.2
-    if (((SECONDS - started) >= 15 && (SECONDS - started) % 15 == 0)) && [[ "${last_beat:-}" != "$SECONDS" ]]; then
-      last_beat=$SECONDS
+    if ((SECONDS >= beat)); then
+      beat=$((SECONDS + 15))
       printf '    %3d s  %s\n' $((SECONDS - started)) \
-        "$(grep -v '^ *$' "$LOG" | tail -n 1 | tr '\r' '\n' | tail -n 1 | cut -c1-88)" >&2
+        "$(grep -Ev '^ *$|^WARNING' "$LOG" | tail -n 1 | cut -c1-88)" >&2
     fi
   done
   wait "$pid" || rc=$?

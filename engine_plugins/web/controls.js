@@ -3,7 +3,10 @@
 const TYPING = "input, select, textarea, [contenteditable]";
 
 export class Controls {
-  /** `hooks`: active() -> bool, changed(), key(code) -> true when the page used it itself, unlocked(), gamepad(pad or null) */
+  /**
+   * `hooks`: active() -> bool, changed(), key(code) -> true when the page used it itself,
+   * unlocked(), gamepad(pad or null)
+   */
   constructor(state, stage, preferences, hooks) {
     this.state = state;
     this.stage = stage;
@@ -29,11 +32,18 @@ export class Controls {
       if (!this.hooks.active()) return;
       if (!event.repeat && this.hooks.key(event.code)) return event.preventDefault();
       // A focused button keeps Tab, Enter and Space; everything else is the game's.
-      if (event.code === "Tab" || (event.target.closest?.("button, a, summary") && /^(Enter|Space)$/.test(event.code))) return;
+      if (
+        event.code === "Tab" ||
+        (event.target.closest?.("button, a, summary") && /^(Enter|Space)$/.test(event.code))
+      )
+        return;
       event.preventDefault();
-      if (!event.repeat && event.code.length <= 24) this.#note(this.state.press(event.code, performance.now()));
+      if (!event.repeat && event.code.length <= 24)
+        this.#note(this.state.press(event.code, performance.now()));
     });
-    addEventListener("keyup", (event) => this.#note(this.state.release(event.code, performance.now())));
+    addEventListener("keyup", (event) =>
+      this.#note(this.state.release(event.code, performance.now())),
+    );
     addEventListener("blur", () => this.releaseAll());
     document.addEventListener("visibilitychange", () => document.hidden && this.releaseAll());
   }
@@ -98,7 +108,9 @@ export class Controls {
     if (!pad) return;
     const axes = [0, 1, 2, 3].map((i) => pad.axes[i] ?? 0);
     if (this.preferences.invertY) axes[3] = -axes[3];
-    const buttons = pad.buttons.slice(0, 17).reduce((bits, button, i) => bits | (button.pressed ? 1 << i : 0), 0);
+    const buttons = pad.buttons
+      .slice(0, 17)
+      .reduce((bits, button, i) => bits | (button.pressed ? 1 << i : 0), 0);
     this.#note(this.state.setPad("gamepad", axes, buttons));
   }
 }

@@ -9,7 +9,8 @@ export function h(tag, props = {}, ...children) {
     if (name === "text") element.textContent = value;
     else if (typeof value === "function") element.addEventListener(name.slice(2), value);
     else if (value === true) element.setAttribute(name, "");
-    else if (value !== false && value !== null && value !== undefined) element.setAttribute(name, value);
+    else if (value !== false && value !== null && value !== undefined)
+      element.setAttribute(name, value);
   }
   element.append(...children.filter((child) => child !== null));
   return element;
@@ -27,7 +28,9 @@ export function icon(name) {
   return svg;
 }
 
-/** Writing the same text again would make screen readers repeat it and browsers lay out for nothing. */
+/**
+ * Writing the same text again would make screen readers repeat it and browsers lay out for nothing.
+ */
 export function setText(element, text) {
   if (element.textContent !== text) element.textContent = text;
 }
@@ -59,10 +62,16 @@ function copyTheOldWay(text) {
 }
 
 export function toast(text, tone = "info", seconds = 5) {
-  const item = h("div", { class: `toast ${tone}` }, icon(tone === "warn" ? "warn" : tone === "pad" ? "pad" : "info"), h("span", { text }));
+  const item = h(
+    "div",
+    { class: `toast ${tone}` },
+    icon(tone === "warn" ? "warn" : tone === "pad" ? "pad" : "info"),
+    h("span", { text }),
+  );
   const stack = byId("toasts");
   stack.append(item);
-  if (stack.showPopover) { // shown anew, it lies above a dialog that opened since
+  if (stack.showPopover) {
+    // shown anew, it lies above a dialog that opened since
     if (stack.matches(":popover-open")) stack.hidePopover();
     stack.showPopover();
   }

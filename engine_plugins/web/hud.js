@@ -7,7 +7,7 @@ import { describeTheme } from "./themes.js";
 const REFRESH_MS = 500;
 const HISTORY = 90; // points of the sparkline: 45 seconds
 
-const ms = (value) => (value === null ? "–" : value >= 99.95 ? value.toFixed(0) : value.toFixed(1));
+const ms = (value) => (value === null ? "–" : value.toFixed(value >= 99.95 ? 0 : 1));
 const whole = (value) => (value === null ? "–" : Math.round(value).toString());
 
 export class Hud {
@@ -25,7 +25,9 @@ export class Hud {
     this.pill.addEventListener("click", () => this.toggle());
     byId("hud-close").addEventListener("click", () => this.toggle(false));
     byId("hud-copy").addEventListener("click", () => this.#copy());
-    byId("hud-csv").addEventListener("click", () => download("worldbridge-latency.csv", "text/csv", source.csv()));
+    byId("hud-csv").addEventListener("click", () =>
+      download("worldbridge-latency.csv", "text/csv", source.csv()),
+    );
   }
 
   #build() {
@@ -34,7 +36,15 @@ export class Hud {
       const p50 = h("td");
       const p95 = h("td");
       byId("leg-bar").append(segment);
-      byId("leg-rows").append(h("tr", { title: LEG_TEXT[leg] }, h("th", { scope: "row" }, h("i", { class: `leg-${leg}` }), leg), p50, p95));
+      byId("leg-rows").append(
+        h(
+          "tr",
+          { title: LEG_TEXT[leg] },
+          h("th", { scope: "row" }, h("i", { class: `leg-${leg}` }), leg),
+          p50,
+          p95,
+        ),
+      );
       this.rows.set(leg, { segment, p50, p95 });
     }
   }
@@ -53,7 +63,12 @@ export class Hud {
 
   async #copy() {
     const done = await copy(JSON.stringify(this.source.stats(), null, 2));
-    toast(done ? "Profile copied as JSON" : "The browser did not allow copying. Download the CSV instead.", done ? "info" : "warn");
+    toast(
+      done
+        ? "Profile copied as JSON"
+        : "The browser did not allow copying. Download the CSV instead.",
+      done ? "info" : "warn",
+    );
   }
 
   update(now) {
@@ -79,8 +94,8 @@ export class Hud {
     setText(byId("hud-p99"), ms(stats.input_to_photon_ms.p99));
     for (const [leg, { segment, p50, p95 }] of this.rows) {
       const summary = stats.legs_ms[leg];
-      // Widths by the mean: the means of the legs add up to the mean of the whole, medians do not. Clock error can
-      // make a short leg come out slightly negative.
+      // Widths by the mean: the means of the legs add up to the mean of the whole, medians do not.
+      // Clock error can make a short leg come out slightly negative.
       segment.style.flexGrow = Math.max(0, summary.mean ?? 0);
       setText(p50, ms(summary.p50));
       setText(p95, ms(summary.p95));
@@ -92,21 +107,37 @@ export class Hud {
   #spark() {
     const known = this.#history.filter((value) => value !== null);
     const top = Math.max(40, ...known) * 1.15;
-    const points = this.#history.map((value, i) => [(i / (HISTORY - 1)) * 300, 48 - ((value ?? 0) / top) * 46]);
+    const points = this.#history.map((value, i) => [
+      (i / (HISTORY - 1)) * 300,
+      48 - ((value ?? 0) / top) * 46,
+    ]);
     const line = points.map(([x, y]) => `${x.toFixed(1)},${y.toFixed(1)}`).join(" ");
     byId("spark-line").setAttribute("points", line);
-    byId("spark-area").setAttribute("points", points.length ? `0,50 ${line} ${points.at(-1)[0].toFixed(1)},50` : "");
+    byId("spark-area").setAttribute(
+      "points",
+      points.length ? `0,50 ${line} ${points.at(-1)[0].toFixed(1)},50` : "",
+    );
     setText(byId("spark-top"), `${Math.round(top)} ms`);
   }
 
   #facts(stats) {
     const { spec, frames, inputs, clock, theme, seed } = stats.page;
-    const way = stats.transport === "websocket-jpeg" ? "JPEG over WebSocket" : stats.transport.replace("webrtc", "WebRTC").replace(/-(.*)/, (_, c) => ` ${c.toUpperCase()}`);
+    const way =
+      stats.transport === "websocket-jpeg"
+        ? "JPEG over WebSocket"
+        : stats.transport
+            .replace("webrtc", "WebRTC")
+            .replace(/-(.*)/, (_, c) => ` ${c.toUpperCase()}`);
+    const inputWay = inputs.path === "datachannel" ? "data channel" : "WebSocket";
+    const dropped = `dropped: ${frames.dropped_server} there, ${frames.dropped_page} here`;
     const facts = {
-      frames: `${frames.shown} shown · ${frames.dropped_server} dropped by the server · ${frames.dropped_page} here`,
-      transport: `${way} · input by ${inputs.path === "datachannel" ? "data channel" : "WebSocket"}`,
-      rtt: clock.rtt_ms === null ? "–" : `${ms(clock.rtt_ms)} ms, shortest ${ms(clock.min_rtt_ms)} ms`,
-      world: spec ? `${spec.title} · ${theme ? describeTheme(theme).title : "–"} · seed ${seed ?? "–"}` : "–",
+      frames: `${frames.shown} shown · ${dropped}`,
+      transport: `${way} · input by ${inputWay}`,
+      rtt:
+        clock.rtt_ms === null ? "–" : `${ms(clock.rtt_ms)} ms, shortest ${ms(clock.min_rtt_ms)} ms`,
+      world: spec
+        ? `${spec.title} · ${theme ? describeTheme(theme).title : "–"} · seed ${seed ?? "–"}`
+        : "–",
       size: spec ? `${spec.width} × ${spec.height} at ${spec.fps} fps` : "–",
     };
     for (const [name, text] of Object.entries(facts)) setText(byId(`fact-${name}`), text);

@@ -1,4 +1,5 @@
-// The state of all controls as one snapshot. No DOM: `controls.js` and `sticks.js` feed it, `main.js` sends it.
+// The state of all controls as one snapshot. No DOM: `controls.js` and `sticks.js` feed it,
+// `main.js` sends it.
 
 import { HISTORY, MAX_KEYS } from "./protocol.js";
 
@@ -16,7 +17,10 @@ export class ControlState {
   #history = [];
   #next = 0;
 
-  /** `holdMs`: a tap lasts at least this long, one step of the world, so that the step that samples next sees it. */
+  /**
+   * `holdMs`: a tap lasts at least this long, one step of the world, so that the step that samples
+   * next sees it.
+   */
   constructor({ seq = 0, pointer = [0, 0], holdMs = 0 } = {}) {
     this.#next = seq;
     this.#pointer = [...pointer];
@@ -48,7 +52,10 @@ export class ControlState {
     return true;
   }
 
-  /** Sticks and buttons of one source ("gamepad", "touch"); the stronger deflection wins on each axis. */
+  /**
+   * Sticks and buttons of one source ("gamepad", "touch"); the stronger deflection wins on each
+   * axis.
+   */
   setPad(name, axes, buttons) {
     const before = this.#sources.get(name);
     const same = before && before.buttons === buttons && before.axes.every((v, i) => v === axes[i]);
@@ -57,7 +64,10 @@ export class ControlState {
     return true;
   }
 
-  /** Lets go of everything (focus lost, menu opened). The pointer counters stay: they are totals, not a state. */
+  /**
+   * Lets go of everything (focus lost, menu opened). The pointer counters stay: they are totals,
+   * not a state.
+   */
   releaseAll() {
     const held = this.#keys.size > 0 || this.#sources.size > 0;
     this.#keys.clear();
@@ -79,10 +89,20 @@ export class ControlState {
     const axes = [0, 0, 0, 0];
     let buttons = 0;
     for (const pad of this.#sources.values()) {
-      pad.axes.forEach((value, i) => { axes[i] = stronger(axes[i], value); });
+      pad.axes.forEach((value, i) => {
+        axes[i] = stronger(axes[i], value);
+      });
       buttons |= pad.buttons;
     }
-    const snapshot = { seq: this.#next, time: now, axes, buttons, keys: [...this.#keys.keys()], pointer: [...this.#pointer], pose: null };
+    const snapshot = {
+      seq: this.#next,
+      time: now,
+      axes,
+      buttons,
+      keys: [...this.#keys.keys()],
+      pointer: [...this.#pointer],
+      pose: null,
+    };
     this.#next += 1;
     this.#history.unshift(snapshot);
     this.#history.length = Math.min(this.#history.length, HISTORY);
@@ -100,7 +120,10 @@ export class ControlState {
   }
 }
 
-/** Decides when a snapshot is due: at once after a change, but never denser than MIN_GAP_MS, and at 60 Hz anyway. */
+/**
+ * Decides when a snapshot is due: at once after a change, but never denser than MIN_GAP_MS, and at
+ * 60 Hz anyway.
+ */
 export class SendClock {
   #last = -Infinity;
   #next = -Infinity;
@@ -113,7 +136,8 @@ export class SendClock {
   due(now) {
     const regular = now >= this.#next;
     if (!regular && !(this.#dirty && now - this.#last >= MIN_GAP_MS)) return false;
-    // Counting from the moment it was due, not from now, keeps the average at 60 Hz whatever the timer's grain.
+    // Counting from the moment it was due, not from now, keeps the average at 60 Hz whatever the
+    // timer's grain.
     const late = regular && now - this.#next < SAMPLE_MS;
     this.#next = (late ? this.#next : now) + SAMPLE_MS;
     this.#last = now;

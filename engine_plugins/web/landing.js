@@ -21,14 +21,27 @@ export class ThemeCards {
       this.root.replaceChildren(...themes.map((theme) => this.#card(theme)));
     }
     const wanted = themes.find((theme) => selected && sameTheme(theme.id, selected)) ?? themes[0];
-    for (const input of this.root.querySelectorAll("input")) input.checked = input.value === wanted.id;
+    for (const input of this.root.querySelectorAll("input"))
+      input.checked = input.value === wanted.id;
     return wanted.id;
   }
 
   #card({ id, key, title, art }) {
-    const input = h("input", { type: "radio", name: this.name, value: id, onchange: () => this.picked(id) });
+    const input = h("input", {
+      type: "radio",
+      name: this.name,
+      value: id,
+      onchange: () => this.picked(id),
+    });
     const picture = h("img", { src: art, alt: "", draggable: "false" });
-    return h("label", { class: "card", "data-theme": key }, input, picture, h("span", { class: "card-title", text: title }), h("span", { class: "card-mark" }, icon("check")));
+    return h(
+      "label",
+      { class: "card", "data-theme": key },
+      input,
+      picture,
+      h("span", { class: "card-title", text: title }),
+      h("span", { class: "card-mark" }, icon("check")),
+    );
   }
 
   get value() {
@@ -36,7 +49,10 @@ export class ThemeCards {
   }
 
   reveal() {
-    this.root.querySelector("input:checked")?.closest(".card").scrollIntoView({ block: "nearest", inline: "center" });
+    this.root
+      .querySelector("input:checked")
+      ?.closest(".card")
+      .scrollIntoView({ block: "nearest", inline: "center" });
   }
 }
 
@@ -52,7 +68,10 @@ export class SeedField {
     });
     input.addEventListener("input", () => {
       input.value = input.value.replace(/\D/g, "").slice(0, 10);
-      input.setAttribute("aria-invalid", String(input.value !== "" && parseSeed(input.value) === null));
+      input.setAttribute(
+        "aria-invalid",
+        String(input.value !== "" && parseSeed(input.value) === null),
+      );
     });
   }
 

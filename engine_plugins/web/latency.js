@@ -1,8 +1,17 @@
-// Where the time between a sampled control and the picture that answers it goes. No clock and no DOM in here:
-// every function takes client milliseconds (`performance.now()`) as an argument.
+// Where the time between a sampled control and the picture that answers it goes. No clock and no
+// DOM in here: every function takes client milliseconds (`performance.now()`) as an argument.
 
 /** In the order in which time passes. Together they are exactly shown - sampled. */
-export const LEGS = ["uplink", "wait", "tokens", "pixels", "handover", "encode", "downlink", "show"];
+export const LEGS = [
+  "uplink",
+  "wait",
+  "tokens",
+  "pixels",
+  "handover",
+  "encode",
+  "downlink",
+  "show",
+];
 
 export const LEG_TEXT = {
   uplink: "control sampled → gateway has it",
@@ -32,14 +41,19 @@ export function summarize(values) {
   const sorted = Float64Array.from(values).sort();
   const mean = sorted.length === 0 ? null : sorted.reduce((sum, v) => sum + v, 0) / sorted.length;
   return {
-    p50: percentile(sorted, 0.5), p95: percentile(sorted, 0.95), p99: percentile(sorted, 0.99),
-    mean, max: sorted.length === 0 ? null : sorted[sorted.length - 1], count: sorted.length,
+    p50: percentile(sorted, 0.5),
+    p95: percentile(sorted, 0.95),
+    p99: percentile(sorted, 0.99),
+    mean,
+    max: sorted.length === 0 ? null : sorted[sorted.length - 1],
+    count: sorted.length,
   };
 }
 
 /**
- * Offset between the two clocks, from the round trip that took least time among the last `window` ones: queueing only
- * ever adds to a round trip, so the shortest is the most symmetric. Its error is at most half of that round trip.
+ * Offset between the two clocks, from the round trip that took least time among the last `window`
+ * ones: queueing only ever adds to a round trip, so the shortest is the most symmetric. Its error
+ * is at most half of that round trip.
  */
 export class ClockOffset {
   #samples = [];
@@ -78,8 +92,9 @@ export class ClockOffset {
 
 /** The server's stamps of one frame as legs of one snapshot that this frame answers. */
 export function legsOf(header, sampled, received, shown, offset) {
-  // A snapshot that a newer one replaced before the step has no arrival stamp of its own. It travelled like the newer
-  // one, so it is given the same uplink, and the rest of its time up to the step counts as waiting.
+  // A snapshot that a newer one replaced before the step has no arrival stamp of its own. It
+  // travelled like the newer one, so it is given the same uplink, and the rest of its time up to
+  // the step counts as waiting.
   const uplink = header.t_input + offset - header.input_time;
   return {
     uplink,
@@ -93,7 +108,10 @@ export function legsOf(header, sampled, received, shown, offset) {
   };
 }
 
-/** Input-to-photon of every snapshot: the first shown frame whose `input_seq` is at least the snapshot's. */
+/**
+ * Input-to-photon of every snapshot: the first shown frame whose `input_seq` is at least the
+ * snapshot's.
+ */
 export class LatencyMeter {
   #pending = []; // {seq, time}, oldest first
   samples = []; // {seq, sampled, frame, total, legs}
@@ -106,43 +124,67 @@ export class LatencyMeter {
   /** @returns the samples this frame completed (several when it answers several snapshots) */
   shown(header, received, shown, offset) {
     const answered = [];
-    while (this.#pending.length > 0 && this.#pending[0].seq <= header.input_seq) answered.push(this.#pending.shift());
+    while (this.#pending.length > 0 && this.#pending[0].seq <= header.input_seq)
+      answered.push(this.#pending.shift());
     if (offset === null) return [];
     const fresh = answered.map(({ seq, time }) => ({
-      seq, sampled: time, frame: header.frame, total: shown - time, legs: legsOf(header, time, received, shown, offset),
+      seq,
+      sampled: time,
+      frame: header.frame,
+      total: shown - time,
+      legs: legsOf(header, time, received, shown, offset),
     }));
     this.samples.push(...fresh);
     if (this.samples.length > HISTORY) this.samples.splice(0, this.samples.length - HISTORY);
     return fresh;
   }
 
-  /** Forgets unanswered snapshots: a hidden page shows nothing and a lost connection answers nothing. */
+  /**
+   * Forgets unanswered snapshots: a hidden page shows nothing and a lost connection answers
+   * nothing.
+   */
   forget() {
     this.#pending = [];
   }
 
   rolling() {
     const recent = this.samples.slice(-ROLLING);
-    const legs = Object.fromEntries(LEGS.map((leg) => [leg, summarize(recent.map((s) => s.legs[leg]))]));
+    const legs = Object.fromEntries(
+      LEGS.map((leg) => [leg, summarize(recent.map((s) => s.legs[leg]))]),
+    );
     return { total: summarize(recent.map((s) => s.total)), legs };
   }
 
   csv() {
-    const rows = this.samples.map((s) => [s.seq, s.frame, s.sampled, s.total, ...LEGS.map((leg) => s.legs[leg])]);
-    const lines = rows.map((row) => row.map((v) => (Number.isInteger(v) ? v : v.toFixed(3))).join(","));
-    return [["seq", "frame", "sampled_ms", "total_ms", ...LEGS.map((leg) => `${leg}_ms`)].join(","), ...lines, ""].join("\n");
+    const rows = this.samples.map((s) => [
+      s.seq,
+      s.frame,
+      s.sampled,
+      s.total,
+      ...LEGS.map((leg) => s.legs[leg]),
+    ]);
+    const lines = rows.map((row) =>
+      row.map((v) => (Number.isInteger(v) ? v : v.toFixed(3))).join(","),
+    );
+    return [
+      ["seq", "frame", "sampled_ms", "total_ms", ...LEGS.map((leg) => `${leg}_ms`)].join(","),
+      ...lines,
+      "",
+    ].join("\n");
   }
 }
 
 /**
- * Joins frame headers (data channel) and shown pictures (video track) on the RTP timestamp. Either may come first, and
- * either may be missing: headers of frames that were never shown are dropped when a later one matches.
+ * Joins frame headers (data channel) and shown pictures (video track) on the RTP timestamp. Either
+ * may come first, and either may be missing: headers of frames that were never shown are dropped
+ * when a later one matches.
  */
 export class FrameMatcher {
   #headers = new Map(); // rtp -> header
   #pictures = new Map(); // rtp -> {received, shown}
   skipped = 0; // headers whose picture was never shown
-  approximate = false; // the browser gave no RTP timestamp, so pictures are taken to be the newest header
+  // the browser gave no RTP timestamp, so pictures are taken to be the newest header
+  approximate = false;
 
   constructor(limit = 64) {
     this.limit = limit;

@@ -1,4 +1,5 @@
-// Puts the parts together: session (decides), transport (talks), pictures (show), controls (listen), and what is on top.
+// Puts the parts together: session (decides), transport (talks), pictures (show), controls
+// (listen), and what is on top.
 
 import { Controls } from "./controls.js";
 import { byId, toast } from "./dom.js";
@@ -34,7 +35,14 @@ class Page {
     this.meter = new LatencyMeter();
     this.matcher = new FrameMatcher();
     this.rate = new Rate();
-    this.counts = { received: 0, shown: 0, droppedServer: 0, measured: 0, sent: 0, firstShown: null };
+    this.counts = {
+      received: 0,
+      shown: 0,
+      droppedServer: 0,
+      measured: 0,
+      sent: 0,
+      firstShown: null,
+    };
     this.sendClock = new SendClock();
     this.controlState = new ControlState(this.stored.counters);
     this.session = new Session({ video: this.url.video, token: this.url.token });
@@ -71,7 +79,8 @@ class Page {
       this.#sendInput(now());
     };
     this.controls = new Controls(this.controlState, byId("stage"), this.preferences, {
-      active: () => !this.menu.open && ["loading", "playing", "reconnecting"].includes(this.session.state),
+      active: () =>
+        !this.menu.open && ["loading", "playing", "reconnecting"].includes(this.session.state),
       changed,
       key: (code) => this.#key(code),
       unlocked: () => {
@@ -87,15 +96,17 @@ class Page {
     });
     this.server = new ServerInfo(document.baseURI, (themes) => {
       this.#prefer({ themes });
-      if (this.session.state === "idle") this.landing.show(themes, this.landing.cards.value, this.landing.seed.value);
+      if (this.session.state === "idle")
+        this.landing.show(themes, this.landing.cards.value, this.landing.seed.value);
     });
     this.status = new StatusCard({
       retry: () => this.#tell(() => this.session.retry(now())),
       leave: () => this.#tell(() => this.session.leave(now())),
-      authorize: (token) => this.#tell(() => {
-        this.session.token = token;
-        this.session.retry(now());
-      }),
+      authorize: (token) =>
+        this.#tell(() => {
+          this.session.token = token;
+          this.session.retry(now());
+        }),
     });
     this.menu = new Menu(this.preferences, {
       apply: (theme, seed) => this.#restart(theme, seed),
@@ -110,13 +121,16 @@ class Page {
       },
       closed: () => byId("menu-button").focus({ preventScroll: true }),
     });
-    this.hud = new Hud(
-      { stats: () => this.stats(), csv: () => this.meter.csv() },
-      (open) => this.#prefer({ hud: open }),
+    this.hud = new Hud({ stats: () => this.stats(), csv: () => this.meter.csv() }, (open) =>
+      this.#prefer({ hud: open }),
     );
     byId("menu-button").addEventListener("click", () => this.#openMenu());
     byId("fullscreen-button").addEventListener("click", () => toggleFullscreen());
-    addEventListener("pointerdown", (event) => this.#useInput(event.pointerType === "touch" ? "touch" : null), true);
+    addEventListener(
+      "pointerdown",
+      (event) => this.#useInput(event.pointerType === "touch" ? "touch" : null),
+      true,
+    );
     document.body.dataset.input = matchMedia("(pointer: coarse)").matches ? "touch" : "keys";
     this.#prefer({});
   }
@@ -132,7 +146,7 @@ class Page {
     addEventListener("pagehide", () => this.#store());
   }
 
-  // -- going into a world and out of it ---------------------------------------------------------------------------
+  // -- going into a world and out of it -----------------------------------------------------------
 
   begin() {
     const themes = this.preferences.themes;
@@ -140,9 +154,11 @@ class Page {
     const fresh = this.stored.resume && Date.now() - this.stored.at < SEAT_KEPT_MS;
     const reloaded = performance.getEntriesByType("navigation")[0]?.type === "reload";
     if (fresh && reloaded && this.url.autoplay) return this.#resumeStored();
-    if (this.url.autoplay) return this.play(this.landing.cards.value, this.url.seed ?? settings.randomSeed());
+    if (this.url.autoplay)
+      return this.play(this.landing.cards.value, this.url.seed ?? settings.randomSeed());
     this.landing.offerResume(fresh ? this.stored.theme : null);
-    if (fresh) setTimeout(() => this.landing.offerResume(null), this.stored.at + SEAT_KEPT_MS - Date.now());
+    if (fresh)
+      setTimeout(() => this.landing.offerResume(null), this.stored.at + SEAT_KEPT_MS - Date.now());
     this.#render(true);
   }
 
@@ -163,7 +179,7 @@ class Page {
     this.#address();
   }
 
-  // -- carrying out what the session decides ----------------------------------------------------------------------
+  // -- carrying out what the session decides ------------------------------------------------------
 
   #tell(event) {
     event();
@@ -180,23 +196,29 @@ class Page {
         return this.transport.connect();
       case "disconnect":
         return this.transport.disconnect();
-      case "send": return this.transport.send(command.message);
-      case "negotiate": return this.transport.negotiate();
-      case "answer": return this.transport.answer(command.sdp);
-      case "welcomed": return this.#welcomed(command.welcome);
+      case "send":
+        return this.transport.send(command.message);
+      case "negotiate":
+        return this.transport.negotiate();
+      case "answer":
+        return this.transport.answer(command.sdp);
+      case "welcomed":
+        return this.#welcomed(command.welcome);
       case "remember":
         this.resume = command.resume;
         return this.#store();
-      case "notice": return toast(command.text, command.tone, 7);
-      case "pong": return this.clock.pong(command.message.time, command.received, command.message.server_time);
-      case "frame": return this.#frame(command.message, command.received);
+      case "notice":
+        return toast(command.text, command.tone, 7);
+      case "pong":
+        return this.clock.pong(command.message.time, command.received, command.message.server_time);
+      case "frame":
+        return this.#frame(command.message, command.received);
     }
   }
 
   #welcomed({ spec }) {
     this.controlState.holdMs = 1000 / spec.fps + TICK_MS;
     this.#prefer({ themes: spec.themes });
-    document.body.style.setProperty("--aspect", spec.width / spec.height);
     this.#address();
   }
 
@@ -234,7 +256,7 @@ class Page {
     this.meter.sent(snapshot.seq, snapshot.time);
   }
 
-  // -- time -------------------------------------------------------------------------------------------------------
+  // -- time ---------------------------------------------------------------------------------------
 
   #tick() {
     const now = performance.now();
@@ -247,10 +269,12 @@ class Page {
   #pace() {
     const { state } = this.session;
     const idle = state === "idle" || state === "error";
-    this.ticker.postMessage(idle ? null : state === "playing" && !document.hidden ? TICK_MS : SLOW_TICK_MS);
+    this.ticker.postMessage(
+      idle ? null : state === "playing" && !document.hidden ? TICK_MS : SLOW_TICK_MS,
+    );
   }
 
-  // -- what is to be seen -----------------------------------------------------------------------------------------
+  // -- what is to be seen -------------------------------------------------------------------------
 
   #render(entered) {
     const now = performance.now();
@@ -260,7 +284,9 @@ class Page {
     const { dataset } = document.body;
     dataset.state = view.state;
     dataset.video = view.video;
-    dataset.picture = String(view.lastPicture !== null || (dataset.picture === "true" && view.state === "reconnecting"));
+    dataset.picture = String(
+      view.lastPicture !== null || (dataset.picture === "true" && view.state === "reconnecting"),
+    );
     this.status.update(view);
     this.hud.update(now);
     if (entered && before !== view.state) this.#entered(view, before);
@@ -277,7 +303,9 @@ class Page {
       this.menu.close();
     }
     if (view.state === "error" || view.state === "full") {
-      byId(view.error.code === "unauthorized" ? "token" : "status-retry").focus({ preventScroll: true });
+      byId(view.error.code === "unauthorized" ? "token" : "status-retry").focus({
+        preventScroll: true,
+      });
     }
     this.server.watch(view.state === "idle");
     if (view.state === "idle" && before !== null) {
@@ -299,7 +327,9 @@ class Page {
   #hint() {
     clearTimeout(this.hintTimer);
     document.body.dataset.hint = "true";
-    this.hintTimer = setTimeout(() => { document.body.dataset.hint = "false"; }, HINT_MS);
+    this.hintTimer = setTimeout(() => {
+      document.body.dataset.hint = "false";
+    }, HINT_MS);
   }
 
   #dress(theme) {
@@ -311,11 +341,14 @@ class Page {
     const picture = new Image();
     picture.src = art;
     picture.alt = "";
-    picture.decode().catch(() => {}).then(() => {
-      if (backdrop.dataset.art !== art) return;
-      for (const old of [...backdrop.children].slice(0, -1)) old.remove();
-      backdrop.append(picture);
-    });
+    picture
+      .decode()
+      .catch(() => {})
+      .then(() => {
+        if (backdrop.dataset.art !== art) return;
+        for (const old of [...backdrop.children].slice(0, -1)) old.remove();
+        backdrop.append(picture);
+      });
   }
 
   #openMenu() {
@@ -338,7 +371,12 @@ class Page {
   #gamepad(pad) {
     if (pad === null) return toast("Gamepad disconnected", "pad");
     const name = pad.id.replace(/\s*\(.*\)\s*$/, "") || "Gamepad";
-    toast(pad.mapping === "standard" ? `${name} connected` : `${name} connected, with an unusual layout: sticks may be swapped`, "pad");
+    toast(
+      pad.mapping === "standard"
+        ? `${name} connected`
+        : `${name} connected, with an unusual layout: sticks may be swapped`,
+      "pad",
+    );
     this.#useInput("pad");
     if (this.session.state === "playing") this.#hint();
   }
@@ -349,7 +387,7 @@ class Page {
     settings.savePreferences(this.preferences);
   }
 
-  // -- what outlives the page -------------------------------------------------------------------------------------
+  // -- what outlives the page ---------------------------------------------------------------------
 
   #address() {
     const url = new URL(location.href);
@@ -361,22 +399,37 @@ class Page {
   #store() {
     if (!this.resume) return settings.saveSession(null);
     const { theme, seed } = this.session;
-    settings.saveSession({ resume: this.resume, theme, seed, at: Date.now(), counters: this.controlState.counters });
+    settings.saveSession({
+      resume: this.resume,
+      theme,
+      seed,
+      at: Date.now(),
+      counters: this.controlState.counters,
+    });
   }
 
-  // -- for tools --------------------------------------------------------------------------------------------------
+  // -- for tools ----------------------------------------------------------------------------------
 
   stats() {
     const now = performance.now();
     const { counts, canvas, video, matcher, transport } = this;
     return profile({
-      view: this.session.view(now), meter: this.meter, clock: this.clock, rate: this.rate, transport, now,
+      view: this.session.view(now),
+      meter: this.meter,
+      clock: this.clock,
+      rate: this.rate,
+      transport,
+      now,
       seconds: counts.firstShown === null ? 0 : (now - counts.firstShown) / 1000,
       counts: {
         frames: {
-          received: counts.received, shown: counts.shown, dropped_server: counts.droppedServer,
-          dropped_page: canvas.dropped + video.dropped, damaged: canvas.broken,
-          headers_without_picture: matcher.skipped, matched_by: matcher.approximate ? "order" : "rtp",
+          received: counts.received,
+          shown: counts.shown,
+          dropped_server: counts.droppedServer,
+          dropped_page: canvas.dropped + video.dropped,
+          damaged: canvas.broken,
+          headers_without_picture: matcher.skipped,
+          matched_by: matcher.approximate ? "order" : "rtp",
         },
         inputs: { sent: counts.sent, measured: counts.measured, held_back: transport.inputSkipped },
       },
@@ -387,8 +440,12 @@ class Page {
 const page = new Page();
 Object.defineProperty(window, "worldbridge", {
   value: Object.freeze({
-    get state() { return page.session.state; },
-    get session() { return Object.freeze(page.session.view(performance.now())); },
+    get state() {
+      return page.session.state;
+    },
+    get session() {
+      return Object.freeze(page.session.view(performance.now()));
+    },
     stats: () => page.stats(),
   }),
 });

@@ -1,10 +1,14 @@
-// The menu over the running world: another theme or seed, from the start again, and how it feels to look around.
+// The menu over the running world: another theme or seed, from the start again, and how it feels to
+// look around.
 
 import { byId, copy, setText, toast } from "./dom.js";
 import { SeedField, ThemeCards } from "./landing.js";
 
 export class Menu {
-  /** `hooks`: apply(theme, seed), reset(), leave(), preferences(changes), opened(), closed(), link() -> url */
+  /**
+   * `hooks`: apply(theme, seed), reset(), leave(), preferences(changes), opened(), closed(), link()
+   * -> url
+   */
   constructor(preferences, hooks) {
     this.dialog = byId("menu");
     this.hooks = hooks;
@@ -13,7 +17,8 @@ export class Menu {
     this.#actions();
     this.#preferences(preferences);
     this.dialog.addEventListener("close", () => hooks.closed());
-    this.dialog.addEventListener("click", (event) => event.target === this.dialog && this.close()); // the backdrop
+    // the backdrop
+    this.dialog.addEventListener("click", (event) => event.target === this.dialog && this.close());
   }
 
   #actions() {
@@ -23,8 +28,14 @@ export class Menu {
     };
     byId("menu-close").addEventListener("click", () => this.close());
     byId("menu-resume").addEventListener("click", () => this.close());
-    byId("menu-reset").addEventListener("click", closing(() => this.hooks.reset()));
-    byId("menu-leave").addEventListener("click", closing(() => this.hooks.leave()));
+    byId("menu-reset").addEventListener(
+      "click",
+      closing(() => this.hooks.reset()),
+    );
+    byId("menu-leave").addEventListener(
+      "click",
+      closing(() => this.hooks.leave()),
+    );
     byId("menu-fullscreen").addEventListener("click", () => toggleFullscreen());
     byId("menu-form").addEventListener("submit", (event) => {
       event.preventDefault();
@@ -34,20 +45,28 @@ export class Menu {
     });
     byId("menu-share").addEventListener("click", async () => {
       const url = this.hooks.link();
-      toast((await copy(url)) ? "Link to this world copied" : `The browser did not allow copying: ${url}`);
+      toast(
+        (await copy(url))
+          ? "Link to this world copied"
+          : `The browser did not allow copying: ${url}`,
+      );
     });
   }
 
   #preferences(preferences) {
     const sensitivity = byId("sensitivity");
-    const show = () => setText(byId("sensitivity-value"), `${Number(sensitivity.value).toFixed(1)} ×`);
+    const show = () =>
+      setText(byId("sensitivity-value"), `${Number(sensitivity.value).toFixed(1)} ×`);
     sensitivity.value = preferences.sensitivity;
     show();
     sensitivity.addEventListener("input", () => {
       show();
       this.hooks.preferences({ sensitivity: Number(sensitivity.value) });
     });
-    for (const [id, key] of [["invert-y", "invertY"], ["fill", "fill"]]) {
+    for (const [id, key] of [
+      ["invert-y", "invertY"],
+      ["fill", "fill"],
+    ]) {
       const box = byId(id);
       box.checked = preferences[key];
       box.addEventListener("change", () => this.hooks.preferences({ [key]: box.checked }));
@@ -75,9 +94,15 @@ export class Menu {
 
 export async function toggleFullscreen() {
   const root = document.documentElement;
-  if (!root.requestFullscreen) return toast("This browser has no fullscreen for pages. Add the page to the home screen instead.", "warn");
+  if (!root.requestFullscreen)
+    return toast(
+      "This browser has no fullscreen for pages. Add the page to the home screen instead.",
+      "warn",
+    );
   try {
-    await (document.fullscreenElement ? document.exitFullscreen() : root.requestFullscreen({ navigationUI: "hide" }));
+    await (document.fullscreenElement
+      ? document.exitFullscreen()
+      : root.requestFullscreen({ navigationUI: "hide" }));
   } catch {
     toast("The browser did not allow fullscreen here.", "warn");
   }

@@ -1,5 +1,6 @@
-// MessagePack, limited to what the protocol uses: nil, bool, integers, floats, str, bin, array, map with string keys.
-// Extension types, duplicate keys, trailing bytes and nesting deeper than 16 are refused, never guessed at.
+// MessagePack, limited to what the protocol uses: nil, bool, integers, floats, str, bin, array, map
+// with string keys. Extension types, duplicate keys, trailing bytes and nesting deeper than 16 are
+// refused, never guessed at.
 
 const MAX_DEPTH = 16;
 const utf8Encoder = new TextEncoder();
@@ -14,7 +15,10 @@ export class MsgpackError extends Error {
   }
 }
 
-/** A number that must travel as float64 even when it happens to be whole (JavaScript has one number type). */
+/**
+ * A number that must travel as float64 even when it happens to be whole (JavaScript has one number
+ * type).
+ */
 export class Float {
   constructor(value) {
     this.value = value;
@@ -73,23 +77,26 @@ class Writer {
   integer(value) {
     if (value >= 0) {
       if (value < 0x80) this.u8(value);
-      else if (value <= 0xff) this.u8(0xcc), this.u8(value);
-      else if (value <= 0xffff) this.u8(0xcd), this.u16(value);
-      else if (value <= 0xffffffff) this.u8(0xce), this.u32(value);
-      else this.u8(0xcf), this.put("setBigUint64", 8, BigInt(value));
+      else if (value <= 0xff) (this.u8(0xcc), this.u8(value));
+      else if (value <= 0xffff) (this.u8(0xcd), this.u16(value));
+      else if (value <= 0xffffffff) (this.u8(0xce), this.u32(value));
+      else (this.u8(0xcf), this.put("setBigUint64", 8, BigInt(value)));
     } else if (value >= -0x20) this.u8(value & 0xff);
-    else if (value >= -0x80) this.u8(0xd0), this.u8(value & 0xff);
-    else if (value >= -0x8000) this.u8(0xd1), this.u16(value & 0xffff);
-    else if (value >= -0x80000000) this.u8(0xd2), this.u32(value >>> 0);
-    else this.u8(0xd3), this.put("setBigInt64", 8, BigInt(value));
+    else if (value >= -0x80) (this.u8(0xd0), this.u8(value & 0xff));
+    else if (value >= -0x8000) (this.u8(0xd1), this.u16(value & 0xffff));
+    else if (value >= -0x80000000) (this.u8(0xd2), this.u32(value >>> 0));
+    else (this.u8(0xd3), this.put("setBigInt64", 8, BigInt(value)));
   }
 
-  /** Header of str/bin/array/map: `short` is [base, limit] of the one-byte form or null; `codes` are the 8/16/32-bit forms. */
+  /**
+   * Header of str/bin/array/map: `short` is [base, limit] of the one-byte form or null; `codes` are
+   * the 8/16/32-bit forms.
+   */
   header(length, short, [code8, code16, code32]) {
     if (short !== null && length < short[1]) this.u8(short[0] | length);
-    else if (code8 !== null && length <= 0xff) this.u8(code8), this.u8(length);
-    else if (length <= 0xffff) this.u8(code16), this.u16(length);
-    else this.u8(code32), this.u32(length);
+    else if (code8 !== null && length <= 0xff) (this.u8(code8), this.u8(length));
+    else if (length <= 0xffff) (this.u8(code16), this.u16(length));
+    else (this.u8(code32), this.u32(length));
   }
 
   value(value, depth) {
@@ -97,15 +104,21 @@ class Writer {
     if (value === null || value === undefined) this.u8(0xc0);
     else if (value === true) this.u8(0xc3);
     else if (value === false) this.u8(0xc2);
-    else if (typeof value === "number") Number.isSafeInteger(value) ? this.integer(value) : this.float64(value);
+    else if (typeof value === "number")
+      Number.isSafeInteger(value) ? this.integer(value) : this.float64(value);
     else if (value instanceof Float) this.float64(value.value);
     else if (typeof value === "string") this.string(value);
-    else if (value instanceof Uint8Array) this.header(value.length, null, [0xc4, 0xc5, 0xc6]), this.raw(value);
+    else if (value instanceof Uint8Array)
+      (this.header(value.length, null, [0xc4, 0xc5, 0xc6]), this.raw(value));
     else if (Array.isArray(value)) {
       this.header(value.length, [0x90, 16], [null, 0xdc, 0xdd]);
       for (const item of value) this.value(item, depth + 1);
     } else if (typeof value === "object") this.map(value, depth);
-    else throw new MsgpackError("null, boolean, number, string, Uint8Array, array or object", typeof value);
+    else
+      throw new MsgpackError(
+        "null, boolean, number, string, Uint8Array, array or object",
+        typeof value,
+      );
   }
 
   string(text) {
@@ -155,7 +168,8 @@ class Reader {
 
   safe(big) {
     const value = Number(big);
-    if (!Number.isSafeInteger(value)) throw new MsgpackError("an integer within 2^53", `${big}`, this.at);
+    if (!Number.isSafeInteger(value))
+      throw new MsgpackError("an integer within 2^53", `${big}`, this.at);
     return value;
   }
 
@@ -185,15 +199,22 @@ class Reader {
       const at = this.at;
       const key = this.value(depth + 1);
       if (typeof key !== "string") throw new MsgpackError("a string key", typeof key, at);
-      if (Object.hasOwn(entries, key)) throw new MsgpackError("distinct keys", `"${key}" twice`, at);
+      if (Object.hasOwn(entries, key))
+        throw new MsgpackError("distinct keys", `"${key}" twice`, at);
       // A plain assignment of "__proto__" would change the prototype instead of adding a key.
-      Object.defineProperty(entries, key, { value: this.value(depth + 1), enumerable: true, writable: true, configurable: true });
+      Object.defineProperty(entries, key, {
+        value: this.value(depth + 1),
+        enumerable: true,
+        writable: true,
+        configurable: true,
+      });
     }
     return entries;
   }
 
   value(depth) {
-    if (depth > MAX_DEPTH) throw new MsgpackError(`nesting up to ${MAX_DEPTH}`, "deeper nesting", this.at);
+    if (depth > MAX_DEPTH)
+      throw new MsgpackError(`nesting up to ${MAX_DEPTH}`, "deeper nesting", this.at);
     const code = this.view.getUint8(this.take(1));
     if (code < 0x80) return code;
     if (code < 0x90) return this.map(code & 0x0f, depth);
@@ -201,31 +222,58 @@ class Reader {
     if (code < 0xc0) return this.text(code & 0x1f);
     if (code >= 0xe0) return code - 0x100;
     switch (code) {
-      case 0xc0: return null;
-      case 0xc2: return false;
-      case 0xc3: return true;
-      case 0xc4: return this.binary(this.length(1));
-      case 0xc5: return this.binary(this.length(2));
-      case 0xc6: return this.binary(this.length(4));
-      case 0xca: return this.view.getFloat32(this.take(4));
-      case 0xcb: return this.view.getFloat64(this.take(8));
-      case 0xcc: return this.length(1);
-      case 0xcd: return this.length(2);
-      case 0xce: return this.length(4);
-      case 0xcf: return this.safe(this.view.getBigUint64(this.take(8)));
-      case 0xd0: return this.view.getInt8(this.take(1));
-      case 0xd1: return this.view.getInt16(this.take(2));
-      case 0xd2: return this.view.getInt32(this.take(4));
-      case 0xd3: return this.safe(this.view.getBigInt64(this.take(8)));
-      case 0xd9: return this.text(this.length(1));
-      case 0xda: return this.text(this.length(2));
-      case 0xdb: return this.text(this.length(4));
-      case 0xdc: return this.array(this.length(2), depth);
-      case 0xdd: return this.array(this.length(4), depth);
-      case 0xde: return this.map(this.length(2), depth);
-      case 0xdf: return this.map(this.length(4), depth);
+      case 0xc0:
+        return null;
+      case 0xc2:
+        return false;
+      case 0xc3:
+        return true;
+      case 0xc4:
+        return this.binary(this.length(1));
+      case 0xc5:
+        return this.binary(this.length(2));
+      case 0xc6:
+        return this.binary(this.length(4));
+      case 0xca:
+        return this.view.getFloat32(this.take(4));
+      case 0xcb:
+        return this.view.getFloat64(this.take(8));
+      case 0xcc:
+        return this.length(1);
+      case 0xcd:
+        return this.length(2);
+      case 0xce:
+        return this.length(4);
+      case 0xcf:
+        return this.safe(this.view.getBigUint64(this.take(8)));
+      case 0xd0:
+        return this.view.getInt8(this.take(1));
+      case 0xd1:
+        return this.view.getInt16(this.take(2));
+      case 0xd2:
+        return this.view.getInt32(this.take(4));
+      case 0xd3:
+        return this.safe(this.view.getBigInt64(this.take(8)));
+      case 0xd9:
+        return this.text(this.length(1));
+      case 0xda:
+        return this.text(this.length(2));
+      case 0xdb:
+        return this.text(this.length(4));
+      case 0xdc:
+        return this.array(this.length(2), depth);
+      case 0xdd:
+        return this.array(this.length(4), depth);
+      case 0xde:
+        return this.map(this.length(2), depth);
+      case 0xdf:
+        return this.map(this.length(4), depth);
       default:
-        throw new MsgpackError("nil, bool, int, float, str, bin, array or map", `code 0x${code.toString(16)}`, this.at - 1);
+        throw new MsgpackError(
+          "nil, bool, int, float, str, bin, array or map",
+          `code 0x${code.toString(16)}`,
+          this.at - 1,
+        );
     }
   }
 }

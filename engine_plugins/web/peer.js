@@ -1,6 +1,7 @@
-// One WebRTC connection: receives video, carries input (unordered, never retransmitted: every packet holds the last four
-// snapshots) and control (reliable). The gateway removes the jitter buffer with the playout-delay extension; setting
-// `jitterBufferTarget` here as well makes Chromium slower, so it is left alone.
+// One WebRTC connection: receives video, carries input (unordered, never retransmitted: every
+// packet holds the last four snapshots) and control (reliable). The gateway removes the jitter
+// buffer with the playout-delay extension; setting `jitterBufferTarget` here as well makes Chromium
+// slower, so it is left alone.
 
 const CONNECT_MS = 4000;
 const GATHER_MS = 800;
@@ -38,7 +39,8 @@ export class PeerLink {
     this.control.binaryType = "arraybuffer";
     this.control.onmessage = ({ data }) => this.handlers.message(data);
     this.input.onopen = this.control.onopen = () => this.#settle();
-    pc.ontrack = ({ streams, track }) => this.handlers.track(streams[0] ?? new MediaStream([track]));
+    pc.ontrack = ({ streams, track }) =>
+      this.handlers.track(streams[0] ?? new MediaStream([track]));
     pc.onconnectionstatechange = () => this.#settle();
     try {
       await pc.setLocalDescription(await pc.createOffer());
@@ -82,11 +84,14 @@ export class PeerLink {
 function preferCodecs(transceiver) {
   const all = RTCRtpReceiver.getCapabilities?.("video")?.codecs;
   if (!all || !transceiver.setCodecPreferences) return;
-  const rank = ({ mimeType }) => (PREFERRED.includes(mimeType) ? PREFERRED.indexOf(mimeType) : PREFERRED.length);
+  const rank = ({ mimeType }) =>
+    PREFERRED.includes(mimeType) ? PREFERRED.indexOf(mimeType) : PREFERRED.length;
   transceiver.setCodecPreferences([...all].sort((a, b) => rank(a) - rank(b)));
 }
 
-/** The gateway takes one complete offer (no trickle). Host candidates are there within milliseconds. */
+/**
+ * The gateway takes one complete offer (no trickle). Host candidates are there within milliseconds.
+ */
 function gathered(pc) {
   if (pc.iceGatheringState === "complete") return Promise.resolve();
   return new Promise((resolve) => {

@@ -1,6 +1,9 @@
 // Puts frames on the screen, newest only, and tells when each one was shown.
 
-/** JPEG pictures drawn on a canvas. `shown(header, received, at)`: `at` is the display refresh that carries the picture. */
+/**
+ * JPEG pictures drawn on a canvas. `shown(header, received, at)`: `at` is the display refresh that
+ * carries the picture.
+ */
 export class CanvasPicture {
   #waiting = null;
   #busy = false;
@@ -28,7 +31,8 @@ export class CanvasPicture {
       try {
         this.#draw(await createImageBitmap(new Blob([item.jpeg], { type: "image/jpeg" })), item);
       } catch {
-        this.broken += 1; // a damaged picture is skipped and counted; the next one is complete in itself
+        // a damaged picture is skipped and counted; the next one is complete in itself
+        this.broken += 1;
       }
     }
     this.#busy = false;
@@ -44,7 +48,10 @@ export class CanvasPicture {
     if (first) requestAnimationFrame(() => this.#refreshed(performance.now()));
   }
 
-  /** Twice the picture's size: the browser's good filter does the first doubling, its fast one the rest. */
+  /**
+   * Twice the picture's size: the browser's good filter does the first doubling, its fast one the
+   * rest.
+   */
   #fit(bitmap) {
     const [width, height] = [bitmap.width * 2, bitmap.height * 2];
     if (this.canvas.width === width && this.canvas.height === height) return;
@@ -75,7 +82,8 @@ export class VideoPicture {
 
   attach(stream) {
     this.video.srcObject = stream;
-    this.video.play().catch(() => {}); // refused without a gesture: the first click plays it (muted video never is)
+    // refused without a gesture: the first click plays it (muted video never is)
+    this.video.play().catch(() => {});
   }
 
   detach() {
@@ -89,7 +97,8 @@ export class VideoPicture {
       this.#listen();
       if (this.#last !== null) this.dropped += Math.max(0, frame.presentedFrames - this.#last - 1);
       this.#last = frame.presentedFrames;
-      // Chromium may report an expected display time that has already passed; light cannot be earlier than now.
+      // Chromium may report an expected display time that has already passed; light cannot be
+      // earlier than now.
       const at = Math.max(now, frame.expectedDisplayTime ?? now);
       this.shown(frame.rtpTimestamp, frame.receiveTime ?? frame.presentationTime ?? at, at);
     });

@@ -1,4 +1,5 @@
-// The messages between a client and the gateway: builders for what this page sends, validation of what it receives.
+// The messages between a client and the gateway: builders for what this page sends, validation of
+// what it receives.
 
 import { decode as unpack, encode as pack, float, MsgpackError } from "./msgpack.js";
 
@@ -16,10 +17,28 @@ export class ProtocolError extends Error {
   }
 }
 
-// -- client to server ---------------------------------------------------------------------------------------------
+// -- client to server -----------------------------------------------------------------------------
 
-export const hello = ({ client, role = "player", world = null, theme = null, seed = null, video, resume = null, token = null }) => ({
-  type: "hello", version: VERSION, client, role, world, theme, seed, video, resume, token,
+export const hello = ({
+  client,
+  role = "player",
+  world = null,
+  theme = null,
+  seed = null,
+  video,
+  resume = null,
+  token = null,
+}) => ({
+  type: "hello",
+  version: VERSION,
+  client,
+  role,
+  world,
+  theme,
+  seed,
+  video,
+  resume,
+  token,
 });
 
 export const start = (theme, seed) => ({ type: "start", theme, seed });
@@ -32,7 +51,11 @@ export const bye = () => ({ type: "bye" });
 
 /** Client-clock milliseconds; `offset` = client clock minus server clock. */
 export const shown = ({ frame, received, shown: at, offset }) => ({
-  type: "shown", frame, received: float(received), shown: float(at), offset: float(offset),
+  type: "shown",
+  frame,
+  received: float(received),
+  shown: float(at),
+  offset: float(offset),
 });
 
 /** @param snapshots newest first, as `ControlState.snapshot` makes them */
@@ -51,12 +74,20 @@ const snapshotOnWire = ({ seq, time, axes, buttons, keys, pointer }) => ({
 /** @returns {Uint8Array} */
 export const encode = (message) => pack(message);
 
-// -- server to client ---------------------------------------------------------------------------------------------
+// -- server to client -----------------------------------------------------------------------------
 
-const kind = (value) => (value === null ? "null" : Array.isArray(value) ? "array" : value instanceof Uint8Array ? "bytes" : typeof value);
+const kind = (value) =>
+  value === null
+    ? "null"
+    : Array.isArray(value)
+      ? "array"
+      : value instanceof Uint8Array
+        ? "bytes"
+        : typeof value;
 
 const check = (name, test) => (value, path) => {
-  if (!test(value)) throw new ProtocolError(path, name, value === undefined ? "nothing" : kind(value));
+  if (!test(value))
+    throw new ProtocolError(path, name, value === undefined ? "nothing" : kind(value));
 };
 
 const text = check("a string", (v) => typeof v === "string");
@@ -64,14 +95,19 @@ const flag = check("a boolean", (v) => typeof v === "boolean");
 const number = check("a finite number", (v) => typeof v === "number" && Number.isFinite(v));
 const integer = check("an integer", Number.isInteger);
 const bytes = check("bytes", (v) => v instanceof Uint8Array);
-const oneOf = (...names) => check(names.map((n) => `"${n}"`).join(" or "), (v) => names.includes(v));
-const nullable = (inner) => (value, path) => (value === null || value === undefined ? undefined : inner(value, path));
+const oneOf = (...names) =>
+  check(names.map((n) => `"${n}"`).join(" or "), (v) => names.includes(v));
+const nullable = (inner) => (value, path) =>
+  value === null || value === undefined ? undefined : inner(value, path);
 
-const listOf = (inner, length = null) => (value, path) => {
-  if (!Array.isArray(value)) throw new ProtocolError(path, "an array", kind(value));
-  if (length !== null && value.length !== length) throw new ProtocolError(path, `${length} items`, `${value.length}`);
-  value.forEach((item, i) => inner(item, `${path}[${i}]`));
-};
+const listOf =
+  (inner, length = null) =>
+  (value, path) => {
+    if (!Array.isArray(value)) throw new ProtocolError(path, "an array", kind(value));
+    if (length !== null && value.length !== length)
+      throw new ProtocolError(path, `${length} items`, `${value.length}`);
+    value.forEach((item, i) => inner(item, `${path}[${i}]`));
+  };
 
 const record = (fields) => (value, path) => {
   if (kind(value) !== "object") throw new ProtocolError(path, "a map", kind(value));
@@ -79,24 +115,61 @@ const record = (fields) => (value, path) => {
 };
 
 const spec = record({
-  name: text, title: text, width: integer, height: integer, fps: number, frames_per_latent: integer,
-  themes: listOf(text), action_schema: listOf(text), context_frames: integer, kind: text,
+  name: text,
+  title: text,
+  width: integer,
+  height: integer,
+  fps: number,
+  frames_per_latent: integer,
+  themes: listOf(text),
+  action_schema: listOf(text),
+  context_frames: integer,
+  kind: text,
 });
 
 const header = record({
-  frame: integer, input_seq: integer, input_time: number,
-  t_input: number, t_latch: number, t_tokens: number, t_pixels: number, t_gateway: number, t_encoded: number, t_sent: number,
-  rtp: nullable(integer), dropped: integer, batch: integer,
-  pose: nullable(record({ position: listOf(number, 3), rotation: listOf(number, 4), fov_y: number })),
+  frame: integer,
+  input_seq: integer,
+  input_time: number,
+  t_input: number,
+  t_latch: number,
+  t_tokens: number,
+  t_pixels: number,
+  t_gateway: number,
+  t_encoded: number,
+  t_sent: number,
+  rtp: nullable(integer),
+  dropped: integer,
+  batch: integer,
+  pose: nullable(
+    record({ position: listOf(number, 3), rotation: listOf(number, 4), fov_y: number }),
+  ),
 });
 
 const SERVER_MESSAGES = {
   welcome: record({
-    version: integer, server: text, session: text, resume: text, role: text, spec, seats: record({ used: integer, total: integer }),
+    version: integer,
+    server: text,
+    session: text,
+    resume: text,
+    role: text,
+    spec,
+    seats: record({ used: integer, total: integer }),
   }),
-  status: record({ state: oneOf("loading", "playing", "reconnecting"), detail: text, progress: nullable(number) }),
+  status: record({
+    state: oneOf("loading", "playing", "reconnecting"),
+    detail: text,
+    progress: nullable(number),
+  }),
   frame: record({ header, jpeg: nullable(bytes) }),
-  error: record({ code: text, message: text, expected: text, got: text, remedy: text, fatal: flag }),
+  error: record({
+    code: text,
+    message: text,
+    expected: text,
+    got: text,
+    remedy: text,
+    fatal: flag,
+  }),
   pong: record({ time: number, server_time: number }),
   answer: record({ sdp: text }),
   stats: record({}),
@@ -112,12 +185,17 @@ export function decode(data) {
   try {
     message = unpack(data);
   } catch (error) {
-    if (error instanceof MsgpackError) throw new ProtocolError("message", error.expected, error.got);
+    if (error instanceof MsgpackError)
+      throw new ProtocolError("message", error.expected, error.got);
     throw error;
   }
   if (kind(message) !== "object") throw new ProtocolError("message", "a map", kind(message));
   if (!Object.hasOwn(SERVER_MESSAGES, message.type)) {
-    throw new ProtocolError("message.type", Object.keys(SERVER_MESSAGES).join(", "), String(message.type));
+    throw new ProtocolError(
+      "message.type",
+      Object.keys(SERVER_MESSAGES).join(", "),
+      String(message.type),
+    );
   }
   SERVER_MESSAGES[message.type](message, message.type);
   return message;

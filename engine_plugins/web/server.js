@@ -1,10 +1,14 @@
-// What the server says about itself before anyone plays: a line on the first screen, and the themes it has.
+// What the server says about itself before anyone plays: a line on the first screen, and the themes
+// it has.
 
 import { byId, setText } from "./dom.js";
 
 const POLL_MS = 4000;
 
-/** @returns {{tone: "good"|"warn"|"bad", text: string}} for the answer of /health, null when there was none */
+/**
+ * @returns {{tone: "good"|"warn"|"bad", text: string}} for the answer of /health, null when there
+ * was none
+ */
 export function describeHealth(health) {
   if (health === null) return { tone: "bad", text: "The server does not answer" };
   const { ready, detail, progress, seats } = health;
@@ -15,7 +19,10 @@ export function describeHealth(health) {
   if (!seats) return { tone: "good", text: "Ready" };
   const free = seats.total - seats.used;
   if (free <= 0) return { tone: "warn", text: `All ${seats.total} seats are taken` };
-  return { tone: "good", text: `Ready · ${free} of ${seats.total} ${seats.total === 1 ? "seat" : "seats"} free` };
+  return {
+    tone: "good",
+    text: `Ready · ${free} of ${seats.total} ${seats.total === 1 ? "seat" : "seats"} free`,
+  };
 }
 
 export class ServerInfo {

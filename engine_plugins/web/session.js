@@ -1,28 +1,39 @@
-// One play session as a state machine without I/O. It is told what happened and when (client ms), and answers with
-// commands for `main.js` to carry out. States: idle, connecting, loading, playing, reconnecting, full, error.
+// One play session as a state machine without I/O. It is told what happened and when (client ms),
+// and answers with commands for `main.js` to carry out. States: idle, connecting, loading, playing,
+// reconnecting, full, error.
 
 import * as protocol from "./protocol.js";
 import { sameTheme } from "./themes.js";
 
 export const BACKOFF_MS = [250, 4000]; // first and longest pause between two attempts
-export const SILENCE_MS = 4000; // no message for this long: the connection is dead, whatever the socket says
+// no message for this long: the connection is dead, whatever the socket says
+export const SILENCE_MS = 4000;
 const OPEN_MS = 5000; // longest wait for a socket to open
 const SILENT_MS = 3000; // our own last ping is older than this: the gateway may have given us up
 const PING_MS = 500;
-const FAST_PINGS = 6; // the first few come quickly, so that the clocks are matched before the first frame
+// the first few come quickly, so that the clocks are matched before the first frame
+const FAST_PINGS = 6;
 const FAST_PING_MS = 80;
 const FIRST_CONTACT_MS = 12_000; // trying to reach a server that never answered
 const GIVE_UP_MS = 60_000; // trying to get a session back; the seat is kept for half of this
 const FULL_RETRY_MS = 5000;
 const STALE_MS = 250; // a picture this soon after "loading" may have been on its way before
 const STALL_MS = 1500; // a picture older than this deserves a word
-const NO_VIDEO_MS = 4000; // frame headers without pictures for this long: WebRTC media does not get through
+// frame headers without pictures for this long: WebRTC media does not get through
+const NO_VIDEO_MS = 4000;
 
-const RECONNECT = new Set(["client_too_slow", "not_greeted"]); // fatal for the connection, not for the session
+// fatal for the connection, not for the session
+const RECONNECT = new Set(["client_too_slow", "not_greeted"]);
 
 export const backoff = (attempt) => Math.min(BACKOFF_MS[1], BACKOFF_MS[0] * 2 ** attempt);
 
-const problem = (code, message, expected = "", got = "", remedy = "") => ({ code, message, expected, got, remedy });
+const problem = (code, message, expected = "", got = "", remedy = "") => ({
+  code,
+  message,
+  expected,
+  got,
+  remedy,
+});
 
 export class Session {
   #commands = [];
@@ -41,7 +52,13 @@ export class Session {
   #stale = -Infinity; // pictures until then may still be of the world before
   #headersSince = null; // first frame header that no picture followed
 
-  constructor({ client = "web", world = null, video = "auto", token = null, answering = SILENCE_MS } = {}) {
+  constructor({
+    client = "web",
+    world = null,
+    video = "auto",
+    token = null,
+    answering = SILENCE_MS,
+  } = {}) {
     this.client = client;
     this.world = world;
     this.requestedVideo = video;
@@ -93,7 +110,7 @@ export class Session {
     if (state !== "loading") this.progress = null;
   }
 
-  // -- what the player wants --------------------------------------------------------------------------------------
+  // -- what the player wants ----------------------------------------------------------------------
 
   play({ theme, seed, resume = null }, now) {
     this.#wanted = { theme, seed };
@@ -130,7 +147,7 @@ export class Session {
     this.#enter("idle", now);
   }
 
-  // -- what the network does --------------------------------------------------------------------------------------
+  // -- what the network does ----------------------------------------------------------------------
 
   #connect(now) {
     this.#wire = "opening";
@@ -158,10 +175,17 @@ export class Session {
 
   #hello() {
     const { theme, seed } = this.#wanted;
-    this.#send(protocol.hello({
-      client: this.client, world: this.world, theme: this.#themeRefused ? null : theme, seed,
-      video: this.video, resume: this.#resume, token: this.token,
-    }));
+    this.#send(
+      protocol.hello({
+        client: this.client,
+        world: this.world,
+        theme: this.#themeRefused ? null : theme,
+        seed,
+        video: this.video,
+        resume: this.#resume,
+        token: this.token,
+      }),
+    );
   }
 
   closed(reason, now) {
@@ -171,20 +195,26 @@ export class Session {
     if (this.state === "error" || this.state === "idle" || this.state === "full") return;
     if (greeted) this.attempt = 0;
     this.#enter(this.state === "connecting" ? "connecting" : "reconnecting", now, reason);
-    if (now - this.since > (this.state === "connecting" ? FIRST_CONTACT_MS : GIVE_UP_MS)) return this.#giveUp(reason, now);
+    if (now - this.since > (this.state === "connecting" ? FIRST_CONTACT_MS : GIVE_UP_MS))
+      return this.#giveUp(reason, now);
     this.#retryAt = now + backoff(this.attempt);
     this.attempt += 1;
   }
 
   #giveUp(reason, now) {
     const waited = Math.round((now - this.since) / 1000);
-    this.#fail(problem(
-      this.state === "connecting" ? "unreachable" : "connection_lost",
-      this.state === "connecting" ? "The server does not answer" : "The connection was lost and did not come back",
-      "a WebSocket connection to /session",
-      `${reason || "no answer"} (${this.attempt} attempts in ${waited} s)`,
-      "Check that the server is running and that this device can reach it, then try again.",
-    ), now);
+    this.#fail(
+      problem(
+        this.state === "connecting" ? "unreachable" : "connection_lost",
+        this.state === "connecting"
+          ? "The server does not answer"
+          : "The connection was lost and did not come back",
+        "a WebSocket connection to /session",
+        `${reason || "no answer"} (${this.attempt} attempts in ${waited} s)`,
+        "Check that the server is running and that this device can reach it, then try again.",
+      ),
+      now,
+    );
   }
 
   #fail(error, now) {
@@ -195,28 +225,50 @@ export class Session {
 
   /** Bytes that are no message: say so and stop, instead of playing on with half of the truth. */
   garbled(error, now) {
-    this.#fail(problem("bad_message", `The server sent something this page does not understand (${error.path})`,
-      error.expected, error.got, "Reload the page; if that does not help, page and server have different versions."), now);
+    this.#fail(
+      problem(
+        "bad_message",
+        `The server sent something this page does not understand (${error.path})`,
+        error.expected,
+        error.got,
+        "Reload the page; if that does not help, page and server have different versions.",
+      ),
+      now,
+    );
   }
 
   received(message, now) {
     if (this.#wire !== "open" && this.#wire !== "greeted") return;
     this.#lastHeard = now;
     switch (message.type) {
-      case "welcome": return this.#greet(message, now);
-      case "status": return this.#status(message, now);
-      case "frame": return this.#frame(message, now);
-      case "error": return this.#refused(message, now);
-      case "pong": return this.#do("pong", { message, received: now });
-      case "answer": return this.#do("answer", { sdp: message.sdp });
+      case "welcome":
+        return this.#greet(message, now);
+      case "status":
+        return this.#status(message, now);
+      case "frame":
+        return this.#frame(message, now);
+      case "error":
+        return this.#refused(message, now);
+      case "pong":
+        return this.#do("pong", { message, received: now });
+      case "answer":
+        return this.#do("answer", { sdp: message.sdp });
       default: // "stats" is for tools; this page never asks for it
     }
   }
 
   #greet(message, now) {
     if (message.version !== protocol.VERSION) {
-      this.#fail(problem("version_mismatch", "Page and server speak different versions of the protocol",
-        `version ${protocol.VERSION}`, `version ${message.version}`, "Reload the page to get the server's own copy."), now);
+      this.#fail(
+        problem(
+          "version_mismatch",
+          "Page and server speak different versions of the protocol",
+          `version ${protocol.VERSION}`,
+          `version ${message.version}`,
+          "Reload the page to get the server's own copy.",
+        ),
+        now,
+      );
       return;
     }
     this.#wire = "greeted";
@@ -233,13 +285,17 @@ export class Session {
 
   #chooseOwnTheme(themes) {
     this.#themeRefused = false;
-    const match = themes.find((theme) => this.#wanted.theme !== null && sameTheme(theme, this.#wanted.theme));
+    const match = themes.find(
+      (theme) => this.#wanted.theme !== null && sameTheme(theme, this.#wanted.theme),
+    );
     this.#wanted.theme = match ?? themes[0] ?? null;
     if (match) this.#send(protocol.start(match, this.#wanted.seed));
     else this.#do("notice", { text: "This server has other themes. Pick one in the menu." });
   }
 
-  /** Loading until a picture is there; a session that was cut off stays "reconnecting" until then. */
+  /**
+   * Loading until a picture is there; a session that was cut off stays "reconnecting" until then.
+   */
   #await(now, detail) {
     this.lastPicture = null;
     this.#stale = now + STALE_MS;
@@ -250,8 +306,10 @@ export class Session {
     if (message.state !== "playing" && message.state !== this.state) this.#stale = now + STALE_MS;
     if (message.state === "loading") {
       this.#enter("loading", now, message.detail || "Loading the model");
-      this.progress = message.progress === null || message.progress === undefined
-        ? null : Math.max(0, Math.min(1, message.progress));
+      this.progress =
+        message.progress === null || message.progress === undefined
+          ? null
+          : Math.max(0, Math.min(1, message.progress));
     } else if (message.state === "reconnecting") {
       this.#enter("reconnecting", now, message.detail || "The world is being restarted");
     } else {
@@ -271,18 +329,24 @@ export class Session {
     const { code } = message;
     if (code === "no_free_seat") return this.#full(message, now);
     if (code === "session_expired" && this.#wire === "greeted" && now - this.#pinged > SILENT_MS) {
-      // We were silent (a closed laptop lid): the seat is kept for a while. Without a silence of ours another connection
-      // took the session over, and taking it back would only start a tug of war between two pages.
+      // We were silent (a closed laptop lid): the seat is kept for a while. Without a silence of
+      // ours another connection took the session over, and taking it back would only start a tug of
+      // war between two pages.
       return this.#again(now, () => this.#enter("reconnecting", now, "This page was asleep"));
     }
-    if (code === "session_expired" && this.#wire === "open" && this.#resume !== null) return this.#again(now, () => {
-      this.#resume = null;
-      this.welcome = null;
-      this.#do("remember", { resume: null });
-      this.#do("notice", { text: "The earlier session was over. This is a new one with the same theme and seed." });
-    });
+    if (code === "session_expired" && this.#wire === "open" && this.#resume !== null)
+      return this.#again(now, () => {
+        this.#resume = null;
+        this.welcome = null;
+        this.#do("remember", { resume: null });
+        this.#do("notice", {
+          text: "The earlier session was over. This is a new one with the same theme and seed.",
+        });
+      });
     if (code === "unknown_theme" && this.#wire === "open" && !this.#themeRefused) {
-      return this.#again(now, () => { this.#themeRefused = true; });
+      return this.#again(now, () => {
+        this.#themeRefused = true;
+      });
     }
     if (RECONNECT.has(code) && message.fatal && this.#wire === "greeted") {
       return this.#again(now, () => this.#enter("reconnecting", now, message.message));
@@ -309,40 +373,62 @@ export class Session {
     this.#connect(now);
   }
 
-  // -- video ------------------------------------------------------------------------------------------------------
+  // -- video --------------------------------------------------------------------------------------
 
   /** WebRTC does not get through: the same session again, as JPEG pictures over the WebSocket. */
   videoFailed(reason, now) {
     if (this.video === "jpeg" || this.state === "error" || this.state === "idle") return;
     if (this.#webrtcWorked) {
-      this.#webrtcWorked = false; // it did once, so the network changed: one new connection before giving it up
+      // it did once, so the network changed: one new connection before giving it up
+      this.#webrtcWorked = false;
       this.#again(now, () => this.#enter("reconnecting", now, reason));
       return;
     }
     if (this.requestedVideo === "webrtc") {
-      this.#fail(problem("webrtc_failed", "WebRTC video did not get through", "a WebRTC connection within 4 s", reason,
-        "Allow UDP between this device and the server, or open the page without ?video=webrtc to use JPEG."), now);
+      this.#fail(
+        problem(
+          "webrtc_failed",
+          "WebRTC video did not get through",
+          "a WebRTC connection within 4 s",
+          reason,
+          "Allow UDP between this device and the server, or leave out ?video=webrtc to use JPEG.",
+        ),
+        now,
+      );
       return;
     }
     this.video = "jpeg";
     this.fallback = reason;
-    this.#again(now, () => this.#do("notice", { text: `WebRTC did not get through (${reason}). Using JPEG pictures instead.` }));
+    this.#again(now, () =>
+      this.#do("notice", {
+        text: `WebRTC did not get through (${reason}). Using JPEG pictures instead.`,
+      }),
+    );
   }
 
   pictureShown(now) {
     this.lastPicture = now;
     this.#headersSince = null;
     if (this.video === "webrtc") this.#webrtcWorked = true;
-    if (this.#wire === "greeted" && now >= this.#stale && (this.state === "loading" || this.state === "reconnecting")) this.#enter("playing", now);
+    if (
+      this.#wire === "greeted" &&
+      now >= this.#stale &&
+      (this.state === "loading" || this.state === "reconnecting")
+    )
+      this.#enter("playing", now);
   }
 
-  // -- time -------------------------------------------------------------------------------------------------------
+  // -- time ---------------------------------------------------------------------------------------
 
-  /** Call at least every 100 ms while a session is wanted. `visible`: a hidden page shows no pictures, that is no fault. */
+  /**
+   * Call at least every 100 ms while a session is wanted. `visible`: a hidden page shows no
+   * pictures, that is no fault.
+   */
   tick(now, visible = true) {
     const slept = this.#lastTick !== null && now - this.#lastTick > 2000;
     this.#lastTick = now;
-    if (slept) this.#lastHeard = now; // the page slept (laptop lid, throttled tab), messages may be waiting unread
+    // the page slept (laptop lid, throttled tab), messages may be waiting unread
+    if (slept) this.#lastHeard = now;
     if (slept || !visible) this.#headersSince = null;
     if (this.#wire === "closed") this.#tickClosed(now);
     else if (this.#wire === "opening") this.#tickOpening(now);
@@ -367,7 +453,11 @@ export class Session {
       this.closed(`the server was silent for ${this.silence / 1000} s`, now);
       return;
     }
-    if (this.#headersSince !== null && now - this.#headersSince > NO_VIDEO_MS && this.video === "webrtc") {
+    if (
+      this.#headersSince !== null &&
+      now - this.#headersSince > NO_VIDEO_MS &&
+      this.video === "webrtc"
+    ) {
       this.#headersSince = null;
       this.videoFailed("frames arrive but no picture does", now);
       return;
@@ -381,7 +471,8 @@ export class Session {
 
   /** What there is to show, as plain data. */
   view(now) {
-    const stalled = this.state === "playing" && this.lastPicture !== null && now - this.lastPicture > STALL_MS;
+    const stalled =
+      this.state === "playing" && this.lastPicture !== null && now - this.lastPicture > STALL_MS;
     return {
       state: this.state,
       detail: this.detail,

@@ -1,8 +1,16 @@
-// What this browser remembers: preferences for good, a running session for as long as the tab lives.
+// What this browser remembers: preferences for good, a running session for as long as the tab
+// lives.
 
 const PREFERENCES = "worldbridge.preferences";
 const SESSION = "worldbridge.session";
-const DEFAULTS = { sensitivity: 1, invertY: false, fill: false, hud: false, theme: null, themes: [] };
+const DEFAULTS = {
+  sensitivity: 1,
+  invertY: false,
+  fill: false,
+  hud: false,
+  theme: null,
+  themes: [],
+};
 
 /** Storage may be full, forbidden or edited by hand; the page works without it. */
 function read(storage, key) {
@@ -26,11 +34,18 @@ const local = () => window.localStorage;
 const perTab = () => window.sessionStorage;
 
 const sameKind = (value, example) =>
-  example === null ? value === null || typeof value === "string" : Array.isArray(value) === Array.isArray(example) && typeof value === typeof example;
+  example === null
+    ? value === null || typeof value === "string"
+    : Array.isArray(value) === Array.isArray(example) && typeof value === typeof example;
 
 export function loadPreferences() {
   const stored = read(local, PREFERENCES);
-  return Object.fromEntries(Object.entries(DEFAULTS).map(([key, value]) => [key, sameKind(stored[key], value) ? stored[key] : value]));
+  return Object.fromEntries(
+    Object.entries(DEFAULTS).map(([key, value]) => [
+      key,
+      sameKind(stored[key], value) ? stored[key] : value,
+    ]),
+  );
 }
 
 export const savePreferences = (preferences) => write(local, PREFERENCES, preferences);

@@ -1,11 +1,15 @@
-// The profile of a session as plain data: the JSON of `worldbridge profile`, and under "page" what only a browser knows.
+// The profile of a session as plain data: the JSON of `worldbridge profile`, and under "page" what
+// only a browser knows.
 
 import { LEGS } from "./latency.js";
 
-const round = (value, digits = 3) => (value === null || value === undefined ? null : Number(value.toFixed(digits)));
-const rounded = (summary) => Object.fromEntries(Object.entries(summary).map(([key, value]) => [key, round(value)]));
+const round = (value, digits = 3) =>
+  value === null || value === undefined ? null : Number(value.toFixed(digits));
+const rounded = (summary) =>
+  Object.fromEntries(Object.entries(summary).map(([key, value]) => [key, round(value)]));
 
-const transportName = (video, codec) => (video === "jpeg" ? "websocket-jpeg" : ["webrtc", codec?.toLowerCase()].filter(Boolean).join("-"));
+const transportName = (video, codec) =>
+  video === "jpeg" ? "websocket-jpeg" : ["webrtc", codec?.toLowerCase()].filter(Boolean).join("-");
 
 /** `counts`: {frames, inputs}; `seconds`: how long pictures have been coming */
 export function profile({ view, meter, clock, rate, counts, transport, seconds, now }) {
@@ -28,7 +32,11 @@ export function profile({ view, meter, clock, rate, counts, transport, seconds, 
       spec,
       frames: counts.frames,
       inputs: { ...counts.inputs, path: transport.inputPath },
-      clock: { offset_ms: round(clock.offset), rtt_ms: round(clock.rtt), min_rtt_ms: round(clock.minRtt) },
+      clock: {
+        offset_ms: round(clock.offset),
+        rtt_ms: round(clock.rtt),
+        min_rtt_ms: round(clock.minRtt),
+      },
       fallback: view.fallback,
     },
   };

@@ -1,5 +1,5 @@
-// Everything that is not the running picture: connecting, loading, reconnecting, full, error, and a picture that stands
-// still. Always with a reason.
+// Everything that is not the running picture: connecting, loading, reconnecting, full, error, and a
+// picture that stands still. Always with a reason.
 
 import { byId, setText } from "./dom.js";
 import { describeTheme } from "./themes.js";
@@ -12,6 +12,7 @@ const TITLES = {
   error: "That did not work",
 };
 
+const SEAT_KEPT_S = 30;
 const seconds = (value) => `${Math.floor(value)} s`;
 const sentence = (text) => {
   const trimmed = text.trim().replace(/\.$/, "");
@@ -20,16 +21,21 @@ const sentence = (text) => {
 
 function detailOf(view) {
   if (view.state === "connecting") {
-    return view.attempt > 0 ? `${sentence(view.detail)} Attempt ${view.attempt + 1}.` : sentence(view.detail);
+    return view.attempt > 0
+      ? `${sentence(view.detail)} Attempt ${view.attempt + 1}.`
+      : sentence(view.detail);
   }
   if (view.state === "full") {
     const seats = view.error?.got ? ` (${view.error.got})` : "";
     return `${sentence(view.detail + seats)} Asking again in ${Math.ceil(view.retryIn ?? 0)} s.`;
   }
   if (view.state === "reconnecting" && view.attempt > 0) {
-    return `${sentence(view.detail)} Attempt ${view.attempt}. The server keeps your place for half a minute.`;
+    const kept = view.seconds < SEAT_KEPT_S ? ` Your place is kept for ${SEAT_KEPT_S} s.` : "";
+    return `${sentence(view.detail)} Attempt ${view.attempt}.${kept}`;
   }
-  return view.state === "loading" ? sentence(view.detail).replace(/\.$/, "") : sentence(view.detail);
+  return view.state === "loading"
+    ? sentence(view.detail).replace(/\.$/, "")
+    : sentence(view.detail);
 }
 
 export class StatusCard {
@@ -53,15 +59,33 @@ export class StatusCard {
     this.#stall(view);
     if (!on) return this.#announce(state === "playing" ? "Playing" : "");
     this.root.dataset.state = state;
-    setText(byId("status-title"), state === "error" ? sentence(view.error.message).replace(/\.$/, "") : TITLES[state]);
+    setText(
+      byId("status-title"),
+      state === "error" ? sentence(view.error.message).replace(/\.$/, "") : TITLES[state],
+    );
     setText(byId("status-detail"), state === "error" ? "" : detailOf(view));
-    setText(byId("status-theme"), view.theme ? `${describeTheme(view.theme).title} · seed ${view.seed ?? "–"}` : "");
-    setText(byId("status-time"), state === "reconnecting" || (state !== "full" && state !== "error" && view.seconds > 3) ? seconds(view.seconds) : "");
+    setText(
+      byId("status-theme"),
+      view.theme ? `${describeTheme(view.theme).title} · seed ${view.seed ?? "–"}` : "",
+    );
+    setText(
+      byId("status-time"),
+      state === "reconnecting" || (state !== "full" && state !== "error" && view.seconds > 3)
+        ? seconds(view.seconds)
+        : "",
+    );
     this.#progress(view);
-    byId("status-retry").hidden = !["error", "full", "reconnecting"].includes(state) || (state === "reconnecting" && view.retryIn === null);
+    byId("status-retry").hidden =
+      !["error", "full", "reconnecting"].includes(state) ||
+      (state === "reconnecting" && view.retryIn === null);
     this.#error(view);
-    setText(byId("status-retry-text"), state === "error" ? "Try again" : state === "full" ? "Ask now" : "Retry now");
-    this.#announce(`${byId("status-title").textContent}. ${state === "full" ? view.detail : byId("status-detail").textContent}`);
+    setText(
+      byId("status-retry-text"),
+      state === "error" ? "Try again" : state === "full" ? "Ask now" : "Retry now",
+    );
+    // Without the countdown: a screen reader would read every second of it.
+    const words = state === "full" ? view.detail : byId("status-detail").textContent;
+    this.#announce(`${byId("status-title").textContent}. ${words}`);
   }
 
   #progress({ state, progress, retryIn }) {
@@ -93,7 +117,11 @@ export class StatusCard {
   /** A frozen picture without a word is the worst of all states. */
   #stall({ stalledFor }) {
     byId("stall").hidden = stalledFor === 0;
-    if (stalledFor > 0) setText(byId("stall-text"), `No new picture for ${seconds(stalledFor)}. The connection is up; waiting for the world.`);
+    if (stalledFor > 0)
+      setText(
+        byId("stall-text"),
+        `No new picture for ${seconds(stalledFor)}. The connection is up; waiting for the world.`,
+      );
   }
 
   #announce(text) {

@@ -27,7 +27,8 @@ class Stick {
     const box = this.base.getBoundingClientRect();
     const middle = [box.x + box.width / 2, box.y + box.height / 2];
     const near = Math.hypot(event.clientX - middle[0], event.clientY - middle[1]) < box.width / 2;
-    this.#origin = near ? middle : [event.clientX, event.clientY]; // a thumb beside the stick gets its own middle
+    // a thumb beside the stick gets its own middle
+    this.#origin = near ? middle : [event.clientX, event.clientY];
     this.zone.classList.add("held");
     this.#move(event);
   }

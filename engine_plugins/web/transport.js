@@ -1,10 +1,12 @@
-// The two ways to the gateway: a WebSocket that is always there (signalling, liveness, JPEG pictures) and, where it gets
-// through, WebRTC with a video track and two data channels. Delivers decoded messages; knows nothing about sessions.
+// The two ways to the gateway: a WebSocket that is always there (signalling, liveness, JPEG
+// pictures) and, where it gets through, WebRTC with a video track and two data channels. Delivers
+// decoded messages; knows nothing about sessions.
 
 import { decode, encode, offer, ProtocolError } from "./protocol.js";
 import { PeerLink } from "./peer.js";
 
-const MAX_BUFFERED = 16 * 1024; // bytes waiting in a socket: more means the network is behind, and old input is worthless
+// bytes waiting in a socket: more means the network is behind, and old input is worthless
+const MAX_BUFFERED = 16 * 1024;
 
 export function sessionUrl(base) {
   const url = new URL("session", base);
@@ -14,7 +16,10 @@ export function sessionUrl(base) {
   return url.href;
 }
 
-/** Calls `handlers`: opened(), closed(reason), message(message), garbled(error), track(stream), videoFailed(reason). */
+/**
+ * Calls `handlers`: opened(), closed(reason), message(message), garbled(error), track(stream),
+ * videoFailed(reason).
+ */
 export class Transport {
   #socket = null;
   #peer = null;
@@ -49,7 +54,8 @@ export class Transport {
 
   #deliver(data) {
     try {
-      if (!(data instanceof ArrayBuffer)) throw new ProtocolError("message", "a binary message", "text");
+      if (!(data instanceof ArrayBuffer))
+        throw new ProtocolError("message", "a binary message", "text");
       this.handlers.message(decode(new Uint8Array(data)));
     } catch (error) {
       if (!(error instanceof ProtocolError)) throw error;
@@ -65,7 +71,8 @@ export class Transport {
   sendInput(message) {
     const bytes = encode(message);
     const way = this.#peer?.inputOpen ? this.#peer.input : this.#socket;
-    if (way === null || way.readyState !== (way === this.#socket ? WebSocket.OPEN : "open")) return false;
+    if (way === null || way.readyState !== (way === this.#socket ? WebSocket.OPEN : "open"))
+      return false;
     if (way.bufferedAmount > MAX_BUFFERED) {
       this.inputSkipped += 1;
       return false;

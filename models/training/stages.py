@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -145,16 +144,3 @@ def _load(path: Path) -> dict[str, dict[str, torch.Tensor]]:
         path, map_location="cpu", weights_only=True
     )
     return state
-
-
-def console_progress() -> Progress:
-    """Print a line when the text changes its head or ten seconds have passed."""
-    last = [0.0]
-
-    def show(text: str, share: float) -> None:
-        now = time.monotonic()
-        if now - last[0] >= 10 or share >= 1:
-            last[0] = now
-            print(f"{share:6.1%}  {text}", flush=True)
-
-    return show

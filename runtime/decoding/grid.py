@@ -7,13 +7,16 @@ Both see the same keys, so they draw the same tokens.
 from __future__ import annotations
 
 import bisect
+import warnings
 import weakref
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import cast
+from functools import partial
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from worldbridge.models.transformer import VideoTransformer
 from worldbridge.models.transformer.grid import DigitHead, diagonal_step, digit_rows, slot_mask
@@ -75,7 +78,10 @@ class GridDecoder:
         self.blank = sum(self.levels)  # a row of zeros after the digits'
         self._fuse()
         self.schedule = self._schedule()
+        self.begins = torch.arange(self.window, device=self.device)[:, None] * self.slots
         self._masks: dict[tuple[int, int], Tensor] = {}
+        self._step_lists: dict[int, list[_Step]] = {}
+        self._programs: dict[tuple[int, int, bool], Callable[..., Tensor]] = {}
         layers = [
             self.layers[0].qkv,
             self.layers[0].out,
@@ -83,7 +89,7 @@ class GridDecoder:
             self.layers[0].down,
             self.project,
         ]
-        widest = max(len(slots) for slots, *_ in self.schedule)
+        widest = max(len(slots) for slots in self.schedule)
         self.counts = independent_counts(layers, capacity * widest + 8)
         self.together = bool(self.counts) and self.counts[-1] >= capacity * widest
 
@@ -120,31 +126,83 @@ class GridDecoder:
         batch = len(sessions)
         hidden = torch.cat([self.model.condition(c[None].to(self.device)) for c in condition])
         base = torch.cat([self._base(s, hidden[i]) for i, s in enumerate(sessions)])
-        scales = self._scales(hidden)
-        rotations = self._rotations(sessions)
+        scales, (cos, sin) = self._scales(hidden), self._rotations(sessions)
         # the digits of every token as rows of the embedding tables, with a border of blanks
         shape = (batch, self.height + 1, self.width + 1, len(self.levels))
         digits = torch.full(shape, self.blank, device=self.device)
+        noise = None
         if forced is not None:
             digits[:, 1:, 1:] = digit_rows(forced, tuple(self.levels))
-        noise = None if forced is not None else torch.cat([self._noise(s) for s in sessions])
+        else:
+            noise = torch.cat([self._noise(s) for s in sessions])
         flat = digits.flatten(0, 2)
-        stride = (self.height + 1) * (self.width + 1)
-        for slots, left, above, own in self.schedule:
-            rows = self._rows(slots, batch, self.slots)
-            x = base[rows]
-            x += F.embedding_bag(flat[self._rows(left, batch, stride)], self.left, mode="sum")
-            x += F.embedding_bag(flat[self._rows(above, batch, stride)], self.above, mode="sum")
-            x = self._layers(x, sessions, slots, rows, scales, rotations)
-            if noise is not None:
-                count = batch * len(slots)
-                drawn = self._draw(x, noise[rows])[:count]
-                flat[self._rows(own, batch, stride)[:count]] = drawn
+        memory = [part for session in sessions for part in self._memory(session)]
+        for step in self._steps(batch):
+            # without noise nothing is drawn, but a recording takes tensors only
+            inputs = (base, flat, cos, sin, scales, base if noise is None else noise)
+            self._run((batch, len(step.slots), noise is not None), (*inputs, *step, *memory))
         result = row_codes(digits[:, 1:, 1:], self.levels)
         for i, session in enumerate(sessions):
             session.recent = [result[i], *session.recent][: self.grid.previous_latents]
             session.frames += 1
         return result
+
+    def _run(self, shape: tuple[int, int, bool], arguments: tuple[Tensor, ...]) -> None:
+        """The forward of one step; `shape` is batch, slots, and whether tokens are drawn.
+
+        A step is some two hundred small operations. They are recorded once for each shape, because
+        replaying them costs a third of calling them from Python. Sequential decoding, which is
+        there to be compared with, is not recorded.
+        """
+        if shape not in self._programs:
+            program = _Program(self, shape[0], shape[2])
+            self._programs[shape] = program
+            if self.mode == "diagonal":
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")  # shapes become constants, on purpose
+                    recorded = torch.jit.trace(program, arguments, check_trace=False)
+                self._programs[shape] = recorded
+        self._programs[shape](*arguments)
+
+    def forward_step(
+        self,
+        batch: int,
+        base: Tensor,
+        digits: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        scales: Tensor,
+        noise: Tensor | None,
+        step: _Step,
+        memory: Sequence[Tensor],
+    ) -> None:
+        """Run the slots of one step and, where there is noise, write their tokens to `digits`.
+
+        base [B * slots, dim]; digits [B * bordered, D]; cos, sin [B * slots, 1, head_dim]; scales
+        [layers, 4, B, dim]; noise [B * slots, lanes]; memory: per session keys and values [layers,
+        Hkv, window, head_dim], where the latent begins in them, and its mask.
+        """
+        rows, heads = step.rows, self.config.n_heads + self.config.n_kv_heads
+        size = self.config.head_dim
+        x = base.index_select(0, rows)
+        for table, near in ((self.left, step.left), (self.above, step.above)):
+            x = x + F.embedding_bag(digits.index_select(0, near), table, mode="sum")
+        cos, sin = cos.index_select(0, rows), sin.index_select(0, rows)
+        if batch > 1:
+            scales = scales.index_select(2, step.owner)
+        for index, layer in enumerate(self.layers):
+            weight, shift, ffn_weight, ffn_shift = scales[index].unbind(0)
+            qkv = layer.qkv(torch.addcmul(shift, self._norm(x), weight))
+            qkv = qkv.view(rows.shape[0], -1, size)
+            qk = self._norm(qkv[:, :heads]) * layer.qk_weight
+            qk = torch.addcmul(qk * cos, qk.roll(size // 2, -1), sin)
+            mixed = self._attend(index, batch, step.slots, memory, qk, qkv[:, heads:])
+            x = layer.out(mixed).add_(x)
+            gate, up = layer.up(torch.addcmul(ffn_shift, self._norm(x), ffn_weight)).chunk(2, -1)
+            x = layer.down(F.silu(gate).mul_(up)).add_(x)
+        if noise is not None:
+            drawn = self._draw(self._norm(x).mul_(self.final), noise.index_select(0, rows))
+            digits.index_copy_(0, step.own, drawn[: step.own.shape[0]])
 
     def _draw(self, x: Tensor, uniform: Tensor) -> Tensor:
         """Features [rows, dim] -> the digits of their tokens as table rows [rows, D]."""
@@ -158,62 +216,41 @@ class GridDecoder:
             drawn.append(sample(logits, uniform[:, block], self.sampling) + self.offsets[d])
         return torch.stack(drawn, dim=-1)
 
-    def _layers(
-        self,
-        x: Tensor,
-        sessions: list[GridSession],
-        slots: Tensor,
-        rows: Tensor,
-        scales: list[list[Tensor]],
-        rotations: tuple[Tensor, Tensor],
-    ) -> Tensor:
-        """x [rows, dim] through all layers and the norm. Rows: session-major, then padding."""
-        heads, size = self.config.n_heads + self.config.n_kv_heads, self.config.head_dim
-        owner = rows // self.slots
-        cos, sin = rotations[0][rows], rotations[1][rows]  # [rows, 1, head_dim]
-        places = [slots + s.frames % self.window * self.slots for s in sessions]
-        masks = [self._mask(s)[slots] for s in sessions]
-        for index, layer in enumerate(self.layers):
-            weight, shift, ffn_weight, ffn_shift = (part[owner] for part in scales[index])
-            qkv = layer.qkv(torch.addcmul(shift, self._norm(x), weight)).view(len(rows), -1, size)
-            qk = self._norm(qkv[:, :heads]) * layer.qk_weight
-            qk = torch.addcmul(qk * cos, qk.roll(size // 2, -1), sin)
-            x = layer.out(self._attend(index, sessions, places, masks, qk, qkv[:, heads:])).add_(x)
-            gate, up = layer.up(torch.addcmul(ffn_shift, self._norm(x), ffn_weight)).chunk(2, -1)
-            x = layer.down(F.silu(gate).mul_(up)).add_(x)
-        return self._norm(x).mul_(self.final)
-
     def _norm(self, x: Tensor) -> Tensor:
         """x / sqrt(mean(x^2) + eps), in few passes: a call costs as much as its arithmetic."""
         length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-        return x * length.square_().div_(x.shape[-1]).add_(self.eps).rsqrt_()
+        return x * length.square_().mul_(1 / x.shape[-1]).add_(self.eps).rsqrt_()
 
     def _attend(
         self,
         index: int,
-        sessions: list[GridSession],
-        places: list[Tensor],
-        masks: list[Tensor],
+        batch: int,
+        slots: Tensor,
+        memory: Sequence[Tensor],
         qk: Tensor,
         value: Tensor,
     ) -> Tensor:
         """Write keys and values of the slots, then attend, session by session -> [rows, H * D]."""
         heads, shared = self.config.n_heads, self.config.n_kv_heads
-        count, size = len(places[0]), self.config.head_dim
-        out = qk.new_zeros(len(qk), heads * size)
-        for i, session in enumerate(sessions):
+        count, size = slots.shape[0], self.config.head_dim
+        parts = []
+        for i in range(batch):
             mine = slice(i * count, (i + 1) * count)
-            keys, values = self.keys[index, session.slab], self.values[index, session.slab]
-            keys.index_copy_(1, places[i], qk[mine, heads:].transpose(0, 1))
-            values.index_copy_(1, places[i], value[mine].transpose(0, 1))
+            all_keys, all_values, begin, mask = memory[4 * i : 4 * i + 4]
+            keys, values, place = all_keys[index], all_values[index], slots + begin
+            keys.index_copy_(1, place, qk[mine, heads:].transpose(0, 1))
+            values.index_copy_(1, place, value[mine].transpose(0, 1))
             # query heads that share a key head become rows of one product
             query = qk[mine, :heads].unflatten(1, (shared, -1)).transpose(0, 1)
             score = query.reshape(shared, -1, size) @ keys.transpose(1, 2)
-            score = score.view(shared, count, -1, score.shape[-1]).add_(masks[i][:, None])
+            score = score.view(shared, count, -1, score.shape[-1])
+            score = score.add_(mask.index_select(0, slots)[:, None])
             mixed = score.softmax(-1).flatten(1, 2) @ values
-            mixed = mixed.view(shared, count, -1, size).transpose(0, 1)
-            out[mine] = mixed.reshape(count, -1)
-        return out
+            parts.append(mixed.view(shared, count, -1, size).transpose(0, 1).reshape(count, -1))
+        spare = qk.shape[0] - batch * count
+        if spare:
+            parts.append(qk.new_zeros(spare, heads * size))
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     # -- once per latent ------------------------------------------------------------------------
 
@@ -226,20 +263,26 @@ class GridDecoder:
         base[:, 0] += self.model.grid_input.row_start
         return base.flatten(0, 1)
 
-    def _scales(self, hidden: Tensor) -> list[list[Tensor]]:
-        """Per layer, four tensors [B, dim]: norm weight times scale, and shift, for both norms."""
+    def _memory(self, session: GridSession) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Keys, values, where the next latent begins in them, and what its slots may see."""
+        ring = session.frames % self.window
+        keys, values = self.keys[:, session.slab], self.values[:, session.slab]
+        return keys, values, self.begins[ring], self._mask(session)
+
+    def _scales(self, hidden: Tensor) -> Tensor:
+        """[layers, 4, B, dim]: norm weight times scale, and shift, for both norms of a layer."""
         result = []
         for layer, block in zip(self.layers, self.model.layers, strict=True):
-            modulation = getattr(block, "modulation", None)
+            modulation = cast(Block, block).modulation
             if modulation is None:
-                parts = torch.zeros(len(hidden), 4, self.config.dim, device=self.device)
+                parts = torch.zeros(4, len(hidden), self.config.dim, device=self.device)
             else:
                 rows = [modulation.project(h[None]) for h in hidden]
-                parts = torch.cat(rows).unflatten(-1, (4, -1))
-            a, b, c, d = parts.unbind(1)
-            scales = [layer.attention_norm * (1 + a), b, layer.ffn_norm * (1 + c), d]
-            result.append([x.contiguous() for x in scales])
-        return result
+                parts = torch.cat(rows).unflatten(-1, (4, -1)).transpose(0, 1).clone()
+            parts[0] = layer.attention_norm * (1 + parts[0])
+            parts[2] = layer.ffn_norm * (1 + parts[2])
+            result.append(parts)
+        return torch.stack(result)
 
     def _rotations(self, sessions: list[GridSession]) -> tuple[Tensor, Tensor]:
         """cos and signed sin [B * slots, 1, head_dim] at the sessions' absolute positions."""
@@ -267,9 +310,30 @@ class GridDecoder:
             self._masks[ring, past] = hidden.flatten(1).to(self.device)
         return self._masks[ring, past]
 
-    def _rows(self, index: Tensor, batch: int, stride: int) -> Tensor:
-        """The index of every session, session-major, padded (see `independent_counts`)."""
-        rows = (torch.arange(batch, device=self.device)[:, None] * stride + index).flatten()
+    def _steps(self, batch: int) -> list[_Step]:
+        """The steps of a latent for `batch` sessions; made once."""
+        if batch not in self._step_lists:
+            self._step_lists[batch] = [self._step(batch, slots) for slots in self.schedule]
+        return self._step_lists[batch]
+
+    def _step(self, batch: int, slots: Tensor) -> _Step:
+        border = self.width + 1
+        row, column = slots // self.width, slots % self.width
+        left, above = (row + 1) * border + column, row * border + column + 1
+        bordered = (self.height + 1) * border
+        owners = torch.arange(batch)[:, None]
+        rows = self._pad((owners * self.slots + slots).flatten())
+        return _Step(
+            slots=slots.to(self.device),
+            rows=rows.to(self.device),
+            owner=(rows // self.slots).to(self.device),
+            left=self._pad((owners * bordered + left).flatten()).to(self.device),
+            above=self._pad((owners * bordered + above).flatten()).to(self.device),
+            own=(owners * bordered + left + 1).flatten().to(self.device),
+        )
+
+    def _pad(self, rows: Tensor) -> Tensor:
+        """Repeat the first row up to a count that keeps rows apart (see `independent_counts`)."""
         place = bisect.bisect_left(self.counts, len(rows))
         if place == len(self.counts):
             return rows
@@ -277,27 +341,18 @@ class GridDecoder:
 
     # -- at construction ------------------------------------------------------------------------
 
-    def _schedule(self) -> list[tuple[Tensor, Tensor, Tensor, Tensor]]:
-        """Per forward: slots, and their left, above and own places in the bordered token buffer."""
+    def _schedule(self) -> list[Tensor]:
+        """The slots of every forward."""
         step = diagonal_step(self.height, self.width, self.grid.diagonal).flatten()
         order = torch.arange(self.slots)
         if self.mode == "sequential":
-            groups = list(order.split(1))
-        else:
-            groups = [order[step == s] for s in range(int(step.max()) + 1)]
-        border = self.width + 1
-        result = []
-        for slots in groups:
-            row, column = slots // self.width, slots % self.width
-            left = (row + 1) * border + column
-            above = row * border + column + 1
-            places = (slots, left, above, left + 1)
-            result.append(tuple(x.to(self.device) for x in places))
-        return cast(list[tuple[Tensor, Tensor, Tensor, Tensor]], result)
+            return list(order.split(1))
+        return [order[step == s] for s in range(int(step.max()) + 1)]
 
     @torch.no_grad()
     def _fuse(self) -> None:
         blank = torch.zeros(1, self.config.dim, device=self.device)
+        self.model.requires_grad_(False)
         grid_input, head = self.model.grid_input, self.model.output
         assert isinstance(head, DigitHead)
         self.left = torch.cat([grid_input.left.weight, blank])
@@ -310,6 +365,45 @@ class GridDecoder:
         self.final = self.model.norm.weight
         self.eps = self.config.norm_eps
         self.layers = [_FusedLayer.of(cast(Block, block)) for block in self.model.layers]
+
+
+class _Step(NamedTuple):
+    """Which slots a forward runs, and where their inputs and results are."""
+
+    slots: Tensor  # [n] of a latent
+    rows: Tensor  # [rows] of all sessions' slots, session-major, padded
+    owner: Tensor  # [rows] the session of each row
+    left: Tensor  # [rows] places of the left tokens in the bordered digits
+    above: Tensor  # [rows]
+    own: Tensor  # [B * n] places of the tokens that are drawn
+
+
+class _Program(nn.Module):
+    """`GridDecoder.forward_step` for one shape, recorded with its first arguments."""
+
+    def __init__(self, decoder: GridDecoder, batch: int, draw: bool) -> None:
+        super().__init__()
+        self.run_step = partial(decoder.forward_step, batch)
+        self.draw = draw
+        # a recording finds packed weights only where they are parts of the recorded module
+        parts = [
+            m for layer in decoder.layers for m in (layer.qkv, layer.out, layer.up, layer.down)
+        ]
+        self.packed = nn.ModuleList([*parts, decoder.project])
+
+    def forward(
+        self,
+        base: Tensor,
+        digits: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        scales: Tensor,
+        noise: Tensor,
+        *rest: Tensor,
+    ) -> Tensor:
+        step, memory = _Step(*rest[: len(_Step._fields)]), rest[len(_Step._fields) :]
+        self.run_step(base, digits, cos, sin, scales, noise if self.draw else None, step, memory)
+        return digits
 
 
 @dataclass(frozen=True, slots=True)

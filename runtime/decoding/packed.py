@@ -10,21 +10,24 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 __all__ = ["PackedLinear", "independent_counts"]
 
 
-class PackedLinear:
+class PackedLinear(nn.Module):
     """x [rows, in] -> x @ weight.T [rows, out]; the fastest way that this machine has."""
 
+    weight: Tensor
+
     def __init__(self, weight: Tensor) -> None:
-        self.weight = weight.detach().contiguous()
-        self.packed: object | None = None
+        super().__init__()
+        self.register_buffer("weight", weight.detach().contiguous())
+        self.packed: torch.ScriptObject | None = None
         if weight.device.type == "cpu" and _has_float16_products():
             self.packed = torch.ops.quantized.linear_prepack_fp16(self.weight, None)
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         if self.packed is None:
             return F.linear(x, self.weight)
         result: Tensor = torch.ops.quantized.linear_dynamic_fp16(x, self.packed)

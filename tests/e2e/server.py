@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-READY_SECONDS = 60.0
+READY_SECONDS = 120.0  # a few on a quiet machine
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from tests.e2e.picture import grab, likeness, movements
 from tests.e2e.proxy import proxy_to
 from tests.e2e.server import Server
 
-pytestmark = [pytest.mark.e2e, pytest.mark.browser, pytest.mark.timeout(150)]
+pytestmark = [pytest.mark.e2e, pytest.mark.browser, pytest.mark.timeout(300)]
 
 PLAYING = "worldbridge.state === 'playing'"
 
@@ -25,7 +25,7 @@ async def _play(browser: Browser, url: str, query: str = "") -> Page:
     """A page that plays a fixed world, with nothing written to its error console."""
     page = await browser.new_page()
     await page.open(f"{url}/?autoplay=1&theme=city&seed=7{query}")
-    await page.until(f"window.worldbridge && {PLAYING}", 30)
+    await page.until(f"window.worldbridge && {PLAYING}", 60)
     return page
 
 

@@ -19,14 +19,14 @@ from worldbridge.bridge.errors import BridgeError
 from worldbridge.engine_plugins.python import connect
 from worldbridge.engine_plugins.python.timing import LEGS
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
 CLI = [sys.executable, "-m", "worldbridge.cli"]
 
 
 def _refused(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [*CLI, "serve", "--port", "0", *arguments], capture_output=True, text=True, timeout=90
+        [*CLI, "serve", "--port", "0", *arguments], capture_output=True, text=True, timeout=200
     )
 
 

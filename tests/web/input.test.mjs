@@ -7,13 +7,19 @@ import { encode, input } from "../../engine_plugins/web/protocol.js";
 test("history holds the last four snapshots, newest first", () => {
   const controls = new ControlState();
   for (let i = 0; i < 6; i += 1) controls.snapshot(i * 16);
-  assert.deepEqual(controls.history.map((s) => s.seq), [5, 4, 3, 2]);
+  assert.deepEqual(
+    controls.history.map((s) => s.seq),
+    [5, 4, 3, 2],
+  );
 });
 
 test("an early packet carries what there is", () => {
   const controls = new ControlState();
   controls.snapshot(0);
-  assert.deepEqual(controls.history.map((s) => s.seq), [0]);
+  assert.deepEqual(
+    controls.history.map((s) => s.seq),
+    [0],
+  );
 });
 
 test("a snapshot is the whole state, and later changes do not reach into it", () => {
@@ -116,7 +122,13 @@ test("on the wire every float is a float64, also when it is whole", () => {
   const bytes = encode(input(controls.history));
   assert.equal([...bytes].filter((byte) => byte === 0xcb).length, 1 + 4 + 2);
   assert.deepEqual(decode(bytes).snapshots[0], {
-    seq: 0, time: 12, axes: [0, -1, 0.5, 0], buttons: 3, keys: [], pointer: [0, 0], pose: null,
+    seq: 0,
+    time: 12,
+    axes: [0, -1, 0.5, 0],
+    buttons: 3,
+    keys: [],
+    pointer: [0, 0],
+    pose: null,
   });
 });
 

@@ -1,15 +1,34 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import {
-  ClockOffset, FrameMatcher, LatencyMeter, LEGS, legsOf, percentile, Rate, summarize,
+  ClockOffset,
+  FrameMatcher,
+  LatencyMeter,
+  LEGS,
+  legsOf,
+  percentile,
+  Rate,
+  summarize,
 } from "../../engine_plugins/web/latency.js";
 
 const OFFSET = -123_456.75; // client time - server time
 const header = (frame, inputSeq, inputTime, stamps = {}) => {
   const start = inputTime - OFFSET + 4; // the snapshot travels for 4 ms
   return {
-    frame, input_seq: inputSeq, input_time: inputTime, t_input: start, t_latch: start + 30, t_tokens: start + 50, t_pixels: start + 57,
-    t_gateway: start + 58, t_encoded: start + 60, t_sent: start + 60.5, rtp: frame * 6000, dropped: 0, batch: 1, ...stamps,
+    frame,
+    input_seq: inputSeq,
+    input_time: inputTime,
+    t_input: start,
+    t_latch: start + 30,
+    t_tokens: start + 50,
+    t_pixels: start + 57,
+    t_gateway: start + 58,
+    t_encoded: start + 60,
+    t_sent: start + 60.5,
+    rtp: frame * 6000,
+    dropped: 0,
+    batch: 1,
+    ...stamps,
   };
 };
 const sum = (legs) => LEGS.reduce((total, leg) => total + legs[leg], 0);
@@ -23,7 +42,8 @@ test("the legs add up to the total, whatever the stamps", () => {
     const inputTime = sampled + random(60);
     let t = inputTime - OFFSET + random(50) - 10;
     const stamps = {};
-    for (const name of ["t_input", "t_latch", "t_tokens", "t_pixels", "t_gateway", "t_encoded"]) stamps[name] = t += random(40);
+    for (const name of ["t_input", "t_latch", "t_tokens", "t_pixels", "t_gateway", "t_encoded"])
+      stamps[name] = t += random(40);
     const received = stamps.t_encoded + OFFSET + random(30);
     const shown = received + random(17);
     const legs = legsOf(header(i, i, inputTime, stamps), sampled, received, shown, OFFSET);
@@ -35,7 +55,16 @@ test("each leg is what its name says", () => {
   const h = header(0, 5, 1000);
   const encodedHere = h.t_encoded + OFFSET;
   const legs = legsOf(h, 1000, encodedHere + 3, encodedHere + 10, OFFSET);
-  const expected = { uplink: 4, wait: 30, tokens: 20, pixels: 7, handover: 1, encode: 2, downlink: 3, show: 7 };
+  const expected = {
+    uplink: 4,
+    wait: 30,
+    tokens: 20,
+    pixels: 7,
+    handover: 1,
+    encode: 2,
+    downlink: 3,
+    show: 7,
+  };
   for (const leg of LEGS) near(legs[leg], expected[leg], leg);
 });
 
@@ -43,12 +72,25 @@ test("every snapshot is answered by the first shown frame that is at least as ne
   const meter = new LatencyMeter();
   for (let seq = 0; seq < 6; seq += 1) meter.sent(seq, 1000 + seq * 16);
   const first = meter.shown(header(0, 2, 1032), 1100, 1105, OFFSET);
-  assert.deepEqual(first.map((s) => s.seq), [0, 1, 2]);
-  assert.deepEqual(first.map((s) => s.total), [105, 89, 73]);
+  assert.deepEqual(
+    first.map((s) => s.seq),
+    [0, 1, 2],
+  );
+  assert.deepEqual(
+    first.map((s) => s.total),
+    [105, 89, 73],
+  );
   for (const sample of first) near(sum(sample.legs), sample.total);
   near(first[0].legs.wait - first[2].legs.wait, 32, "an older snapshot waited longer");
-  assert.deepEqual(meter.shown(header(1, 2, 1032), 1150, 1160, OFFSET), [], "each is measured once");
-  assert.deepEqual(meter.shown(header(2, 5, 1080), 1200, 1205, OFFSET).map((s) => s.seq), [3, 4, 5]);
+  assert.deepEqual(
+    meter.shown(header(1, 2, 1032), 1150, 1160, OFFSET),
+    [],
+    "each is measured once",
+  );
+  assert.deepEqual(
+    meter.shown(header(2, 5, 1080), 1200, 1205, OFFSET).map((s) => s.seq),
+    [3, 4, 5],
+  );
 });
 
 test("nothing is measured before the clocks are matched, and nothing afterwards is counted twice", () => {
@@ -63,7 +105,10 @@ test("snapshots of a hidden page are forgotten", () => {
   meter.sent(0, 0);
   meter.forget();
   meter.sent(1, 60_000);
-  assert.deepEqual(meter.shown(header(9, 1, 60_000), 60_090, 60_100, OFFSET).map((s) => s.seq), [1]);
+  assert.deepEqual(
+    meter.shown(header(9, 1, 60_000), 60_090, 60_100, OFFSET).map((s) => s.seq),
+    [1],
+  );
 });
 
 test("a frame that answers nothing is no measurement", () => {
@@ -81,7 +126,11 @@ test("rolling percentiles and the CSV speak of the same samples", () => {
   const { total, legs } = meter.rolling();
   assert.equal(total.count, 100);
   near(total.p50, 54.5);
-  near(LEGS.reduce((mean, leg) => mean + legs[leg].mean, 0), total.mean, "means of legs add up as well");
+  near(
+    LEGS.reduce((mean, leg) => mean + legs[leg].mean, 0),
+    total.mean,
+    "means of legs add up as well",
+  );
   const lines = meter.csv().trimEnd().split("\n");
   assert.equal(lines.length, 101);
   assert.equal(lines[0].split(",").length, 4 + LEGS.length);
@@ -93,7 +142,14 @@ test("percentiles interpolate", () => {
   assert.equal(percentile([], 0.5), null);
   assert.equal(percentile([3], 0.95), 3);
   assert.equal(percentile([0, 10], 0.5), 5);
-  assert.deepEqual(summarize([4, 1, 3, 2]), { p50: 2.5, p95: 3.8499999999999996, p99: 3.9699999999999998, mean: 2.5, max: 4, count: 4 });
+  assert.deepEqual(summarize([4, 1, 3, 2]), {
+    p50: 2.5,
+    p95: 3.8499999999999996,
+    p99: 3.9699999999999998,
+    mean: 2.5,
+    max: 4,
+    count: 4,
+  });
 });
 
 test("the clock offset comes from the shortest round trip", () => {
@@ -126,9 +182,17 @@ test("a pong from the future or garbage is ignored", () => {
 test("headers and pictures meet on the RTP timestamp, in either order", () => {
   const matcher = new FrameMatcher();
   assert.equal(matcher.header({ frame: 1, rtp: 6000 }), null);
-  assert.deepEqual(matcher.picture(6000, 10, 20), { header: { frame: 1, rtp: 6000 }, received: 10, shown: 20 });
+  assert.deepEqual(matcher.picture(6000, 10, 20), {
+    header: { frame: 1, rtp: 6000 },
+    received: 10,
+    shown: 20,
+  });
   assert.equal(matcher.picture(12000, 30, 40), null);
-  assert.deepEqual(matcher.header({ frame: 2, rtp: 12000 }), { header: { frame: 2, rtp: 12000 }, received: 30, shown: 40 });
+  assert.deepEqual(matcher.header({ frame: 2, rtp: 12000 }), {
+    header: { frame: 2, rtp: 12000 },
+    received: 30,
+    shown: 40,
+  });
   assert.equal(matcher.skipped, 0);
 });
 

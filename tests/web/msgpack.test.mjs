@@ -17,8 +17,13 @@ function revive(value, leaf) {
 }
 
 for (const { name, hex, value } of fixture.cases) {
-  test(`reads what Python wrote: ${name}`, () => assert.deepEqual(decode(fromHex(hex)), revive(value, (v) => v)));
-  test(`writes the same bytes as Python: ${name}`, () => assert.equal(toHex(encode(revive(value, float))), hex));
+  test(`reads what Python wrote: ${name}`, () =>
+    assert.deepEqual(
+      decode(fromHex(hex)),
+      revive(value, (v) => v),
+    ));
+  test(`writes the same bytes as Python: ${name}`, () =>
+    assert.equal(toHex(encode(revive(value, float))), hex));
 }
 
 test("long text, bytes and arrays use the 32-bit forms", () => {
@@ -31,7 +36,8 @@ test("long text, bytes and arrays use the 32-bit forms", () => {
 
 test("float32 can be read", () => assert.equal(decode(fromHex("ca3f000000")), 0.5));
 
-test("a whole number wrapped in float() travels as float64", () => assert.equal(encode(float(1))[0], 0xcb));
+test("a whole number wrapped in float() travels as float64", () =>
+  assert.equal(encode(float(1))[0], 0xcb));
 
 test("decodes inside a larger buffer", () => {
   const bytes = new Uint8Array([9, 9, ...encode({ a: 300 }), 9]);
@@ -63,5 +69,6 @@ for (const [name, hex] of Object.entries({
 test("every truncation of a real message is refused, never a crash", () => {
   const { hex } = fixture.cases.find((c) => c.name === "frame message");
   const bytes = fromHex(hex);
-  for (let end = 0; end < bytes.length; end += 1) assert.throws(() => decode(bytes.subarray(0, end)), MsgpackError);
+  for (let end = 0; end < bytes.length; end += 1)
+    assert.throws(() => decode(bytes.subarray(0, end)), MsgpackError);
 });

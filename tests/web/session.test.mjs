@@ -3,18 +3,49 @@ import { test } from "node:test";
 import { backoff, Session } from "../../engine_plugins/web/session.js";
 
 const SPEC = {
-  name: "tiny", title: "Tiny", width: 512, height: 320, fps: 15, frames_per_latent: 1,
-  themes: ["city", "zoo", "amusement_park"], action_schema: ["strafe", "forward", "yaw", "pitch"], context_frames: 8, kind: "ar",
+  name: "tiny",
+  title: "Tiny",
+  width: 512,
+  height: 320,
+  fps: 15,
+  frames_per_latent: 1,
+  themes: ["city", "zoo", "amusement_park"],
+  action_schema: ["strafe", "forward", "yaw", "pitch"],
+  context_frames: 8,
+  kind: "ar",
 };
 const welcome = (fields = {}) => ({
-  type: "welcome", version: 1, server: "s", session: "s1", resume: "r1", role: "player", spec: SPEC, seats: { used: 1, total: 2 }, ...fields,
+  type: "welcome",
+  version: 1,
+  server: "s",
+  session: "s1",
+  resume: "r1",
+  role: "player",
+  spec: SPEC,
+  seats: { used: 1, total: 2 },
+  ...fields,
 });
-const error = (code, fatal = true) => ({ type: "error", code, message: `it is ${code}`, expected: "e", got: "g", remedy: "r", fatal });
-const status = (state, detail = "", progress = null) => ({ type: "status", state, detail, progress });
+const error = (code, fatal = true) => ({
+  type: "error",
+  code,
+  message: `it is ${code}`,
+  expected: "e",
+  got: "g",
+  remedy: "r",
+  fatal,
+});
+const status = (state, detail = "", progress = null) => ({
+  type: "status",
+  state,
+  detail,
+  progress,
+});
 const frame = (jpeg) => ({ type: "frame", header: { frame: 0 }, jpeg });
 
-const names = (session) => session.commands().map((c) => (c.do === "send" ? `send ${c.message.type}` : c.do));
-const sent = (commands, type) => commands.find((c) => c.do === "send" && c.message.type === type)?.message;
+const names = (session) =>
+  session.commands().map((c) => (c.do === "send" ? `send ${c.message.type}` : c.do));
+const sent = (commands, type) =>
+  commands.find((c) => c.do === "send" && c.message.type === type)?.message;
 
 /** A session that has been welcomed at t=10, with no commands left to take. */
 function greeted(options = {}, wanted = { theme: "zoo", seed: 7 }) {
@@ -43,7 +74,16 @@ test("goes from idle over connecting and loading to playing", () => {
   session.opened(5);
   const hello = sent(session.commands(), "hello");
   assert.deepEqual(hello, {
-    type: "hello", version: 1, client: "web", role: "player", world: null, theme: "zoo", seed: 7, video: "jpeg", resume: null, token: null,
+    type: "hello",
+    version: 1,
+    client: "web",
+    role: "player",
+    world: null,
+    theme: "zoo",
+    seed: 7,
+    video: "jpeg",
+    resume: null,
+    token: null,
   });
   session.received(welcome(), 10);
   assert.deepEqual([session.state, names(session)], ["loading", ["remember", "welcomed"]]);
@@ -56,7 +96,11 @@ test("goes from idle over connecting and loading to playing", () => {
 });
 
 test("asks for WebRTC only when it may", () => {
-  for (const [video, expected] of [["auto", true], ["webrtc", true], ["jpeg", false]]) {
+  for (const [video, expected] of [
+    ["auto", true],
+    ["webrtc", true],
+    ["jpeg", false],
+  ]) {
     const session = new Session({ video });
     session.play({ theme: null, seed: null }, 0);
     session.opened(1);
@@ -250,7 +294,11 @@ test("a theme the server calls otherwise is found under its name there", () => {
   session.opened(3);
   session.commands();
   session.received(welcome(), 4);
-  assert.deepEqual(sent(session.commands(), "start"), { type: "start", theme: "amusement_park", seed: 7 });
+  assert.deepEqual(sent(session.commands(), "start"), {
+    type: "start",
+    theme: "amusement_park",
+    seed: 7,
+  });
   assert.equal(session.theme, "amusement_park");
 });
 
@@ -266,7 +314,14 @@ test("a theme the server does not have leads to one it has, and a word about it"
 });
 
 test("fatal errors stop and keep what the server said", () => {
-  for (const code of ["unauthorized", "version_mismatch", "unknown_world", "world_failed", "forbidden_origin", "internal"]) {
+  for (const code of [
+    "unauthorized",
+    "version_mismatch",
+    "unknown_world",
+    "world_failed",
+    "forbidden_origin",
+    "internal",
+  ]) {
     const session = greeted();
     session.received(error(code), 20);
     assert.equal(session.state, "error", code);
@@ -304,7 +359,10 @@ test("another protocol version in the welcome is an error, and so are bytes that
   assert.equal(session.error.code, "version_mismatch");
   const garbled = playing();
   garbled.garbled({ path: "frame.header", expected: "a map", got: "null" }, 400);
-  assert.deepEqual([garbled.state, garbled.error.code, garbled.error.expected], ["error", "bad_message", "a map"]);
+  assert.deepEqual(
+    [garbled.state, garbled.error.code, garbled.error.expected],
+    ["error", "bad_message", "a map"],
+  );
 });
 
 test("WebRTC that fails becomes JPEG in the same session", () => {

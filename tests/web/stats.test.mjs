@@ -7,48 +7,88 @@ import { parseSeed, readUrl, shareUrl } from "../../engine_plugins/web/settings.
 import { profile } from "../../engine_plugins/web/stats.js";
 
 const nothing = () => ({
-  view: new Session({ video: "jpeg" }).view(0), meter: new LatencyMeter(), clock: new ClockOffset(), rate: new Rate(), seconds: 0, now: 0,
+  view: new Session({ video: "jpeg" }).view(0),
+  meter: new LatencyMeter(),
+  clock: new ClockOffset(),
+  rate: new Rate(),
+  seconds: 0,
+  now: 0,
   transport: { codec: null, inputPath: "websocket" },
   counts: { frames: { shown: 0, dropped_server: 2, dropped_page: 3 }, inputs: { sent: 0 } },
 });
 
 test("the profile has the keys of `worldbridge profile --json`, also before anything happened", () => {
   const stats = profile(nothing());
-  for (const key of ["frames_per_second", "input_to_photon_ms", "legs_ms", "dropped_frames", "world", "seconds", "transport"]) {
+  for (const key of [
+    "frames_per_second",
+    "input_to_photon_ms",
+    "legs_ms",
+    "dropped_frames",
+    "world",
+    "seconds",
+    "transport",
+  ]) {
     assert.ok(key in stats, key);
   }
   assert.deepEqual(Object.keys(stats.legs_ms), LEGS);
-  assert.deepEqual([stats.transport, stats.dropped_frames, stats.input_to_photon_ms.p50], ["websocket-jpeg", 5, null]);
+  assert.deepEqual(
+    [stats.transport, stats.dropped_frames, stats.input_to_photon_ms.p50],
+    ["websocket-jpeg", 5, null],
+  );
   assert.doesNotThrow(() => JSON.stringify(stats));
 });
 
 test("the transport is named with its codec", () => {
   const given = nothing();
   const view = { ...given.view, video: "webrtc" };
-  assert.equal(profile({ ...given, view, transport: { codec: "H264", inputPath: "datachannel" } }).transport, "webrtc-h264");
+  assert.equal(
+    profile({ ...given, view, transport: { codec: "H264", inputPath: "datachannel" } }).transport,
+    "webrtc-h264",
+  );
   assert.equal(profile({ ...given, view }).transport, "webrtc");
 });
 
 test("seeds are whole numbers from 0 to 2^31 - 1", () => {
   assert.deepEqual(["0", " 42 ", "2147483647"].map(parseSeed), [0, 42, 2147483647]);
-  assert.deepEqual(["", "-1", "1.5", "1e3", "2147483648", "abc", null].map(parseSeed), Array(7).fill(null));
+  assert.deepEqual(
+    ["", "-1", "1.5", "1e3", "2147483648", "abc", null].map(parseSeed),
+    Array(7).fill(null),
+  );
 });
 
 test("the address is read, and what is not understood is left alone", () => {
   assert.deepEqual(readUrl("?theme=zoo&seed=5&autoplay=1&video=jpeg&hud=1&token=t"), {
-    theme: "zoo", seed: 5, autoplay: true, video: "jpeg", hud: true, token: "t",
+    theme: "zoo",
+    seed: 5,
+    autoplay: true,
+    video: "jpeg",
+    hud: true,
+    token: "t",
   });
-  assert.deepEqual(readUrl("?seed=x&video=dance"), { theme: null, seed: null, autoplay: false, video: "auto", hud: false, token: null });
+  assert.deepEqual(readUrl("?seed=x&video=dance"), {
+    theme: null,
+    seed: null,
+    autoplay: false,
+    video: "auto",
+    hud: false,
+    token: null,
+  });
 });
 
 test("a link to share names the world and never the token", () => {
-  assert.equal(shareUrl("http://host:1/play/?token=secret&hud=1#x", "zoo", 7), "http://host:1/play/?theme=zoo&seed=7");
+  assert.equal(
+    shareUrl("http://host:1/play/?token=secret&hud=1#x", "zoo", 7),
+    "http://host:1/play/?theme=zoo&seed=7",
+  );
 });
 
 test("the server is described in words", () => {
   const health = { ready: true, detail: "", progress: null, seats: { used: 1, total: 4 } };
   assert.deepEqual(describeHealth(health), { tone: "good", text: "Ready · 3 of 4 seats free" });
   assert.equal(describeHealth({ ...health, seats: { used: 4, total: 4 } }).tone, "warn");
-  assert.equal(describeHealth({ ready: false, detail: "Reading weights", progress: 0.25 }).text, "Getting ready: Reading weights · 25 %");
+  assert.equal(
+    describeHealth({ ready: false, detail: "Reading weights", progress: 0.25 }).text,
+    "Getting ready: Reading weights · 25 %",
+  );
   assert.equal(describeHealth(null).tone, "bad");
 });

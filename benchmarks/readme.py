@@ -1,0 +1,129 @@
+"""Write the README's tables from the committed results: `python -m benchmarks.readme [--check]`."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+from benchmarks.environment import read_results
+
+__all__ = ["main", "render"]
+
+README = Path(__file__).parents[1] / "README.md"
+_MISSING = "Not yet measured."
+
+# name in the result, what a reader sees, the target
+_QUALITY = (
+    ("tokenizer_psnr_db", "tokenizer, PSNR (dB)", ">= 27"),
+    ("next_frame_psnr_db", "next frame while moving, PSNR (dB)", ">= 21, and 1 above copying"),
+    ("copy_last_psnr_db", "copying the last frame, PSNR (dB)", "-"),
+    ("yaw_following", "follows turns (share of trials)", ">= 0.9"),
+    ("move_following", "follows walking (share of trials)", ">= 0.8"),
+    ("sharpness_ratio_60s", "sharpness after 60 s of play / real", "0.6 to 1.4"),
+    ("frozen_or_collapsed_rate", "frozen or collapsed in 60 s", "<= 0.05"),
+)
+
+
+def render(text: str) -> str:
+    """The README with every generated block made anew."""
+    blocks = {"setup": _setup(), "speed": _speed(), "quality": _quality()}
+    for name, block in blocks.items():
+        pattern = rf"(<!-- begin:{name} -->\n).*?(<!-- end:{name} -->)"
+        text, count = re.subn(pattern, lambda m, b=block: m[1] + b + m[2], text, flags=re.S)
+        if count != 1:
+            raise ValueError(f"README.md: expected one block {name!r}, found {count}")
+    return text
+
+
+def _setup() -> str:
+    results = read_results("setup")
+    if not results:
+        return _MISSING + "\n"
+    rows = [
+        (
+            _machine(r),
+            f"{r['minutes_clone_to_ready']:.1f}",
+            f"{r['download_mb']:.0f}",
+            f"{r['seconds_start_to_ready']:.1f}",
+        )
+        for r in results
+    ]
+    head = (
+        "machine",
+        "fresh clone to `ready` (min)",
+        "downloaded (MB)",
+        "start to `ready`, set up (s)",
+    )
+    return _table(head, rows)
+
+
+def _speed() -> str:
+    rows = []
+    for result in read_results("latency"):
+        for run in result["runs"]:
+            rows.append(
+                (
+                    _machine(result),
+                    run["what"],
+                    f"{run['frames_per_second']:.1f}",
+                    _pair(run["input_to_photon_ms"]),
+                    _pair(run.get("handed_to_shown_ms")),
+                )
+            )
+    if not rows:
+        return _MISSING + "\n"
+    head = (
+        "machine",
+        "played by",
+        "frames/s",
+        "input to photon p50 / p95 (ms)",
+        "frame handed over to shown p50 / p95 (ms)",
+    )
+    return _table(head, rows)
+
+
+def _quality() -> str:
+    results = read_results("quality")
+    if not results:
+        return _MISSING + "\n"
+    newest = max(results, key=lambda r: str(r["environment"]["date"]))
+    quality = newest["quality"]
+    rows = [(text, f"{quality[name]:.2f}", goal) for name, text, goal in _QUALITY]
+    note = (
+        f"Measured on {_machine(newest)}, {newest['environment']['date']}, {quality['scenes']}.\n"
+    )
+    return _table(("measure", "value", "aim"), rows) + "\n" + note
+
+
+def _machine(result: dict[str, Any]) -> str:
+    environment = result["environment"]
+    return environment["gpu"] or f"{environment['cores']} cores of {environment['processor']}"
+
+
+def _pair(values: dict[str, float] | None) -> str:
+    return "-" if values is None else f"{values['p50']:.0f} / {values['p95']:.0f}"
+
+
+def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    lines = [head, tuple("---" for _ in head), *rows]
+    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true", help="only say whether it is up to date")
+    options = parser.parse_args()
+    old = README.read_text()
+    new = render(old)
+    if options.check:
+        if new != old:
+            sys.exit("README.md is not what the results say; run python -m benchmarks.readme")
+        return
+    README.write_text(new)
+
+
+if __name__ == "__main__":
+    main()
