@@ -244,12 +244,12 @@ def embedded_spec() -> WorldSpec:
     return _spec(_manifest(EMBEDDED_WORLD))
 
 
-def load_embedded(*, threads: int, device: str, progress: Progress) -> ArWorld:
+def load_embedded(*, seats: int, device: str, progress: Progress) -> ArWorld:
     """The world that ships with the package. Raises DamagedWeightsError."""
-    return load_directory(EMBEDDED_WORLD, threads=threads, device=device, progress=progress)
+    return load_directory(EMBEDDED_WORLD, seats=seats, device=device, progress=progress)
 
 
-def load_directory(directory: Path, *, threads: int, device: str, progress: Progress) -> ArWorld:
+def load_directory(directory: Path, *, seats: int, device: str, progress: Progress) -> ArWorld:
     """The world in a folder made by `worldbridge train`. Raises DamagedWeightsError."""
     progress("reading weights", 0.1)
     try:
@@ -259,7 +259,7 @@ def load_directory(directory: Path, *, threads: int, device: str, progress: Prog
     world.tokenizer.to(device)
     world.transformer.to(device)
     progress("packing weights", 0.6)
-    model = ArWorld(world)
+    model = ArWorld(world, capacity=seats + 1)
     progress("packing weights", 0.9)
     return model
 

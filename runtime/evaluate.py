@@ -73,7 +73,7 @@ def evaluate(
     Raises ValueError for a world that has nothing to evaluate.
     """
     torch.set_num_threads(threads)
-    model = open_world(world, threads=threads)
+    model = open_world(world)
     if not isinstance(model, ArWorld):
         raise ValueError(
             f"only neural worlds can be evaluated; {world!r} is {model.spec.kind}: "

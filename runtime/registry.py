@@ -16,16 +16,16 @@ WORLD_FILE = "world.json"
 def open_world(
     name: str,
     *,
-    threads: int = 1,
     device: str = "cpu",
     fps: float | None = None,
+    seats: int = 4,
     progress: Progress | None = None,
 ) -> WorldModel:
     """The world called `name`, or the one in the directory `name` that holds a world.json.
 
     Args:
-        threads: processor threads the world may use.
         fps: frames per second, for worlds that can choose (None: the world's own).
+        seats: how many sessions will be open at most.
 
     Raises:
         UnknownWorldError: neither a known name nor such a directory; it lists the known ones.
@@ -41,8 +41,8 @@ def open_world(
     from worldbridge.runtime import ar_world
 
     if name == "embedded":
-        return ar_world.load_embedded(threads=threads, device=device, progress=report)
-    return ar_world.load_directory(directory, threads=threads, device=device, progress=report)
+        return ar_world.load_embedded(seats=seats, device=device, progress=report)
+    return ar_world.load_directory(directory, seats=seats, device=device, progress=report)
 
 
 def list_worlds() -> list[WorldSpec]:

@@ -134,9 +134,9 @@ def _load(arguments: argparse.Namespace, socket: zmq.Socket[bytes]) -> Engine:
     progress("loading the world", 0.0)
     world = open_world(
         arguments.world,
-        threads=arguments.threads,
         device=arguments.device,
         fps=arguments.fps,
+        seats=arguments.seats,
         progress=progress,
     )
     progress("making the first frames", 0.95)

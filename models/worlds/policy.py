@@ -39,7 +39,7 @@ class _Player:
 
     def __init__(self, scene: Scene, seed: int) -> None:
         self.scene = scene
-        self.rng = random.Random(seed * 104729 + 5)
+        self.rng = random.Random(f"{scene.theme}/{scene.seed}/{seed}")
         self.decks: dict[int, list[float]] = {axis: [] for axis in range(4)}
         self.now = [0.0, 0.0, 0.0, 0.0]
         self.piece = _Piece(0, (0.0, 0.0, 0.0, 0.0), 1.0)

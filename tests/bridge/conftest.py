@@ -29,7 +29,7 @@ from worldbridge.bridge.server import serve
 from .fake_worker import SPEC, FakeWorker
 
 Message = TypeVar("Message")
-PATIENCE_S = 5.0
+PATIENCE_S = 20.0  # only a broken server, or a very busy machine, needs it
 
 
 class RawClient:

@@ -37,7 +37,7 @@ def arrival(input_seq: int = 4, offset: float = 1000.0) -> Arrival:
 class TestTiming:
     def test_the_quickest_ping_sets_the_clock(self) -> None:
         clock = ClockOffset()
-        assert clock.offset_ms is None
+        assert ClockOffset().offset_ms is None
         clock.add(100.0, 150.0, 1.0)
         clock.add(200.0, 202.0, 100.0)
         clock.add(300.0, 340.0, 250.0)

@@ -261,20 +261,19 @@ async def test_a_client_that_stops_reading_is_dropped_and_slows_nobody(
     good = await rig.greet()
     await good.until(Status, playing)
     async with httpx.AsyncClient() as http:
-        gaps, before = [], asyncio.get_running_loop().time()
+        waits = []
         for _ in range(300):
             writer.write(masked(Ping(1.0)))  # it goes on talking: only its reading stopped
-            await good.until(Frame)
-            now = asyncio.get_running_loop().time()
-            gaps.append(now - before)
-            before = now
+            sent = (await good.until(Frame)).header
+            waits.append(sent.t_sent - sent.t_encoded)
             if 'errors_total{code="client_too_slow"} 1.0' in (
                 await http.get(rig.url + "metrics")
             ).text:
                 break
         else:
             raise AssertionError("the lazy client was never dropped")
-        assert sorted(gaps)[len(gaps) // 2] < 0.2
+        # the good client's frames never stood in the lazy one's queue
+        assert sorted(waits)[len(waits) // 2] < 100
         writer.transport.resume_reading()  # type: ignore[attr-defined]
         with pytest.raises((asyncio.IncompleteReadError, ConnectionError)):
             while True:
@@ -512,10 +511,10 @@ class TestProcess:
     async def test_it_ends_in_order_on_sigterm(self, tmp_path: Path) -> None:
         process = await self.start(0, tmp_path)
         assert process.stderr is not None
-        line = await asyncio.wait_for(process.stderr.readline(), 20)
+        line = await asyncio.wait_for(process.stderr.readline(), 60)
         assert b"listening on http://127.0.0.1:" in line
         process.send_signal(signal.SIGTERM)
-        assert await asyncio.wait_for(process.wait(), 10) == 0
+        assert await asyncio.wait_for(process.wait(), 30) == 0
 
     async def test_a_port_in_use_is_exit_code_3_and_says_what_to_do(self, tmp_path: Path) -> None:
         with socket.socket() as taken:
@@ -523,7 +522,7 @@ class TestProcess:
             taken.listen()
             port = taken.getsockname()[1]
             process = await self.start(port, tmp_path)
-            _, text = await asyncio.wait_for(process.communicate(), 20)
+            _, text = await asyncio.wait_for(process.communicate(), 60)
         assert process.returncode == 3
         assert f"cannot listen on 127.0.0.1:{port}".encode() in text
         assert b"choose another port" in text and b"Traceback" not in text
@@ -533,7 +532,7 @@ class TestProcess:
             "import sys, worldbridge.bridge.server, worldbridge.bridge.__main__,"
             " worldbridge.engine_plugins.python; sys.exit('torch' in sys.modules)"
         )
-        assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
+        assert subprocess.run([sys.executable, "-c", code], timeout=100).returncode == 0
 
 
 @pytest.mark.parametrize(

@@ -128,12 +128,14 @@ class TestConversation:
 
     def test_the_way_from_hello_to_bye(self) -> None:
         talk = self.greeted()
-        assert talk.phase is Phase.WAITING
+        phases = [talk.phase]
         talk.welcomed()
         message = Input((held(1),))
         assert talk.receive(encode(message), 1.0) == message
+        phases.append(talk.phase)
         assert talk.receive(encode(Bye()), 2.0) == Bye()
-        assert talk.phase is Phase.CLOSED
+        phases.append(talk.phase)
+        assert phases == [Phase.WAITING, Phase.STREAMING, Phase.CLOSED]
 
     def test_hello_comes_first_and_once(self) -> None:
         assert self.refused(Conversation(0.0), Ping(1.0)) == "not_greeted"
