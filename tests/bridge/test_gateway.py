@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import math
 import os
 import signal
@@ -244,9 +245,9 @@ class TestRefusals:
 async def test_a_client_that_stops_reading_is_dropped_and_slows_nobody(
     make_rig: RigMaker,
 ) -> None:
-    rig = await make_rig(stall_s=0.5)
+    rig = await make_rig(stall_s=1.5)
     # large pictures: they fill the socket within a few frames
-    await rig.worker(spec=replace(SPEC, width=1280, height=960))
+    await rig.worker(spec=replace(SPEC, width=1280, height=960, fps=15.0))
     lazy = socket.create_connection(("127.0.0.1", rig.port))
     lazy.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     reader, writer = await asyncio.open_connection(sock=lazy)
@@ -261,19 +262,18 @@ async def test_a_client_that_stops_reading_is_dropped_and_slows_nobody(
     good = await rig.greet()
     await good.until(Status, playing)
     async with httpx.AsyncClient() as http:
-        waits = []
+        sent = []
         for _ in range(300):
             writer.write(masked(Ping(1.0)))  # it goes on talking: only its reading stopped
-            sent = (await good.until(Frame)).header
-            waits.append(sent.t_sent - sent.t_encoded)
+            sent.append((await good.until(Frame)).header.t_sent)
             if 'errors_total{code="client_too_slow"} 1.0' in (
                 await http.get(rig.url + "metrics")
             ).text:
                 break
         else:
             raise AssertionError("the lazy client was never dropped")
-        # the good client's frames never stood in the lazy one's queue
-        assert sorted(waits)[len(waits) // 2] < 100
+        # a server that waited for the lazy one would have been silent until it was dropped
+        assert max(b - a for a, b in itertools.pairwise(sent)) < 1500
         writer.transport.resume_reading()  # type: ignore[attr-defined]
         with pytest.raises((asyncio.IncompleteReadError, ConnectionError)):
             while True:

@@ -16,7 +16,7 @@ Pictures = NDArray[np.float32]
 # on the screen. Counted in frames, not in seconds: a busy machine is slow, not wrong.
 _GRAB = """
 (async (count, apart, limitMs) => {
-  const shown = () => worldbridge.stats().frames.shown;
+  const shown = () => worldbridge.stats().page.frames.shown;
   const until = performance.now() + limitMs;
   const source = document.getElementById(worldbridge.session.video === "jpeg" ? "canvas" : "video");
   const small = new OffscreenCanvas(%(width)d, %(height)d).getContext("2d", {willReadFrequently: true});

@@ -37,21 +37,21 @@ async def _leave(page: Page) -> None:
 
 
 async def _shown(page: Page) -> int:
-    return int(await page.evaluate("worldbridge.stats().frames.shown"))
+    return int(await page.evaluate("worldbridge.stats().page.frames.shown"))
 
 
 @pytest.mark.parametrize("video", ["webrtc", "jpeg"])
 async def test_opens_and_plays(server: Server, browser: Browser, video: str) -> None:
     page = await _play(browser, server.url, f"&video={video}")
     before, began = await _shown(page), time.monotonic()
-    await page.until(f"worldbridge.stats().frames.shown >= {before + 30}", 30)
+    await page.until(f"worldbridge.stats().page.frames.shown >= {before + 30}", 30)
     rate = 30 / (time.monotonic() - began)
     stats = await page.evaluate("worldbridge.stats()")
-    assert stats["transport"]["video"] == video, stats["transport"]
+    assert video in stats["transport"], stats["transport"]
     [picture] = await grab(page)
     assert picture.std() > 8, "the picture is one flat colour"
     await _leave(page)
-    print(f"{stats['world']['name']} over {video}: {rate:.1f} frames/s")
+    print(f"{stats['world']} over {video}: {rate:.1f} frames/s")
 
 
 async def test_play_button_starts_a_world(server: Server, browser: Browser) -> None:
@@ -190,7 +190,7 @@ async def test_what_is_not_the_model_is_quick(
     shown = [r["encode_ms"] + r["downlink_ms"] + r["show_ms"] for r in by_frame.values()]
     p50, p95 = np.percentile(shown, [50, 95])
     report = {"p50_ms": round(float(p50), 2), "p95_ms": round(float(p95), 2)}
-    print(f"handed over -> shown, {stats['fps']} frames/s: {json.dumps(report)}")
+    print(f"handed over -> shown, {stats['frames_per_second']} frames/s: {json.dumps(report)}")
     for row in rows:
         legs = sum(v for k, v in row.items() if k.endswith("_ms") and k[:-3] in stats["legs_ms"])
         assert legs == pytest.approx(row["total_ms"], rel=0.05, abs=0.1)
