@@ -164,13 +164,17 @@ def evaluate(
     well it follows yaw and movement, and how sharp and alive it is after 60 seconds of free play.
     --quick ends within a minute on two cores.
     """
+    from worldbridge.bars import progress_bar
     from worldbridge.runtime.errors import WorldError
     from worldbridge.runtime.evaluate import evaluate as run_evaluation
 
     try:
-        result = run_evaluation(world, quick=quick, seed=seed, progress=_tell)
+        with progress_bar() as progress:
+            result = run_evaluation(world, quick=quick, seed=seed, progress=progress or _tell)
     except WorldError as error:
         raise _as_start_error(error) from error
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
     if as_json:
         print(json.dumps(result))
         return
@@ -205,17 +209,23 @@ def train(
     First renders the recordings, then trains the video tokenizer, then the transformer, and writes
     a directory that serve --world takes. Two CPU cores give a usable world in under two hours.
     """
+    from worldbridge.bars import progress_bar
     from worldbridge.models.training.cli import train as run_training
 
-    run_training(
-        out=out,
-        minutes=minutes,
-        frames=frames,
-        stage=stage.value,
-        resume=resume,
-        device=device.value,
-        quick=quick,
-    )
+    try:
+        with progress_bar() as progress:
+            run_training(
+                out=out,
+                minutes=minutes,
+                frames=frames,
+                stage=stage.value,
+                resume=resume,
+                device=device.value,
+                quick=quick,
+                progress=progress,
+            )
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
 
 
 @app.command()

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -55,10 +53,12 @@ def train(
     resume: Path | None = None,
     device: str = "auto",
     quick: bool = False,
+    progress: Progress | None = None,
 ) -> Path:
     """Train into `out` and return the finished world's folder, `out/world`.
 
     `resume` is an earlier run's folder; its parts are copied to `out` where they are missing there.
+    `progress` is told what is done and its share; without it, lines are printed.
     Interrupted runs go on when the same command is given again. Raises ValueError for an unknown
     stage or a device that is not there.
     """
@@ -68,8 +68,7 @@ def train(
         _copy_parts(resume, out)
     chosen = _device(device)
     recipe = plan(minutes, frames, quick, os.cpu_count() or 1)
-    with _progress() as report:
-        world = run_stages(out, recipe, _STAGES[stage], report, chosen)
+    world = run_stages(out, recipe, _STAGES[stage], progress or lines(), chosen)
     if stage in ("all", "world"):
         print(f"finished: {world}  (play it: worldbridge serve --world {world})")
     return world
@@ -92,28 +91,6 @@ def _copy_parts(source: Path, out: Path) -> None:
     for path in sorted(source.iterdir()):
         if path.is_file() and not (out / path.name).exists():
             shutil.copy2(path, out / path.name)
-
-
-@contextmanager
-def _progress() -> Iterator[Progress]:
-    """A bar where `rich` is installed, else a line every ten seconds."""
-    if importlib.util.find_spec("rich") is None:
-        yield lines()
-        return
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
-    columns = (
-        TextColumn("{task.description:<52}"),
-        BarColumn(),
-        TextColumn("{task.percentage:5.1f} %"),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns) as bars:
-        task = bars.add_task("starting", total=1.0)
-        if bars.console.is_terminal:
-            yield lambda text, share: bars.update(task, description=text, completed=share)
-        else:
-            yield lines()
 
 
 def lines(every_s: float = 10.0) -> Progress:
