@@ -122,7 +122,10 @@ def load_config(path: Path | None, given: Mapping[str, Any]) -> ServeConfig:
                 remedy="correct or remove it",
             )
     # TOML and the command line have lists where a frozen dataclass has tuples.
-    return ServeConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+    settings: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in values.items()
+    }
+    return ServeConfig(**settings)
 
 
 def _read(path: Path) -> dict[str, Any]:

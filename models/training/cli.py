@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from worldbridge.models.training.recipe import QUICK, Recipe
+from worldbridge.models.training.recipe import GPU, QUICK, Recipe
 from worldbridge.models.training.stages import STAGES, run_stages
 
 __all__ = ["plan", "train"]
@@ -28,12 +28,16 @@ _STAGES = {
 _TOKENIZER, _TRANSFORMER = 0.28, 0.55
 
 
-def plan(minutes: float, frames: int | None, quick: bool, threads: int) -> Recipe:
+def plan(
+    minutes: float, frames: int | None, quick: bool, threads: int, device: str = "cpu"
+) -> Recipe:
     """The recipe for `minutes` in all and `frames` of recorded play."""
     if quick:
         return dataclasses.replace(QUICK, threads=threads)
-    base = Recipe()
-    if frames is None:  # as much as a seventh of the time renders and encodes on two cores
+    base = GPU if device == "cuda" else Recipe()
+    if frames is None and device == "cuda":
+        frames = base.token_clips * base.token_frames
+    elif frames is None:  # as much as a seventh of the time renders and encodes on two cores
         frames = max(1_600, round(minutes * 190))
     return dataclasses.replace(
         base,
@@ -67,7 +71,7 @@ def train(
     if resume is not None and resume != out:
         _copy_parts(resume, out)
     chosen = _device(device)
-    recipe = plan(minutes, frames, quick, os.cpu_count() or 1)
+    recipe = plan(minutes, frames, quick, os.cpu_count() or 1, chosen)
     world = run_stages(out, recipe, _STAGES[stage], progress or lines(), chosen)
     if stage in ("all", "world"):
         print(f"finished: {world}  (play it: worldbridge serve --world {world})")

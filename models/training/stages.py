@@ -40,6 +40,8 @@ def run_stages(
     out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(recipe.threads)
     torch.manual_seed(recipe.seed)
+    if device == "cuda":
+        torch.set_float32_matmul_precision("high")
     tokenizer = VideoTokenizer(EMBEDDED)
     transformer = VideoTransformer(EMBEDDED_TRANSFORMER)
     if "pictures" in stages:

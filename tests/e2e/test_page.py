@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import statistics
 import time
 
@@ -12,6 +11,7 @@ import numpy as np
 import pytest
 
 from tests.e2e.chromium import Browser, Page
+from tests.e2e.machine import busy
 from tests.e2e.picture import grab, likeness, movements
 from tests.e2e.proxy import proxy_to
 from tests.e2e.server import Server
@@ -116,9 +116,10 @@ async def test_a_killed_worker_is_replaced_and_play_goes_on(
     page = await _play(browser, server.url)
     session, before = await _turn_and_stand(page)
     await asyncio.sleep(2.5)  # a snapshot is made once a second
+    allowed = 60.0 if busy() else 10.0
     killed, began = server.kill("worker"), time.monotonic()
     await page.until("worldbridge.state === 'reconnecting'", 5)
-    await page.until(PLAYING, 15)
+    await page.until(PLAYING, allowed + 5)
     took = time.monotonic() - began
     [after] = await grab(page, apart=5)
     assert await page.evaluate("worldbridge.session.session") == session
@@ -126,7 +127,7 @@ async def test_a_killed_worker_is_replaced_and_play_goes_on(
     assert "worker was killed by SIGKILL; starting it again" in server.told()
     _check_same_view(server, before, after)
     await _leave(page)
-    assert took <= 10, f"play went on after {took:.1f} s"
+    assert took <= allowed, f"play went on after {took:.1f} s"
 
 
 async def _turn_and_stand(page: Page) -> tuple[str, np.ndarray]:
@@ -175,9 +176,8 @@ async def test_what_is_not_the_model_is_quick(
     procedural: Server, browser: Browser
 ) -> None:
     """From the frame's hand-over to the encoder until it is on the screen, at 30 frames/s."""
-    load, cores = os.getloadavg()[0], os.cpu_count() or 1
-    if load > 2 * cores:
-        pytest.skip(f"latency is not measured on a busy machine (load {load:.1f}, {cores} cores)")
+    if reason := busy():
+        pytest.skip(f"latency is not measured on a busy machine: {reason}")
     page = await _play(browser, procedural.url, "&video=webrtc")
     await page.key("ArrowLeft", down=True)
     await asyncio.sleep(10)
