@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
-__all__ = ["Health", "ask_health"]
+__all__ = ["Health", "ask_health", "ask_themes"]
 
 _TIMEOUT_SECONDS: Final = 2.0
 _MAX_BYTES: Final = 1 << 20
@@ -29,6 +29,16 @@ async def ask_health(host: str, port: int) -> Health | None:
             return _parse(await _get(host, port, "/health"))
     except (OSError, TimeoutError, ValueError, KeyError):
         return None
+
+
+async def ask_themes(host: str, port: int) -> list[str]:
+    """The themes of the world that a ready gateway serves; none if it does not answer."""
+    try:
+        async with asyncio.timeout(_TIMEOUT_SECONDS):
+            worlds = json.loads(await _get(host, port, "/worlds"))
+            return [str(theme) for world in worlds for theme in world["themes"]]
+    except (OSError, TimeoutError, ValueError, KeyError):
+        return []
 
 
 async def _get(host: str, port: int, path: str) -> bytes:

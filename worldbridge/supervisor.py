@@ -17,8 +17,8 @@ from typing import Any
 
 from worldbridge.children import Child, ChildSpec
 from worldbridge.config import TOKEN_VARIABLE, ServeConfig
-from worldbridge.errors import PortInUseError
-from worldbridge.health import ask_health
+from worldbridge.errors import ConfigError, PortInUseError
+from worldbridge.health import ask_health, ask_themes
 from worldbridge.progress import ProgressTeller
 
 __all__ = ["listen", "run", "serve"]
@@ -92,6 +92,7 @@ def _threads(count: int) -> dict[str, str]:
 
 class Supervisor:
     def __init__(self, config: ServeConfig, listener: socket.socket, endpoint: str) -> None:
+        self._config = config
         self._host, self._port = listener.getsockname()[:2]
         self._progress = ProgressTeller()
         self._worker = Child(worker_spec(config, endpoint), self._progress.note)
@@ -126,11 +127,24 @@ class Supervisor:
                 if health.ready:
                     break
             await asyncio.sleep(_POLL_SECONDS)
+        await self._check_theme()
         self._worker.proven = True
         self._progress.close()
         shown = f"[{self._host}]" if ":" in self._host else self._host
         print(f"ready http://{shown}:{self._port}", flush=True)
         await asyncio.Event().wait()
+
+    async def _check_theme(self) -> None:
+        """Which themes there are is known only now; better than telling every player."""
+        wanted = self._config.theme
+        themes = await ask_themes(self._host, self._port) if wanted is not None else []
+        if themes and wanted not in themes:
+            raise ConfigError(
+                "the world has no such theme",
+                expected="one of " + ", ".join(themes),
+                got=repr(wanted),
+                remedy="choose one of these for --theme",
+            )
 
 
 async def _first_to_end(work: list[Coroutine[Any, Any, Any]]) -> None:

@@ -79,6 +79,14 @@ def test_an_unknown_world_is_told() -> None:
     assert "Traceback" not in result.stderr
 
 
+def test_a_theme_that_the_world_does_not_have_is_told() -> None:
+    result = _refused("--world", "procedural", "--theme", "moon")
+    assert result.returncode == 2, result.stderr
+    assert result.stdout == ""
+    last = result.stderr.strip().splitlines()[-1]
+    assert "moon" in last and "city" in last
+
+
 def test_the_page_and_its_parts_are_served(procedural: Server) -> None:
     with urllib.request.urlopen(procedural.url) as response:
         html = response.read().decode()
