@@ -42,6 +42,7 @@ from worldbridge.models.worlds import actions as limits
 from worldbridge.runtime.decoding import GridDecoder, GridSession, Sampling
 from worldbridge.runtime.errors import DamagedWeightsError, SnapshotError, UnknownThemeError
 from worldbridge.runtime.i420 import rgb_to_i420
+from worldbridge.runtime.threads import one_thread
 from worldbridge.runtime.world import Frames, Pose, Progress, WorldStart, WorldState
 
 __all__ = ["ArState", "ArWorld", "embedded_spec", "load_directory", "load_embedded"]
@@ -131,7 +132,8 @@ class ArWorld:
                 for state, camera, action in zip(states, cameras, actions, strict=True)
             ]
         )
-        codes = self.decoder.decode([s.grid for s in states], condition)
+        with one_thread():  # the convolutions of the tokenizer, below, use all there are
+            codes = self.decoder.decode([s.grid for s in states], condition)
         t_tokens = time.monotonic() * 1000
         i420, streams = [], []
         for state, latent in zip(states, codes, strict=True):

@@ -28,6 +28,7 @@ from worldbridge.models.worlds.actions import (
 )
 from worldbridge.runtime.errors import SnapshotError, UnknownThemeError
 from worldbridge.runtime.i420 import rgb_to_i420
+from worldbridge.runtime.threads import one_thread
 from worldbridge.runtime.world import Frames, Progress, WorldStart, WorldState
 
 __all__ = ["ProceduralState", "ProceduralWorld", "procedural_spec"]
@@ -85,9 +86,11 @@ class ProceduralWorld:
             step_camera(s.scene, s.camera, move) for s, move in zip(states, moves, strict=True)
         ]
         t_tokens = time.monotonic() * 1000
-        i420 = [
-            rgb_to_i420(render(s.scene, camera)) for s, camera in zip(states, cameras, strict=True)
-        ]
+        with one_thread():
+            i420 = [
+                rgb_to_i420(render(s.scene, camera))
+                for s, camera in zip(states, cameras, strict=True)
+            ]
         for state, camera in zip(states, cameras, strict=True):
             state.camera = camera  # only now: a step that raised has changed nothing
         poses = [Pose(*camera_pose(camera)) for camera in cameras]

@@ -87,7 +87,13 @@ def worker_spec(config: ServeConfig, endpoint: str) -> ChildSpec:
 
 def _threads(count: int) -> dict[str, str]:
     """Numeric libraries read these when they are loaded, before anyone can call them."""
-    return {"OMP_NUM_THREADS": str(count), "MKL_NUM_THREADS": str(count)}
+    # A thread that waits for work spins for microseconds, as between two convolutions, and then
+    # leaves the core to whoever encodes or shows the picture.
+    return {
+        "OMP_NUM_THREADS": str(count),
+        "MKL_NUM_THREADS": str(count),
+        "GOMP_SPINCOUNT": "20000",
+    }
 
 
 class Supervisor:

@@ -97,9 +97,9 @@ export class VideoPicture {
       this.#listen();
       if (this.#last !== null) this.dropped += Math.max(0, frame.presentedFrames - this.#last - 1);
       this.#last = frame.presentedFrames;
-      // Chromium may report an expected display time that has already passed; light cannot be
-      // earlier than now.
-      const at = Math.max(now, frame.expectedDisplayTime ?? now);
+      // The moment the picture is handed to the screen. expectedDisplayTime would add the browser's
+      // guess of the display's own refresh, which no page can check.
+      const at = Math.max(now, performance.now());
       this.shown(frame.rtpTimestamp, frame.receiveTime ?? frame.presentationTime ?? at, at);
     });
   }

@@ -24,7 +24,7 @@ from worldbridge.models.transformer.layers import Block
 from worldbridge.models.transformer.positions import rotary_angles
 from worldbridge.runtime.decoding.noise import position_noise
 from worldbridge.runtime.decoding.packed import PackedLinear, independent_counts
-from worldbridge.runtime.decoding.sampler import Sampling, sample
+from worldbridge.runtime.decoding.sampler import Sampling, gumbel, sample
 
 __all__ = ["DECODE_MODES", "GridDecoder", "GridSession"]
 
@@ -190,13 +190,18 @@ class GridDecoder:
         cos, sin = cos.index_select(0, rows), sin.index_select(0, rows)
         if batch > 1:
             scales = scales.index_select(2, step.owner)
+        # per session: keys, values, where the slots' own go, and what the slots may see
+        reach = []
+        for keys, values, begin, mask in zip(*[iter(memory)] * 4, strict=True):
+            seen = mask.index_select(0, step.slots)[:, None]
+            reach.append((keys, values, step.slots + begin, seen))
         for index, layer in enumerate(self.layers):
             weight, shift, ffn_weight, ffn_shift = scales[index].unbind(0)
             qkv = layer.qkv(torch.addcmul(shift, self._norm(x), weight))
             qkv = qkv.view(rows.shape[0], -1, size)
             qk = self._norm(qkv[:, :heads]) * layer.qk_weight
             qk = torch.addcmul(qk * cos, qk.roll(size // 2, -1), sin)
-            mixed = self._attend(index, batch, step.slots, memory, qk, qkv[:, heads:])
+            mixed = self._attend(index, reach, qk, qkv[:, heads:])
             x = layer.out(mixed).add_(x)
             gate, up = layer.up(torch.addcmul(ffn_shift, self._norm(x), ffn_weight)).chunk(2, -1)
             x = layer.down(F.silu(gate).mul_(up)).add_(x)
@@ -204,7 +209,7 @@ class GridDecoder:
             drawn = self._draw(self._norm(x).mul_(self.final), noise.index_select(0, rows))
             digits.index_copy_(0, step.own, drawn[: step.own.shape[0]])
 
-    def _draw(self, x: Tensor, uniform: Tensor) -> Tensor:
+    def _draw(self, x: Tensor, noise: Tensor) -> Tensor:
         """Features [rows, dim] -> the digits of their tokens as table rows [rows, D]."""
         state = self.project(x) + self.head.place[0]
         drawn: list[Tensor] = []
@@ -213,7 +218,7 @@ class GridDecoder:
                 state = state + self.head.earlier[drawn[-1]] + self.place_steps[d]
             logits = torch.addmm(bias, F.silu(state), weight)
             block = slice(self.offsets[d], self.offsets[d] + self.levels[d])
-            drawn.append(sample(logits, uniform[:, block], self.sampling) + self.offsets[d])
+            drawn.append(sample(logits, noise[:, block], self.sampling) + self.offsets[d])
         return torch.stack(drawn, dim=-1)
 
     def _norm(self, x: Tensor) -> Tensor:
@@ -224,30 +229,26 @@ class GridDecoder:
     def _attend(
         self,
         index: int,
-        batch: int,
-        slots: Tensor,
-        memory: Sequence[Tensor],
+        reach: list[tuple[Tensor, Tensor, Tensor, Tensor]],
         qk: Tensor,
         value: Tensor,
     ) -> Tensor:
         """Write keys and values of the slots, then attend, session by session -> [rows, H * D]."""
         heads, shared = self.config.n_heads, self.config.n_kv_heads
-        count, size = slots.shape[0], self.config.head_dim
+        count, size = reach[0][2].shape[0], self.config.head_dim
         parts = []
-        for i in range(batch):
+        for i, (all_keys, all_values, place, seen) in enumerate(reach):
             mine = slice(i * count, (i + 1) * count)
-            all_keys, all_values, begin, mask = memory[4 * i : 4 * i + 4]
-            keys, values, place = all_keys[index], all_values[index], slots + begin
+            keys, values = all_keys[index], all_values[index]
             keys.index_copy_(1, place, qk[mine, heads:].transpose(0, 1))
             values.index_copy_(1, place, value[mine].transpose(0, 1))
             # query heads that share a key head become rows of one product
             query = qk[mine, :heads].unflatten(1, (shared, -1)).transpose(0, 1)
             score = query.reshape(shared, -1, size) @ keys.transpose(1, 2)
-            score = score.view(shared, count, -1, score.shape[-1])
-            score = score.add_(mask.index_select(0, slots)[:, None])
+            score = score.view(shared, count, -1, score.shape[-1]).add_(seen)
             mixed = score.softmax(-1).flatten(1, 2) @ values
             parts.append(mixed.view(shared, count, -1, size).transpose(0, 1).reshape(count, -1))
-        spare = qk.shape[0] - batch * count
+        spare = qk.shape[0] - len(reach) * count
         if spare:
             parts.append(qk.new_zeros(spare, heads * size))
         return parts[0] if len(parts) == 1 else torch.cat(parts)
@@ -296,7 +297,8 @@ class GridDecoder:
 
     def _noise(self, session: GridSession) -> Tensor:
         first = session.frames * self.slots
-        return position_noise(session.seed, first, self.slots, self.blank).to(self.device)
+        uniform = position_noise(session.seed, first, self.slots, self.blank)
+        return gumbel(uniform).to(self.device)
 
     def _mask(self, session: GridSession) -> Tensor:
         """[slots, window * slots], 0 = see and -inf = not, for the ring place the session is at."""

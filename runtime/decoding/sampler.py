@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["Sampling", "sample"]
+__all__ = ["Sampling", "gumbel", "sample"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,18 +27,22 @@ class Sampling:
             raise ValueError(f"top_k must be >= 1, got {self.top_k}")
 
 
-def sample(logits: Tensor, uniform: Tensor, sampling: Sampling) -> Tensor:
-    """logits [N, codes], uniform [N, codes] in (0, 1) -> codes [N].
+def gumbel(uniform: Tensor) -> Tensor:
+    """Gumbel noise from uniform numbers in (0, 1); for a whole latent at once."""
+    return -(-uniform.log()).log()
+
+
+def sample(logits: Tensor, noise: Tensor, sampling: Sampling) -> Tensor:
+    """logits [N, codes], Gumbel noise [N, codes] -> codes [N].
 
     First the `top_k` most likely codes are kept, then the nucleus of what is left, the code that
     crosses top_p included (as published). Gumbel-argmax with the given noise draws from the rest.
     """
     if sampling.temperature == 0:
         return logits.argmax(-1)
-    scaled = logits / sampling.temperature
+    scaled = logits if sampling.temperature == 1 else logits / sampling.temperature
     best, codes = scaled.topk(min(sampling.top_k, scaled.shape[-1]), dim=-1)
     probability = best.softmax(-1)
     before = probability.cumsum(-1) - probability
-    gumbel = -(-uniform.gather(-1, codes).log()).log()
-    score = torch.where(before > sampling.top_p, -torch.inf, best + gumbel)
+    score = (best + noise.gather(-1, codes)).masked_fill_(before > sampling.top_p, -torch.inf)
     return codes.gather(-1, score.argmax(-1, keepdim=True))[:, 0]

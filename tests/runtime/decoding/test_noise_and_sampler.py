@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from worldbridge.runtime.decoding import Sampling, position_noise, sample
+from worldbridge.runtime.decoding.sampler import gumbel
 
 
 def test_noise_belongs_to_the_position_however_it_is_asked_for() -> None:
@@ -36,7 +37,7 @@ def test_noise_refuses_a_vocabulary_that_does_not_fill_blocks() -> None:
 def test_frequencies_follow_the_distribution() -> None:
     logits = torch.tensor([1.0, 0.0, -1.0, 2.0, 0.5, -3.0, 0.2, 0.1])
     draws = 40_000
-    noise = position_noise(11, 0, draws, 8)
+    noise = gumbel(position_noise(11, 0, draws, 8))
     sampling = Sampling(temperature=0.8, top_p=1.0, top_k=8)
     drawn = sample(logits.expand(draws, -1), noise, sampling).bincount(minlength=8) / draws
     expected = (logits / 0.8).softmax(-1)
@@ -49,7 +50,7 @@ def test_only_the_nucleus_is_drawn(top_p: float) -> None:
     logits = torch.randn(1, 64) * 2
     probability, order = logits[0].softmax(-1).sort(descending=True)
     inside = set(order[: int((probability.cumsum(0) - probability <= top_p).sum())].tolist())
-    noise = position_noise(5, 0, 4000, 64)
+    noise = gumbel(position_noise(5, 0, 4000, 64))
     drawn = sample(logits.expand(4000, -1), noise, Sampling(1.0, top_p, 64))
     assert set(drawn.tolist()) == inside
 
@@ -57,7 +58,7 @@ def test_only_the_nucleus_is_drawn(top_p: float) -> None:
 def test_top_k_and_greedy() -> None:
     torch.manual_seed(0)
     logits = torch.randn(500, 64)
-    noise = position_noise(5, 0, 500, 64)
+    noise = gumbel(position_noise(5, 0, 500, 64))
     best = logits.argmax(-1)
     assert torch.equal(sample(logits, noise, Sampling(temperature=0.0)), best)
     assert torch.equal(sample(logits, noise, Sampling(1.0, 1.0, 1)), best)
