@@ -9,7 +9,8 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,20 @@ class ArState(WorldState):
     conditions: Tensor
 
 
+@dataclass(frozen=True, slots=True)
+class _Pixels:
+    """Frames that the pixel thread is making."""
+
+    t_tokens: float
+    work: Future[Frames]
+
+    def ready(self) -> bool:
+        return self.work.done()
+
+    def frames(self) -> Frames:
+        return self.work.result()
+
+
 class ArWorld:
     """WorldModel over a world folder's networks."""
 
@@ -75,6 +90,7 @@ class ArWorld:
         sampling = Sampling(**world.manifest["sampling"])
         self.decoder = GridDecoder(world.transformer, capacity, sampling, mode)
         _, self.height, self.width = self.config.latent_shape
+        self._pixel_thread = ThreadPoolExecutor(1, thread_name_prefix="pixels")
         # Keys of layer n depend on n windows of the past; the tokenizer's memory is shorter.
         window = self.config.grid.window_frames
         self.replayed = max((window - 1) * self.config.n_layers, _TOKENIZER_REACH) + 1
@@ -94,15 +110,37 @@ class ArWorld:
         condition = condition_vector(torch.zeros(1, 4), torch.tensor([camera.pitch]), start.theme)
         return self._rebuild(start.theme, camera, start.seed, 0, codes, condition)
 
-    @torch.inference_mode()
     def step(self, states: Sequence[ArState], actions: Tensor) -> Frames:
+        return self.begin(states, actions).frames()
+
+    @torch.inference_mode()
+    def begin(self, states: Sequence[ArState], actions: Tensor) -> _Pixels:
+        """Draw the next tokens and move the states on; their pixels follow on the other thread."""
         before = [(s.grid.frames, s.grid.recent) for s in states]
         try:
-            return self._step(states, actions)
+            cameras, condition = self._lead(states, actions)
+            with one_thread():
+                codes = self.decoder.decode([s.grid for s in states], condition)
         except Exception:
             for state, (frames, recent) in zip(states, before, strict=True):
                 state.grid.frames, state.grid.recent = frames, recent
             raise
+        for i, state in enumerate(states):
+            state.camera = cameras[i]
+            state.codes = torch.cat([state.codes, codes[i : i + 1]])[-self.kept :]
+            state.conditions = torch.cat([state.conditions, condition[i : i + 1]])[-self.kept :]
+        poses = [Pose(*camera_pose(camera)) for camera in cameras]
+        t_tokens = time.monotonic() * 1000
+        work = self._pixel_thread.submit(self._pixels, list(states), codes, poses, t_tokens)
+        return _Pixels(t_tokens, work)
+
+    @property
+    def between(self) -> Callable[[], None]:
+        return self.decoder.between
+
+    @between.setter
+    def between(self, call: Callable[[], None]) -> None:
+        self.decoder.between = call
 
     def snapshot(self, state: ArState) -> bytes:
         camera = state.camera
@@ -124,27 +162,27 @@ class ArWorld:
 
     # -- one step -------------------------------------------------------------------------------
 
-    def _step(self, states: Sequence[ArState], actions: Tensor) -> Frames:
+    def _lead(self, states: Sequence[ArState], actions: Tensor) -> tuple[list[CameraState], Tensor]:
+        """Where the actions lead the cameras, and what the model is told of it."""
         cameras = [_move(s.camera, a) for s, a in zip(states, actions.tolist(), strict=True)]
-        condition = torch.stack(
-            [
-                condition_vector(action, torch.tensor(camera.pitch), state.theme)
-                for state, camera, action in zip(states, cameras, actions, strict=True)
-            ]
-        )
-        with one_thread():  # the convolutions of the tokenizer, below, use all there are
-            codes = self.decoder.decode([s.grid for s in states], condition)
-        t_tokens = time.monotonic() * 1000
-        i420, streams = [], []
-        for state, latent in zip(states, codes, strict=True):
-            frames, stream = self.tokenizer.decode_step(latent[None, None], state.stream, False)
-            i420.append(rgb_to_i420(_to_bytes(frames[0, :, -1])))
-            streams.append(stream)
-        for i, state in enumerate(states):
-            state.camera, state.stream = cameras[i], streams[i]
-            state.codes = torch.cat([state.codes, codes[i : i + 1]])[-self.kept :]
-            state.conditions = torch.cat([state.conditions, condition[i : i + 1]])[-self.kept :]
-        poses = [Pose(*camera_pose(camera)) for camera in cameras]
+        condition = [
+            condition_vector(action, torch.tensor(camera.pitch), state.theme)
+            for state, camera, action in zip(states, cameras, actions, strict=True)
+        ]
+        return cameras, torch.stack(condition)
+
+    @torch.inference_mode()
+    def _pixels(
+        self, states: list[ArState], codes: Tensor, poses: list[Pose], t_tokens: float
+    ) -> Frames:
+        """Runs on the pixel thread, one step after another: `stream` belongs to it alone."""
+        i420 = []
+        with one_thread():  # the other core draws the next tokens meanwhile
+            for state, latent in zip(states, codes, strict=True):
+                frames, state.stream = self.tokenizer.decode_step(
+                    latent[None, None], state.stream, False
+                )
+                i420.append(rgb_to_i420(_to_bytes(frames[0, :, -1])))
         return Frames(i420, poses, t_tokens, time.monotonic() * 1000)
 
     # -- rebuilding -----------------------------------------------------------------------------

@@ -8,8 +8,10 @@ each frame answers the newest input.
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 
@@ -35,7 +37,13 @@ from worldbridge.runtime.errors import NoFreeSeatError, WorldError, WorldFailedE
 from worldbridge.runtime.pacing import PresentationClock
 from worldbridge.runtime.session import Session, open_session, pack_session, restore_session
 from worldbridge.runtime.timing import LegStatistics
-from worldbridge.runtime.world import Frames, WorldModel, WorldStart
+from worldbridge.runtime.world import (
+    Frames,
+    PipelinedWorld,
+    UnfinishedFrames,
+    WorldModel,
+    WorldStart,
+)
 
 __all__ = ["Engine"]
 
@@ -51,6 +59,16 @@ class _Turn:
 
     session: Session
     latched: Latched
+    state: object = None  # the session's world when the step began
+
+
+@dataclass(frozen=True, slots=True)
+class _Begun:
+    """A step whose pixels are still being made."""
+
+    turns: Sequence[_Turn]
+    frames: UnfinishedFrames
+    latched_ms: float
 
 
 class Engine:
@@ -67,6 +85,8 @@ class Engine:
         self._snapshot_due_ms: dict[str, float] = {}
         self._stats_due_ms = 0.0
         self._legs = LegStatistics()
+        self._pipeline = cast(PipelinedWorld, world) if hasattr(world, "begin") else None
+        self._begun: deque[_Begun] = deque()
         self._frames = 0
         self.stopped = False
 
@@ -141,7 +161,7 @@ class Engine:
     def step(self, now_ms: float) -> list[WorkerMessage]:
         """Latch every session's controls now, make its next frame; frames first, reports after."""
         self._legs.add({"late": now_ms - self._clock.next_start_ms()})
-        turns = [_Turn(s, s.latch.take(now_ms)) for s in self._sessions.values()]
+        turns = [_Turn(s, s.latch.take(now_ms), s.state) for s in self._sessions.values()]
         out, end_ms = self._advance(turns, now_ms)
         if self._sessions:
             self._clock.stepped(now_ms, end_ms)
@@ -150,6 +170,8 @@ class Engine:
     def _advance(self, turns: Sequence[_Turn], now_ms: float) -> tuple[list[WorkerMessage], float]:
         """The turns' messages, and when the last frame was ready."""
         try:
+            if self._pipeline is not None:
+                return self._begin(self._pipeline, turns, now_ms)
             frames = self._world_step(turns)
         except Exception as error:
             if len(turns) > 1:  # find the one at fault: a step that raises changes no state
@@ -163,9 +185,53 @@ class Engine:
             out += self._emit(turn, frames, index, now_ms)
         return out, frames.t_pixels
 
+    def _begin(
+        self, world: PipelinedWorld, turns: Sequence[_Turn], now_ms: float
+    ) -> tuple[list[WorkerMessage], float]:
+        """Make the tokens; the pixels follow by way of `collect`."""
+        begun = world.begin([turn.session.state for turn in turns], _actions(turns))
+        self._begun.append(_Begun(turns, begun, now_ms))
+        return self.collect(keep=1), begun.t_tokens
+
+    def between(self, call: Callable[[], None]) -> None:
+        """Have `call` called now and then while tokens are made, so that frames leave early."""
+        if self._pipeline is not None:
+            self._pipeline.between = call
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether there are frames that `collect` will bring."""
+        return bool(self._begun)
+
+    def collect(self, keep: int | None = None) -> list[WorkerMessage]:
+        """The frames whose pixels are ready; waits for all but the newest `keep` steps."""
+        out: list[WorkerMessage] = []
+        while self._begun:
+            begun = self._begun[0]
+            must = keep is not None and len(self._begun) > keep
+            if not must and not begun.frames.ready():
+                break
+            self._begun.popleft()
+            out += self._finish(begun)
+        return out
+
+    def _finish(self, begun: _Begun) -> list[WorkerMessage]:
+        try:
+            frames = begun.frames.frames()
+        except Exception as error:
+            gone = [t.session.id for t in begun.turns if t.session.id in self._sessions]
+            return [self._fail(session, "a frame was made", error) for session in gone]
+        self._count(begun.turns, frames, begun.latched_ms)
+        out: list[WorkerMessage] = []
+        for index, turn in enumerate(begun.turns):
+            session = turn.session
+            # closed or begun anew in the meantime: nobody waits for this frame
+            if self._sessions.get(session.id) is session and session.state is turn.state:
+                out += self._emit(turn, frames, index, begun.latched_ms)
+        return out
+
     def _world_step(self, turns: Sequence[_Turn]) -> Frames:
-        actions = torch.tensor([turn.latched.action for turn in turns], dtype=torch.float32)
-        frames = self._world.step([turn.session.state for turn in turns], actions)
+        frames = self._world.step([turn.session.state for turn in turns], _actions(turns))
         assert len(frames.i420) == len(frames.poses) == len(turns)
         return frames
 
@@ -246,3 +312,7 @@ class Engine:
     def _forget(self, session: str) -> None:
         self._snapshot_due_ms.pop(session, None)
         self._sessions.pop(session, None)
+
+
+def _actions(turns: Sequence[_Turn]) -> torch.Tensor:
+    return torch.tensor([turn.latched.action for turn in turns], dtype=torch.float32)

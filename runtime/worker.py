@@ -64,6 +64,7 @@ class Worker:
     def run(self) -> None:
         while not (self._stop.stopped or self._engine.stopped):
             self._drain()
+            self.send_finished()
             due = self._engine.next_step_ms()
             if due is not None and due <= now_ms():
                 self._send(self._engine.step(now_ms()))
@@ -74,9 +75,15 @@ class Worker:
                 self._sleep(due)
         self._send(self._engine.final_snapshots())
 
+    def send_finished(self) -> None:
+        """Send the frames that have become pixels since the last look."""
+        self._send(self._engine.collect())
+
     def _sleep(self, due_ms: float | None) -> None:
         """Until a message, a signal, the next step, or the end of the gateway's patience."""
         wake = self._heard_ms + self._silence_ms
+        if self._engine.unfinished:  # pixels come from a thread, which no poll can see
+            wake = min(wake, now_ms() + 1)
         wake = wake if due_ms is None else min(wake, due_ms)
         self._poller.poll(max(0, math.ceil(wake - now_ms())))
 
@@ -123,7 +130,9 @@ def serve(arguments: argparse.Namespace) -> None:
         socket.connect(arguments.endpoint)
         engine = _load(arguments, socket)
         stop.arm()
-        Worker(socket, engine, stop, arguments.silence * 1000).run()
+        worker = Worker(socket, engine, stop, arguments.silence * 1000)
+        engine.between(worker.send_finished)
+        worker.run()
     stop.close()
 
 

@@ -10,7 +10,17 @@ from torch import Tensor
 
 from worldbridge.bridge.protocol import Pose, WorldSpec
 
-__all__ = ["Frames", "Pose", "Progress", "WorldModel", "WorldSpec", "WorldStart", "WorldState"]
+__all__ = [
+    "Frames",
+    "PipelinedWorld",
+    "Pose",
+    "Progress",
+    "UnfinishedFrames",
+    "WorldModel",
+    "WorldSpec",
+    "WorldStart",
+    "WorldState",
+]
 
 Progress = Callable[[str, float], None]
 """Told what is being loaded, and how far it is (0 to 1)."""
@@ -40,6 +50,33 @@ class Frames:
     poses: list[Pose]
     t_tokens: float
     t_pixels: float
+
+
+class UnfinishedFrames(Protocol):
+    """Frames whose pixels are still being made, on another thread."""
+
+    @property
+    def t_tokens(self) -> float: ...
+
+    def ready(self) -> bool:
+        """Whether `frames` would return at once."""
+        ...
+
+    def frames(self) -> Frames:
+        """Waits for the pixels. Raises what making them raised."""
+        ...
+
+
+class PipelinedWorld(Protocol):
+    """A world that can make the next tokens while the last ones become pixels.
+
+    The states have moved on when `begin` returns; like `step` it is all or nothing. `between` is
+    called now and then while tokens are made, for whoever wants to send finished frames.
+    """
+
+    between: Callable[[], None]
+
+    def begin(self, states: Sequence[Any], actions: Tensor) -> UnfinishedFrames: ...
 
 
 class WorldModel(Protocol):

@@ -60,6 +60,7 @@ class GridDecoder:
             raise ValueError(f"unknown decode mode {mode!r}; expected one of {DECODE_MODES}")
         self.model, self.config, self.grid = model, config, config.grid
         self.sampling, self.mode = sampling, mode
+        self.between: Callable[[], None] = lambda: None  # called before every forward
         _, self.height, self.width = config.latent_shape
         self.slots = self.height * self.width
         self.device = model.norm.weight.device
@@ -138,6 +139,7 @@ class GridDecoder:
         flat = digits.flatten(0, 2)
         memory = [part for session in sessions for part in self._memory(session)]
         for step in self._steps(batch):
+            self.between()
             # without noise nothing is drawn, but a recording takes tensors only
             inputs = (base, flat, cos, sin, scales, base if noise is None else noise)
             self._run((batch, len(step.slots), noise is not None), (*inputs, *step, *memory))

@@ -41,6 +41,8 @@ def sample(logits: Tensor, noise: Tensor, sampling: Sampling) -> Tensor:
     if sampling.temperature == 0:
         return logits.argmax(-1)
     scaled = logits if sampling.temperature == 1 else logits / sampling.temperature
+    if sampling.top_p == 1 and sampling.top_k >= scaled.shape[-1]:
+        return (scaled + noise).argmax(-1)
     best, codes = scaled.topk(min(sampling.top_k, scaled.shape[-1]), dim=-1)
     probability = best.softmax(-1)
     before = probability.cumsum(-1) - probability

@@ -62,7 +62,7 @@ def test_a_failed_step_changes_nothing(world: ArWorld, monkeypatch: pytest.Monke
     moves = actions(3, 4)
     play(world, state, moves[:1])
     with monkeypatch.context() as patch:
-        patch.setattr("worldbridge.runtime.ar_world.rgb_to_i420", lambda rgb: 1 / 0)
+        patch.setattr("worldbridge.runtime.decoding.grid.row_codes", lambda rows, levels: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             world.step([state], moves[1:2])
     assert play(world, state, moves[1:]) == play(world, twin, moves)[1:]
