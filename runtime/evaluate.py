@@ -58,7 +58,7 @@ class Plan:
 
     @classmethod
     def of(cls, quick: bool) -> Plan:
-        return cls(1, 8, 1, 1, 2.0) if quick else cls(5, 20, 6, 2, 60.0)
+        return cls(1, 8, 1, 1, 2.0) if quick else cls(3, 20, 4, 1, 60.0)
 
 
 def evaluate(

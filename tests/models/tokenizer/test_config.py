@@ -67,4 +67,4 @@ def test_steps_of_the_published_configurations() -> None:
     assert DV4X8X8.down_steps() == (space, none)
     assert DV4X8X8.up_steps() == (none, space)  # the decoder is not the mirror of the encoder
     assert DV8X16X16.vocabulary == 64_000
-    assert EMBEDDED.vocabulary == 4096
+    assert EMBEDDED.vocabulary == 8**6
