@@ -26,7 +26,7 @@ class Recipe:
     tokenizer_crop: tuple[int, int] = (160, 256)
     tokenizer_rate: float = 1e-3
     # transformer
-    transformer_batch: int = 6
+    transformer_batch: int = 3
     transformer_clip: int = 8  # latents a clip
     transformer_rate: float = 1.5e-3
     weight_decay: float = 0.02
