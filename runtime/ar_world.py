@@ -6,7 +6,6 @@ memory are rebuilt from these, bit for bit, because they are computed again by t
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -315,9 +314,3 @@ def _as_weights_error(error: DamagedWorldError) -> DamagedWeightsError:
     return DamagedWeightsError(
         error.message, expected=error.expected, got=error.got, remedy=error.remedy
     )
-
-
-def with_sampling(world: World, **changes: float) -> World:
-    """The same world with other sampling, for experiments."""
-    sampling = {**world.manifest["sampling"], **changes}
-    return dataclasses.replace(world, manifest={**world.manifest, "sampling": sampling})

@@ -103,10 +103,6 @@ class TransformerConfig:
     def embedding_rows(self) -> int:
         return self.vocab_size if self.input_vocab_rows is None else self.input_vocab_rows
 
-    @property
-    def tokens_per_latent(self) -> int:
-        return self.latent_shape[1] * self.latent_shape[2]
-
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
 
