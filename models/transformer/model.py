@@ -107,6 +107,20 @@ class VideoTransformer(nn.Module):
             pairs.append(block.cross_attention.keys_values(context))
         return pairs
 
+    def action_keys_values(self, action: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """The published action recipe: action [B, condition_dim] -> a context for `forward`.
+
+        The embedded action, repeated condition_dim times, stands where a text would (Cosmos 1.0,
+        `cosmos_action_control`).
+        """
+        if self.config.conditioning != "cross_attention":
+            raise ValueError(
+                "actions as context need conditioning 'cross_attention', "
+                f"this model has {self.config.conditioning!r}"
+            )
+        context = self.condition(action)[:, None].expand(-1, self.config.condition_dim, -1)
+        return self.context_keys_values(context)
+
     def _position_tables(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
         dtype = self.norm.weight.dtype
         key = (device, dtype)

@@ -95,3 +95,21 @@ def test_angles_keep_their_precision_in_an_endless_stream() -> None:
         torch.cos((a := rotary_angles(SMALL, t, zero, zero).float())[1] - a[0]) for t in (far, near)
     ]
     torch.testing.assert_close(*difference, rtol=0, atol=1e-5)
+
+
+def test_actions_reach_the_logits_by_the_published_recipe() -> None:
+    torch.manual_seed(0)
+    config = dataclasses.replace(
+        SMALL, context_dim=16, conditioning="cross_attention", condition_dim=7
+    )
+    model = VideoTransformer(config).eval()
+    tokens, action = torch.randint(50, (1, 6)), torch.randn(1, 7)
+    with torch.inference_mode():
+        pairs = model.action_keys_values(action)
+        assert pairs[0][0].shape == (1, config.n_kv_heads, 7, config.head_dim)
+        same = model(tokens, context=model.action_keys_values(action))
+        other = model(tokens, context=model.action_keys_values(-action))
+        assert torch.equal(model(tokens, context=pairs), same)
+        assert not torch.allclose(same, other)
+    with pytest.raises(ValueError, match="need conditioning 'cross_attention'"):
+        VideoTransformer(SMALL).action_keys_values(action)
