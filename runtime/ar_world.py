@@ -89,7 +89,7 @@ class ArWorld:
         sampling = Sampling(**world.manifest["sampling"])
         self.decoder = GridDecoder(world.transformer, capacity, sampling, mode)
         _, self.height, self.width = self.config.latent_shape
-        self._pixel_thread = ThreadPoolExecutor(1, thread_name_prefix="pixels")
+        self._pixel_thread: ThreadPoolExecutor | None = None
         # Keys of layer n depend on n windows of the past; the tokenizer's memory is shorter.
         window = self.config.grid.window_frames
         self.replayed = max((window - 1) * self.config.n_layers, _TOKENIZER_REACH) + 1
@@ -118,8 +118,7 @@ class ArWorld:
         before = [(s.grid.frames, s.grid.recent) for s in states]
         try:
             cameras, condition = self._lead(states, actions)
-            with one_thread():
-                codes = self.decoder.decode([s.grid for s in states], condition)
+            codes = self.decoder.decode([s.grid for s in states], condition)
         except Exception:
             for state, (frames, recent) in zip(states, before, strict=True):
                 state.grid.frames, state.grid.recent = frames, recent
@@ -130,8 +129,15 @@ class ArWorld:
             state.conditions = torch.cat([state.conditions, condition[i : i + 1]])[-self.kept :]
         poses = [Pose(*camera_pose(camera)) for camera in cameras]
         t_tokens = time.monotonic() * 1000
+        if self._pixel_thread is None:
+            self._pixel_thread = ThreadPoolExecutor(1, thread_name_prefix="pixels")
         work = self._pixel_thread.submit(self._pixels, list(states), codes, poses, t_tokens)
         return _Pixels(t_tokens, work)
+
+    def rest(self) -> None:
+        if self._pixel_thread is not None:
+            self._pixel_thread.shutdown()
+            self._pixel_thread = None
 
     @property
     def between(self) -> Callable[[], None]:
@@ -202,9 +208,10 @@ class ArWorld:
         grid.frames = first + history
         grid.recent = list(codes[:history].flip(0))
         stream = self.tokenizer.decode_stream_init(1, self.height, self.width)
-        for latent, condition in zip(codes[history:], conditions[history:], strict=True):
-            self.decoder.force(grid, latent, condition)
-            _, stream = self.tokenizer.decode_step(latent[None, None], stream)
+        with one_thread():  # with two, these small steps take longer
+            for latent, condition in zip(codes[history:], conditions[history:], strict=True):
+                self.decoder.force(grid, latent, condition)
+                _, stream = self.tokenizer.decode_step(latent[None, None], stream)
         return ArState(theme, camera, grid, stream, codes.clone(), conditions.clone())
 
     def _read_snapshot(self, data: bytes) -> tuple[str, CameraState, int, int, Tensor, Tensor]:

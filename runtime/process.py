@@ -1,4 +1,4 @@
-"""How a worker process hears that it should end: signals, and the death of its parent."""
+"""How processes hear that they should end, how they ended, and when to start them again."""
 
 from __future__ import annotations
 
@@ -7,11 +7,41 @@ import os
 import signal
 import socket
 import sys
+from dataclasses import dataclass, field
 from types import FrameType
 
-__all__ = ["StopSignal", "die_with_parent"]
+__all__ = ["Backoff", "StopSignal", "describe_end", "die_with_parent"]
 
 _PR_SET_PDEATHSIG = 1
+
+
+@dataclass(slots=True)
+class Backoff:
+    """Seconds to wait before the next start: doubling, and back to the first after a good run."""
+
+    first: float = 0.2
+    longest: float = 5.0
+    good_run: float = 10.0
+    _next: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._next = self.first
+
+    def after(self, ran_seconds: float) -> float:
+        if ran_seconds >= self.good_run:
+            self._next = self.first
+        wait, self._next = self._next, min(self.longest, self._next * 2)
+        return wait
+
+
+def describe_end(code: int) -> str:
+    """How a process ended, in words; negative codes are signals, as in `subprocess`."""
+    if code >= 0:
+        return f"ended with exit code {code}"
+    try:
+        return f"was killed by {signal.Signals(-code).name}"
+    except ValueError:
+        return f"was killed by signal {-code}"
 
 
 def die_with_parent() -> None:

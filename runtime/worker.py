@@ -1,6 +1,7 @@
 """The worker process: `python -m worldbridge.runtime.worker --endpoint ipc://... --world NAME`.
 
-A thin shell around `Engine`: a socket, a clock, and the end of the process. Exit codes: 0 told to
+A thin shell around `Engine`: a socket, a clock, and the end of the process. The process that is
+started loads the world and forks the one that serves it (`respawn`). Exit codes: 0 told to
 stop or left alone, 1 the world failed, 2 wrong arguments, 4 unknown world, 5 damaged weights; the
 last two, and 1, print one line of JSON {code, message, expected, got, remedy} on stderr.
 """
@@ -14,7 +15,7 @@ import math
 import secrets
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 import zmq
@@ -28,10 +29,16 @@ from worldbridge.bridge.protocol import (
     encode_parts,
 )
 from worldbridge.runtime.engine import Engine
-from worldbridge.runtime.errors import WorldError, WorldFailedError
+from worldbridge.runtime.errors import (
+    DamagedWeightsError,
+    UnknownWorldError,
+    WorldError,
+    WorldFailedError,
+)
 from worldbridge.runtime.process import StopSignal, die_with_parent
 from worldbridge.runtime.registry import open_world
-from worldbridge.runtime.world import WorldModel, WorldStart
+from worldbridge.runtime.respawn import Respawner, running_threads
+from worldbridge.runtime.world import PipelinedWorld, WorldModel, WorldStart
 
 __all__ = ["Worker", "main"]
 
@@ -40,6 +47,7 @@ log = logging.getLogger(__name__)
 GATEWAY_SILENCE_MS = 10_000.0
 LINGER_MS = 500
 WARM_UP_STEPS = 3
+_HOPELESS = frozenset({UnknownWorldError.exit_code, DamagedWeightsError.exit_code})
 
 
 def now_ms() -> float:
@@ -121,51 +129,86 @@ def warm_up(world: WorldModel, seats: int) -> None:
         raise WorldFailedError("it made its first frames", error) from error
 
 
-def serve(arguments: argparse.Namespace) -> None:
-    """Load the world, then step sessions until the end. Raises WorldError."""
+def load(arguments: argparse.Namespace) -> WorldModel:
+    """Load and warm up the world, telling the gateway how far it is. Raises WorldError."""
+    with zmq.Context() as context, _connect(arguments, context) as socket:
+
+        def progress(stage: str, share: float) -> None:
+            socket.send_multipart(encode_parts(Loading(stage, min(max(share, 0.0), 1.0))))
+
+        progress("loading the world", 0.0)
+        world = open_world(
+            arguments.world,
+            device=arguments.device,
+            fps=arguments.fps,
+            seats=arguments.seats,
+            progress=progress,
+        )
+        progress("making the first frames", 0.95)
+        warm_up(world, arguments.seats)
+    return world
+
+
+def rest(world: WorldModel) -> None:
+    """End the threads of a world that has some; it starts them again when it needs them."""
+    if isinstance(world, PipelinedWorld):
+        world.rest()
+
+
+def serve(arguments: argparse.Namespace, world: WorldModel) -> None:
+    """Step sessions of a loaded world until the end."""
     stop = StopSignal()
-    with zmq.Context() as context, context.socket(zmq.DEALER) as socket:
-        socket.setsockopt(zmq.LINGER, LINGER_MS)
-        socket.setsockopt(zmq.IDENTITY, arguments.name.encode())
-        socket.connect(arguments.endpoint)
-        engine = _load(arguments, socket)
+    with zmq.Context() as context, _connect(arguments, context) as socket:
+        engine = Engine(world, seats=arguments.seats, pick_seed=lambda: secrets.randbelow(2**31))
         stop.arm()
         worker = Worker(socket, engine, stop, arguments.silence * 1000)
         engine.between(worker.send_finished)
+        socket.send_multipart(encode_parts(Ready(world.spec, arguments.seats)))
         worker.run()
     stop.close()
 
 
-def _load(arguments: argparse.Namespace, socket: zmq.Socket[bytes]) -> Engine:
-    def progress(stage: str, share: float) -> None:
-        socket.send_multipart(encode_parts(Loading(stage, min(max(share, 0.0), 1.0))))
-
-    progress("loading the world", 0.0)
-    world = open_world(
-        arguments.world,
-        device=arguments.device,
-        fps=arguments.fps,
-        seats=arguments.seats,
-        progress=progress,
-    )
-    progress("making the first frames", 0.95)
-    warm_up(world, arguments.seats)
-    engine = Engine(world, seats=arguments.seats, pick_seed=lambda: secrets.randbelow(2**31))
-    # what is loaded stays: no collection is to walk through it in the middle of a step
-    gc.collect()
-    gc.freeze()
-    socket.send_multipart(encode_parts(Ready(world.spec, arguments.seats)))
-    return engine
+def _connect(
+    arguments: argparse.Namespace, context: zmq.Context[zmq.Socket[bytes]]
+) -> zmq.Socket[bytes]:
+    socket = context.socket(zmq.DEALER)
+    socket.setsockopt(zmq.LINGER, LINGER_MS)
+    socket.setsockopt(zmq.IDENTITY, arguments.name.encode())
+    socket.connect(arguments.endpoint)
+    return socket
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="worker %(levelname)s: %(message)s")
     die_with_parent()
-    torch.set_num_threads(arguments.threads)
+    # One thread until the fork: a pool of threads would not survive it.
+    torch.set_num_threads(1)
+    with torch.inference_mode():
+        loaded: list[WorldModel] = []
+        if arguments.device == "cpu":  # a GPU's state cannot be forked; each worker loads its own
+            code = _guarded(lambda: loaded.append(load(arguments)))
+            if code:
+                return code
+            rest(loaded[0])
+        # What is loaded stays: no collection is to walk through it in the middle of a step, nor
+        # to write to pages that the fork shares.
+        gc.collect()
+        gc.freeze()
+
+        def work() -> int:
+            torch.set_num_threads(arguments.threads)
+            return _guarded(lambda: serve(arguments, loaded[0] if loaded else load(arguments)))
+
+        if (threads := running_threads()) > 1:
+            log.warning("%d threads run before the fork; expected 1", threads)
+        return Respawner(work, _HOPELESS).run()
+
+
+def _guarded(step: Callable[[], None]) -> int:
+    """Exit code of a step; its error as one line on stderr."""
     try:
-        with torch.inference_mode():
-            serve(arguments)
+        step()
     except WorldError as error:
         return _give_up(error)
     except Exception as error:

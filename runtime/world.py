@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -67,6 +67,7 @@ class UnfinishedFrames(Protocol):
         ...
 
 
+@runtime_checkable
 class PipelinedWorld(Protocol):
     """A world that can make the next tokens while the last ones become pixels.
 
@@ -77,6 +78,10 @@ class PipelinedWorld(Protocol):
     between: Callable[[], None]
 
     def begin(self, states: Sequence[Any], actions: Tensor) -> UnfinishedFrames: ...
+
+    def rest(self) -> None:
+        """End the threads, so that the process can be forked; `begin` starts them again."""
+        ...
 
 
 class WorldModel(Protocol):

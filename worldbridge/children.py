@@ -13,32 +13,14 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from worldbridge.errors import EXIT_CONFIG, EXIT_UNKNOWN_WORLD, EXIT_WEIGHTS, ChildError
+from worldbridge.runtime.process import Backoff, describe_end
 
-__all__ = ["Backoff", "Child", "ChildSpec"]
+__all__ = ["Child", "ChildSpec"]
 
 # Starting again cannot change what is on the disk or on the command line.
 _HOPELESS: Final = frozenset({EXIT_CONFIG, EXIT_UNKNOWN_WORLD, EXIT_WEIGHTS})
 _STOP_SECONDS: Final = 5.0
 _LAST_LINES: Final = 40
-
-
-@dataclass(slots=True)
-class Backoff:
-    """Seconds to wait before the next start: doubling, and back to the first after a good run."""
-
-    first: float = 0.2
-    longest: float = 5.0
-    good_run: float = 10.0
-    _next: float = field(init=False)
-
-    def __post_init__(self) -> None:
-        self._next = self.first
-
-    def after(self, ran_seconds: float) -> float:
-        if ran_seconds >= self.good_run:
-            self._next = self.first
-        wait, self._next = self._next, min(self.longest, self._next * 2)
-        return wait
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,14 +62,14 @@ class Child:
             if code in _HOPELESS or not self.proven:
                 raise ChildError(self.spec.name, code, list(self._last_lines))
             wait = backoff.after(time.monotonic() - started)
-            self.tell(f"{self.spec.name} {_ending(code)}; starting it again in {wait:.1f} s")
+            self.tell(f"{self.spec.name} {describe_end(code)}; starting it again in {wait:.1f} s")
             self.died()
             await asyncio.sleep(wait)
 
-    def interrupt(self) -> None:
-        """Ends the process that runs now, so that a new one is started."""
+    def renew(self) -> None:
+        """Asks for a new start: the worker replaces its fork, others end and are started again."""
         if self._process is not None and self._process.returncode is None:
-            self._process.terminate()
+            self._process.send_signal(signal.SIGHUP)
 
     async def _run_once(self) -> int:
         self._last_lines.clear()
@@ -142,12 +124,3 @@ async def _end(process: asyncio.subprocess.Process) -> None:
     except TimeoutError:
         process.kill()
         await process.wait()
-
-
-def _ending(code: int) -> str:
-    if code >= 0:
-        return f"ended with exit code {code}"
-    try:
-        return f"was killed by {signal.Signals(-code).name}"
-    except ValueError:
-        return f"was killed by signal {-code}"

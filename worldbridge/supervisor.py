@@ -104,7 +104,7 @@ class Supervisor:
         self._worker = Child(worker_spec(config, endpoint), self._progress.note)
         # A new gateway knows no worker, and a worker introduces itself only when it starts.
         self._gateway = Child(
-            gateway_spec(config, listener, endpoint), self._progress.note, self._worker.interrupt
+            gateway_spec(config, listener, endpoint), self._progress.note, self._worker.renew
         )
         self._stop = asyncio.Event()
 

@@ -25,6 +25,7 @@ from worldbridge.models.transformer.positions import rotary_angles
 from worldbridge.runtime.decoding.noise import position_noise
 from worldbridge.runtime.decoding.packed import PackedLinear, independent_counts
 from worldbridge.runtime.decoding.sampler import Sampling, gumbel, sample
+from worldbridge.runtime.threads import one_thread
 
 __all__ = ["DECODE_MODES", "GridDecoder", "GridSession"]
 
@@ -120,6 +121,8 @@ class GridDecoder:
 
     # -- one latent -----------------------------------------------------------------------------
 
+    # With two threads its small steps take up to sixteen times as long.
+    @one_thread()
     @torch.inference_mode()
     def _latent(
         self, sessions: list[GridSession], condition: Tensor, forced: Tensor | None

@@ -32,7 +32,7 @@ class Server:
 
     def child(self, name: str) -> int:
         """The process id of the newest child of that name."""
-        return int(re.findall(rf"{name} started \(process (\d+)\)", self.told())[-1])
+        return int(re.findall(rf"{name} (?:\| )?started \(process (\d+)\)", self.told())[-1])
 
     def kill(self, name: str) -> int:
         pid = self.child(name)

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from worldbridge.children import Backoff, Child, ChildSpec
+from worldbridge.children import Child, ChildSpec
 from worldbridge.errors import ChildError
+from worldbridge.runtime.process import Backoff
 
 
 def test_backoff_doubles_up_to_its_longest() -> None:
@@ -51,12 +52,12 @@ async def test_a_proven_child_is_started_again(
     running = asyncio.create_task(child.keep_running())
     await _until(lambda: told)
     await asyncio.sleep(0.3)
-    child.interrupt()
+    child.renew()
     await _until(lambda: len(told) == 3)
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running
-    assert "was killed by SIGTERM; starting it again in 0.2 s" in told[1]
+    assert "was killed by SIGHUP; starting it again in 0.2 s" in told[1]
     assert told[0].startswith("worker started") and told[2].startswith("worker started")
     assert deaths == [1]
 
