@@ -13,16 +13,16 @@ class Recipe:
 
     seed: int = 1
     # pictures for the tokenizer
-    picture_clips: int = 240
-    picture_frames: int = 12
+    picture_clips: int = 600
+    picture_frames: int = 8
     # token clips for the transformer
     token_clips: int = 600
     token_frames: int = 32
     tokenizer_minutes: float = 28.0
     transformer_minutes: float = 60.0
     # tokenizer
-    tokenizer_batch: int = 2  # clips a step
-    tokenizer_clip: int = 2  # consecutive frames a clip
+    tokenizer_batch: int = 3  # clips a step
+    tokenizer_clip: int = 3  # consecutive frames a clip
     tokenizer_crop: tuple[int, int] = (160, 256)
     tokenizer_rate: float = 1e-3
     # transformer
@@ -32,9 +32,13 @@ class Recipe:
     weight_decay: float = 0.02
     warmup_steps: int = 60
     ema_decay: float = 0.998
-    # share of clips whose earlier latents are disturbed, so that a stream recovers from slips
-    disturbed_clips: float = 0.6
-    disturbed_tokens: float = 0.25  # at most this share of their tokens
+    # Latents that the network sees otherwise than they were, so that a stream of its own making
+    # recovers from its slips: this share of the latents of this share of the clips.
+    disturbed_clips: float = 0.75
+    disturbed_latents: float = 0.6
+    disturbed_tokens: float = 0.15  # at most this share of their tokens is moved at random
+    drawn_tokens: float = 0.6  # at most this share of their tokens is the network's own draw
+    drawn_after: float = 0.1  # share of the time before which draws are too poor to be of use
     threads: int = 2
 
 

@@ -15,7 +15,7 @@ from worldbridge.models.training.schedule import TimedSchedule
 from worldbridge.models.transformer import VideoTransformer
 from worldbridge.models.transformer.grid import DigitHead
 
-__all__ = ["disturb", "train_transformer"]
+__all__ = ["as_seen", "disturb", "train_transformer"]
 
 
 def disturb(
@@ -23,9 +23,9 @@ def disturb(
 ) -> Tensor:
     """Replace a share of tokens by near codes (one digit moved by one) or by others of the batch.
 
-    codes [B, T, H, W]; share [B] in [0, 1].
+    codes [B, T, H, W]; share [B, T] in [0, 1].
     """
-    pick = torch.rand(codes.shape, generator=generator) < share.view(-1, 1, 1, 1)
+    pick = torch.rand(codes.shape, generator=generator) < share[:, :, None, None]
     axis = torch.randint(len(levels), codes.shape, generator=generator)
     basis = torch.tensor([math.prod(levels[:i]) for i in range(len(levels))])
     size = torch.tensor(levels)
@@ -70,16 +70,20 @@ def train_transformer(
     random = np.random.default_rng(recipe.seed + step)
     generator = torch.Generator().manual_seed(recipe.seed + step)
     smooth = 12.0
+    drawn = codes.copy()  # what the network last drew in the place of each latent
     while schedule.share() < 1.0:
         for group in optimizer.param_groups:
             group["lr"] = schedule.value(step)
-        batch, leading = _sample(codes, condition, recipe, random)
-        share = torch.rand(len(batch), generator=generator) * recipe.disturbed_tokens
-        share = share * (torch.rand(len(batch), generator=generator) < recipe.disturbed_clips)
-        seen = disturb(batch, share, grid.fsq_levels, generator)
+        places = _places(codes, recipe, random)
+        batch, leading = _gather(codes, places).long(), _gather(condition, places)
+        own = _gather(drawn, places).long() if schedule.share() > recipe.drawn_after else None
+        seen = as_seen(batch, own, recipe, grid.fsq_levels, generator)
         batch, leading, seen = batch.to(device), leading.to(device), seen.to(device)
-        features = model.clip_features(batch, leading, seen)[:, 1:]
+        features = model.clip_features(seen, leading)[:, 1:]
         loss = head.nll(features.flatten(0, 3), batch[:, 1:].flatten())
+        draws = head.draw(features.detach().flatten(0, 3), generator).view_as(batch[:, 1:]).cpu()
+        for (clip, frames), latents in zip(places, draws, strict=True):
+            drawn[clip, frames.start + 1 : frames.stop] = latents.numpy()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -113,17 +117,51 @@ def _groups(model: VideoTransformer, recipe: Recipe) -> list[dict[str, object]]:
     ]
 
 
-def _sample(
-    codes: np.ndarray, condition: np.ndarray, recipe: Recipe, random: np.random.Generator
-) -> tuple[Tensor, Tensor]:
-    clips, latents = [], recipe.transformer_clip
-    leading = []
+def as_seen(
+    codes: Tensor,
+    own: Tensor | None,
+    recipe: Recipe,
+    levels: tuple[int, ...],
+    generator: torch.Generator,
+) -> Tensor:
+    """Codes [B, T, H, W] as a stream of the network's own making might have them.
+
+    In some latents of some clips, tokens are moved at random, and others are `own`: what the
+    network drew there when it met the clip before, from a past that was its own in part. After
+    some rounds such draws carry the errors of many steps, at no further cost (compare "Parallel
+    Scheduled Sampling", Duckworth et al. 2019).
+    """
+    batch, frames = codes.shape[:2]
+
+    def random(*shape: int) -> Tensor:
+        return torch.rand(*shape, generator=generator)
+
+    rough = (random(batch, 1) < recipe.disturbed_clips) & (
+        random(batch, frames) < recipe.disturbed_latents
+    )
+    seen = codes
+    if own is not None:
+        share = random(batch, frames) * recipe.drawn_tokens * rough
+        seen = torch.where(random(*codes.shape) < share[:, :, None, None], own, seen)
+    share = random(batch, frames) * recipe.disturbed_tokens * rough
+    return disturb(seen, share, levels, generator)
+
+
+_Place = tuple[int, slice]  # clip, and its latents
+
+
+def _places(codes: np.ndarray, recipe: Recipe, random: np.random.Generator) -> list[_Place]:
+    latents = recipe.transformer_clip
+    places = []
     for _ in range(recipe.transformer_batch):
-        clip = random.integers(codes.shape[0])
-        start = random.integers(codes.shape[1] - latents + 1)
-        clips.append(torch.from_numpy(codes[clip, start : start + latents].astype(np.int64)))
-        leading.append(torch.from_numpy(condition[clip, start : start + latents]))
-    return torch.stack(clips), torch.stack(leading)
+        clip = int(random.integers(codes.shape[0]))
+        start = int(random.integers(codes.shape[1] - latents + 1))
+        places.append((clip, slice(start, start + latents)))
+    return places
+
+
+def _gather(data: np.ndarray, places: list[_Place]) -> Tensor:
+    return torch.stack([torch.from_numpy(data[clip, frames]) for clip, frames in places])
 
 
 def _save(

@@ -88,6 +88,22 @@ class DigitHead(nn.Module):
             first += level
         return result
 
+    @torch.no_grad()
+    def draw(self, x: Tensor, generator: torch.Generator, temperature: float = 1.0) -> Tensor:
+        """Codes [N] drawn independently for x [N, dim]; for training, not for decoding."""
+        state = self.project(x)
+        codes = torch.zeros(len(x), dtype=torch.long, device=x.device)
+        first, basis = 0, 1
+        for d, level in enumerate(self.levels):
+            block = slice(first, first + level)
+            logits = F.linear(F.silu(state + self.place[d]), self.weight[block], self.bias[block])
+            uniform = torch.rand(logits.shape, generator=generator).clamp_min(1e-12)
+            digit = (logits / temperature - (-uniform.log()).log().to(logits)).argmax(-1)
+            codes += digit * basis
+            state = state + F.embedding(digit + first, self.earlier)
+            first, basis = first + level, basis * level
+        return codes
+
     def nll(self, x: Tensor, codes: Tensor) -> Tensor:
         """Mean negative log-likelihood of a code, in nats: x [N, dim], codes [N]."""
         digits = code_digits(codes, self.levels)

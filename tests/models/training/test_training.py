@@ -13,7 +13,7 @@ from worldbridge.models.training.data import EVALUATION_SEEDS, clip_identity, ma
 from worldbridge.models.training.recipe import Recipe
 from worldbridge.models.training.schedule import TimedSchedule
 from worldbridge.models.training.train_tokenizer import sample_crops
-from worldbridge.models.training.train_transformer import disturb
+from worldbridge.models.training.train_transformer import as_seen, disturb
 from worldbridge.models.world_folder import DamagedWorldError, load_world, read_manifest
 from worldbridge.models.worlds import THEMES
 
@@ -49,12 +49,27 @@ def test_clips_are_play_of_the_right_scene() -> None:
 def test_disturbed_codes_are_codes_and_as_many_as_asked(share: float) -> None:
     generator = torch.Generator().manual_seed(0)
     codes = torch.randint(512, (2, 3, 10, 16), generator=generator)
-    changed = disturb(codes, torch.tensor([share, 0.0]), LEVELS, generator)
+    changed = disturb(codes, torch.tensor([[share] * 3, [0.0] * 3]), LEVELS, generator)
     assert int(changed.min()) >= 0 and int(changed.max()) < 512
     assert torch.equal(changed[1], codes[1])
     different = float((changed[0] != codes[0]).float().mean())
     assert different <= share + 0.1
     assert different >= 0.5 * share  # a digit at its end stays
+
+
+def test_a_stream_is_seen_with_its_own_draws_in_part() -> None:
+    generator = torch.Generator().manual_seed(0)
+    codes = torch.zeros(200, 4, 10, 16, dtype=torch.long)
+    own = torch.full_like(codes, 511)
+    recipe = Recipe(disturbed_tokens=0.0, drawn_tokens=0.6)
+    seen = as_seen(codes, own, recipe, LEVELS, generator)
+    assert set(seen.unique().tolist()) == {0, 511}
+    share = (seen == own).float().mean((2, 3))
+    assert float(share.max()) < 0.75
+    rough = recipe.disturbed_clips * recipe.disturbed_latents
+    assert float((share > 0).float().mean()) == pytest.approx(rough, abs=0.08)
+    assert float(share.mean()) == pytest.approx(rough * recipe.drawn_tokens / 2, abs=0.04)
+    assert torch.equal(as_seen(codes, None, recipe, LEVELS, generator), codes)
 
 
 def test_rate_warms_up_and_decays_with_the_time() -> None:

@@ -73,6 +73,20 @@ def test_the_head_is_a_distribution_over_all_codes() -> None:
     assert not independent  # a digit sees the ones before it
 
 
+def test_draws_follow_the_heads_distribution() -> None:
+    torch.manual_seed(0)
+    head = DigitHead(LEVELS, 8, 6)
+    torch.nn.init.normal_(head.weight)
+    torch.nn.init.normal_(head.earlier)
+    x, codes = torch.randn(8), torch.arange(16)
+    digits = code_digits(codes, LEVELS)
+    parts = head(x.expand(16, 8), codes)
+    share = torch.stack([p.gather(1, digits[:, d : d + 1])[:, 0] for d, p in enumerate(parts)])
+    drawn = head.draw(x.expand(20_000, 8), torch.Generator().manual_seed(1))
+    found = torch.bincount(drawn, minlength=16) / len(drawn)
+    torch.testing.assert_close(found, share.sum(0).exp().detach(), atol=0.015, rtol=0)
+
+
 @pytest.mark.parametrize("k", [1, 2, 3])
 def test_mask_is_the_diagonal_seen_in_raster_order(k: int) -> None:
     height, width = 4, 6
