@@ -95,6 +95,13 @@ def _quality() -> str:
     note = (
         f"Measured on {_machine(newest)}, {newest['environment']['date']}, {quality['scenes']}.\n"
     )
+    if made := quality.get("training"):
+        note += (
+            f"Trained for {made['tokenizer_minutes']:.0f} minutes (tokenizer, "
+            f"{made['tokenizer_steps']:,} steps on {made['pictures']:,} pictures) and "
+            f"{made['transformer_minutes']:.0f} minutes (transformer, "
+            f"{made['transformer_steps']:,} steps on {made['frames_of_play']:,} frames of play).\n"
+        )
     return _table(("measure", "value", "aim"), rows) + "\n" + note
 
 

@@ -19,7 +19,10 @@ from worldbridge.models.transformer import TransformerConfig, VideoTransformer
 __all__ = [
     "DamagedWorldError",
     "EMBEDDED_WORLD",
+    "FORMAT",
     "World",
+    "check_file",
+    "describe_file",
     "load_world",
     "read_manifest",
     "save_world",
@@ -62,7 +65,7 @@ def save_world(
         "name": "embedded",
         "title": "Embedded world",
         "frames_per_second": 15,
-        "sampling": {"temperature": 0.8, "top_p": 1.0, "top_k": 32},
+        "sampling": {"temperature": 0.9, "top_p": 1.0, "top_k": 32},
         "tokenizer": dataclasses.asdict(tokenizer.config),
         "transformer": transformer.config.to_dict(),
         **(extra or {}),
@@ -72,7 +75,7 @@ def save_world(
         state = {k: v.detach().half().contiguous() for k, v in module.state_dict().items()}
         path = folder / f"{name}.safetensors"
         save_file(state, path)
-        files[name] = {"file": path.name, "sha256": _checksum(path), "bytes": path.stat().st_size}
+        files[name] = describe_file(path)
     manifest["files"] = files
     (folder / "world.json").write_text(json.dumps(manifest, indent=2) + "\n")
 
@@ -118,8 +121,14 @@ def load_world(folder: Path) -> World:
     return World(manifest["name"], manifest, tokenizer, transformer)
 
 
-def _load_checked(folder: Path, entry: dict[str, Any]) -> dict[str, Tensor]:
-    path = folder / entry["file"]
+def describe_file(path: Path) -> dict[str, Any]:
+    """What world.json says of a file of weights."""
+    return {"file": path.name, "sha256": _checksum(path), "bytes": path.stat().st_size}
+
+
+def check_file(folder: Path, entry: dict[str, Any]) -> Path:
+    """The file that an entry of world.json describes. Raises DamagedWorldError if it differs."""
+    path: Path = folder / entry["file"]
     remedy = "restore the file (reinstall the package, or copy the world folder again)"
     if not path.is_file():
         raise DamagedWorldError(
@@ -133,7 +142,18 @@ def _load_checked(folder: Path, entry: dict[str, Any]) -> dict[str, Tensor]:
             got=f"sha256 {found} ({path.stat().st_size} bytes)",
             remedy=remedy,
         )
-    return {name: value.float() for name, value in load_file(path).items()}
+    return path
+
+
+def _load_checked(
+    folder: Path, entries: dict[str, Any] | list[dict[str, Any]]
+) -> dict[str, Tensor]:
+    """The tensors of one file, or of several that divide them, in float32."""
+    state: dict[str, Tensor] = {}
+    for entry in entries if isinstance(entries, list) else [entries]:
+        path = check_file(folder, entry)
+        state |= {name: value.float() for name, value in load_file(path).items()}
+    return state
 
 
 def _checksum(path: Path) -> str:

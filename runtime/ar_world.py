@@ -84,6 +84,7 @@ class ArWorld:
         self, world: World, capacity: int = DEFAULT_CAPACITY, mode: str = "diagonal"
     ) -> None:
         self.spec = _spec(world.manifest)
+        self.training: dict[str, Any] = world.manifest.get("training", {})  # how it was made
         self.tokenizer, self.config = world.tokenizer, world.transformer.config
         assert self.config.grid is not None
         sampling = Sampling(**world.manifest["sampling"])

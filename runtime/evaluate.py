@@ -92,6 +92,7 @@ class _Evaluation:
             "world": self.world.spec.name,
             "scenes": "procedural scenes never trained on",
             "rollout_seconds": self.plan.rollout_seconds,
+            "training": self.world.training,
         }
         result |= self.prediction()
         result |= self.following()

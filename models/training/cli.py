@@ -25,7 +25,7 @@ _STAGES = {
     "world": ("tokens", "transformer", "export"),
 }
 # Shares of the time on two cores; the rest renders and encodes play.
-_TOKENIZER, _TRANSFORMER = 0.28, 0.55
+_TOKENIZER, _TRANSFORMER = 0.34, 0.52
 
 
 def plan(

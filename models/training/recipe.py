@@ -18,13 +18,15 @@ class Recipe:
     # token clips for the transformer
     token_clips: int = 600
     token_frames: int = 32
-    tokenizer_minutes: float = 28.0
+    tokenizer_minutes: float = 40.0
     transformer_minutes: float = 60.0
     # tokenizer
     tokenizer_batch: int = 3  # clips a step
     tokenizer_clip: int = 3  # consecutive frames a clip
     tokenizer_crop: tuple[int, int] = (160, 256)
     tokenizer_rate: float = 1e-3
+    sharpen_from: float = 0.75  # share of the time after which the decoder alone learns contrast
+    sharpen_weight: float = 2.0
     # transformer
     transformer_batch: int = 3
     transformer_clip: int = 8  # latents a clip

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -56,10 +57,27 @@ def run_stages(
         checkpoint = out / "transformer.pt"
         train_transformer(transformer, codes, condition, recipe, checkpoint, progress, device)
     if "export" in stages:
-        tokenizer.load_state_dict(_load(out / "tokenizer.pt")["model"])
-        transformer.load_state_dict(_load(out / "transformer.pt")["average"])
-        save_world(out / "world", tokenizer.cpu(), transformer.cpu())
+        told = _load(out / "tokenizer.pt"), _load(out / "transformer.pt")
+        tokenizer.load_state_dict(told[0]["model"])
+        transformer.load_state_dict(told[1]["average"])
+        how = _how_trained(out, recipe, *told)
+        save_world(out / "world", tokenizer.cpu(), transformer.cpu(), {"training": how})
     return out / "world"
+
+
+def _how_trained(
+    out: Path, recipe: Recipe, tokenizer: dict[str, Any], transformer: dict[str, Any]
+) -> dict[str, Any]:
+    """What went into a world, for its world.json."""
+    codes, _ = _load_tokens(out)
+    return {
+        "pictures": recipe.picture_clips * recipe.picture_frames,
+        "frames_of_play": codes.shape[0] * codes.shape[1],
+        "tokenizer_steps": tokenizer["step"],
+        "tokenizer_minutes": recipe.tokenizer_minutes,
+        "transformer_steps": transformer["step"],
+        "transformer_minutes": recipe.transformer_minutes,
+    }
 
 
 def _pictures(out: Path, recipe: Recipe, progress: Progress) -> np.ndarray:
@@ -139,10 +157,8 @@ def _load_tokens(out: Path) -> tuple[np.ndarray, np.ndarray]:
     )
 
 
-def _load(path: Path) -> dict[str, dict[str, torch.Tensor]]:
+def _load(path: Path) -> dict[str, Any]:
     if not path.exists():
         raise FileNotFoundError(f"{path} is missing: run the stage that makes it first")
-    state: dict[str, dict[str, torch.Tensor]] = torch.load(
-        path, map_location="cpu", weights_only=True
-    )
+    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     return state

@@ -16,7 +16,7 @@ from worldbridge.models.training.data import to_unit
 from worldbridge.models.training.recipe import Recipe
 from worldbridge.models.training.schedule import TimedSchedule
 
-__all__ = ["reconstruction_loss", "train_tokenizer"]
+__all__ = ["reconstruction_loss", "sharpness_loss", "train_tokenizer"]
 
 
 def reconstruction_loss(output: Tensor, target: Tensor) -> Tensor:
@@ -29,6 +29,24 @@ def reconstruction_loss(output: Tensor, target: Tensor) -> Tensor:
     return error.abs().mean() + 2.0 * error.square().mean() + 0.5 * edges
 
 
+def sharpness_loss(output: Tensor, target: Tensor) -> Tensor:
+    """How far the contrast between neighbouring pixels is from the target's, place by place.
+
+    Both errors above are least when the decoder averages over what it does not know, so edges come
+    out softer than they were. Here only the amount of detail around a place counts, not its phase.
+    [B, 3, T, H, W] in [-1, 1].
+    """
+    return (_detail(output) - _detail(target)).abs().mean()
+
+
+def _detail(video: Tensor, block: int = 16) -> Tensor:
+    """Root mean square of the differences to the neighbours, over blocks of pixels."""
+    across = video.diff(dim=-1)[..., :-1, :].square()
+    down = video.diff(dim=-2)[..., :, :-1].square()
+    energy = F.avg_pool2d((across + down).mean(1).flatten(0, 1)[:, None], block, block // 2)
+    return (energy + 1e-6).sqrt()
+
+
 def train_tokenizer(
     model: VideoTokenizer,
     pictures: np.ndarray,
@@ -37,7 +55,11 @@ def train_tokenizer(
     progress: Callable[[str, float], None],
     device: str = "cpu",
 ) -> None:
-    """Train in place for `recipe.tokenizer_minutes`; resumes from and saves to `checkpoint`."""
+    """Train in place for `recipe.tokenizer_minutes`; resumes from and saves to `checkpoint`.
+
+    From the share `recipe.sharpen_from` of the time on, codes are as they are and the decoder alone
+    learns to bring back the contrast that was there.
+    """
     model.to(device).train()
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=recipe.tokenizer_rate, betas=(0.9, 0.95), weight_decay=0.01
@@ -59,6 +81,10 @@ def train_tokenizer(
         batch = sample_crops(pictures, recipe, random).to(device)
         output, _ = model(batch)
         loss = reconstruction_loss(output, batch)
+        if schedule.share() >= recipe.sharpen_from:
+            model.encoder.requires_grad_(False)
+            model.quant_conv.requires_grad_(False)
+            loss = loss + recipe.sharpen_weight * sharpness_loss(output, batch)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

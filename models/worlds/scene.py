@@ -78,7 +78,7 @@ def soften(scene: Scene) -> Scene:
     What a small neural world can hold: a latent of a few thousand bits has no room for the rest.
     """
     look = scene.look
-    soft = replace(look, detail_loss=3, focus_px=4, fog_range_m=look.fog_range_m / 1.5)
+    soft = replace(look, detail_loss=4, focus_px=6, fog_range_m=look.fog_range_m / 4)
     return replace(scene, look=soft)
 
 

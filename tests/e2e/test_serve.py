@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 import signal
 import socket
 import subprocess
@@ -18,6 +19,7 @@ from tests.e2e.server import Server, alive, serving
 from worldbridge.bridge.errors import BridgeError
 from worldbridge.engine_plugins.python import connect
 from worldbridge.engine_plugins.python.timing import LEGS
+from worldbridge.models.world_folder import EMBEDDED_WORLD
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
@@ -76,6 +78,25 @@ def test_an_unknown_world_is_told() -> None:
     assert result.returncode == 4, result.stderr
     last = result.stderr.strip().splitlines()[-1]
     assert "atlantis" in last and "procedural" in last
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize("harm", ["altered", "truncated", "missing"])
+def test_damaged_weights_are_told(tmp_path: Path, harm: str) -> None:
+    folder = tmp_path / "world"
+    shutil.copytree(EMBEDDED_WORLD, folder)
+    weights = folder / "transformer.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[len(content) // 2] ^= 1
+    if harm == "missing":
+        weights.unlink()
+    else:
+        weights.write_bytes(content if harm == "altered" else content[:5000])
+    result = _refused("--world", str(folder))
+    assert result.returncode == 5, result.stderr
+    assert result.stdout == ""
+    last = result.stderr.strip().splitlines()[-1]
+    assert "transformer.safetensors" in last and "restore the file" in last
     assert "Traceback" not in result.stderr
 
 
