@@ -1,14 +1,17 @@
-"""Hold our transformer against reference outputs: `python -m worldbridge.models.golden DIR...`.
+"""Hold our networks against reference outputs: `python -m worldbridge.models.golden DIR...`.
 
-A folder holds `config.json`, `model.pt` (published key names) and `io.npz` (tokens, logits and,
-with cross-attention, context). Prints the worst relative error;
-exits with 1 outside the tolerance.
+A transformer's folder holds `config.json`, `model.pt` (published key names) and `io.npz` (tokens,
+logits and, with cross-attention, context). A tokenizer's holds `autoencoder.pt`, and in `io.npz` a
+video, its indices and codes, and other indices with the video they decode to.
+Prints the worst relative error of each check; exits with 1 outside a tolerance.
 """
 
 from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +19,39 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from worldbridge.models.tokenizer import TokenizerConfig, VideoTokenizer
 from worldbridge.models.transformer import KVCache, TransformerConfig, VideoTransformer, Yarn
 
-__all__ = ["TOLERANCE", "check_transformer", "load_reference"]
+__all__ = [
+    "TOKENIZER_KEYS",
+    "TOLERANCE",
+    "TokenizerErrors",
+    "check_tokenizer",
+    "check_transformer",
+    "load_reference",
+    "load_tokenizer_reference",
+    "reference_config",
+    "reference_tokenizer_config",
+]
 
-TOLERANCE = 1e-4  # of the largest logit, float32
+TOLERANCE = 1e-4  # of the largest logit, or of the largest value of a video, float32
+EQUAL_INDICES = 0.99  # at least this share; a value on a rounding border may flip
+CODE_STEPS = 1  # how many levels a code may be off
+
+# Fields of a reference tokenizer's config.json that say which tokenizer it is.
+TOKENIZER_KEYS = (
+    "channels",
+    "channels_mult",
+    "num_res_blocks",
+    "patch_size",
+    "z_channels",
+    "spatial_compression",
+    "temporal_compression",
+    "embedding_dim",
+    "levels",
+)
+# What else it may say, with the only values that our tokenizer has.
+_TOKENIZER_CONSTANTS = {"patch_method": "haar", "num_groups": 1, "z_factor": 1}
 
 
 def reference_config(data: dict[str, Any]) -> TransformerConfig:
@@ -52,6 +83,29 @@ def reference_config(data: dict[str, Any]) -> TransformerConfig:
     )
 
 
+def reference_tokenizer_config(data: Mapping[str, Any]) -> TokenizerConfig:
+    """The config of a reference tokenizer's `config.json`. Raises ValueError for what is not ours.
+
+    The decoder has one block more per level than the encoder, as published.
+    """
+    for key, value in _TOKENIZER_CONSTANTS.items():
+        if data.get(key, value) != value:
+            raise ValueError(f"{key}: expected {value!r}, got {data[key]!r}")
+    depth, blocks = len(data["channels_mult"]), data["num_res_blocks"]
+    return TokenizerConfig(
+        channels=data["channels"],
+        channel_multipliers=data["channels_mult"],
+        encoder_res_blocks=(blocks,) * depth,
+        decoder_res_blocks=(blocks + 1,) * depth,
+        patch_size=data["patch_size"],
+        spatial_compression=data["spatial_compression"],
+        temporal_compression=data["temporal_compression"],
+        z_channels=data["z_channels"],
+        embedding_dim=data["embedding_dim"],
+        levels=data["levels"],
+    )
+
+
 def load_reference(folder: Path) -> tuple[VideoTransformer, dict[str, Tensor]]:
     """The model in float32 and the tensors of `io.npz`."""
     config = json.loads((folder / "config.json").read_text())
@@ -65,8 +119,21 @@ def load_reference(folder: Path) -> tuple[VideoTransformer, dict[str, Tensor]]:
             if "_extra_state" not in name
         }
     )
-    tensors = {name: torch.from_numpy(value) for name, value in np.load(folder / "io.npz").items()}
-    return model.eval(), tensors
+    return model.eval(), _tensors(folder)
+
+
+def load_tokenizer_reference(folder: Path) -> tuple[VideoTokenizer, dict[str, Tensor]]:
+    """The tokenizer in float32 and the tensors of `io.npz`."""
+    config = json.loads((folder / "config.json").read_text())
+    tokenizer = VideoTokenizer(reference_tokenizer_config(config))
+    state = torch.load(folder / "autoencoder.pt", map_location="cpu", weights_only=True)
+    tokenizer.load_state_dict({name: value.float() for name, value in state.items()})
+    return tokenizer.eval(), _tensors(folder)
+
+
+def _tensors(folder: Path) -> dict[str, Tensor]:
+    with np.load(folder / "io.npz") as arrays:
+        return {name: torch.from_numpy(arrays[name]) for name in arrays}
 
 
 @torch.inference_mode()
@@ -86,17 +153,65 @@ def check_transformer(folder: Path) -> tuple[float, float]:
     return tuple(float((x - reference).abs().max() / scale) for x in (whole, stepped))  # type: ignore[return-value]
 
 
+@dataclass(frozen=True, slots=True)
+class TokenizerErrors:
+    """How far a tokenizer is from its reference."""
+
+    different_indices: float  # share of the positions
+    code_steps: float  # largest difference of a code, in levels
+    decoded: float  # largest difference of a pixel, relative to the largest value
+
+    @property
+    def tolerable(self) -> bool:
+        return (
+            self.different_indices <= 1 - EQUAL_INDICES
+            and self.code_steps <= CODE_STEPS + TOLERANCE
+            and self.decoded <= TOLERANCE
+        )
+
+    def __str__(self) -> str:
+        return (
+            f"encode {self.different_indices:.2e} of the indices differ, codes by at most "
+            f"{self.code_steps:.2g} levels, decode {self.decoded:.2e} of the largest value"
+        )
+
+
+@torch.inference_mode()
+def check_tokenizer(folder: Path) -> TokenizerErrors:
+    """Encodes and decodes whole videos."""
+    tokenizer, tensors = load_tokenizer_reference(folder)
+    video, reference = tensors["video"].float()[None], tensors["decoded_video"]
+    indices = tokenizer.encode(video)[0]
+    per_unit = torch.tensor(tokenizer.config.levels) // 2  # levels between the codes 0 and 1
+    steps = (tokenizer.encode_codes(video)[0] - tensors["encoded_codes"]).abs()
+    decoded = tokenizer.decode(tensors["decode_indices"].long()[None])[0]
+    return TokenizerErrors(
+        float((indices != tensors["encoded_indices"]).float().mean()),
+        float((steps * per_unit.view(-1, 1, 1, 1)).max()),
+        float((decoded - reference).abs().max() / reference.abs().max()),
+    )
+
+
 def main(arguments: list[str]) -> int:
     if not arguments:
         print("usage: python -m worldbridge.models.golden DIR...", file=sys.stderr)
         return 2
-    worst = 0.0
-    for name in arguments:
-        whole, stepped = check_transformer(Path(name))
-        worst = max(worst, whole, stepped)
-        print(f"{name}: prefill {whole:.2e}, cached decode {stepped:.2e} of the largest logit")
-    print(f"worst {worst:.2e}, tolerance {TOLERANCE:.0e}")
-    return int(worst > TOLERANCE)
+    # a list, so that a folder outside the tolerance does not keep the others from being told
+    within = [_report(Path(name)) for name in arguments]
+    return int(not all(within))
+
+
+def _report(folder: Path) -> bool:
+    """Prints a folder's errors; whether they are within the tolerances."""
+    if (folder / "autoencoder.pt").is_file():
+        errors = check_tokenizer(folder)
+        within, told = errors.tolerable, str(errors)
+    else:
+        whole, stepped = check_transformer(folder)
+        within = max(whole, stepped) <= TOLERANCE
+        told = f"prefill {whole:.2e}, cached decode {stepped:.2e} of the largest logit"
+    print(f"{folder}: {told}: {'within' if within else 'OUTSIDE'} the tolerance")
+    return within
 
 
 if __name__ == "__main__":

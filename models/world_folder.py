@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -108,14 +109,20 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return result
 
 
-def load_world(folder: Path) -> World:
-    """Check sizes and checksums, then load both networks in float32."""
+def load_world(folder: Path, keep_types: bool = False) -> World:
+    """Check sizes and checksums, then load both networks: in float32, or in the types on the disk.
+
+    With `keep_types` the transformer's weights stay in the files until they are used.
+    """
     manifest = read_manifest(folder)
-    states = {name: _load_checked(folder, manifest["files"][name]) for name in _FILES}
+    states = {name: _load_checked(folder, manifest["files"][name], keep_types) for name in _FILES}
     tokenizer = VideoTokenizer(TokenizerConfig.from_dict(manifest["tokenizer"]))
-    transformer = VideoTransformer(TransformerConfig.from_dict(manifest["transformer"]))
+    with torch.device("meta"):
+        transformer = VideoTransformer(TransformerConfig.from_dict(manifest["transformer"]))
+    if keep_types:
+        tokenizer.to(next(iter(states["tokenizer"].values())).dtype)
     tokenizer.load_state_dict(states["tokenizer"])
-    transformer.load_state_dict(states["transformer"])
+    transformer.load_state_dict(states["transformer"], assign=True)
     for module in (tokenizer, transformer):
         module.eval().requires_grad_(False)
     return World(manifest["name"], manifest, tokenizer, transformer)
@@ -146,13 +153,14 @@ def check_file(folder: Path, entry: dict[str, Any]) -> Path:
 
 
 def _load_checked(
-    folder: Path, entries: dict[str, Any] | list[dict[str, Any]]
+    folder: Path, entries: dict[str, Any] | list[dict[str, Any]], keep_types: bool
 ) -> dict[str, Tensor]:
-    """The tensors of one file, or of several that divide them, in float32."""
+    """The tensors of one file, or of several that divide them."""
     state: dict[str, Tensor] = {}
     for entry in entries if isinstance(entries, list) else [entries]:
         path = check_file(folder, entry)
-        state |= {name: value.float() for name, value in load_file(path).items()}
+        found = load_file(path)
+        state |= found if keep_types else {name: value.float() for name, value in found.items()}
     return state
 
 

@@ -6,7 +6,6 @@ memory are rebuilt from these, bit for bit, because they are computed again by t
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -39,11 +38,13 @@ from worldbridge.models.worlds import (
     spawn,
 )
 from worldbridge.models.worlds import actions as limits
+from worldbridge.runtime.camera import dead_reckoning
+from worldbridge.runtime.cosmos_world import load_cosmos
 from worldbridge.runtime.decoding import GridDecoder, GridSession, Sampling
 from worldbridge.runtime.errors import DamagedWeightsError, SnapshotError, UnknownThemeError
 from worldbridge.runtime.i420 import rgb_to_i420
 from worldbridge.runtime.threads import one_thread
-from worldbridge.runtime.world import Frames, Pose, Progress, WorldStart, WorldState
+from worldbridge.runtime.world import Frames, Pose, Progress, WorldModel, WorldStart, WorldState
 
 __all__ = ["ArState", "ArWorld", "embedded_spec", "load_directory", "load_embedded"]
 
@@ -170,7 +171,8 @@ class ArWorld:
 
     def _lead(self, states: Sequence[ArState], actions: Tensor) -> tuple[list[CameraState], Tensor]:
         """Where the actions lead the cameras, and what the model is told of it."""
-        cameras = [_move(s.camera, a) for s, a in zip(states, actions.tolist(), strict=True)]
+        pairs = zip(states, actions.tolist(), strict=True)
+        cameras = [dead_reckoning(state.camera, action) for state, action in pairs]
         condition = [
             condition_vector(action, torch.tensor(camera.pitch), state.theme)
             for state, camera, action in zip(states, cameras, actions, strict=True)
@@ -250,21 +252,6 @@ def _damaged(got: str) -> SnapshotError:
     )
 
 
-def _move(camera: CameraState, action: list[float]) -> CameraState:
-    """Dead reckoning: where the controls would have led without walls."""
-    strafe, forward, yaw, pitch = action
-    turned = camera.yaw + yaw * math.radians(limits.MAX_YAW_DEG)
-    limit = math.radians(limits.PITCH_LIMIT_DEG)
-    gaze = camera.pitch + pitch * math.radians(limits.MAX_PITCH_DEG)
-    right, ahead = strafe * limits.MAX_STRAFE_M, forward * limits.MAX_WALK_M
-    return CameraState(
-        x=camera.x + right * math.cos(turned) - ahead * math.sin(turned),
-        z=camera.z - right * math.sin(turned) - ahead * math.cos(turned),
-        yaw=math.remainder(turned, 2 * math.pi),
-        pitch=max(-limit, min(limit, gaze)),
-    )
-
-
 def _to_bytes(frame: Tensor) -> Tensor:
     """[-1, 1] -> uint8."""
     return frame.mul(127.5).add_(128).clamp_(0, 255).to(torch.uint8)
@@ -293,11 +280,20 @@ def embedded_spec() -> WorldSpec:
 
 def load_embedded(*, seats: int, device: str, progress: Progress) -> ArWorld:
     """The world that ships with the package. Raises DamagedWeightsError."""
-    return load_directory(EMBEDDED_WORLD, seats=seats, device=device, progress=progress)
+    return _load_trained(EMBEDDED_WORLD, seats, device, progress)
 
 
-def load_directory(directory: Path, *, seats: int, device: str, progress: Progress) -> ArWorld:
-    """The world in a folder made by `worldbridge train`. Raises DamagedWeightsError."""
+def load_directory(directory: Path, *, seats: int, device: str, progress: Progress) -> WorldModel:
+    """The world in a folder of `worldbridge train` or `convert`. Raises DamagedWeightsError."""
+    if _manifest(directory).get("kind") != "cosmos":
+        return _load_trained(directory, seats, device, progress)
+    try:
+        return load_cosmos(directory, seats=seats, device=device, progress=progress)
+    except DamagedWorldError as error:
+        raise _as_weights_error(error) from error
+
+
+def _load_trained(directory: Path, seats: int, device: str, progress: Progress) -> ArWorld:
     progress("reading weights", 0.1)
     try:
         world = load_world(directory)

@@ -14,7 +14,7 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 import typer
 
 from worldbridge.config import TOKEN_VARIABLE, ServeConfig, load_config
-from worldbridge.errors import StartError
+from worldbridge.errors import ConfigError, StartError
 
 __all__ = ["app", "main"]
 
@@ -45,6 +45,16 @@ class Stage(StrEnum):
     data = "data"
     tokenizer = "tokenizer"
     world = "world"
+
+
+class Size(StrEnum):
+    """The published Cosmos models."""
+
+    auto = "auto"
+    cosmos_4b = "4b"
+    cosmos_5b = "5b"
+    cosmos_12b = "12b"
+    cosmos_13b = "13b"
 
 
 def main() -> None:
@@ -226,6 +236,54 @@ def train(
             )
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
+
+
+@app.command()
+def convert(
+    path: Annotated[
+        Path,
+        typer.Argument(help="model.pt, its folder, or the shards of a tensor-parallel model."),
+    ],
+    out: Annotated[Path, typer.Option(help="Directory that the world is written to; a new one.")],
+    tokenizer: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder with encoder.jit and decoder.jit, or an autoencoder.pt; without it, "
+            "looked for beside PATH."
+        ),
+    ] = None,
+    size: Annotated[Size, typer.Option(help="Which model it is; auto recognises it.")] = Size.auto,
+    name: Annotated[
+        str | None, typer.Option(help="What the world is called; without it, as the model.")
+    ] = None,
+) -> None:
+    """Convert a published Cosmos checkpoint into a world.
+
+    Reads the weights of an autoregressive model and its video tokenizer, verifies every name and
+    shape, and writes a directory with a world.json and safetensors files. Code in the checkpoint
+    is never run. It takes a few gigabytes of memory, whatever the size of the model.
+
+    Exit code: 2 the source is not such a checkpoint, or the directory cannot be written. Then
+    nothing is left behind.
+    """
+    from worldbridge.bars import progress_bar
+    from worldbridge.models.convert import ConvertError
+    from worldbridge.models.convert import convert as run_conversion
+
+    try:
+        with progress_bar() as progress:
+            run_conversion(
+                path,
+                out,
+                size=None if size is Size.auto else size.value,
+                tokenizer=tokenizer,
+                name=name,
+                progress=progress or _tell,
+            )
+    except ConvertError as error:
+        raise ConfigError(
+            error.message, expected=error.expected, got=error.got, remedy=error.remedy
+        ) from error
 
 
 @app.command()

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from worldbridge.cli import app
 from worldbridge.config import ServeConfig
 
-COMMANDS = ("serve", "profile", "eval", "train", "worlds", "version")
+COMMANDS = ("serve", "profile", "eval", "train", "convert", "worlds", "version")
 HEAVY = ("torch", "numpy", "aiortc", "av", "starlette", "zmq", "rich.console")
 
 

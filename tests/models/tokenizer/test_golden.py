@@ -2,50 +2,79 @@
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
+from worldbridge.models.golden import (
+    TokenizerErrors,
+    check_tokenizer,
+    load_tokenizer_reference,
+    main,
+    reference_tokenizer_config,
+)
 from worldbridge.models.tokenizer import DV8X16X16, VideoTokenizer
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 FOLDER = GOLDEN / "tokenizer_dv8x16x16"
-LEVEL_STEPS = torch.tensor([4, 4, 4, 2, 2, 2]).view(6, 1, 1, 1)  # code steps per unit
 
 
 @pytest.fixture(scope="module")
 def tokenizer() -> VideoTokenizer:
-    channels = json.loads((FOLDER / "config.json").read_text())["channels"]
-    tokenizer = VideoTokenizer(dataclasses.replace(DV8X16X16, channels=channels))
-    weights = torch.load(FOLDER / "autoencoder.pt", weights_only=True)
-    tokenizer.load_state_dict({key: value.float() for key, value in weights.items()}, strict=True)
-    return tokenizer.eval()
+    return load_tokenizer_reference(FOLDER)[0]
 
 
 @pytest.fixture(scope="module")
 def golden() -> dict[str, torch.Tensor]:
-    with np.load(FOLDER / "io.npz") as arrays:
-        return {name: torch.from_numpy(arrays[name]) for name in arrays}
+    return load_tokenizer_reference(FOLDER)[1]
 
 
-@torch.inference_mode()
-def test_encode(tokenizer: VideoTokenizer, golden: dict[str, torch.Tensor]) -> None:
-    indices = tokenizer.encode(golden["video"][None])[0]
-    assert indices.dtype == torch.int64
-    assert (indices == golden["encoded_indices"]).float().mean() >= 0.99
-
-    codes = tokenizer.encode_codes(golden["video"][None])[0]
-    steps = ((codes - golden["encoded_codes"]) * LEVEL_STEPS).abs()
-    assert steps.max() <= 1 + 1e-4
+def test_encode_and_decode() -> None:
+    errors = check_tokenizer(FOLDER)
+    assert errors.different_indices <= 0.01
+    assert errors.code_steps <= 1 + 1e-4
+    assert errors.decoded <= 1e-4
+    assert errors.tolerable
 
 
-@torch.inference_mode()
-def test_decode(tokenizer: VideoTokenizer, golden: dict[str, torch.Tensor]) -> None:
-    expected = golden["decoded_video"]
-    video = tokenizer.decode(golden["decode_indices"][None])[0]
-    assert (video - expected).abs().max() <= 1e-4 * expected.abs().max()
+@pytest.mark.parametrize(
+    "errors",
+    [TokenizerErrors(0.02, 1, 0), TokenizerErrors(0, 2, 0), TokenizerErrors(0, 0, 2e-4)],
+)
+def test_each_error_has_its_tolerance(errors: TokenizerErrors) -> None:
+    assert not errors.tolerable
+    assert TokenizerErrors(0.01, 1, 1e-4).tolerable
+
+
+def test_indices_are_integers(tokenizer: VideoTokenizer) -> None:
+    with torch.inference_mode():
+        assert tokenizer.encode(torch.zeros(1, 3, 1, 16, 16)).dtype == torch.int64
+
+
+@pytest.mark.parametrize("change", [{"patch_method": "rearrange"}, {"num_groups": 32}])
+def test_a_tokenizer_of_another_kind_is_refused(change: dict[str, object]) -> None:
+    config = json.loads((FOLDER / "config.json").read_text())
+    assert dataclasses.replace(DV8X16X16, channels=16) == reference_tokenizer_config(config)
+    with pytest.raises(ValueError, match=next(iter(change))):
+        reference_tokenizer_config({**config, **change})
+
+
+def test_the_command_takes_folders_of_both_kinds(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([str(FOLDER), str(GOLDEN / "ar_base")]) == 0
+    told = capsys.readouterr().out
+    assert "tokenizer_dv8x16x16: encode" in told and "ar_base: prefill" in told
+
+    for name in ("config.json", "io.npz"):
+        shutil.copy(FOLDER / name, tmp_path)
+    state = torch.load(FOLDER / "autoencoder.pt", weights_only=True)
+    state["decoder.conv_out.1.conv3d.bias"] += 1
+    torch.save(state, tmp_path / "autoencoder.pt")
+    assert main([str(tmp_path)]) == 1
+    assert "OUTSIDE" in capsys.readouterr().out
 
 
 @torch.inference_mode()
