@@ -256,6 +256,10 @@ def convert(
     name: Annotated[
         str | None, typer.Option(help="What the world is called; without it, as the model.")
     ] = None,
+    resolution: Annotated[
+        str | None,
+        typer.Option(help="Height x width of the pictures, such as 320x512; published: 640x1024."),
+    ] = None,
 ) -> None:
     """Convert a published Cosmos checkpoint into a world.
 
@@ -278,12 +282,22 @@ def convert(
                 size=None if size is Size.auto else size.value,
                 tokenizer=tokenizer,
                 name=name,
+                resolution=None if resolution is None else _resolution(resolution),
                 progress=progress or _tell,
             )
     except ConvertError as error:
         raise ConfigError(
             error.message, expected=error.expected, got=error.got, remedy=error.remedy
         ) from error
+
+
+def _resolution(text: str) -> tuple[int, int]:
+    height, _, width = text.partition("x")
+    if not (height.isdecimal() and width.isdecimal()):
+        raise typer.BadParameter(
+            f"expected HEIGHTxWIDTH such as 320x512, got {text!r}", param_hint="--resolution"
+        )
+    return int(height), int(width)
 
 
 @app.command()

@@ -46,6 +46,7 @@ def convert(
     progress: Progress | None = None,
     name: str | None = None,
     n_layers: int | None = None,
+    resolution: tuple[int, int] | None = None,
     shard_bytes: int = _GIB,
 ) -> Path:
     """Writes the world folder `out` from a published checkpoint or a folder made by this function.
@@ -60,6 +61,7 @@ def convert(
         tokenizer: file or folder; None looks beside the source.
         name: what the world is called; None: as the published model.
         n_layers: for a cut-down model, how many of the size's layers it has.
+        resolution: height and width of the pictures; None: as published. No weight depends on it.
         shard_bytes: how large a file may be, unless a single tensor is larger.
 
     Raises:
@@ -78,6 +80,8 @@ def convert(
     verify(identity, world.infos)
     report("reading the tokenizer", 0.01)
     codec = open_tokenizer(tokenizer, folder, identity.config.vocab_size, tokenizer_config)
+    if resolution is not None:
+        identity = _resized(identity, codec.config, resolution)
     if name is not None:
         identity = dataclasses.replace(identity, name=name)
     with _appearing(out, _needed(world, codec)) as temporary:
@@ -97,6 +101,23 @@ def plan_shards(infos: Mapping[str, Info], limit: int) -> list[list[str]]:
         groups[-1].append(name)
         filled += info.bytes
     return groups
+
+
+def _resized(
+    identity: Identity, tokenizer: TokenizerConfig, resolution: tuple[int, int]
+) -> Identity:
+    scale = tokenizer.spatial_compression
+    if any(side < scale or side % scale for side in resolution):
+        raise ConvertError(
+            "the resolution does not fit the tokenizer",
+            expected=f"a height and a width that are multiples of {scale}",
+            got=f"{resolution[0]}x{resolution[1]}",
+            remedy="choose the next multiples; 320x512 suits the 16-fold tokenizer",
+        )
+    frames = identity.config.latent_shape[0]
+    shape = (frames, resolution[0] // scale, resolution[1] // scale)
+    config = dataclasses.replace(identity.config, latent_shape=shape)
+    return dataclasses.replace(identity, config=config)
 
 
 # -- reading ------------------------------------------------------------------------------------

@@ -39,7 +39,7 @@ from worldbridge.models.tokenizer import (
 )
 from worldbridge.models.transformer import TransformerConfig, VideoTransformer
 from worldbridge.models.transformer.config import COSMOS
-from worldbridge.models.world_folder import DamagedWorldError, load_world
+from worldbridge.models.world_folder import DamagedWorldError, load_world, read_manifest
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 AR = ("ar_base", "ar_video2world", "ar_video2world_yarn")
@@ -520,3 +520,17 @@ def test_a_synthetic_checkpoint_has_the_published_layout(tmp_path: Path) -> None
         assert (ours["model"][name].shape, ours["model"][name].dtype) == (value.shape, value.dtype)
     paths = write_checkpoint(tmp_path / "ranks", config, ranks=2)
     assert Checkpoint.open(paths[0]).infos == Checkpoint.open(path).infos
+
+
+def test_another_resolution_changes_the_grid_alone(source: Path, tmp_path: Path) -> None:
+    out = convert(source, tmp_path / "out", resolution=(12, 20))
+    manifest = read_manifest(out)
+    assert manifest["transformer"]["latent_shape"][1:] == [3, 5]  # compression 4
+    whole = convert(source, tmp_path / "whole")
+    assert manifest["files"] == read_manifest(whole)["files"]
+
+
+def test_a_resolution_that_does_not_divide_is_refused(source: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConvertError, match="multiples of 4, got 10x16"):
+        convert(source, tmp_path / "out", resolution=(10, 16))
+    assert not (tmp_path / "out").exists()
