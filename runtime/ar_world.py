@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,13 +43,14 @@ from worldbridge.runtime.camera import dead_reckoning
 from worldbridge.runtime.cosmos_world import load_cosmos
 from worldbridge.runtime.decoding import GridDecoder, GridSession, Sampling
 from worldbridge.runtime.errors import DamagedWeightsError, SnapshotError, UnknownThemeError
-from worldbridge.runtime.i420 import rgb_to_i420
+from worldbridge.runtime.i420 import rgb_to_i420, unit_to_bytes
 from worldbridge.runtime.threads import one_thread
 from worldbridge.runtime.world import Frames, Pose, Progress, WorldModel, WorldStart, WorldState
 
 __all__ = ["ArState", "ArWorld", "embedded_spec", "load_directory", "load_embedded"]
 
 _SNAPSHOT_VERSION = 1
+_damaged = partial(SnapshotError.damaged, _SNAPSHOT_VERSION)
 DEFAULT_CAPACITY = 8
 
 
@@ -190,7 +192,7 @@ class ArWorld:
                 frames, state.stream = self.tokenizer.decode_step(
                     latent[None, None], state.stream, False
                 )
-                i420.append(rgb_to_i420(_to_bytes(frames[0, :, -1])))
+                i420.append(rgb_to_i420(unit_to_bytes(frames[0, :, -1])))
         return Frames(i420, poses, t_tokens, time.monotonic() * 1000)
 
     # -- rebuilding -----------------------------------------------------------------------------
@@ -242,19 +244,6 @@ class ArWorld:
 
 # The causal convolutions of the tokenizer's middle reach eight latents back; see its config.
 _TOKENIZER_REACH = 10
-
-
-def _damaged(got: str) -> SnapshotError:
-    return SnapshotError(
-        "the world's part of the snapshot is damaged",
-        expected=f"a version {_SNAPSHOT_VERSION} snapshot of this world",
-        got=got,
-    )
-
-
-def _to_bytes(frame: Tensor) -> Tensor:
-    """[-1, 1] -> uint8."""
-    return frame.mul(127.5).add_(128).clamp_(0, 255).to(torch.uint8)
 
 
 def _spec(manifest: dict[str, Any]) -> WorldSpec:

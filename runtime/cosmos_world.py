@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +33,13 @@ from worldbridge.models.worlds.actions import ACTION_NAMES
 from worldbridge.runtime.camera import dead_reckoning
 from worldbridge.runtime.decoding import RasterDecoder, RasterSession, RasterSnapshot, Sampling
 from worldbridge.runtime.errors import SnapshotError, UnknownThemeError
-from worldbridge.runtime.i420 import rgb_to_i420
+from worldbridge.runtime.i420 import rgb_to_i420, unit_to_bytes
 from worldbridge.runtime.world import Frames, Pose, Progress, WorldStart, WorldState
 
 __all__ = ["CosmosState", "CosmosWorld", "cosmos_spec", "load_cosmos"]
 
 _SNAPSHOT_VERSION = 1
+_damaged = partial(SnapshotError.damaged, _SNAPSHOT_VERSION)
 _CONTEXT_ROWS = 512  # text tokens of the published models; without a text all of them are zero
 
 
@@ -192,20 +194,12 @@ class CosmosWorld:
 
 def _pictures(pixels: Tensor) -> list[bytes]:
     """[1, 3, T, H, W] in [-1, 1] -> I420 of each frame."""
-    frames = pixels[0].float().mul(127.5).add(128).clamp(0, 255).to(torch.uint8).cpu()
+    frames = unit_to_bytes(pixels[0].float()).cpu()
     return [rgb_to_i420(frame) for frame in frames.unbind(1)]
 
 
 def _now_ms() -> float:
     return time.monotonic() * 1000
-
-
-def _damaged(got: str) -> SnapshotError:
-    return SnapshotError(
-        "the world's part of the snapshot is damaged",
-        expected=f"a version {_SNAPSHOT_VERSION} snapshot of this world",
-        got=got,
-    )
 
 
 def cosmos_spec(manifest: dict[str, Any]) -> WorldSpec:

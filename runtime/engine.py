@@ -11,7 +11,6 @@ import logging
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import cast
 
 import torch
 
@@ -85,7 +84,7 @@ class Engine:
         self._snapshot_due_ms: dict[str, float] = {}
         self._stats_due_ms = 0.0
         self._legs = LegStatistics()
-        self._pipeline = cast(PipelinedWorld, world) if hasattr(world, "begin") else None
+        self._pipeline = world if isinstance(world, PipelinedWorld) else None
         self._begun: deque[_Begun] = deque()
         self._frames = 0
         self.stopped = False

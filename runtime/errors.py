@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import ClassVar, Self
 
 __all__ = [
     "DamagedWeightsError",
@@ -96,6 +96,15 @@ class SnapshotError(WorldError):
     def __init__(self, message: str, *, expected: str, got: str) -> None:
         super().__init__(
             message, expected=expected, got=got, remedy="start the session again from its seed"
+        )
+
+    @classmethod
+    def damaged(cls, version: int, got: str) -> Self:
+        """A world's part of a snapshot that is not what that world writes."""
+        return cls(
+            "the world's part of the snapshot is damaged",
+            expected=f"a version {version} snapshot of this world",
+            got=got,
         )
 
 

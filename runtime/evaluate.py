@@ -17,6 +17,7 @@ from worldbridge.models.worlds import THEMES
 from worldbridge.models.worlds.actions import MAX_PITCH_DEG, PITCH_LIMIT_DEG
 from worldbridge.runtime.ar_world import ArWorld
 from worldbridge.runtime.decoding import GridSession
+from worldbridge.runtime.i420 import unit_to_bytes
 from worldbridge.runtime.motion import block_flow, divergence, gradient_energy, mean_shift
 from worldbridge.runtime.registry import open_world
 
@@ -137,11 +138,11 @@ class _Evaluation:
             if t >= 2 and float(clip.actions[t, :3].abs().max()) >= _MOVING:
                 drawn = self._peek(grid, condition)
                 pixels, _ = world.tokenizer.decode_step(drawn[None, None], stream)
-                predicted.append(_error(_bytes(pixels[0, :, -1]), clip.frames[t]))
+                predicted.append(_error(unit_to_bytes(pixels[0, :, -1]), clip.frames[t]))
                 copied.append(_error(clip.frames[t - 1], clip.frames[t]))
             world.decoder.force(grid, latent, condition)
             pixels, stream = world.tokenizer.decode_step(latent[None, None], stream)
-            coded.append(_error(_bytes(pixels[0, :, -1]), clip.frames[t]))
+            coded.append(_error(unit_to_bytes(pixels[0, :, -1]), clip.frames[t]))
         return coded, predicted, copied
 
     def _peek(self, grid: GridSession, condition: Tensor) -> Tensor:
@@ -180,7 +181,7 @@ class _Evaluation:
         for _ in range(frames):
             drawn = world.decoder.decode([grid], condition[None])
             pixels, stream = world.tokenizer.decode_step(drawn[None], stream)
-            shown.append(_bytes(pixels[0, :, -1]))
+            shown.append(unit_to_bytes(pixels[0, :, -1]))
         return shown
 
     # -- free play ------------------------------------------------------------------------------
@@ -230,7 +231,7 @@ class _Evaluation:
             )
             latents = [*latents, world.decoder.decode(grids, condition)][-tail:]
         pixels = world.tokenizer.decode(torch.stack(latents, dim=1))
-        return [[_bytes(frame) for frame in video.unbind(1)[-12:]] for video in pixels]
+        return [[unit_to_bytes(frame) for frame in video.unbind(1)[-12:]] for video in pixels]
 
     def _scene_seed(self, number: int) -> int:
         return EVALUATION_SEEDS[self.seed * 1000 + number]
@@ -284,10 +285,6 @@ def _frozen(frames: list[Tensor]) -> bool:
 def _collapsed(frames: list[Tensor]) -> bool:
     """Almost one colour."""
     return statistics.median([float(f.float().std()) for f in frames]) < 12.0
-
-
-def _bytes(frame: Tensor) -> Tensor:
-    return frame.mul(127.5).add(128).clamp(0, 255).to(torch.uint8)
 
 
 def _error(frame: Tensor, truth: Tensor) -> float:

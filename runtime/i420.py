@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["i420_size", "rgb_to_i420"]
+__all__ = ["i420_size", "rgb_to_i420", "unit_to_bytes"]
 
 _SHIFT = 16
 
@@ -24,6 +24,11 @@ def _fixed(red: float, green: float, blue: float) -> tuple[int, int, int]:
 _LUMA = _fixed(65.481, 128.553, 24.966)
 _BLUE_DIFFERENCE = _fixed(-37.797, -74.203, 112.0)
 _RED_DIFFERENCE = _fixed(112.0, -93.786, -18.214)
+
+
+def unit_to_bytes(pixels: Tensor) -> Tensor:
+    """A network's pixels in [-1, 1] as uint8; what lies outside is clamped."""
+    return pixels.mul(127.5).add_(128).clamp_(0, 255).to(torch.uint8)
 
 
 def i420_size(height: int, width: int) -> int:

@@ -16,15 +16,7 @@ from types import FrameType
 
 from worldbridge.runtime.process import Backoff, describe_end, die_with_parent
 
-__all__ = ["Respawner", "running_threads"]
-
-def running_threads() -> int:
-    """Threads of this process. Only the forking one exists in a fork; Linux only, else 1."""
-    try:
-        return len(os.listdir("/proc/self/task"))
-    except OSError:
-        return 1
-
+__all__ = ["Respawner"]
 
 class Respawner:
     """Runs `work` in a fork, and again in a new fork each time a signal or an error ended it.

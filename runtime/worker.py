@@ -15,7 +15,7 @@ import math
 import secrets
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 import zmq
@@ -37,7 +37,7 @@ from worldbridge.runtime.errors import (
 )
 from worldbridge.runtime.process import StopSignal, die_with_parent
 from worldbridge.runtime.registry import open_world
-from worldbridge.runtime.respawn import Respawner, running_threads
+from worldbridge.runtime.respawn import Respawner
 from worldbridge.runtime.world import PipelinedWorld, WorldModel, WorldStart
 
 __all__ = ["Worker", "main"]
@@ -185,12 +185,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     # One thread until the fork: a pool of threads would not survive it.
     torch.set_num_threads(1)
     with torch.inference_mode():
-        loaded: list[WorldModel] = []
+        world: WorldModel | None = None
         if arguments.device == "cpu":  # a GPU's state cannot be forked; each worker loads its own
-            code = _guarded(lambda: loaded.append(load(arguments)))
-            if code:
-                return code
-            rest(loaded[0])
+            try:
+                world = load(arguments)
+            except Exception as error:
+                return _failed(error)
+            rest(world)
         # What is loaded stays: no collection is to walk through it in the middle of a step, nor
         # to write to pages that the fork shares.
         gc.collect()
@@ -198,26 +199,20 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         def work() -> int:
             torch.set_num_threads(arguments.threads)
-            return _guarded(lambda: serve(arguments, loaded[0] if loaded else load(arguments)))
+            try:
+                serve(arguments, load(arguments) if world is None else world)
+            except Exception as error:
+                return _failed(error)
+            return 0
 
-        if (threads := running_threads()) > 1:
-            log.warning("%d threads run before the fork; expected 1", threads)
         return Respawner(work, _HOPELESS).run()
 
 
-def _guarded(step: Callable[[], None]) -> int:
-    """Exit code of a step; its error as one line on stderr."""
-    try:
-        step()
-    except WorldError as error:
-        return _give_up(error)
-    except Exception as error:
-        log.exception("the worker failed")
-        return _give_up(WorldFailedError("it was loaded or served", error))
-    return 0
-
-
-def _give_up(error: WorldError) -> int:
+def _failed(error: Exception) -> int:
+    """Tells an error as one line on stderr; its exit code."""
+    if not isinstance(error, WorldError):
+        log.error("the worker failed", exc_info=error)
+        error = WorldFailedError("it was loaded or served", error)
     print(error.as_json(), file=sys.stderr, flush=True)
     return error.exit_code
 

@@ -46,6 +46,9 @@ class PipelinedCountingWorld(CountingWorld):
         self.begun.append(Slow(self.step(states, actions)))
         return self.begun[-1]
 
+    def rest(self) -> None:
+        """It has no threads."""
+
 
 def rig() -> tuple[Engine, PipelinedCountingWorld, FakeClock]:
     clock = FakeClock()
