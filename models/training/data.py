@@ -11,11 +11,20 @@ from torch import Tensor
 
 from worldbridge.models.condition import condition_vector
 from worldbridge.models.tokenizer import VideoTokenizer
+from worldbridge.models.training.recipe import Recipe
 from worldbridge.models.worlds.policy import random_walk
 from worldbridge.models.worlds.render import render_batch
 from worldbridge.models.worlds.scene import THEMES, build_scene, soften
 
-__all__ = ["Clip", "EVALUATION_SEEDS", "make_clip", "make_pictures", "make_tokens", "to_unit"]
+__all__ = [
+    "Clip",
+    "EVALUATION_SEEDS",
+    "make_clip",
+    "make_pictures",
+    "make_play",
+    "make_tokens",
+    "to_unit",
+]
 
 # Scenes with these seeds are never trained on.
 EVALUATION_SEEDS = range(900_000, 1_000_000)
@@ -32,10 +41,15 @@ class Clip:
     condition: Tensor
 
 
-def make_clip(theme: str, seed: int, frames: int) -> Clip:
-    """Play `frames` frames of one scene, in soft focus, with the scripted player."""
+def make_clip(
+    theme: str, seed: int, frames: int, *, stubborn: bool = False, lead_in: int = 0
+) -> Clip:
+    """Play `frames` frames of one scene, in soft focus, with the scripted player.
+
+    `stubborn` and `lead_in` as in `random_walk`.
+    """
     scene = soften(build_scene(theme, seed))
-    actions, states = random_walk(scene, seed, frames)
+    actions, states = random_walk(scene, seed, frames, stubborn=stubborn, lead_in=lead_in)
     pitch = torch.tensor([float(state.pitch) for state in states])
     condition = condition_vector(actions, pitch, theme)
     return Clip(theme, seed, render_batch(scene, states), actions, condition)
@@ -46,6 +60,20 @@ def clip_identity(index: int, recipe_seed: int) -> tuple[str, int]:
     return THEMES[index % len(THEMES)], recipe_seed * 100_000 % 800_000 + index
 
 
+def make_play(index: int, recipe: Recipe) -> Clip:
+    """Training clip `index` of the transformer.
+
+    The first begin at a spawn and keep clear of walls. In the last `recipe.stubborn_share` of them
+    a stubborn player has been under way for a while: they show walls from near, and what comes
+    into view when one turns from them.
+    """
+    theme, seed = clip_identity(index, recipe.seed)
+    if index < round(recipe.token_clips * (1 - recipe.stubborn_share)):
+        return make_clip(theme, seed, recipe.token_frames)
+    lead_in = 37 * index % recipe.stubborn_lead_in
+    return make_clip(theme, seed, recipe.token_frames, stubborn=True, lead_in=lead_in)
+
+
 def make_pictures(path: Path, indices: range, frames: int, recipe_seed: int) -> None:
     """Render clips `indices` into uint8 [n, frames, 3, 320, 512] at `path` (.npy)."""
     clips = [make_clip(*clip_identity(i, recipe_seed), frames).frames.numpy() for i in indices]
@@ -53,17 +81,12 @@ def make_pictures(path: Path, indices: range, frames: int, recipe_seed: int) -> 
 
 
 def make_tokens(
-    path: Path,
-    tokenizer: VideoTokenizer,
-    indices: range,
-    frames: int,
-    recipe_seed: int,
+    path: Path, tokenizer: VideoTokenizer, indices: range, recipe: Recipe
 ) -> None:
     """Render and encode clips; writes codes [N, T, h, w], condition [N, T, C] to `path` (.npz)."""
     codes, conditions = [], []
     for i in indices:
-        theme, seed = clip_identity(i, recipe_seed)
-        clip = make_clip(theme, seed, frames)
+        clip = make_play(i, recipe)
         with torch.inference_mode():
             encoded = tokenizer.encode(to_unit(clip.frames).transpose(0, 1)[None])
         codes.append(encoded[0].to(torch.int32).numpy())

@@ -16,8 +16,10 @@ class Recipe:
     picture_clips: int = 600
     picture_frames: int = 8
     # token clips for the transformer
-    token_clips: int = 600
+    token_clips: int = 1_000
     token_frames: int = 32
+    stubborn_share: float = 0.4  # of the clips show a player who walks into walls
+    stubborn_lead_in: int = 300  # frames already played when such a clip begins, at most
     tokenizer_minutes: float = 40.0
     transformer_minutes: float = 60.0
     # tokenizer
@@ -40,6 +42,9 @@ class Recipe:
     disturbed_latents: float = 0.6
     disturbed_tokens: float = 0.15  # at most this share of their tokens is moved at random
     drawn_tokens: float = 0.6  # at most this share of their tokens is the network's own draw
+    # The older part of the past of this share of the clips is of another clip: the network learns
+    # to return to the theme that the controls name from wherever its stream has strayed.
+    strayed_clips: float = 0.12
     drawn_after: float = 0.1  # share of the time before which draws are too poor to be of use
     threads: int = 2
 
@@ -57,7 +62,7 @@ QUICK = Recipe(
 # On a GPU the arithmetic is free beside a CPU's: more play, larger steps.
 GPU = Recipe(
     picture_clips=1_000,
-    token_clips=3_000,
+    token_clips=5_000,
     tokenizer_batch=24,
     transformer_batch=48,
     warmup_steps=300,

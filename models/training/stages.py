@@ -141,7 +141,7 @@ def _encode_part(job: _Job) -> None:
     tokenizer.eval()
     path = _path(_encode_part, out, indices)
     partial = path.with_name("partial-" + path.name)
-    make_tokens(partial, tokenizer, indices, recipe.token_frames, recipe.seed)
+    make_tokens(partial, tokenizer, indices, recipe)
     partial.rename(path)
 
 

@@ -15,7 +15,7 @@ from worldbridge.models.training.schedule import TimedSchedule
 from worldbridge.models.transformer import VideoTransformer
 from worldbridge.models.transformer.grid import DigitHead
 
-__all__ = ["as_seen", "disturb", "train_transformer"]
+__all__ = ["as_seen", "disturb", "stray", "train_transformer"]
 
 
 def disturb(
@@ -78,12 +78,16 @@ def train_transformer(
         batch, leading = _gather(codes, places).long(), _gather(condition, places)
         own = _gather(drawn, places).long() if schedule.share() > recipe.drawn_after else None
         seen = as_seen(batch, own, recipe, grid.fsq_levels, generator)
+        others = _gather(drawn, _places(codes, recipe, random)).long()
+        seen, strayed = stray(seen, others, recipe, generator)
         batch, leading, seen = batch.to(device), leading.to(device), seen.to(device)
         features = model.clip_features(seen, leading)[:, 1:]
-        loss = head.nll(features.flatten(0, 3), batch[:, 1:].flatten())
+        told = ~strayed[:, 1:].to(device)
+        loss = head.nll(features[told].flatten(0, 2), batch[:, 1:][told].flatten())
         draws = head.draw(features.detach().flatten(0, 3), generator).view_as(batch[:, 1:]).cpu()
-        for (clip, frames), latents in zip(places, draws, strict=True):
-            drawn[clip, frames.start + 1 : frames.stop] = latents.numpy()
+        for (clip, frames), latents, away in zip(places, draws, strayed[:, 0], strict=True):
+            if not away:
+                drawn[clip, frames.start + 1 : frames.stop] = latents.numpy()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -145,6 +149,21 @@ def as_seen(
         seen = torch.where(random(*codes.shape) < share[:, :, None, None], own, seen)
     share = random(batch, frames) * recipe.disturbed_tokens * rough
     return disturb(seen, share, levels, generator)
+
+
+def stray(
+    seen: Tensor, others: Tensor, recipe: Recipe, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Codes [B, T, H, W] with the beginning of some clips taken from `others`, and where [B, T].
+
+    The controls still name the theme of the clip, so what the network learns there is to come back
+    to it. Nothing is to be learned in the places taken: what is seen is not what is to be told.
+    """
+    batch, frames = seen.shape[:2]
+    length = torch.randint(1, frames - 1, (batch, 1), generator=generator)
+    away = torch.rand(batch, 1, generator=generator) < recipe.strayed_clips
+    taken = (torch.arange(frames) < length) & away
+    return torch.where(taken[..., None, None], others, seen), taken
 
 
 _Place = tuple[int, slice]  # clip, and its latents

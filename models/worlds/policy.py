@@ -37,8 +37,9 @@ class _Piece:
 class _Player:
     """Plays one walk. Signs alternate like a shuffled deck, so each axis is covered evenly."""
 
-    def __init__(self, scene: Scene, seed: int) -> None:
+    def __init__(self, scene: Scene, seed: int, stubborn: bool) -> None:
         self.scene = scene
+        self.stubborn = stubborn
         self.rng = random.Random(f"{scene.theme}/{scene.seed}/{seed}")
         self.decks: dict[int, list[float]] = {axis: [] for axis in range(4)}
         self.now = [0.0, 0.0, 0.0, 0.0]
@@ -51,7 +52,8 @@ class _Player:
         if self.left <= 0:
             self.piece = self._next_piece(state)
             self.left = self.piece.frames
-        self._avoid_walls(state)
+        if not self.stubborn:
+            self._avoid_walls(state)
         target = self.piece.target
         for axis in range(4):
             self.now[axis] += (target[axis] - self.now[axis]) * self.piece.smooth
@@ -104,19 +106,23 @@ class _Player:
         return _Piece(self.rng.randint(10, 20), (0.0, 0.0, sign * rate, 0.0), 1.0)
 
 
-def random_walk(scene: Scene, seed: int, frames: int) -> tuple[Tensor, list[CameraState]]:
+def random_walk(
+    scene: Scene, seed: int, frames: int, *, stubborn: bool = False, lead_in: int = 0
+) -> tuple[Tensor, list[CameraState]]:
     """A seeded walk: actions float32 [frames, 4] and `frames` camera states.
 
-    `states[i]` is the camera after `actions[i]`; `states[0]` is the spawn and `actions[0]` is zero.
-    Raises ValueError unless `frames` is positive.
+    `states[i]` is the camera after `actions[i]`; without a lead-in, `states[0]` is the spawn and
+    `actions[0]` is zero. The first `lead_in` frames of the walk are left out. A stubborn player
+    does not turn away from what is in the way, but goes on into it, as people do.
+    Raises ValueError unless `frames` is positive and `lead_in` is not negative.
     """
-    if frames < 1:
-        raise ValueError(f"expected frames >= 1, got {frames}")
-    player = _Player(scene, seed)
+    if frames < 1 or lead_in < 0:
+        raise ValueError(f"expected frames >= 1 and lead_in >= 0, got {frames} and {lead_in}")
+    player = _Player(scene, seed, stubborn)
     states = [spawn(scene, seed)]
     played = [[0.0, 0.0, 0.0, 0.0]]
-    for _ in range(frames - 1):
+    for _ in range(lead_in + frames - 1):
         action = player.act(states[-1])
         states.append(step_camera(scene, states[-1], action))
         played.append(action)
-    return torch.tensor(played, dtype=torch.float32), states
+    return torch.tensor(played[lead_in:], dtype=torch.float32), states[lead_in:]

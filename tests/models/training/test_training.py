@@ -9,11 +9,11 @@ import torch
 
 from worldbridge.models.condition import CONDITION_DIM, condition_vector
 from worldbridge.models.training import cli
-from worldbridge.models.training.data import EVALUATION_SEEDS, clip_identity, make_clip
+from worldbridge.models.training.data import EVALUATION_SEEDS, clip_identity, make_clip, make_play
 from worldbridge.models.training.recipe import Recipe
 from worldbridge.models.training.schedule import TimedSchedule
 from worldbridge.models.training.train_tokenizer import sample_crops
-from worldbridge.models.training.train_transformer import as_seen, disturb
+from worldbridge.models.training.train_transformer import as_seen, disturb, stray
 from worldbridge.models.world_folder import DamagedWorldError, load_world, read_manifest
 from worldbridge.models.worlds import THEMES
 
@@ -70,6 +70,28 @@ def test_a_stream_is_seen_with_its_own_draws_in_part() -> None:
     assert float((share > 0).float().mean()) == pytest.approx(rough, abs=0.08)
     assert float(share.mean()) == pytest.approx(rough * recipe.drawn_tokens / 2, abs=0.04)
     assert torch.equal(as_seen(codes, None, recipe, LEVELS, generator), codes)
+
+
+def test_some_clips_begin_in_another_and_nothing_is_told_there() -> None:
+    generator = torch.Generator().manual_seed(0)
+    codes = torch.zeros(2_000, 6, 2, 3, dtype=torch.long)
+    recipe = Recipe(strayed_clips=0.25)
+    seen, taken = stray(codes, torch.ones_like(codes), recipe, generator)
+    assert torch.equal(seen, taken[..., None, None].long().expand_as(seen))
+    assert float(taken[:, 0].float().mean()) == pytest.approx(0.25, abs=0.04)
+    lengths = taken.sum(1)[taken[:, 0]]
+    assert torch.equal(taken, torch.arange(6) < taken.sum(1, keepdim=True))  # beginnings only
+    assert set(lengths.tolist()) == {1, 2, 3, 4}  # at least two latents are left to tell
+
+
+def test_the_last_clips_are_of_a_stubborn_player_under_way() -> None:
+    recipe = Recipe(token_clips=10, stubborn_share=0.4, token_frames=3)
+    careful, stubborn = make_play(5, recipe), make_play(6, recipe)
+    assert torch.equal(careful.actions[0], torch.zeros(4))
+    same = make_clip(stubborn.theme, stubborn.seed, 3)
+    assert not torch.equal(stubborn.frames[0], same.frames[0])
+    again = make_play(6, recipe)
+    assert torch.equal(stubborn.frames, again.frames)
 
 
 def test_rate_warms_up_and_decays_with_the_time() -> None:

@@ -41,6 +41,22 @@ def test_walls_are_rarely_stared_at() -> None:
     assert sum(near) < 0.06 * len(near)
 
 
+def test_a_stubborn_player_stands_at_walls() -> None:
+    near = {True: 0, False: 0}
+    for theme in THEMES:
+        scene = build_scene(theme, 9)
+        for stubborn in near:
+            _, states = random_walk(scene, 9, 200, stubborn=stubborn, lead_in=60)
+            near[stubborn] += sum(clearance(scene, s.x, s.z, s.yaw, 1.0) < 0.75 for s in states)
+    assert near[True] > 2 * near[False], near
+
+
+def test_a_lead_in_is_left_out() -> None:
+    scene = build_scene("city", 4)
+    whole, late = random_walk(scene, 4, 40), random_walk(scene, 4, 10, lead_in=30)
+    assert torch.equal(whole[0][30:], late[0]) and whole[1][30:] == late[1]
+
+
 def test_states_follow_from_the_actions() -> None:
     scene = build_scene("city", 4)
     actions, states = random_walk(scene, 4, 40)
@@ -53,5 +69,7 @@ def test_states_follow_from_the_actions() -> None:
 
 
 def test_a_walk_needs_frames() -> None:
-    with pytest.raises(ValueError, match="frames >= 1, got 0"):
+    with pytest.raises(ValueError, match="frames >= 1 and lead_in >= 0, got 0 and 0"):
         random_walk(build_scene("zoo", 0), 0, 0)
+    with pytest.raises(ValueError, match="got 1 and -1"):
+        random_walk(build_scene("zoo", 0), 0, 1, lead_in=-1)
