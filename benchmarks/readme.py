@@ -22,14 +22,19 @@ _QUALITY = (
     ("copy_last_psnr_db", "copying the last frame, PSNR (dB)", "-"),
     ("yaw_following", "follows turns (share of trials)", ">= 0.9"),
     ("move_following", "follows walking (share of trials)", ">= 0.8"),
-    ("sharpness_ratio_60s", "sharpness after 60 s of play / real", "0.6 to 1.4"),
+    ("sharpness_ratio_60s", "sharpness after 60 s of play / rendered world", "0.6 to 1.4"),
     ("frozen_or_collapsed_rate", "frozen or collapsed in 60 s", "<= 0.05"),
 )
 
 
 def render(text: str) -> str:
     """The README with every generated block made anew."""
-    blocks = {"setup": _setup(), "speed": _speed(), "quality": _quality()}
+    blocks = {
+        "setup": _setup(),
+        "speed": _speed(),
+        "decode": _decode(),
+        "quality": _quality(),
+    }
     for name, block in blocks.items():
         pattern = rf"(<!-- begin:{name} -->\n).*?(<!-- end:{name} -->)"
         text, count = re.subn(pattern, lambda m, b=block: m[1] + b + m[2], text, flags=re.S)
@@ -85,6 +90,45 @@ def _speed() -> str:
     return _table(head, rows)
 
 
+def _decode() -> str:
+    """Decode modes, and how many players."""
+    rows = [
+        (
+            _machine(result),
+            f"{result['world']}, {mode['name']}",
+            "yes" if mode["identical_to_sequential"] else "no",
+            f"{mode['ms_per_forward']['p50']:.2f}",
+            f"{mode['forwards_per_latent']:.1f}",
+            f"{mode['frames_per_second']:.1f}",
+            f"{mode['times_sequential']:.2f}",
+        )
+        for result in read_results("decode")
+        for mode in result["modes"]
+    ]
+    if not rows:
+        return _MISSING + "\n"
+    head = (
+        "machine",
+        "world, mode",
+        "same tokens",
+        "ms a forward, p50",
+        "forwards a latent",
+        "frames/s",
+        "times sequential",
+    )
+    return _table(head, rows) + "".join(_players(r) for r in read_results("players"))
+
+
+def _players(result: dict[str, Any]) -> str:
+    each = ", ".join(
+        f"{row['players']}: {row['frames_per_second_each']:.1f}" for row in result["by_players"]
+    )
+    return (
+        f"\nPlayers of {result['world']} on {_machine(result)}, and the frames/s of each: {each} "
+        f"(the world's rate is {result['frames_per_second_of_the_world']:g}).\n"
+    )
+
+
 def _quality() -> str:
     results = read_results("quality")
     if not results:
@@ -95,14 +139,42 @@ def _quality() -> str:
     note = (
         f"Measured on {_machine(newest)}, {newest['environment']['date']}, {quality['scenes']}.\n"
     )
-    if made := quality.get("training"):
+    made = quality.get("training", {})
+    if made:
         note += (
             f"Trained for {made['tokenizer_minutes']:.0f} minutes (tokenizer, "
             f"{made['tokenizer_steps']:,} steps on {made['pictures']:,} pictures) and "
             f"{made['transformer_minutes']:.0f} minutes (transformer, "
             f"{made['transformer_steps']:,} steps on {made['frames_of_play']:,} frames of play).\n"
         )
-    return _table(("measure", "value", "aim"), rows) + "\n" + note
+    if "heads_minutes" in made:
+        note += (
+            f"Then {made['heads_minutes']:.0f} minutes ({made['heads_steps']:,} steps) for the "
+            f"Medusa heads and the network's end; its own loss there went from "
+            f"{made['network_nats_before_heads']:.3f} to {made['network_nats_with_heads']:.3f} "
+            "nats a token.\n"
+        )
+    heads = "\n" + _heads(quality["medusa"]) if "medusa" in quality else ""
+    return _table(("measure", "value", "aim"), rows) + "\n" + note + heads
+
+
+def _heads(medusa: dict[str, Any]) -> str:
+    """How good the Medusa heads' guesses are."""
+    row = (
+        str(medusa["heads"]),
+        f"{medusa['tokens_per_forward']:.2f}",
+        f"{medusa['forwards_per_latent']:.1f}",
+        ", ".join(f"{share:.2f}" for share in medusa["acceptance_per_head"]),
+        f"{medusa['same_latents']:.0%} of {medusa['latents']}",
+    )
+    head = (
+        "Medusa heads",
+        "tokens per forward",
+        "forwards per frame",
+        "share of drafts kept, by head",
+        "frames equal to those without heads",
+    )
+    return _table(head, [row])
 
 
 def _machine(result: dict[str, Any]) -> str:

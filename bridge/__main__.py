@@ -21,7 +21,7 @@ TOKEN_VARIABLE: Final = "WORLDBRIDGE_TOKEN"
 def parse_config(text: str, token: str | None) -> GatewayConfig:
     """Raises ValueError (or TypeError for an unknown field)."""
     values: dict[str, Any] = json.loads(text)
-    for name in ("allow_hosts", "allow_origins"):
+    for name in ("allow_hosts", "allow_origins", "pictures"):
         values[name] = tuple(values.get(name, ()))
     if token:
         values["token"] = token

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import asdict
 from typing import Any, Final
@@ -11,7 +12,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.applications import Starlette
 from starlette.datastructures import Headers
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route, WebSocketRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
@@ -22,16 +23,18 @@ from .errors import BridgeError
 from .gateway import Gateway
 from .origin import OriginGuard
 from .peer import Closing, Peer
-from .protocol import MAX_CLIENT_MESSAGE
+from .pictures import media_type
+from .protocol import MAX_CLIENT_MESSAGE, MAX_PICTURE_MESSAGE
 from .static import StaticPage
 
-# Twice what we accept: a message just above our limit is answered with an error of ours; one far
-# above is refused by the WebSocket layer before it is in memory.
-MAX_WEBSOCKET_MESSAGE: Final = 2 * MAX_CLIENT_MESSAGE
+# A message just above our limit is answered with an error of ours; one far above is refused by the
+# WebSocket layer before it is in memory.
+MAX_WEBSOCKET_MESSAGE: Final = MAX_PICTURE_MESSAGE + MAX_CLIENT_MESSAGE
 WRITE_BUFFER: Final = 64 * 1024  # bytes; beyond them a frame waits where a newer one replaces it
 POLICY_VIOLATION: Final = 1008
 NORMAL_CLOSURE: Final = 1000
 _ABORT: Final = "worldbridge.abort"
+_HEARD: Final = "worldbridge.heard"
 
 Message = MutableMapping[str, Any]
 
@@ -42,13 +45,20 @@ class AbortableWebSocket(WebSocketsSansIOProtocol):
     A close waits for the client to read what was written before; an abort does not.
     """
 
+    heard_ms = -math.inf
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
         self.transport.set_write_buffer_limits(high=WRITE_BUFFER)
 
+    def data_received(self, data: bytes) -> None:
+        self.heard_ms = now_ms()
+        super().data_received(data)
+
     async def run_asgi(self) -> None:
         extensions: dict[str, Any] = self.scope["extensions"]
         extensions[_ABORT] = self.transport.abort
+        extensions[_HEARD] = lambda: self.heard_ms
         await super().run_asgi()
 
 
@@ -96,6 +106,13 @@ def build_app(gateway: Gateway, guard: OriginGuard) -> ASGIApp:
         spec = gateway.worlds.spec
         return JSONResponse([asdict(spec)] if spec is not None else [])
 
+    async def picture(request: Request) -> Response:
+        if not gateway.pictures:
+            return PlainTextResponse("This server begins with its themes.\n", 404)
+        newest = gateway.pictures[-1]
+        headers = {"Cache-Control": "no-cache", "X-Content-Type-Options": "nosniff"}
+        return Response(newest, media_type=media_type(newest), headers=headers)
+
     async def asset(request: Request) -> Response:
         return page.respond(request)
 
@@ -104,6 +121,7 @@ def build_app(gateway: Gateway, guard: OriginGuard) -> ASGIApp:
         Route("/health", health),
         Route("/metrics", metrics),
         Route("/worlds", worlds),
+        Route("/picture", picture),
         Route("/{path:path}", asset),
     ]
     return _Guarded(Starlette(routes=routes), guard)
@@ -112,8 +130,8 @@ def build_app(gateway: Gateway, guard: OriginGuard) -> ASGIApp:
 async def serve_client(gateway: Gateway, websocket: WebSocket) -> None:
     """One WebSocket from accept to end."""
     await websocket.accept()
-    abort: Callable[[], None] = websocket.scope["extensions"][_ABORT]
-    peer = gateway.connect(abort)
+    extensions: dict[str, Any] = websocket.scope["extensions"]
+    peer = gateway.connect(extensions[_ABORT], extensions[_HEARD])
     writer = asyncio.create_task(_write(websocket, peer))
     try:
         await _read(gateway, websocket.receive, peer)

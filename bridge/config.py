@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
@@ -27,6 +28,7 @@ class GatewayConfig:
     seats: int | None = None  # None: as many as the worker has
     theme: str | None = None  # for players who ask for none
     seed: int | None = None
+    pictures: tuple[str, ...] = ()  # files that a world begins with, for players who ask for none
     log_level: str = "info"
     jpeg_quality: int = 85
     bitrate: int = 6_000_000  # bits per second, the most that a video stream takes
@@ -42,6 +44,8 @@ class GatewayConfig:
         _check(bool(self.host), "host", "an address of this machine", self.host)
         _check(0 <= self.port <= 65535, "port", "0 to 65535", self.port)
         _check(self.seats is None or self.seats >= 1, "seats", "at least 1", self.seats)
+        for picture in self.pictures:
+            _check(Path(picture).is_file(), "pictures", "files", picture)
         # clients cannot send a longer one
         _check(self.token is None or 0 < len(self.token) <= 256, "token", "1 to 256 characters", "")
         _check(self.log_level in LOG_LEVELS, "log_level", " or ".join(LOG_LEVELS), self.log_level)

@@ -11,6 +11,7 @@ UNKNOWN_TYPE: Final = "unknown_type"
 UNKNOWN_WORLD: Final = "unknown_world"
 UNKNOWN_THEME: Final = "unknown_theme"
 INVALID_INPUT: Final = "invalid_input"
+BAD_PICTURE: Final = "bad_picture"
 NO_FREE_SEAT: Final = "no_free_seat"
 WORLD_FAILED: Final = "world_failed"
 UNAUTHORIZED: Final = "unauthorized"
@@ -30,6 +31,7 @@ ERROR_CODES: Final[frozenset[str]] = frozenset(
         UNKNOWN_WORLD,
         UNKNOWN_THEME,
         INVALID_INPUT,
+        BAD_PICTURE,
         NO_FREE_SEAT,
         WORLD_FAILED,
         UNAUTHORIZED,

@@ -21,6 +21,8 @@ _MAX_SHOWN: Final = 80
 Text = TypeVar("Text", bound=str)
 Item = TypeVar("Item")
 Buffer = bytes | bytearray | memoryview
+_NIL: Final = b"\xc0"
+_BINARY: Final = frozenset((0xC4, 0xC5, 0xC6))  # bin 8, bin 16, bin 32
 
 
 def show(value: object) -> str:
@@ -94,6 +96,45 @@ def _check_shape(root: dict[Any, Any]) -> None:
         if not level:
             return
     raise _malformed(f"more than {MAX_DEPTH} levels of nesting")
+
+
+def cut_out(data: Buffer, key: str) -> tuple[bytes, bytes] | None:
+    """A message without the value of its `key`, and that value. None if it has none.
+
+    Nothing is built on the way: whoever sends megabytes may fill them with nested maps, which
+    take a hundred times as much memory. The rest can then be unpacked under an ordinary limit.
+    """
+    unpacker = msgpack.Unpacker(max_buffer_size=len(data))
+    unpacker.feed(data)
+    wanted = msgpack.packb(key)
+    try:
+        for _ in range(min(unpacker.read_map_header(), MAX_ITEMS)):
+            start = unpacker.tell()
+            unpacker.skip()
+            value = unpacker.tell()
+            unpacker.skip()
+            if data[start:value] == wanted:
+                end = unpacker.tell()
+                return b"".join((data[:value], _NIL, data[end:])), bytes(data[value:end])
+    except (ValueError, msgpack.UnpackException):
+        pass  # whoever unpacks it says what is wrong with it
+    return None
+
+
+def unpack_binaries(data: bytes, most: int) -> list[bytes] | None:
+    """A packed array of at most `most` byte strings; None if it is anything else."""
+    unpacker = msgpack.Unpacker(max_buffer_size=len(data))
+    unpacker.feed(data)
+    found: list[bytes] = []
+    try:
+        count = unpacker.read_array_header()
+        while count <= most and len(found) < count:
+            if data[unpacker.tell()] not in _BINARY:
+                return None
+            found.append(unpacker.unpack())
+    except (ValueError, IndexError, msgpack.UnpackException):
+        return None
+    return found if count <= most else None
 
 
 class Fields:
@@ -183,6 +224,17 @@ class Fields:
         if not isinstance(value, bytes) or len(value) > max_bytes:
             self.refuse(key, f"at most {max_bytes} bytes", value)
         return value
+
+    def binaries(self, key: str, most: int) -> tuple[bytes, ...]:
+        value = self._values.get(key)
+        if not isinstance(value, list):
+            self.refuse(key, f"a list of at most {most} byte strings", value)
+        if len(value) > most:
+            self.refuse(key, f"at most {most}", len(value))
+        for index, item in enumerate(value):
+            if not isinstance(item, bytes):
+                self.refuse(f"{key}[{index}]", "a byte string", item)
+        return tuple(value)
 
     def child(self, key: str) -> Fields:
         return self._child(key, self._values.get(key))

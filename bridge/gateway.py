@@ -9,13 +9,18 @@ from __future__ import annotations
 import asyncio
 import hmac
 import logging
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Coroutine
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
 from typing import Any, Final
 
 from .clock import now_ms
 from .config import GatewayConfig
 from .errors import (
     BAD_MESSAGE,
+    BAD_PICTURE,
     INTERNAL,
     NO_FREE_SEAT,
     SESSION_EXPIRED,
@@ -24,7 +29,8 @@ from .errors import (
     BridgeError,
 )
 from .metrics import Metrics, client_legs, server_legs
-from .peer import Peer
+from .peer import Peer, Starting
+from .picture_decoder import PictureDecoder
 from .protocol import (
     Answer,
     Bye,
@@ -34,6 +40,7 @@ from .protocol import (
     Offer,
     Ping,
     Pong,
+    RawPictures,
     Shown,
     Start,
     Stats,
@@ -55,7 +62,10 @@ CLOSE_AFTER_MS: Final = 500.0  # how long a client may take to read why it is cl
 
 
 class Gateway:
-    """Implements `Audience`."""
+    """Implements `Audience`. `pictures` are what the worlds of players begin with who ask for none.
+
+    Raises OSError if they cannot be read.
+    """
 
     def __init__(self, config: GatewayConfig, server: str) -> None:
         self._config = config
@@ -63,6 +73,9 @@ class Gateway:
         self._peers: set[Peer] = set()
         self._waiting: dict[Peer, Hello] = {}  # greeted before the world was ready, oldest first
         self._tasks = TaskSet()
+        self._decoder = PictureDecoder()
+        self._own: RawPictures | None = None  # `pictures`, decoded when they were wanted first
+        self.pictures = tuple(Path(name).read_bytes() for name in config.pictures)
         self.metrics = Metrics()
         self.worlds = Worlds(config, self, self.metrics)
 
@@ -90,6 +103,7 @@ class Gateway:
         connections = [peer.rtc for peer in self._peers if peer.rtc is not None]
         await asyncio.gather(*(rtc.close() for rtc in connections), return_exceptions=True)
         await self._tasks.cancel()
+        self._decoder.close()
         await self.worlds.close()
 
     def tick(self, now: float) -> None:
@@ -125,11 +139,14 @@ class Gateway:
 
     # --- connections --------------------------------------------------------------------------
 
-    def connect(self, abort: Callable[[], None]) -> Peer:
-        """A client connected; `abort` cuts its connection without waiting for anything."""
+    def connect(
+        self, abort: Callable[[], None], heard: Callable[[], float] = lambda: -math.inf
+    ) -> Peer:
+        """A client connected; `abort` cuts its connection without waiting for anything, `heard`
+        tells when its newest bytes came (server ms)."""
         config = self._config
         conversation = Conversation(now_ms(), config.hello_s * 1000, config.silence_s * 1000)
-        peer = Peer(conversation, abort)
+        peer = Peer(conversation, abort, heard)
         self._peers.add(peer)
         if len(self._peers) > config.max_clients:
             most, got = f"at most {config.max_clients} connections", f"{len(self._peers)}"
@@ -145,6 +162,7 @@ class Gateway:
             return
         self._peers.discard(peer)
         self._waiting.pop(peer, None)
+        self._forget_pictures(peer)
         session = self._detach(peer)
         if session is not None and peer.plays:
             self.worlds.leave(session)
@@ -161,7 +179,9 @@ class Gateway:
         try:
             self._handle(peer, peer.conversation.receive(data, now_ms()))
         except BridgeError as error:
-            self._fail(peer, error)
+            # whoever plays already plays on
+            harmless = error.code == BAD_PICTURE and peer.conversation.phase is Phase.STREAMING
+            self._fail(peer, error, fatal=not harmless)
         except Exception:  # our bug must end this client's connection, not the server
             log.exception("a message of a client was not handled")
             text = "the server failed on this message"
@@ -219,11 +239,61 @@ class Gateway:
         """Give a greeted client its session. Raises BridgeError."""
         spec = self.worlds.check(hello.world, hello.theme)
         if hello.role == "spectator":
-            session = self.worlds.sessions.newest()
+            self._enter(peer, spec, self.worlds.sessions.newest())
         elif hello.resume is not None:
-            session = self._take_over(hello.resume)
+            self._enter(peer, spec, self._take_over(hello.resume))
+        elif pictures := self._pictures_for(hello, spec):
+            self.worlds.check_pictures(len(pictures))
+            peer.send(Status("loading", "reading the pictures"))
+            work = self._spawn_for(peer, partial(self._begin, peer, hello, pictures))
+            peer.starting = Starting(work)
         else:
-            session = self.worlds.begin(hello.theme, hello.seed)
+            self._enter(peer, spec, self.worlds.begin(hello.theme, hello.seed))
+
+    def _pictures_for(self, hello: Hello, spec: WorldSpec) -> tuple[bytes, ...]:
+        """What the player asked for, else what this server begins with if its world can."""
+        if hello.pictures is not None:
+            return hello.pictures
+        return self.pictures if len(self.pictures) <= spec.takes_pictures else ()
+
+    async def _begin(self, peer: Peer, hello: Hello, files: tuple[bytes, ...]) -> None:
+        """A player's world that begins with pictures. Raises BridgeError."""
+        pictures = await self._decode(files)
+        if peer.conversation.phase is not Phase.WAITING:
+            return  # it left in the meantime
+        peer.starting = None
+        spec = self.worlds.check(hello.world, hello.theme)
+        self._enter(peer, spec, self.worlds.begin(hello.theme, hello.seed, pictures))
+
+    async def _decode(self, files: tuple[bytes, ...]) -> RawPictures:
+        spec, known = self.worlds.spec, self._own
+        assert spec is not None
+        own = files is self.pictures
+        if own and known is not None and (known.height, known.width) == (spec.height, spec.width):
+            return known
+        pictures = await self._decoder.decode(files, spec)
+        if own:
+            self._own = pictures
+        return pictures
+
+    def _spawn_for(
+        self, peer: Peer, work: Callable[[], Coroutine[Any, Any, None]], fatal: bool = True
+    ) -> asyncio.Task[None]:
+        """Work for one client; what it raises is told to that client."""
+
+        async def guarded() -> None:
+            try:
+                await work()
+            except BridgeError as error:
+                self._fail(peer, error, fatal)
+            except Exception:  # as in `receive`
+                log.exception("pictures of a client were not handled")
+                text = "the server failed on these pictures"
+                self._fail(peer, BridgeError(INTERNAL, text, "", "", "Connect again."))
+
+        return self._tasks.spawn(guarded())
+
+    def _enter(self, peer: Peer, spec: WorldSpec, session: PlayerSession | None) -> None:
         self._attach(peer, session)
         peer.conversation.welcomed()
         peer.send(self._welcome(peer, spec))
@@ -280,14 +350,62 @@ class Gateway:
     # --- requests -----------------------------------------------------------------------------
 
     def _start(self, peer: Peer, message: Start) -> None:
-        if peer.session is None:
+        session = peer.session
+        if session is None:
             return
         try:
-            self.worlds.start(peer.session, message)
+            self.worlds.check(None, message.theme)
+            self.worlds.check_pictures(len(message.pictures or ()))
         except BridgeError as error:
             self._fail(peer, error, fatal=False)
+            return
+        message = self._after(peer, message)
+        if not message.pictures:
+            self.worlds.start(session, message)
+            return
+        self.tell(session, Status("loading", "reading the pictures"))
+        work = partial(self._start_anew, peer, session, message)
+        peer.starting = Starting(self._spawn_for(peer, work, fatal=False), message)
+
+    def _after(self, peer: Peer, message: Start) -> Start:
+        """The newer of two starts, with what it leaves out taken from the one not done yet."""
+        before = peer.starting.start if peer.starting is not None else None
+        self._forget_pictures(peer)
+        if before is None:
+            return message
+        return replace(
+            message,
+            theme=message.theme if message.theme is not None else before.theme,
+            seed=message.seed if message.seed is not None else before.seed,
+            pictures=message.pictures if message.pictures is not None else before.pictures,
+        )
+
+    async def _start_anew(self, peer: Peer, session: PlayerSession, message: Start) -> None:
+        """Raises BridgeError; then the world that was to be left goes on."""
+        assert message.pictures
+        try:
+            pictures = await self._decode(message.pictures)
+            if peer.session is session:
+                self.worlds.start(session, message, pictures)
+        except BridgeError:
+            self._started(peer, session)
+            raise
+        self._started(peer, session)
+
+    def _started(self, peer: Peer, session: PlayerSession) -> None:
+        peer.starting = None
+        self.tell(session, self.worlds.status_for(session))
+
+    def _forget_pictures(self, peer: Peer) -> None:
+        if peer.starting is not None:
+            peer.starting.work.cancel()
+            peer.starting = None
 
     def _shown(self, peer: Peer, message: Shown) -> None:
+        if peer.plays and peer.session is not None and message.refresh is not None:
+            shift = peer.phase.seen(message.shown - message.received, message.refresh)
+            if shift is not None:
+                self.worlds.shift(peer.session, shift)
         header = peer.recall(message.frame)
         # later frames that answer the same input would count the player's idleness as latency
         if header is None or header.input_seq <= peer.answered_seq:
@@ -322,6 +440,7 @@ class Gateway:
             "detail": status.detail,
             "progress": status.progress,
             "world": spec.name if spec is not None else None,
+            "pictures": len(self.pictures),
             **self._counts(),
         }
 

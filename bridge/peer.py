@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import OrderedDict, deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -11,7 +12,8 @@ from typing import Final
 from .clock import now_ms
 from .encode import VideoPacket
 from .errors import CLIENT_TOO_SLOW, BridgeError
-from .protocol import Error, Frame, FrameHeader, ServerMessage, Video, encode
+from .phase import PhaseLock
+from .protocol import Error, Frame, FrameHeader, ServerMessage, Start, Video, encode
 from .rtc import RtcConnection
 from .session import Conversation, PlayerSession
 from .stream import Format
@@ -64,11 +66,25 @@ class Outbox:
             await self._filled.wait()
 
 
+@dataclass(frozen=True, slots=True)
+class Starting:
+    """A client's pictures are being decoded. `start` is what it asked for once it had a world."""
+
+    work: asyncio.Task[None]
+    start: Start | None = None
+
+
 class Peer:
     """A client as the gateway sees it; the WebSocket behind it belongs to `app`."""
 
-    def __init__(self, conversation: Conversation, abort: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        conversation: Conversation,
+        abort: Callable[[], None],
+        heard: Callable[[], float] = lambda: -math.inf,
+    ) -> None:
         self.conversation = conversation
+        self._heard = heard
         self.outbox = Outbox()
         self.session: PlayerSession | None = None
         self.video: Video = "jpeg"
@@ -81,6 +97,8 @@ class Peer:
         self.greeted = False
         self.writing_since_ms: float | None = None
         self.closing_since_ms: float | None = None
+        self.starting: Starting | None = None
+        self.phase = PhaseLock()
         self._headers: OrderedDict[int, FrameHeader] = OrderedDict()
 
     @property
@@ -145,7 +163,7 @@ class Peer:
 
     def overdue(self, stall_ms: float, now: float) -> BridgeError | None:
         """Why this client should be dropped now, if it should."""
-        late = self.conversation.overdue(now)
+        late = self.conversation.overdue(now, self._heard())
         if late is not None:
             return late
         if self.writing_since_ms is not None and now - self.writing_since_ms > stall_ms:

@@ -16,22 +16,25 @@ from typing import Any, ClassVar, Final, Literal, Self, TypeVar
 import msgpack
 
 from .errors import (
+    BAD_PICTURE,
     ERROR_CODES,
     INVALID_INPUT,
+    MESSAGE_TOO_LARGE,
     UNKNOWN_TYPE,
     VERSION_MISMATCH,
     BridgeError,
     ProtocolError,
 )
-from .fields import Buffer, Fields, show, unpack_map
+from .fields import Buffer, Fields, cut_out, show, unpack_binaries, unpack_map
 
 __all__ = [
     "PROTOCOL_VERSION", "BridgeError", "ProtocolError", "Buffer",
     "Role", "Video", "State", "WorldKind",
-    "Pose", "Snapshot", "WorldSpec", "Seats", "FrameHeader",
+    "Pose", "Snapshot", "WorldSpec", "Seats", "FrameHeader", "RawPictures",
     "Hello", "Start", "Input", "Ping", "Offer", "Shown", "StatsRequest", "Bye", "ClientMessage",
     "Welcome", "Status", "Frame", "Error", "Pong", "Answer", "Stats", "ServerMessage",
-    "OpenSession", "SessionInput", "StartSession", "CloseSession", "FrameAck", "WorkerPing",
+    "OpenSession", "SessionInput", "StartSession", "CloseSession", "FrameAck", "ShiftFrames",
+    "WorkerPing",
     "Shutdown", "GatewayMessage",
     "Loading", "Ready", "Opened", "Failed", "RawFrame", "SessionSnapshot", "WorkerPong",
     "WorkerStats", "WorkerMessage", "Message",
@@ -42,10 +45,12 @@ __all__ = [
 PROTOCOL_VERSION: Final = 1
 
 MAX_CLIENT_MESSAGE: Final = 64 * 1024
+MAX_PICTURE_MESSAGE: Final = 8 * 1024 * 1024  # a hello or start with pictures
 MAX_SERVER_MESSAGE: Final = 8 * 1024 * 1024
 MAX_SNAPSHOT: Final = 16 * 1024 * 1024
 MAX_PAYLOAD: Final = 64 * 1024 * 1024
 
+MAX_PICTURES: Final = 9
 SNAPSHOTS_PER_INPUT: Final = 4
 AXES: Final = 4
 BUTTONS: Final = 17
@@ -134,7 +139,10 @@ class Snapshot:
 
 @dataclass(frozen=True, slots=True)
 class WorldSpec:
-    """What a world looks like from outside: picture size in pixels, rate, themes, controls."""
+    """What a world looks like from outside: picture size in pixels, rate, themes, controls.
+
+    `takes_pictures` is how many pictures it can begin with; 0: none.
+    """
 
     name: str
     title: str
@@ -146,6 +154,8 @@ class WorldSpec:
     action_schema: tuple[str, ...]
     context_frames: int
     kind: WorldKind
+    takes_pictures: int = 0
+    conditionings: tuple[str, ...] = ()  # what it is told besides: "actions", "camera", "text"
 
     @classmethod
     def read(cls, f: Fields) -> Self:
@@ -160,6 +170,11 @@ class WorldSpec:
             action_schema=f.texts("action_schema", 64, MAX_NAME),
             context_frames=f.integer("context_frames", 0, 1_000_000),
             kind=f.choice("kind", KINDS),
+            takes_pictures=f.maybe(
+                "takes_pictures", lambda: f.integer("takes_pictures", 0, MAX_PICTURES)
+            )
+            or 0,
+            conditionings=f.texts("conditionings", 16, MAX_NAME) if f.has("conditionings") else (),
         )
         if spec.width % 2 or spec.height % 2:  # I420 halves both sides for its colour planes
             f.refuse("width", "an even width and height", [spec.width, spec.height])
@@ -222,12 +237,44 @@ class FrameHeader:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class RawPictures:
+    """Decoded pictures, oldest first: `rgb` is uint8 [count, height, width, 3]."""
+
+    count: int
+    height: int
+    width: int
+    rgb: bytes
+
+    @classmethod
+    def read(cls, f: Fields) -> Self:
+        pictures = cls(
+            count=f.integer("count", 1, MAX_PICTURES),
+            height=f.integer("height", 1, MAX_SIDE),
+            width=f.integer("width", 1, MAX_SIDE),
+            rgb=f.binary("rgb", MAX_PAYLOAD),
+        )
+        size = pictures.count * pictures.height * pictures.width * 3
+        if len(pictures.rgb) != size:
+            f.refuse("rgb", f"{size} bytes", f"{len(pictures.rgb)} bytes")
+        return pictures
+
+
 # --- client -> gateway ------------------------------------------------------------------------
+
+
+def _read_pictures(f: Fields) -> tuple[bytes, ...] | None:
+    strict = Fields(f.raw(), code=BAD_PICTURE)
+    return strict.maybe("pictures", lambda: strict.binaries("pictures", MAX_PICTURES))
 
 
 @dataclass(frozen=True, slots=True)
 class Hello:
-    """The first message of a client; with `resume` it takes an earlier session over."""
+    """The first message of a client; with `resume` it takes an earlier session over.
+
+    `pictures` are files (PNG, JPEG, WebP) that the world begins with, oldest first. None of them,
+    an empty tuple, refuses those that the server may have for players who ask for none.
+    """
 
     TYPE: ClassVar[str] = "hello"
     client: str = ""
@@ -239,6 +286,7 @@ class Hello:
     resume: str | None = None
     token: str | None = None
     version: int = PROTOCOL_VERSION
+    pictures: tuple[bytes, ...] | None = None
 
     @classmethod
     def read(cls, f: Fields) -> Self:
@@ -261,22 +309,28 @@ class Hello:
             video=f.choice("video", VIDEOS),
             resume=f.maybe("resume", lambda: f.text("resume", MAX_TOKEN)),
             token=f.maybe("token", lambda: f.text("token", MAX_TOKEN)),
+            pictures=_read_pictures(f),
         )
 
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """Begin anew in the same session, with another theme or seed if given."""
+    """Begin anew in the same session, with another theme, seed or pictures if given.
+
+    Pictures stay like theme and seed; an empty tuple goes back to the theme's own beginning.
+    """
 
     TYPE: ClassVar[str] = "start"
     theme: str | None = None
     seed: int | None = None
+    pictures: tuple[bytes, ...] | None = None
 
     @classmethod
     def read(cls, f: Fields) -> Self:
         return cls(
             theme=f.maybe("theme", lambda: f.text("theme", MAX_NAME)),
             seed=f.maybe("seed", lambda: f.integer("seed", 0, MAX_SEED)),
+            pictures=_read_pictures(f),
         )
 
 
@@ -317,13 +371,17 @@ class Offer:
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """A frame reached the screen: client-clock times, and `offset` = client - server clock."""
+    """A frame reached the screen: client-clock times, and `offset` = client - server clock.
+
+    `refresh` is the period of the client's display in ms.
+    """
 
     TYPE: ClassVar[str] = "shown"
     frame: int
     received: float
     shown: float
     offset: float | None = None
+    refresh: float | None = None
 
     @classmethod
     def read(cls, f: Fields) -> Self:
@@ -332,6 +390,7 @@ class Shown:
             received=f.number("received", -MAX_MS, MAX_MS),
             shown=f.number("shown", -MAX_MS, MAX_MS),
             offset=f.maybe("offset", lambda: f.number("offset", -MAX_MS, MAX_MS)),
+            refresh=f.maybe("refresh", lambda: f.number("refresh", 1.0, 1000.0)),
         )
 
 
@@ -486,13 +545,14 @@ class Stats:
 
 @dataclass(frozen=True, slots=True)
 class OpenSession:
-    """Start stepping a session: from `snapshot` if given, otherwise from theme and seed."""
+    """Start stepping a session: from `snapshot` if given, otherwise from theme, seed, pictures."""
 
     TYPE: ClassVar[str] = "open"
     session: str
     theme: str | None = None
     seed: int | None = None
     snapshot: bytes | None = None
+    pictures: RawPictures | None = None
 
     @classmethod
     def read(cls, f: Fields) -> Self:
@@ -501,6 +561,7 @@ class OpenSession:
             theme=f.maybe("theme", lambda: f.text("theme", MAX_NAME)),
             seed=f.maybe("seed", lambda: f.integer("seed", 0, MAX_SEED)),
             snapshot=f.maybe("snapshot", lambda: f.binary("snapshot", MAX_SNAPSHOT)),
+            pictures=f.maybe("pictures", lambda: RawPictures.read(f.child("pictures"))),
         )
 
 
@@ -524,10 +585,13 @@ class SessionInput:
 
 @dataclass(frozen=True, slots=True)
 class StartSession:
+    """Begin anew. Theme and seed stay if they are absent; without pictures there are none."""
+
     TYPE: ClassVar[str] = "start"
     session: str
     theme: str | None = None
     seed: int | None = None
+    pictures: RawPictures | None = None
 
     @classmethod
     def read(cls, f: Fields) -> Self:
@@ -535,6 +599,7 @@ class StartSession:
             session=f.text("session", MAX_NAME),
             theme=f.maybe("theme", lambda: f.text("theme", MAX_NAME)),
             seed=f.maybe("seed", lambda: f.integer("seed", 0, MAX_SEED)),
+            pictures=f.maybe("pictures", lambda: RawPictures.read(f.child("pictures"))),
         )
 
 
@@ -559,6 +624,19 @@ class FrameAck:
     @classmethod
     def read(cls, f: Fields) -> Self:
         return cls(f.text("session", MAX_NAME), f.integer("frame"))
+
+
+@dataclass(frozen=True, slots=True)
+class ShiftFrames:
+    """The frames of this session should come `ms` later from now on, or earlier if negative."""
+
+    TYPE: ClassVar[str] = "shift"
+    session: str
+    ms: float
+
+    @classmethod
+    def read(cls, f: Fields) -> Self:
+        return cls(f.text("session", MAX_NAME), f.number("ms", -1000.0, 1000.0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -691,7 +769,8 @@ class WorkerStats:
 ClientMessage = Hello | Start | Input | Ping | Offer | Shown | StatsRequest | Bye
 ServerMessage = Welcome | Status | Frame | Error | Pong | Answer | Stats
 GatewayMessage = (
-    OpenSession | SessionInput | StartSession | CloseSession | FrameAck | WorkerPing | Shutdown
+    OpenSession | SessionInput | StartSession | CloseSession | FrameAck | ShiftFrames | WorkerPing
+    | Shutdown
 )
 WorkerMessage = (
     Loading | Ready | Opened | Failed | RawFrame | SessionSnapshot | WorkerPong | WorkerStats
@@ -708,7 +787,8 @@ _SERVER: Final[Mapping[str, type[ServerMessage]]] = {
 _GATEWAY: Final[Mapping[str, type[GatewayMessage]]] = {
     kind.TYPE: kind
     for kind in (
-        OpenSession, SessionInput, StartSession, CloseSession, FrameAck, WorkerPing, Shutdown,
+        OpenSession, SessionInput, StartSession, CloseSession, FrameAck, ShiftFrames, WorkerPing,
+        Shutdown,
     )
 }  # fmt: skip
 _PlainWorkerMessage = Loading | Ready | Opened | Failed | WorkerPong | WorkerStats
@@ -743,7 +823,7 @@ def _to_map(value: Any) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, Pose | Snapshot | WorldSpec | Seats | FrameHeader):
+    if isinstance(value, Pose | Snapshot | WorldSpec | Seats | FrameHeader | RawPictures):
         return _to_map(value)
     if isinstance(value, tuple):
         return [_plain(item) for item in value]
@@ -752,8 +832,38 @@ def _plain(value: Any) -> Any:
 
 def decode_client(data: Buffer) -> ClientMessage:
     """A message that a client sent. Raises ProtocolError for any bytes that are not one."""
+    if len(data) > MAX_CLIENT_MESSAGE:
+        return _decode_with_pictures(data)
     f, kind = _open(data, MAX_CLIENT_MESSAGE, _CLIENT)
     return kind.read(f)
+
+
+def _decode_with_pictures(data: Buffer) -> ClientMessage:
+    """A hello or start of megabytes: without its pictures, it has to be as small as any."""
+    if len(data) > MAX_PICTURE_MESSAGE:
+        raise ProtocolError(
+            MESSAGE_TOO_LARGE,
+            "the message is too large",
+            f"at most {MAX_PICTURE_MESSAGE} bytes with pictures, {MAX_CLIENT_MESSAGE} without",
+            f"{len(data)} bytes",
+            "Send smaller messages; JPEG makes pictures smaller.",
+        )
+    plain, packed = cut_out(data, "pictures") or (data, None)
+    f, kind = _open(plain, MAX_CLIENT_MESSAGE, _CLIENT)
+    if packed is None or not issubclass(kind, Hello | Start):
+        raise ProtocolError(
+            MESSAGE_TOO_LARGE,
+            "the message is too large",
+            f"at most {MAX_CLIENT_MESSAGE} bytes, unless it is a hello or start with pictures",
+            f"{len(data)} bytes",
+            "Send smaller messages.",
+        )
+    pictures = unpack_binaries(packed, MAX_PICTURES)
+    if pictures is None:
+        Fields({}, code=BAD_PICTURE).refuse(
+            "pictures", f"a list of at most {MAX_PICTURES} byte strings", f"{len(packed)} bytes"
+        )
+    return kind.read(Fields({**f.raw(), "pictures": pictures}))
 
 
 def decode_server(data: Buffer) -> ServerMessage:
@@ -764,7 +874,7 @@ def decode_server(data: Buffer) -> ServerMessage:
 
 def decode_gateway(data: Buffer) -> GatewayMessage:
     """A message that the gateway sent to a worker. Raises ProtocolError."""
-    f, kind = _open(data, MAX_SNAPSHOT + MAX_CLIENT_MESSAGE, _GATEWAY)
+    f, kind = _open(data, MAX_PAYLOAD + MAX_CLIENT_MESSAGE, _GATEWAY)
     return kind.read(f)
 
 

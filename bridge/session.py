@@ -6,6 +6,7 @@ A conversation goes hello -> (waiting for the world) -> streaming -> closed.
 from __future__ import annotations
 
 import enum
+import math
 import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -21,10 +22,21 @@ from .errors import (
 )
 from .fields import Buffer
 from .latch import InputLatch
-from .protocol import Bye, ClientMessage, Hello, Input, Offer, Role, Start, decode_client
+from .protocol import (
+    Bye,
+    ClientMessage,
+    Hello,
+    Input,
+    Offer,
+    RawPictures,
+    Role,
+    Start,
+    decode_client,
+)
 
 HELLO_MS: Final = 5_000.0
 SILENCE_MS: Final = 4_000.0
+UPLOAD_MS: Final = 60_000.0  # the longest that one message may take to come in
 MAX_MESSAGES: Final = 1_000  # per second, several times what a controller at 250 Hz sends
 
 
@@ -107,8 +119,15 @@ class Conversation:
     def close(self) -> None:
         self.phase = Phase.CLOSED
 
-    def overdue(self, now_ms: float) -> BridgeError | None:
-        """Why this client should be dropped now, if it should."""
+    def overdue(self, now_ms: float, bytes_ms: float = -math.inf) -> BridgeError | None:
+        """Why this client should be dropped now, if it should.
+
+        `bytes_ms`: when its newest bytes came. Pictures take a while on a slow line, so whoever is
+        in the middle of a message is not silent, but no message may take for ever.
+        """
+        sending = now_ms - bytes_ms < 1000.0 and now_ms - self._heard_ms < UPLOAD_MS
+        if sending:
+            return None
         if self.phase is Phase.GREETING and now_ms - self._began_ms > self._hello_ms:
             return BridgeError(
                 NOT_GREETED,
@@ -140,10 +159,12 @@ class PlayerSession:
     resume: str
     theme: str | None
     seed: int | None
+    pictures: RawPictures | None = None
     latch: InputLatch = field(default_factory=InputLatch)
     snapshot: bytes | None = None
     opened: bool = False
     restoring: bool = False  # the worker is asked to go on from `snapshot`
+    start_due: bool = False  # begun anew while the worker was opening it
 
 
 class SessionBook:
@@ -159,8 +180,11 @@ class SessionBook:
     def __len__(self) -> int:
         return len(self._by_id)
 
-    def create(self, theme: str | None, seed: int | None) -> PlayerSession:
-        session = PlayerSession(secrets.token_hex(8), secrets.token_urlsafe(24), theme, seed)
+    def create(
+        self, theme: str | None, seed: int | None, pictures: RawPictures | None = None
+    ) -> PlayerSession:
+        name, resume = secrets.token_hex(8), secrets.token_urlsafe(24)
+        session = PlayerSession(name, resume, theme, seed, pictures)
         self._by_id[session.id] = session
         self._by_resume[session.resume] = session
         return session

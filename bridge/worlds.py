@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from .clock import now_ms
 from .config import GatewayConfig
-from .errors import UNKNOWN_THEME, UNKNOWN_WORLD, BridgeError
+from .errors import BAD_PICTURE, UNKNOWN_THEME, UNKNOWN_WORLD, BridgeError
 from .metrics import Metrics
 from .protocol import (
     CloseSession,
@@ -23,10 +23,12 @@ from .protocol import (
     Opened,
     OpenSession,
     RawFrame,
+    RawPictures,
     Ready,
     Seats,
     SessionInput,
     SessionSnapshot,
+    ShiftFrames,
     Start,
     StartSession,
     Status,
@@ -117,11 +119,36 @@ class Worlds:
             )
         return self.spec
 
-    def begin(self, theme: str | None, seed: int | None) -> PlayerSession:
+    def check_pictures(self, count: int) -> None:
+        """Raises BridgeError bad_picture if the world cannot begin with so many pictures."""
+        assert self.spec is not None
+        most = self.spec.takes_pictures
+        if count <= most:
+            return
+        if most == 0:
+            raise BridgeError(
+                BAD_PICTURE,
+                f"the world {self.spec.name!r} cannot begin with a picture",
+                "no pictures: it is rendered, not generated",
+                f"{count}",
+                "Leave `pictures` out, or play a generated world: worldbridge serve.",
+            )
+        raise BridgeError(
+            BAD_PICTURE,
+            f"the world {self.spec.name!r} cannot begin with so many pictures",
+            f"at most {most}",
+            f"{count}",
+            "Send the newest ones.",
+        )
+
+    def begin(
+        self, theme: str | None, seed: int | None, pictures: RawPictures | None = None
+    ) -> PlayerSession:
         """A new player sits down. Raises BridgeError no_free_seat."""
         session = self.sessions.create(
             theme if theme is not None else self._config.theme,
             seed if seed is not None else self._config.seed,
+            pictures,
         )
         try:
             self._seats.take(session.id)
@@ -185,19 +212,40 @@ class Worlds:
         if newest is not None and session.opened:
             self.link.send(SessionInput(session.id, newest, now))
 
-    def start(self, session: PlayerSession, message: Start) -> None:
-        """Begin anew in the same session. Raises BridgeError for an unknown theme."""
+    def shift(self, session: PlayerSession, ms: float) -> None:
+        """Ask for this session's frames to come `ms` later."""
+        if session.opened:
+            self.link.send(ShiftFrames(session.id, ms))
+
+    def start(
+        self, session: PlayerSession, message: Start, pictures: RawPictures | None = None
+    ) -> None:
+        """Begin anew in the same session. Raises BridgeError for an unknown theme.
+
+        `pictures` are those of the message, decoded.
+        """
         self.check(None, message.theme)
         session.theme = message.theme if message.theme is not None else session.theme
         session.seed = message.seed if message.seed is not None else session.seed
+        session.pictures = pictures if message.pictures is not None else session.pictures
         session.snapshot = None  # it is of the world that was left
+        session.start_due = not session.opened
         if session.opened:
-            self.link.send(StartSession(session.id, message.theme, message.seed))
+            self._start(session)
+
+    def _start(self, session: PlayerSession) -> None:
+        session.start_due = False
+        new = StartSession(session.id, session.theme, session.seed, session.pictures)
+        self.link.send(new)
 
     def _open(self, session: PlayerSession) -> None:
-        session.opened = False
+        session.opened = session.start_due = False
         session.restoring = session.snapshot is not None
-        self.link.send(OpenSession(session.id, session.theme, session.seed, session.snapshot))
+        pictures = None if session.restoring else session.pictures
+        opening = OpenSession(
+            session.id, session.theme, session.seed, session.snapshot, pictures
+        )
+        self.link.send(opening)
 
     def _acknowledge(self, frame: RawFrame) -> None:
         self.link.send(FrameAck(frame.session, frame.header.frame))
@@ -252,6 +300,8 @@ class Worlds:
         session = self.sessions.get(message.session)
         if session is not None:
             session.opened, session.restoring = True, False
+            if session.start_due:
+                self._start(session)
             self._audience.tell(session, self.status_for(session))
 
     def session_saved(self, message: SessionSnapshot) -> None:

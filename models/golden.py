@@ -1,13 +1,17 @@
-"""Hold our networks against reference outputs: `python -m worldbridge.models.golden DIR...`.
+"""Hold our networks against reference outputs.
+
+`python -m worldbridge.models.golden [--dtype bfloat16] DIR...`
 
 A transformer's folder holds `config.json`, `model.pt` (published key names) and `io.npz` (tokens,
 logits and, with cross-attention, context). A tokenizer's holds `autoencoder.pt`, and in `io.npz` a
 video, its indices and codes, and other indices with the video they decode to.
-Prints the worst relative error of each check; exits with 1 outside a tolerance.
+Prints the worst relative error of each check; exits with 1 outside a tolerance. The references are
+float32; with another type the errors are told without a verdict.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 from collections.abc import Mapping
@@ -26,17 +30,25 @@ __all__ = [
     "TOKENIZER_KEYS",
     "TOLERANCE",
     "TokenizerErrors",
+    "TransformerErrors",
     "check_tokenizer",
     "check_transformer",
     "load_reference",
     "load_tokenizer_reference",
     "reference_config",
     "reference_tokenizer_config",
+    "transformer_errors",
 ]
 
 TOLERANCE = 1e-4  # of the largest logit, or of the largest value of a video, float32
 EQUAL_INDICES = 0.99  # at least this share; a value on a rounding border may flip
 CODE_STEPS = 1  # how many levels a code may be off
+
+_DTYPES = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
 
 # Fields of a reference tokenizer's config.json that say which tokenizer it is.
 TOKENIZER_KEYS = (
@@ -71,6 +83,9 @@ def reference_config(data: dict[str, Any]) -> TransformerConfig:
         rope_theta=data["rope_theta"],
         apply_abs_pos_emb=data["apply_abs_pos_emb"],
         context_dim=data["context_dim"],
+        conditioning=data.get("conditioning", "none"),
+        condition_dim=data.get("condition_dim", 0),
+        camera=data.get("camera", "none"),
         begin_of_video_token=data["begin_of_video_token"],
         yarn=None
         if yarn is None
@@ -136,21 +151,52 @@ def _tensors(folder: Path) -> dict[str, Tensor]:
         return {name: torch.from_numpy(arrays[name]) for name in arrays}
 
 
-@torch.inference_mode()
 def check_transformer(folder: Path) -> tuple[float, float]:
     """Worst relative error of (one prefill; half in a prefill, then one token at a time)."""
+    errors = transformer_errors(folder, torch.float32)
+    return errors.prefill, errors.stepped
+
+
+@dataclass(frozen=True, slots=True)
+class TransformerErrors:
+    """Worst differences of a logit, relative to the largest one."""
+
+    prefill: float
+    stepped: float
+    root_mean_square: float  # of the prefill, relative to the logits' own
+    same_choice: float  # share of the positions whose likeliest token is the reference's
+
+    @property
+    def tolerable(self) -> bool:
+        return max(self.prefill, self.stepped) <= TOLERANCE
+
+    def __str__(self) -> str:
+        return (
+            f"prefill {self.prefill:.2e}, cached decode {self.stepped:.2e} of the largest logit; "
+            f"root mean square {self.root_mean_square:.2e}, likeliest token the same at "
+            f"{self.same_choice:.1%}"
+        )
+
+
+@torch.inference_mode()
+def transformer_errors(folder: Path, dtype: torch.dtype) -> TransformerErrors:
+    """The model's weights and its arithmetic in `dtype`, against logits in float32."""
     model, tensors = load_reference(folder)
+    model.to(dtype)
     tokens, reference = tensors["tokens"].long()[None], tensors["logits"]
     context = None
     if "context" in tensors:
-        context = model.context_keys_values(tensors["context"].float()[None])
-    whole = model(tokens, context=context)[0]
+        context = model.context_keys_values(tensors["context"].to(dtype)[None])
+    whole = model(tokens, context=context)[0].float()
     half = tokens.shape[1] // 2
     cache = KVCache.allocate(model.config, 1, tokens.shape[1], model.norm.weight)
     steps = [tokens[:, :half], *tokens[:, half:].split(1, dim=1)]
-    stepped = torch.cat([model(step, cache, context) for step in steps], dim=1)[0]
+    stepped = torch.cat([model(step, cache, context) for step in steps], dim=1)[0].float()
     scale = reference.abs().max()
-    return tuple(float((x - reference).abs().max() / scale) for x in (whole, stepped))  # type: ignore[return-value]
+    prefill, later = (float((x - reference).abs().max() / scale) for x in (whole, stepped))
+    spread = (whole - reference).square().mean().sqrt() / reference.square().mean().sqrt()
+    same = (whole.argmax(-1) == reference.argmax(-1)).float().mean()
+    return TransformerErrors(prefill, later, float(spread), float(same))
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,14 +223,15 @@ class TokenizerErrors:
 
 
 @torch.inference_mode()
-def check_tokenizer(folder: Path) -> TokenizerErrors:
-    """Encodes and decodes whole videos."""
+def check_tokenizer(folder: Path, dtype: torch.dtype = torch.float32) -> TokenizerErrors:
+    """Encodes and decodes whole videos, with weights and arithmetic in `dtype`."""
     tokenizer, tensors = load_tokenizer_reference(folder)
-    video, reference = tensors["video"].float()[None], tensors["decoded_video"]
+    tokenizer.to(dtype)
+    video, reference = tensors["video"].to(dtype)[None], tensors["decoded_video"]
     indices = tokenizer.encode(video)[0]
     per_unit = torch.tensor(tokenizer.config.levels) // 2  # levels between the codes 0 and 1
-    steps = (tokenizer.encode_codes(video)[0] - tensors["encoded_codes"]).abs()
-    decoded = tokenizer.decode(tensors["decode_indices"].long()[None])[0]
+    steps = (tokenizer.encode_codes(video)[0].float() - tensors["encoded_codes"]).abs()
+    decoded = tokenizer.decode(tensors["decode_indices"].long()[None])[0].float()
     return TokenizerErrors(
         float((indices != tensors["encoded_indices"]).float().mean()),
         float((steps * per_unit.view(-1, 1, 1, 1)).max()),
@@ -193,25 +240,33 @@ def check_tokenizer(folder: Path) -> TokenizerErrors:
 
 
 def main(arguments: list[str]) -> int:
-    if not arguments:
-        print("usage: python -m worldbridge.models.golden DIR...", file=sys.stderr)
-        return 2
+    parser = argparse.ArgumentParser(
+        prog="python -m worldbridge.models.golden",
+        description="Hold our networks against reference outputs.",
+    )
+    parser.add_argument("folders", type=Path, nargs="+", metavar="DIR", help="of a reference")
+    parser.add_argument(
+        "--dtype", choices=_DTYPES, default="float32",
+        help="type of weights and arithmetic; with any but float32 there is no verdict",
+    )  # fmt: skip
+    chosen = parser.parse_args(arguments)
     # a list, so that a folder outside the tolerance does not keep the others from being told
-    within = [_report(Path(name)) for name in arguments]
+    within = [_report(folder, _DTYPES[chosen.dtype]) for folder in chosen.folders]
     return int(not all(within))
 
 
-def _report(folder: Path) -> bool:
-    """Prints a folder's errors; whether they are within the tolerances."""
+def _report(folder: Path, dtype: torch.dtype) -> bool:
+    """Prints a folder's errors; whether they are within the tolerances, which float32 has."""
+    errors: TokenizerErrors | TransformerErrors
     if (folder / "autoencoder.pt").is_file():
-        errors = check_tokenizer(folder)
-        within, told = errors.tolerable, str(errors)
+        errors = check_tokenizer(folder, dtype)
     else:
-        whole, stepped = check_transformer(folder)
-        within = max(whole, stepped) <= TOLERANCE
-        told = f"prefill {whole:.2e}, cached decode {stepped:.2e} of the largest logit"
-    print(f"{folder}: {told}: {'within' if within else 'OUTSIDE'} the tolerance")
-    return within
+        errors = transformer_errors(folder, dtype)
+    if dtype != torch.float32:
+        print(f"{folder} in {dtype}: {errors}")
+        return True
+    print(f"{folder}: {errors}: {'within' if errors.tolerable else 'OUTSIDE'} the tolerance")
+    return errors.tolerable
 
 
 if __name__ == "__main__":

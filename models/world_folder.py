@@ -12,10 +12,10 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from worldbridge.models.tokenizer import TokenizerConfig, VideoTokenizer
-from worldbridge.models.transformer import TransformerConfig, VideoTransformer
+from worldbridge.models.transformer import MedusaHeads, TransformerConfig, VideoTransformer
 
 __all__ = [
     "DamagedWorldError",
@@ -51,6 +51,7 @@ class World:
     manifest: dict[str, Any]
     tokenizer: VideoTokenizer
     transformer: VideoTransformer
+    heads: MedusaHeads | None = None
 
 
 def save_world(
@@ -58,6 +59,7 @@ def save_world(
     tokenizer: VideoTokenizer,
     transformer: VideoTransformer,
     extra: Mapping[str, Any] | None = None,
+    heads: MedusaHeads | None = None,
 ) -> None:
     """Write a world folder; weights as float16 to halve the download, configs as JSON."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -72,7 +74,13 @@ def save_world(
         **(extra or {}),
     }
     files = {}
-    for name, module in zip(_FILES, (tokenizer, transformer), strict=True):
+    modules = dict(zip(_FILES, (tokenizer, transformer), strict=True))
+    if heads is not None:
+        manifest["heads"] = {"count": heads.count}
+        modules["heads"] = heads
+    else:  # of a world that was here before
+        (folder / "heads.safetensors").unlink(missing_ok=True)
+    for name, module in modules.items():
         state = {k: v.detach().half().contiguous() for k, v in module.state_dict().items()}
         path = folder / f"{name}.safetensors"
         save_file(state, path)
@@ -121,11 +129,26 @@ def load_world(folder: Path, keep_types: bool = False) -> World:
         transformer = VideoTransformer(TransformerConfig.from_dict(manifest["transformer"]))
     if keep_types:
         tokenizer.to(next(iter(states["tokenizer"].values())).dtype)
-    tokenizer.load_state_dict(states["tokenizer"])
-    transformer.load_state_dict(states["transformer"], assign=True)
+    _fill(folder, tokenizer, states["tokenizer"], assign=False)
+    _fill(folder, transformer, states["transformer"], assign=True)
+    heads = _load_heads(folder, manifest, transformer.config.dim, keep_types)
     for module in (tokenizer, transformer):
         module.eval().requires_grad_(False)
-    return World(manifest["name"], manifest, tokenizer, transformer)
+    return World(manifest["name"], manifest, tokenizer, transformer, heads)
+
+
+def _fill(folder: Path, module: nn.Module, state: dict[str, Tensor], assign: bool) -> None:
+    """Raises DamagedWorldError unless these are the module's tensors, each in its shape."""
+    try:
+        module.load_state_dict(state, assign=assign)
+    except RuntimeError as error:
+        told = "; ".join(line.strip() for line in str(error).splitlines()[1:]) or str(error)
+        raise DamagedWorldError(
+            f"the weights in {folder} are not those of its world.json",
+            expected=f"the tensors of the {type(module).__name__} described there",
+            got=told[:1000],
+            remedy="undo changes of world.json, or make the world again",
+        ) from error
 
 
 def describe_file(path: Path) -> dict[str, Any]:
@@ -150,6 +173,31 @@ def check_file(folder: Path, entry: dict[str, Any]) -> Path:
             remedy=remedy,
         )
     return path
+
+
+def _load_heads(
+    folder: Path, manifest: dict[str, Any], dim: int, keep_types: bool
+) -> MedusaHeads | None:
+    """The Medusa heads of a world that has them. Raises DamagedWorldError."""
+    if "heads" not in manifest:
+        return None
+    count = manifest["heads"].get("count")
+    expected = f"a positive number of heads and a matrix 'weight' [number * {dim}, {dim}]"
+    state: dict[str, Tensor] = {}
+    if isinstance(count, int) and count > 0 and "heads" in manifest["files"]:
+        state = _load_checked(folder, manifest["files"]["heads"], keep_types)
+        if {name: tuple(v.shape) for name, v in state.items()} == {"weight": (count * dim, dim)}:
+            heads = MedusaHeads(dim, count).to(state["weight"].dtype)
+            heads.load_state_dict(state)
+            return heads.eval().requires_grad_(False)
+    found = {name: list(value.shape) for name, value in state.items()}
+    raise DamagedWorldError(
+        f"the Medusa heads of {folder} do not fit",
+        expected=expected,
+        got=f"{count!r} heads with {found}",
+        remedy='train them again (`worldbridge train --stage heads`), or take "heads" out of '
+        "world.json to do without",
+    )
 
 
 def _load_checked(

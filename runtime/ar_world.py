@@ -21,6 +21,7 @@ from torch import Tensor
 
 from worldbridge.bridge.protocol import WorldSpec
 from worldbridge.models.condition import CONDITION_DIM, condition_vector
+from worldbridge.models.pictures import MAX_PICTURES
 from worldbridge.models.tokenizer import StreamState
 from worldbridge.models.world_folder import (
     EMBEDDED_WORLD,
@@ -40,10 +41,11 @@ from worldbridge.models.worlds import (
 )
 from worldbridge.models.worlds import actions as limits
 from worldbridge.runtime.camera import dead_reckoning
-from worldbridge.runtime.cosmos_world import load_cosmos
+from worldbridge.runtime.cosmos_world import cosmos_spec, load_cosmos
 from worldbridge.runtime.decoding import GridDecoder, GridSession, Sampling
 from worldbridge.runtime.errors import DamagedWeightsError, SnapshotError, UnknownThemeError
 from worldbridge.runtime.i420 import rgb_to_i420, unit_to_bytes
+from worldbridge.runtime.start_pictures import start_video
 from worldbridge.runtime.threads import one_thread
 from worldbridge.runtime.world import Frames, Pose, Progress, WorldModel, WorldStart, WorldState
 
@@ -91,26 +93,39 @@ class ArWorld:
         self.tokenizer, self.config = world.tokenizer, world.transformer.config
         assert self.config.grid is not None
         sampling = Sampling(**world.manifest["sampling"])
-        self.decoder = GridDecoder(world.transformer, capacity, sampling, mode)
+        self.transformer, self.heads, self.sampling = world.transformer, world.heads, sampling
+        self.decoder = GridDecoder(world.transformer, capacity, sampling, mode, world.heads)
         _, self.height, self.width = self.config.latent_shape
         self._pixel_thread: ThreadPoolExecutor | None = None
         # Keys of layer n depend on n windows of the past; the tokenizer's memory is shorter.
-        window = self.config.grid.window_frames
+        window = self.window = self.config.grid.window_frames
         self.replayed = max((window - 1) * self.config.n_layers, _TOKENIZER_REACH) + 1
         self.kept = self.replayed + self.config.grid.previous_latents
 
     # -- WorldModel -----------------------------------------------------------------------------
 
     def open(self, start: WorldStart) -> ArState:
-        """The world begins with what the rendered scene of that theme and seed looks like."""
+        """The world begins with what the rendered scene of that theme and seed looks like.
+
+        With pictures it begins with these, at the origin; one of them is a still that was looked at
+        for a while.
+        """
         if start.theme not in THEMES:
             raise UnknownThemeError(start.theme, THEMES)
-        scene = soften(build_scene(start.theme, start.seed))
-        camera = spawn(scene, start.seed)
         with torch.inference_mode():
-            picture = render(scene, camera)[None, :, None].float() / 127.5 - 1
-            codes = self.tokenizer.encode(picture)[0]
-        condition = condition_vector(torch.zeros(1, 4), torch.tensor([camera.pitch]), start.theme)
+            if start.pictures is not None:
+                camera = CameraState(0.0, 0.0)
+                # A full window of one still holds it better than one frame: 0.2 dB, measured.
+                video = start_video(
+                    start.pictures, self.spec, self.tokenizer.config, self.window
+                )
+            else:
+                scene = soften(build_scene(start.theme, start.seed))
+                camera = spawn(scene, start.seed)
+                video = render(scene, camera)[None, :, None].float() / 127.5 - 1
+            codes = self.tokenizer.encode(video)[0]
+        gaze = torch.full((len(codes),), camera.pitch)
+        condition = condition_vector(torch.zeros(len(codes), 4), gaze, start.theme)
         return self._rebuild(start.theme, camera, start.seed, 0, codes, condition)
 
     def step(self, states: Sequence[ArState], actions: Tensor) -> Frames:
@@ -217,7 +232,8 @@ class ArWorld:
             for latent, condition in zip(codes[history:], conditions[history:], strict=True):
                 self.decoder.force(grid, latent, condition)
                 _, stream = self.tokenizer.decode_step(latent[None, None], stream)
-        return ArState(theme, camera, grid, stream, codes.clone(), conditions.clone())
+        codes, conditions = codes[-self.kept :].clone(), conditions[-self.kept :].clone()
+        return ArState(theme, camera, grid, stream, codes, conditions)
 
     def _read_snapshot(self, data: bytes) -> tuple[str, CameraState, int, int, Tensor, Tensor]:
         try:
@@ -257,8 +273,10 @@ def _spec(manifest: dict[str, Any]) -> WorldSpec:
         frames_per_latent=1,
         themes=tuple(THEMES),
         action_schema=tuple(limits.ACTION_NAMES),
+        conditionings=("actions",),
         context_frames=int(grid["window_frames"]),
         kind="ar",
+        takes_pictures=MAX_PICTURES,
     )
 
 
@@ -267,17 +285,41 @@ def embedded_spec() -> WorldSpec:
     return _spec(_manifest(EMBEDDED_WORLD))
 
 
+def directory_spec(directory: Path) -> WorldSpec:
+    """The spec of a world in a folder without loading its weights. Raises DamagedWeightsError."""
+    manifest = _manifest(directory)
+    try:
+        return cosmos_spec(manifest) if manifest.get("kind") == "cosmos" else _spec(manifest)
+    except (KeyError, TypeError, ValueError) as error:
+        raise DamagedWeightsError(
+            f"{directory / 'world.json'} is damaged",
+            expected="the description of a world",
+            got=f"{type(error).__name__}: {error}",
+            remedy="copy the world again, or make it again",
+        ) from error
+
+
 def load_embedded(*, seats: int, device: str, progress: Progress) -> ArWorld:
     """The world that ships with the package. Raises DamagedWeightsError."""
     return _load_trained(EMBEDDED_WORLD, seats, device, progress)
 
 
-def load_directory(directory: Path, *, seats: int, device: str, progress: Progress) -> WorldModel:
+def load_directory(
+    directory: Path,
+    *,
+    seats: int,
+    device: str,
+    progress: Progress,
+    context: Tensor | None = None,
+) -> WorldModel:
     """The world in a folder of `worldbridge train` or `convert`. Raises DamagedWeightsError."""
+    directory_spec(directory)  # what is wrong in a world.json is told before weights are read
     if _manifest(directory).get("kind") != "cosmos":
         return _load_trained(directory, seats, device, progress)
     try:
-        return load_cosmos(directory, seats=seats, device=device, progress=progress)
+        return load_cosmos(
+            directory, seats=seats, device=device, progress=progress, context=context
+        )
     except DamagedWorldError as error:
         raise _as_weights_error(error) from error
 
@@ -290,6 +332,8 @@ def _load_trained(directory: Path, seats: int, device: str, progress: Progress) 
         raise _as_weights_error(error) from error
     world.tokenizer.to(device)
     world.transformer.to(device)
+    if world.heads is not None:
+        world.heads.to(device)
     progress("packing weights", 0.6)
     model = ArWorld(world, capacity=seats + 1)
     progress("packing weights", 0.9)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-from worldbridge.bridge.protocol import Snapshot
+from worldbridge.bridge.protocol import Pose, Snapshot
 from worldbridge.models.worlds.actions import FRAMES_PER_SECOND, MAX_PITCH_DEG, MAX_YAW_DEG
 
 __all__ = [
@@ -93,12 +93,16 @@ class ControlMemory:
 
 @dataclass(frozen=True, slots=True)
 class Latched:
-    """The controls of one frame, and which input they come from (seq -1: none, times 0)."""
+    """The controls of one frame, and which input they come from (seq -1: none, times 0).
+
+    `pose` is the client's own camera, if it sends one.
+    """
 
     action: Action = NEUTRAL
     seq: int = -1
     time: float = 0.0
     t_input: float = 0.0
+    pose: Pose | None = None
 
 
 class ControlLatch:
@@ -143,6 +147,7 @@ class ControlLatch:
             snapshot.seq,
             snapshot.time,
             self._t_input,
+            snapshot.pose,
         )
 
     def _silent(self, now_ms: float) -> bool:

@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from worldbridge.bridge.protocol import (
@@ -22,8 +23,10 @@ from worldbridge.bridge.protocol import (
     GatewayMessage,
     Opened,
     OpenSession,
+    RawPictures,
     SessionInput,
     SessionSnapshot,
+    ShiftFrames,
     Shutdown,
     StartSession,
     WorkerMessage,
@@ -37,6 +40,7 @@ from worldbridge.runtime.pacing import PresentationClock
 from worldbridge.runtime.session import Session, open_session, pack_session, restore_session
 from worldbridge.runtime.timing import LegStatistics
 from worldbridge.runtime.world import (
+    AimedWorld,
     Frames,
     PipelinedWorld,
     UnfinishedFrames,
@@ -84,6 +88,7 @@ class Engine:
         self._snapshot_due_ms: dict[str, float] = {}
         self._stats_due_ms = 0.0
         self._legs = LegStatistics()
+        self._aimed = world if isinstance(world, AimedWorld) else None
         self._pipeline = world if isinstance(world, PipelinedWorld) else None
         self._begun: deque[_Begun] = deque()
         self._frames = 0
@@ -113,6 +118,9 @@ class Engine:
                 session.latch.offer(message.snapshot, message.t_input, now_ms)
             case FrameAck():
                 return [*session.box.acked(message.frame)]
+            case ShiftFrames():
+                if len(self._sessions) == 1:  # several displays have no phase in common
+                    self._clock.shift(message.ms)
             case StartSession():
                 return self._start(session, message, now_ms)
             case CloseSession():
@@ -137,16 +145,17 @@ class Engine:
             return restore_session(self._world, message.session, message.snapshot)
         theme = message.theme if message.theme is not None else self._world.spec.themes[0]
         seed = message.seed if message.seed is not None else self._pick_seed()
-        return open_session(self._world, message.session, WorldStart(theme, seed))
+        start = WorldStart(theme, seed, _pixels(message.pictures))
+        return open_session(self._world, message.session, start)
 
     def _start(
         self, session: Session, message: StartSession, now_ms: float
     ) -> list[WorkerMessage]:
-        """Begin anew in the same session. What is not named stays: no theme, no seed = reset."""
+        """Begin anew in the same session. Theme and seed stay if not named: neither = reset."""
         theme = message.theme if message.theme is not None else session.start.theme
         seed = message.seed if message.seed is not None else session.start.seed
         try:
-            session.restart(WorldStart(theme, seed), self._world)
+            session.restart(WorldStart(theme, seed, _pixels(message.pictures)), self._world)
         except Exception as error:
             return [self._fail(session.id, "a session was started anew", error)]
         return self._save(session, now_ms)
@@ -169,6 +178,9 @@ class Engine:
     def _advance(self, turns: Sequence[_Turn], now_ms: float) -> tuple[list[WorkerMessage], float]:
         """The turns' messages, and when the last frame was ready."""
         try:
+            if self._aimed is not None:
+                poses = [turn.latched.pose for turn in turns]
+                self._aimed.aim([turn.session.state for turn in turns], poses)
             if self._pipeline is not None:
                 return self._begin(self._pipeline, turns, now_ms)
             frames = self._world_step(turns)
@@ -311,6 +323,15 @@ class Engine:
     def _forget(self, session: str) -> None:
         self._snapshot_due_ms.pop(session, None)
         self._sessions.pop(session, None)
+
+
+def _pixels(pictures: RawPictures | None) -> torch.Tensor | None:
+    """uint8 [T, 3, H, W]."""
+    if pictures is None:
+        return None
+    shape = (pictures.count, pictures.height, pictures.width, 3)
+    interleaved = np.frombuffer(pictures.rgb, np.uint8).reshape(shape)
+    return torch.from_numpy(interleaved.transpose(0, 3, 1, 2).copy())
 
 
 def _actions(turns: Sequence[_Turn]) -> torch.Tensor:

@@ -3,7 +3,10 @@
 WorldError
  +-- UnknownWorldError      no world of that name or directory          exit code 4
  +-- DamagedWeightsError    weights missing, truncated or altered       exit code 5
+ +-- NoDeviceError          this machine has no such device             exit code 2
+ +-- PromptError            a text that the world cannot take            exit code 2
  +-- UnknownThemeError      the world has no such theme
+ +-- BadPictureError        pictures that the world cannot begin with
  +-- SnapshotError          snapshot bytes damaged, or of another world
  +-- NoFreeSeatError        every seat of this worker is taken
  +-- WorldFailedError       the world model itself raised
@@ -16,8 +19,11 @@ from collections.abc import Sequence
 from typing import ClassVar, Self
 
 __all__ = [
+    "BadPictureError",
     "DamagedWeightsError",
+    "NoDeviceError",
     "NoFreeSeatError",
+    "PromptError",
     "SnapshotError",
     "UnknownThemeError",
     "UnknownWorldError",
@@ -78,6 +84,16 @@ class DamagedWeightsError(WorldError):
     exit_code = 5
 
 
+class NoDeviceError(WorldError):
+    code = "world_failed"
+    exit_code = 2
+
+
+class PromptError(WorldError):
+    code = "world_failed"
+    exit_code = 2
+
+
 class UnknownThemeError(WorldError):
     code = "unknown_theme"
 
@@ -87,6 +103,20 @@ class UnknownThemeError(WorldError):
             expected="one of " + ", ".join(known),
             got=repr(theme),
             remedy="choose one of the themes that the server's welcome lists",
+        )
+
+
+class BadPictureError(WorldError):
+    code = "bad_picture"
+
+    @classmethod
+    def none_taken(cls, world: str, count: int) -> Self:
+        """For a world that is rendered, not generated."""
+        return cls(
+            f"the world {world!r} cannot begin with a picture",
+            expected="no pictures",
+            got=f"{count}",
+            remedy="leave them out, or play a generated world",
         )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -12,7 +12,13 @@ import torch
 from torch import Tensor
 
 from worldbridge.models.condition import condition_vector
-from worldbridge.models.training.data import EVALUATION_SEEDS, Clip, make_clip, to_unit
+from worldbridge.models.training.data import (
+    EVALUATION_SEEDS,
+    Clip,
+    make_clip,
+    make_ending,
+    to_unit,
+)
 from worldbridge.models.worlds import THEMES
 from worldbridge.models.worlds.actions import MAX_PITCH_DEG, PITCH_LIMIT_DEG
 from worldbridge.runtime.ar_world import ArWorld
@@ -20,12 +26,15 @@ from worldbridge.runtime.decoding import GridSession
 from worldbridge.runtime.i420 import unit_to_bytes
 from worldbridge.runtime.motion import block_flow, divergence, gradient_energy, mean_shift
 from worldbridge.runtime.registry import open_world
+from worldbridge.runtime.speculation import measure_heads
 
 __all__ = ["Plan", "evaluate"]
 
 Progress = Callable[[str, float], None]
 
 
+_ENDING = 12  # the frames at the end of a rollout that are looked at
+_CONTEXT = 4  # real frames before guesses are counted
 _MOVING = 0.25  # a frame counts as moving from this share of the largest step or turn
 
 
@@ -56,10 +65,12 @@ class Plan:
     trials_per_theme: int
     rollouts_per_theme: int
     rollout_seconds: float
+    real_plays_per_theme: int
+    guessed_latents: int  # a theme
 
     @classmethod
     def of(cls, quick: bool) -> Plan:
-        return cls(1, 8, 1, 1, 2.0) if quick else cls(3, 20, 4, 1, 60.0)
+        return cls(1, 8, 1, 1, 2.0, 1, 3) if quick else cls(3, 20, 4, 2, 60.0, 6, 20)
 
 
 def evaluate(
@@ -97,6 +108,7 @@ class _Evaluation:
         }
         result |= self.prediction()
         result |= self.following()
+        result |= self.guessing()
         result |= self.free_play()
         self.progress("done", 1.0)
         return result
@@ -184,18 +196,33 @@ class _Evaluation:
             shown.append(unit_to_bytes(pixels[0, :, -1]))
         return shown
 
+    # -- guesses --------------------------------------------------------------------------------
+
+    def guessing(self) -> dict[str, Any]:
+        """What the Medusa heads are worth, if the world has any."""
+        if self.world.heads is None:
+            return {}
+        self.progress("guesses of the heads", 0.58)
+        seed, frames = self._scene_seed(300), _CONTEXT + self.plan.guessed_latents
+        clips = [make_clip(theme, seed, frames) for theme in THEMES]
+        return {"medusa": measure_heads(self.world, clips, _CONTEXT, self.seed)}
+
     # -- free play ------------------------------------------------------------------------------
 
     def free_play(self) -> dict[str, Any]:
-        """Long rollouts under random play: sharpness at the end, frozen or collapsed streams."""
+        """Long rollouts under random play: sharpness at the end, frozen or collapsed streams.
+
+        Sharpness is compared with that of the real scenes of the theme after as much play of the
+        same kind: where people get to is plainer than the views in which they begin.
+        """
+        real = {theme: self._real_sharpness(theme) for theme in THEMES}
         ratios: list[float] = []
         bad: list[bool] = []
         rounds = self.plan.rollouts_per_theme
         for n in range(rounds):
             clips = [make_clip(theme, self._scene_seed(200 + n), 24) for theme in THEMES]
             for clip, ends in zip(clips, self._roll_out(clips, n, rounds), strict=True):
-                real = _mean([gradient_energy(f) for f in clip.frames])
-                ratios.append(_mean([gradient_energy(f) for f in ends]) / real)
+                ratios.append(_sharpness(ends) / real[clip.theme])
                 bad.append(_frozen(ends) or _collapsed(ends))
         return {
             "sharpness_ratio_60s": round(statistics.median(ratios), 3),
@@ -203,6 +230,15 @@ class _Evaluation:
             "frozen_or_collapsed_rate": _mean(bad),
             "rollouts": len(bad),
         }
+
+    def _real_sharpness(self, theme: str) -> float:
+        frames = round(self.plan.rollout_seconds * self.world.spec.fps)
+        return statistics.median(
+            _sharpness(
+                make_ending(theme, self._scene_seed(200 + n), random_play(n, frames), _ENDING)
+            )
+            for n in range(self.plan.real_plays_per_theme)
+        )
 
     def _roll_out(self, clips: list[Clip], number: int, rounds: int) -> list[list[Tensor]]:
         """The last frames of one rollout per clip, all stepped together; pixels only there."""
@@ -216,7 +252,7 @@ class _Evaluation:
         frames = round(self.plan.rollout_seconds * world.spec.fps)
         play = torch.stack([random_play(seed, frames) for seed in seeds], dim=1)
         pitch = torch.stack([clip.condition[3, 4] for clip in clips]) * PITCH_LIMIT_DEG
-        tail = world.replayed + 12
+        tail = world.replayed + _ENDING
         latents: list[Tensor] = []
         for t, actions in enumerate(play):
             if t % 30 == 0:
@@ -231,7 +267,7 @@ class _Evaluation:
             )
             latents = [*latents, world.decoder.decode(grids, condition)][-tail:]
         pixels = world.tokenizer.decode(torch.stack(latents, dim=1))
-        return [[unit_to_bytes(frame) for frame in video.unbind(1)[-12:]] for video in pixels]
+        return [[unit_to_bytes(frame) for frame in video.unbind(1)[-_ENDING:]] for video in pixels]
 
     def _scene_seed(self, number: int) -> int:
         return EVALUATION_SEEDS[self.seed * 1000 + number]
@@ -280,6 +316,10 @@ def _frozen(frames: list[Tensor]) -> bool:
         for a, b in zip(frames, frames[1:], strict=False)
     ]
     return statistics.median(changes) < 0.5
+
+
+def _sharpness(frames: Iterable[Tensor]) -> float:
+    return statistics.fmean(gradient_energy(frame) for frame in frames)
 
 
 def _collapsed(frames: list[Tensor]) -> bool:

@@ -17,6 +17,8 @@ _LATE = 0.5
 # The lead follows the p99 by this much of a period per frame, so that one outlier that enters or
 # leaves the window is not seen as a jerk.
 _SLEW = 0.1
+# How fast a wanted shift of the schedule is made, ms per frame: too little to be seen.
+_SHIFT_MS = 0.5
 # One outlier (a page fault, another process) among 128 steps must not move the p99.
 _WINDOW = 128
 
@@ -33,6 +35,7 @@ class PresentationClock:
         self._anchor_ms = 0.0
         self._frames = 0
         self._lead_ms = margin_ms
+        self._shift_ms = 0.0  # still to be made
         self.stalls = 0
 
     @property
@@ -43,6 +46,13 @@ class PresentationClock:
     def restart(self, now_ms: float) -> None:
         """Begin anew (the first session opened, or the worker was idle): a frame is due at once."""
         self._anchor_ms, self._frames = now_ms, 0
+
+    def shift(self, ms: float) -> None:
+        """Move the schedule by `ms`, later if positive, little by little over the next frames.
+
+        A shift that is still being made is replaced.
+        """
+        self._shift_ms = min(max(ms, -self.period_ms / 2), self.period_ms / 2)
 
     def next_start_ms(self) -> float:
         """When the next step should start; in the past if it should have started already."""
@@ -57,6 +67,9 @@ class PresentationClock:
             self.stalls += 1
             self._anchor_ms, self._frames = end_ms, 1
         self._follow()
+        part = min(max(self._shift_ms, -_SHIFT_MS), _SHIFT_MS)
+        self._anchor_ms += part
+        self._shift_ms -= part
 
     def _follow(self) -> None:
         """Move the lead towards what slow steps need."""

@@ -26,7 +26,7 @@ from worldbridge.models.worlds.actions import (
     IMAGE_HEIGHT,
     IMAGE_WIDTH,
 )
-from worldbridge.runtime.errors import SnapshotError, UnknownThemeError
+from worldbridge.runtime.errors import BadPictureError, SnapshotError, UnknownThemeError
 from worldbridge.runtime.i420 import rgb_to_i420
 from worldbridge.runtime.threads import one_thread
 from worldbridge.runtime.world import Frames, Progress, WorldStart, WorldState
@@ -53,6 +53,7 @@ def procedural_spec(fps: float = DEFAULT_FPS) -> WorldSpec:
         frames_per_latent=1,
         themes=tuple(THEMES),
         action_schema=tuple(ACTION_NAMES),
+        conditionings=("actions",),
         context_frames=0,
         kind="procedural",
     )
@@ -76,6 +77,8 @@ class ProceduralWorld:
             self._scene(theme, 0)
 
     def open(self, start: WorldStart) -> ProceduralState:
+        if start.pictures is not None:
+            raise BadPictureError.none_taken(self.spec.name, len(start.pictures))
         scene = self._scene(start.theme, start.seed)
         return ProceduralState(scene, spawn(scene, start.seed))
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from worldbridge.runtime.errors import DamagedWeightsError, UnknownWorldError
+import torch
+from torch import Tensor
+
+from worldbridge.runtime.errors import DamagedWeightsError, NoDeviceError, UnknownWorldError
 from worldbridge.runtime.world import Progress, WorldModel, WorldSpec
 
-__all__ = ["WORLD_FILE", "list_worlds", "open_world"]
+__all__ = ["WORLD_FILE", "directory_of", "list_worlds", "open_world", "spec_of"]
 
 WORLD_FILE = "world.json"
 
@@ -20,29 +23,52 @@ def open_world(
     fps: float | None = None,
     seats: int = 4,
     progress: Progress | None = None,
+    context: Tensor | None = None,
 ) -> WorldModel:
     """The world called `name`, or the one in the directory `name` that holds a world.json.
 
     Args:
         fps: frames per second, for worlds that can choose (None: the world's own).
         seats: how many sessions will be open at most.
+        context: the text that the world is told (`runtime/prompt.py`), if it takes one.
 
     Raises:
+        NoDeviceError: no GPU here.
         UnknownWorldError: neither a known name nor such a directory; it lists the known ones.
         DamagedWeightsError: weights are missing, truncated or altered.
     """
     report = progress or _silent
+    _check_device(device)
     if name == "procedural":
         return _open_procedural(device, fps, report)
-    directory = Path(name)
-    if name != "embedded" and not (directory / WORLD_FILE).is_file():
-        raise UnknownWorldError(name, tuple(_SPECS))
+    directory = directory_of(name)
     # imported here: who serves the rendered world should not wait for the neural one's imports
     from worldbridge.runtime import ar_world
 
-    if name == "embedded":
+    if directory is None:
         return ar_world.load_embedded(seats=seats, device=device, progress=report)
-    return ar_world.load_directory(directory, seats=seats, device=device, progress=report)
+    return ar_world.load_directory(
+        directory, seats=seats, device=device, progress=report, context=context
+    )
+
+
+def _check_device(device: str) -> None:
+    if device == "cuda" and not torch.cuda.is_available():
+        raise NoDeviceError(
+            "this machine has no GPU that PyTorch can use",
+            expected="an NVIDIA GPU, its driver, and a PyTorch built for CUDA",
+            got=f"PyTorch {torch.__version__}, no CUDA device",
+            remedy="serve with --device cpu, or install PyTorch for CUDA",
+        )
+
+
+def directory_of(name: str) -> Path | None:
+    """Where a world lies; None for those that are known by name. Raises UnknownWorldError."""
+    if name in _SPECS:
+        return None
+    if not (Path(name) / WORLD_FILE).is_file():
+        raise UnknownWorldError(name, tuple(_SPECS))
+    return Path(name)
 
 
 def list_worlds() -> list[WorldSpec]:
@@ -54,6 +80,17 @@ def list_worlds() -> list[WorldSpec]:
         except DamagedWeightsError:
             continue
     return specs
+
+
+def spec_of(directory: Path) -> WorldSpec:
+    """What the world in a directory looks like from outside, by its world.json alone.
+
+    Raises UnknownWorldError, DamagedWeightsError.
+    """
+    from worldbridge.runtime import ar_world
+
+    found = directory_of(str(directory))
+    return ar_world.directory_spec(Path(directory) if found is None else found)
 
 
 def _open_procedural(device: str, fps: float | None, progress: Progress) -> WorldModel:

@@ -87,7 +87,7 @@ class Session:
         """
         self.state = None
         self.state = world.open(start)
-        self.start = start
+        self.start = replace(start, pictures=None)  # megabytes that nobody asks for again
         self.log.clear()
         self.box.clear()
 
@@ -98,7 +98,8 @@ class Session:
 
 def open_session(world: WorldModel, session: str, start: WorldStart) -> Session:
     latch = ControlLatch(TurnLimits.at(world.spec.fps))
-    return Session(session, start, world.open(start), latch, FrameBox(session))
+    kept = replace(start, pictures=None)
+    return Session(session, kept, world.open(start), latch, FrameBox(session))
 
 
 def pack_session(world: WorldModel, session: Session) -> bytes:

@@ -2,8 +2,9 @@
 
 A thin shell around `Engine`: a socket, a clock, and the end of the process. The process that is
 started loads the world and forks the one that serves it (`respawn`). Exit codes: 0 told to
-stop or left alone, 1 the world failed, 2 wrong arguments, 4 unknown world, 5 damaged weights; the
-last two, and 1, print one line of JSON {code, message, expected, got, remedy} on stderr.
+stop or left alone, 1 the world failed, 2 wrong arguments or a prompt that the world cannot take, 4
+unknown world, 5 damaged weights; all but wrong arguments print one line of JSON {code, message,
+expected, got, remedy} on stderr.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ import secrets
 import sys
 import time
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 import zmq
@@ -28,14 +31,18 @@ from worldbridge.bridge.protocol import (
     decode_gateway,
     encode_parts,
 )
+from worldbridge.runtime.capacity import players_carried
 from worldbridge.runtime.engine import Engine
 from worldbridge.runtime.errors import (
     DamagedWeightsError,
+    NoDeviceError,
+    PromptError,
     UnknownWorldError,
     WorldError,
     WorldFailedError,
 )
 from worldbridge.runtime.process import StopSignal, die_with_parent
+from worldbridge.runtime.prompt import Prompt, read_prompt
 from worldbridge.runtime.registry import open_world
 from worldbridge.runtime.respawn import Respawner
 from worldbridge.runtime.world import PipelinedWorld, WorldModel, WorldStart
@@ -47,7 +54,10 @@ log = logging.getLogger(__name__)
 GATEWAY_SILENCE_MS = 10_000.0
 LINGER_MS = 500
 WARM_UP_STEPS = 3
-_HOPELESS = frozenset({UnknownWorldError.exit_code, DamagedWeightsError.exit_code})
+MOST_MEASURED = 4  # players that are tried together, if nobody said how many there may be
+_HOPELESS = frozenset(
+    e.exit_code for e in (UnknownWorldError, DamagedWeightsError, NoDeviceError, PromptError)
+)
 
 
 def now_ms() -> float:
@@ -112,8 +122,10 @@ class Worker:
             self._socket.send_multipart(encode_parts(message))
 
 
-def warm_up(world: WorldModel, seats: int) -> None:
+def warm_up(world: WorldModel, seats: int) -> float:
     """The first steps are slow (lazy allocations, kernel choice); take them before a player does.
+
+    Returns how many milliseconds the last step of one session took.
 
     Raises:
         WorldFailedError: a world that cannot make a frame is not ready.
@@ -121,16 +133,31 @@ def warm_up(world: WorldModel, seats: int) -> None:
     start = WorldStart(world.spec.themes[0], 0)
     try:
         states = [world.open(start) for _ in range(seats)]
-        for count in (*[1] * WARM_UP_STEPS, seats):
-            world.step(states[:count], torch.zeros(count, 4))
+        alone_ms = 0.0
+        for _ in range(WARM_UP_STEPS):
+            begun = now_ms()
+            world.step(states[:1], torch.zeros(1, 4))
+            alone_ms = now_ms() - begun
+        if seats > 1:
+            world.step(states, torch.zeros(seats, 4))
+        return alone_ms
     except WorldError:
         raise
     except Exception as error:
         raise WorldFailedError("it made its first frames", error) from error
 
 
-def load(arguments: argparse.Namespace) -> WorldModel:
-    """Load and warm up the world, telling the gateway how far it is. Raises WorldError."""
+@dataclass(frozen=True, slots=True)
+class _Loaded:
+    world: WorldModel
+    seats: int
+
+
+def load(arguments: argparse.Namespace, text: torch.Tensor | None) -> _Loaded:
+    """Load and warm up the world, telling the gateway how far it is. Raises WorldError.
+
+    Without `--seats`, it lets in as many players as keep the world's frame rate on this machine.
+    """
     with zmq.Context() as context, _connect(arguments, context) as socket:
 
         def progress(stage: str, share: float) -> None:
@@ -141,12 +168,18 @@ def load(arguments: argparse.Namespace) -> WorldModel:
             arguments.world,
             device=arguments.device,
             fps=arguments.fps,
-            seats=arguments.seats,
+            seats=arguments.seats or MOST_MEASURED,
             progress=progress,
+            context=text,
         )
-        progress("making the first frames", 0.95)
-        warm_up(world, arguments.seats)
-    return world
+        progress("making the first frames", 0.9)
+        alone_ms = warm_up(world, arguments.seats or 1)
+        if arguments.seats is not None:
+            return _Loaded(world, arguments.seats)
+        progress("counting how many players this machine carries", 0.95)
+        seats = players_carried(world, MOST_MEASURED, alone_ms)
+        log.info("%d players at %g frames/s", seats, world.spec.fps)
+    return _Loaded(world, seats)
 
 
 def rest(world: WorldModel) -> None:
@@ -155,15 +188,16 @@ def rest(world: WorldModel) -> None:
         world.rest()
 
 
-def serve(arguments: argparse.Namespace, world: WorldModel) -> None:
+def serve(arguments: argparse.Namespace, loaded: _Loaded) -> None:
     """Step sessions of a loaded world until the end."""
+    world, seats = loaded.world, loaded.seats
     stop = StopSignal()
     with zmq.Context() as context, _connect(arguments, context) as socket:
-        engine = Engine(world, seats=arguments.seats, pick_seed=lambda: secrets.randbelow(2**31))
+        engine = Engine(world, seats=seats, pick_seed=lambda: secrets.randbelow(2**31))
         stop.arm()
         worker = Worker(socket, engine, stop, arguments.silence * 1000)
         engine.between(worker.send_finished)
-        socket.send_multipart(encode_parts(Ready(world.spec, arguments.seats)))
+        socket.send_multipart(encode_parts(Ready(world.spec, seats)))
         worker.run()
     stop.close()
 
@@ -185,13 +219,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     # One thread until the fork: a pool of threads would not survive it.
     torch.set_num_threads(1)
     with torch.inference_mode():
-        world: WorldModel | None = None
+        loaded: _Loaded | None = None
+        try:
+            text = _text(arguments)  # once, also where each worker loads its own world
+        except Exception as error:
+            return _failed(error)
         if arguments.device == "cpu":  # a GPU's state cannot be forked; each worker loads its own
             try:
-                world = load(arguments)
+                loaded = load(arguments, text)
             except Exception as error:
                 return _failed(error)
-            rest(world)
+            rest(loaded.world)
         # What is loaded stays: no collection is to walk through it in the middle of a step, nor
         # to write to pages that the fork shares.
         gc.collect()
@@ -200,12 +238,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         def work() -> int:
             torch.set_num_threads(arguments.threads)
             try:
-                serve(arguments, load(arguments) if world is None else world)
+                serve(arguments, load(arguments, text) if loaded is None else loaded)
             except Exception as error:
                 return _failed(error)
             return 0
 
         return Respawner(work, _HOPELESS).run()
+
+
+def _text(arguments: argparse.Namespace) -> torch.Tensor | None:
+    """What the world is told in words. Raises WorldError."""
+    prompt = Prompt(arguments.prompt_embeddings, arguments.prompt, arguments.t5)
+    return None if prompt == Prompt() else read_prompt(arguments.world, prompt)
 
 
 def _failed(error: Exception) -> int:
@@ -224,9 +268,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--endpoint", required=True, help="ZeroMQ address of the gateway")
     parser.add_argument("--world", required=True, help="a known world, or a world's directory")
     parser.add_argument("--threads", type=_positive, default=1, help="processor threads")
-    parser.add_argument("--seats", type=_positive, default=4, help="sessions at the same time")
+    parser.add_argument(
+        "--seats", type=_positive, default=None, help="sessions at the same time; else by measuring"
+    )
     parser.add_argument("--device", default="cpu", help="where the model runs: cpu, cuda")
     parser.add_argument("--fps", type=float, help="frame rate, for worlds that can choose")
+    parser.add_argument("--prompt-embeddings", type=Path, help="file with T5 embeddings")
+    parser.add_argument("--prompt", help="a text for worlds that take one")
+    parser.add_argument("--t5", type=Path, help="folder of the encoder for --prompt")
     parser.add_argument("--name", default="worker", help="this worker's name for the gateway")
     parser.add_argument(
         "--silence", type=float, default=GATEWAY_SILENCE_MS / 1000,

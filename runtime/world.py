@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
@@ -11,6 +11,7 @@ from torch import Tensor
 from worldbridge.bridge.protocol import Pose, WorldSpec
 
 __all__ = [
+    "AimedWorld",
     "Frames",
     "PipelinedWorld",
     "Pose",
@@ -28,10 +29,16 @@ Progress = Callable[[str, float], None]
 
 @dataclass(frozen=True, slots=True)
 class WorldStart:
-    """Where a session begins."""
+    """Where a session begins: what the theme looks like there, or pictures instead.
+
+    `pictures`: uint8 [T, 3 or 4, H, W], RGB or RGBA of any size, oldest first, at most
+    `spec.takes_pictures`; the world makes them fit (`models/pictures.py`). Theme and seed still say
+    how it goes on.
+    """
 
     theme: str
     seed: int
+    pictures: Tensor | None = field(default=None, compare=False, repr=False)
 
 
 class WorldState:
@@ -84,6 +91,18 @@ class PipelinedWorld(Protocol):
         ...
 
 
+@runtime_checkable
+class AimedWorld(Protocol):
+    """A world that follows the cameras of clients that send theirs."""
+
+    def aim(self, states: Sequence[Any], poses: Sequence[Pose | None]) -> None:
+        """Before a step: each client's camera, None from one that sends none.
+
+        Changes nothing but where the next step looks, so aiming twice is aiming once.
+        """
+        ...
+
+
 class WorldModel(Protocol):
     """A world that several sessions walk in, stepped together.
 
@@ -94,7 +113,7 @@ class WorldModel(Protocol):
     def spec(self) -> WorldSpec: ...
 
     def open(self, start: WorldStart) -> Any:
-        """A new session's state. Raises UnknownThemeError."""
+        """A new session's state. Raises UnknownThemeError, BadPictureError."""
         ...
 
     def step(self, states: Sequence[Any], actions: Tensor) -> Frames:

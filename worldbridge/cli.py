@@ -13,6 +13,8 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import typer
 
+from worldbridge.bench_cli import bench
+from worldbridge.cli_errors import as_start_error, tell
 from worldbridge.config import TOKEN_VARIABLE, ServeConfig, load_config
 from worldbridge.errors import ConfigError, StartError
 
@@ -27,6 +29,8 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode=None,
 )
+
+app.add_typer(bench, name="bench")
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")]
 Quick = Annotated[bool, typer.Option("--quick", help="A shorter run with fewer samples.")]
@@ -45,6 +49,7 @@ class Stage(StrEnum):
     data = "data"
     tokenizer = "tokenizer"
     world = "world"
+    heads = "heads"
 
 
 class Size(StrEnum):
@@ -144,6 +149,10 @@ def profile(
         str | None,
         typer.Option(help="The server's secret, if it has one.", envvar=TOKEN_VARIABLE),
     ] = None,
+    picture: Annotated[
+        list[Path] | None,
+        typer.Option(help="Picture that the world begins with; repeatable, oldest first."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Measure where the time to the picture goes.
@@ -154,7 +163,7 @@ def profile(
     """
     from worldbridge.profile import as_table, measure
 
-    result = measure(url, seconds=seconds, token=token)
+    result = measure(url, seconds=seconds, token=token, pictures=picture or ())
     if as_json:
         print(json.dumps(result.as_json()))
     else:
@@ -180,9 +189,9 @@ def evaluate(
 
     try:
         with progress_bar() as progress:
-            result = run_evaluation(world, quick=quick, seed=seed, progress=progress or _tell)
+            result = run_evaluation(world, quick=quick, seed=seed, progress=progress or tell)
     except WorldError as error:
-        raise _as_start_error(error) from error
+        raise as_start_error(error) from error
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
     if as_json:
@@ -216,8 +225,9 @@ def train(
 
     The play is recorded in the procedural worlds; the result is a small world of your own.
 
-    First renders the recordings, then trains the video tokenizer, then the transformer, and writes
-    a directory that serve --world takes. Two CPU cores give a usable world in under two hours.
+    First renders the recordings, then trains the video tokenizer, the transformer and its Medusa
+    heads, and writes a directory that serve --world takes. --stage heads gives heads to the result
+    of an earlier run. Two CPU cores give a usable world in under two hours.
     """
     from worldbridge.bars import progress_bar
     from worldbridge.models.training.cli import train as run_training
@@ -283,7 +293,7 @@ def convert(
                 tokenizer=tokenizer,
                 name=name,
                 resolution=None if resolution is None else _resolution(resolution),
-                progress=progress or _tell,
+                progress=progress or tell,
             )
     except ConvertError as error:
         raise ConfigError(
@@ -301,16 +311,42 @@ def _resolution(text: str) -> tuple[int, int]:
 
 
 @app.command()
-def worlds(as_json: Json = False) -> None:
-    """List the worlds that can be served."""
-    from worldbridge.runtime.registry import list_worlds
-    from worldbridge.tables import worlds_table
+def worlds(
+    directories: Annotated[
+        list[Path] | None,
+        typer.Argument(help="Directories of worlds; without any, those known by name."),
+    ] = None,
+    load: Annotated[
+        bool, typer.Option("--load", help="Load each, and tell seconds, parameters and memory.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """List the worlds that can be served.
 
-    found = list_worlds()
+    Also told is what each is conditioned on: actions, camera, text.
+    """
+    from worldbridge.runtime.errors import WorldError
+    from worldbridge.runtime.load_report import measure_load
+    from worldbridge.runtime.registry import list_worlds, spec_of
+    from worldbridge.tables import load_table, worlds_table
+
+    given = directories or []
+    if load and not given:
+        raise typer.BadParameter("name the directories to load", param_hint="--load")
+    try:
+        found = [spec_of(path) for path in given] if given else list_worlds()
+        loaded = [measure_load(path) for path in given] if load else []
+    except WorldError as error:
+        raise as_start_error(error) from error
     if as_json:
-        print(json.dumps({"worlds": [asdict(world) for world in found]}))
-    else:
-        _print(worlds_table(found))
+        told: dict[str, Any] = {"worlds": [asdict(world) for world in found]}
+        if load:
+            told["loaded"] = [asdict(report) for report in loaded]
+        print(json.dumps(told))
+        return
+    _print(worlds_table(found))
+    if load:
+        _print(load_table(loaded))
 
 
 @app.command()
@@ -323,19 +359,6 @@ def version() -> None:
 
     torch = installed("torch")
     print(f"worldbridge {__version__} (Python {platform.python_version()}, PyTorch {torch})")
-
-
-def _tell(stage: str, fraction: float) -> None:
-    print(f"{stage}: {fraction:4.0%}", file=sys.stderr)
-
-
-def _as_start_error(error: Any) -> StartError:
-    """A WorldError of the runtime, as what ends a command."""
-    told = StartError(
-        error.message, expected=error.expected, got=error.got, remedy=error.remedy
-    )
-    told.exit_code = error.exit_code
-    return told
 
 
 def _print(table: Any) -> None:

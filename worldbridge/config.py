@@ -15,7 +15,9 @@ from worldbridge.errors import ConfigError
 __all__ = ["LOG_LEVELS", "TOKEN_VARIABLE", "ServeConfig", "load_config"]
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
+DEVICES = ("cpu", "cuda")
 MAX_SEATS = 64
+MAX_PICTURES = 9  # as the protocol has it; importing that takes a while
 MAX_SEED = 2**53 - 1  # the largest integer that a JavaScript client can hold
 
 
@@ -33,8 +35,11 @@ class ServeConfig:
     world: str = _option("embedded", "World to serve: embedded, procedural, or a directory.")
     host: str = _option("127.0.0.1", "Address to listen on; 0.0.0.0 for every network.")
     port: int = _option(8080, "Port to listen on; 0 takes a free one.")
-    seats: int | None = _option(None, "Most players at once; without it, the world's own number.")
+    seats: int | None = _option(
+        None, "Most players at once; without it, as many as this machine carries, as measured."
+    )
     threads: int | None = _option(None, "CPU threads of the model; without it, every core.")
+    device: str = _option("cpu", "Where the model computes: cpu, or cuda for an NVIDIA GPU.")
     token: str | None = _option(
         None, "Secret that clients have to present to be let in.", TOKEN_VARIABLE
     )
@@ -46,6 +51,16 @@ class ServeConfig:
     )
     theme: str | None = _option(None, "Theme that a player gets who asks for none.")
     seed: int | None = _option(None, "Seed of players who ask for none; without it, a random one.")
+    picture: tuple[str, ...] = _option(
+        (),
+        "Picture file that worlds begin with for players who bring none; repeatable up to "
+        f"{MAX_PICTURES} times, oldest first.",
+    )
+    prompt_embeddings: str | None = _option(
+        None, "File with T5 embeddings of a text, for worlds that take one (docs/conditioning.md)."
+    )
+    prompt: str | None = _option(None, "A text for worlds that take one; needs --t5.")
+    t5: str | None = _option(None, "Folder of the T5 encoder that embeds --prompt, on this disk.")
     log_level: str = _option("info", f"How much to tell on stderr: {', '.join(LOG_LEVELS)}.")
 
     def __post_init__(self) -> None:
@@ -58,6 +73,7 @@ class ServeConfig:
             _check(1 <= self.seats <= MAX_SEATS, "seats", f"1 to {MAX_SEATS}", self.seats)
         if self.threads is not None:
             _check(1 <= self.threads <= 1024, "threads", "1 to 1024", self.threads)
+        _check(self.device in DEVICES, "device", " or ".join(DEVICES), self.device)
         if self.token is not None:
             hidden = "*" * len(self.token)
             _check(0 < len(self.token) <= 256, "token", "1 to 256 characters", hidden)
@@ -68,7 +84,21 @@ class ServeConfig:
             _check(valid, "allow_host", "a host name without scheme and port", name)
         if self.seed is not None:
             _check(0 <= self.seed <= MAX_SEED, "seed", f"0 to {MAX_SEED}", self.seed)
+        for name in self.picture:
+            _check(isinstance(name, str) and bool(name.strip()), "picture", "a file", name)
+        count = len(self.picture)
+        _check(count <= MAX_PICTURES, "picture", f"at most {MAX_PICTURES} of them", count)
+        self._check_prompt()
         _check(self.log_level in LOG_LEVELS, "log_level", " or ".join(LOG_LEVELS), self.log_level)
+
+    def _check_prompt(self) -> None:
+        for name in ("prompt_embeddings", "prompt", "t5"):
+            value = getattr(self, name)
+            _check(value is None or bool(value.strip()), name, "some text", value)
+        file, alone = self.prompt_embeddings, self.prompt is None and self.t5 is None
+        _check(file is None or alone, "prompt_embeddings", "no prompt and no t5 beside it", file)
+        _check(self.prompt is None or self.t5 is not None, "prompt", "t5 beside it", self.prompt)
+        _check(self.t5 is None or self.prompt is not None, "t5", "a prompt beside it", self.t5)
 
     @property
     def model_threads(self) -> int:

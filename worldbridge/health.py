@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
-__all__ = ["Health", "ask_health", "ask_themes"]
+__all__ = ["Health", "ask_health", "ask_most_pictures", "ask_themes"]
 
 _TIMEOUT_SECONDS: Final = 2.0
 _MAX_BYTES: Final = 1 << 20
@@ -39,6 +39,16 @@ async def ask_themes(host: str, port: int) -> list[str]:
             return [str(theme) for world in worlds for theme in world["themes"]]
     except (OSError, TimeoutError, ValueError, KeyError):
         return []
+
+
+async def ask_most_pictures(host: str, port: int) -> int:
+    """How many pictures the world of a ready gateway can begin with; 0 if it does not answer."""
+    try:
+        async with asyncio.timeout(_TIMEOUT_SECONDS):
+            worlds = json.loads(await _get(host, port, "/worlds"))
+            return max(int(world["takes_pictures"]) for world in worlds)
+    except (OSError, TimeoutError, ValueError, KeyError):
+        return 0
 
 
 async def _get(host: str, port: int, path: str) -> bytes:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -13,6 +15,7 @@ from rich.table import Table
 from worldbridge.bridge.errors import BridgeError
 from worldbridge.engine_plugins.python import ProfileResult, profile
 from worldbridge.errors import StartError
+from worldbridge.picture_files import read_picture_files
 
 __all__ = ["as_table", "measure"]
 
@@ -29,18 +32,24 @@ LEG_TEXT: Final = {
 _ANSWER_SECONDS: Final = 5.0
 
 
-def measure(url: str, *, seconds: float, token: str | None = None) -> ProfileResult:
-    """Raises StartError when nobody answers, the server refuses us, or sends no frame."""
+def measure(
+    url: str, *, seconds: float, token: str | None = None, pictures: Sequence[Path] = ()
+) -> ProfileResult:
+    """Raises StartError when nobody answers, the server refuses us, or sends no frame; ConfigError
+    for pictures that are none."""
     address = url if "://" in url else f"http://{url}"
-    return asyncio.run(_measure(address, seconds, token))
+    files = read_picture_files("picture", pictures) if pictures else None
+    return asyncio.run(_measure(address, seconds, token, files))
 
 
-async def _measure(url: str, seconds: float, token: str | None) -> ProfileResult:
+async def _measure(
+    url: str, seconds: float, token: str | None, pictures: Sequence[bytes] | None
+) -> ProfileResult:
     # The client waits patiently for a server that comes back; whoever typed an address wants to
     # know at once that nobody is there.
     await _knock(url)
     try:
-        return await profile(url, seconds, token=token)
+        return await profile(url, seconds, token=token, pictures=pictures)
     except BridgeError as error:
         raise StartError(
             f"{error.code}: {error.message}",

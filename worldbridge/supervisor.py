@@ -13,12 +13,14 @@ import socket
 import tempfile
 from collections.abc import Coroutine
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from worldbridge.children import Child, ChildSpec
 from worldbridge.config import TOKEN_VARIABLE, ServeConfig
 from worldbridge.errors import ConfigError, PortInUseError
-from worldbridge.health import ask_health, ask_themes
+from worldbridge.health import ask_health, ask_most_pictures, ask_themes
+from worldbridge.picture_files import read_picture_files
 from worldbridge.progress import ProgressTeller
 
 __all__ = ["listen", "run", "serve"]
@@ -35,6 +37,7 @@ def run(config: ServeConfig) -> None:
 
 
 async def serve(config: ServeConfig) -> None:
+    read_picture_files("picture", config.picture)  # what is wrong is told now, not to every player
     with (
         listen(config.host, config.port) as listener,
         tempfile.TemporaryDirectory(prefix="worldbridge-") as scratch,
@@ -66,6 +69,7 @@ def gateway_spec(config: ServeConfig, listener: socket.socket, endpoint: str) ->
         "seats": config.seats,
         "theme": config.theme,
         "seed": config.seed,
+        "pictures": [str(Path(name).absolute()) for name in config.picture],
         "log_level": config.log_level,
     }
     environment = {} if config.token is None else {TOKEN_VARIABLE: config.token}
@@ -79,9 +83,13 @@ def gateway_spec(config: ServeConfig, listener: socket.socket, endpoint: str) ->
 
 def worker_spec(config: ServeConfig, endpoint: str) -> ChildSpec:
     arguments = ["worldbridge.runtime.worker", "--endpoint", endpoint, "--world", config.world]
-    arguments += ["--threads", str(config.model_threads)]
+    arguments += ["--threads", str(config.model_threads), "--device", config.device]
     if config.seats is not None:
         arguments += ["--seats", str(config.seats)]
+    for name in ("prompt_embeddings", "prompt", "t5"):
+        value = getattr(config, name)
+        if value is not None:  # joined, as a text may begin with a dash
+            arguments.append(f"--{name.replace('_', '-')}={value}")
     return ChildSpec("worker", arguments, _threads(config.model_threads))
 
 
@@ -134,6 +142,7 @@ class Supervisor:
                     break
             await asyncio.sleep(_POLL_SECONDS)
         await self._check_theme()
+        await self._check_pictures()
         self._worker.proven = True
         self._progress.close()
         shown = f"[{self._host}]" if ":" in self._host else self._host
@@ -150,6 +159,18 @@ class Supervisor:
                 expected="one of " + ", ".join(themes),
                 got=repr(wanted),
                 remedy="choose one of these for --theme",
+            )
+
+
+    async def _check_pictures(self) -> None:
+        count = len(self._config.picture)
+        most = await ask_most_pictures(self._host, self._port) if count else count
+        if count > most:
+            raise ConfigError(
+                "the world cannot begin with these pictures",
+                expected=f"at most {most} times --picture" if most else "no --picture",
+                got=f"{count}",
+                remedy="leave some out" if most else "leave it out, or serve a generated world",
             )
 
 

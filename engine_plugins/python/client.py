@@ -4,6 +4,8 @@
         client.steer(keys=("KeyW",))
         frame = await client.frame()
         picture = frame.rgb()          # uint8 [height, width, 3]
+
+A world begins from what the caller renders: `connect(url, pictures=screenshot)`.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from websockets.asyncio.client import ClientConnection
 from websockets.asyncio.client import connect as open_websocket
 
 from worldbridge.bridge.errors import (
+    BAD_PICTURE,
     CLIENT_TOO_SLOW,
     ERROR_CODES,
     INTERNAL,
@@ -56,6 +59,7 @@ from worldbridge.bridge.protocol import (
     encode,
 )
 
+from .pictures import Pictures, as_files
 from .timing import Arrival, ClockOffset
 
 FAST_PINGS: Final = 8  # right after connecting, so that the clocks are matched early
@@ -106,6 +110,7 @@ class Client:
         self.status = Status("loading", "connecting")
         self.clock = ClockOffset()
         self.reconnects = 0
+        self.refusal: BridgeError | None = None  # why the newest `start` was not done
         self._url = session_url(url)
         self._hello = hello
         self._frames: Mailbox[ReceivedFrame | Exception] = Mailbox()
@@ -137,9 +142,20 @@ class Client:
         self._send(Input(tuple(self._recent)))
         return snapshot
 
-    def start(self, theme: str | None = None, seed: int | None = None) -> None:
-        """Begin anew, with another theme or seed if given."""
-        self._send(Start(theme, seed))
+    def start(
+        self,
+        theme: str | None = None,
+        seed: int | None = None,
+        pictures: Pictures | None = None,
+    ) -> None:
+        """Begin anew, with another theme, seed or pictures (see `as_files`) if given.
+
+        An empty list of pictures goes back to the theme's own beginning. What the server refuses is
+        in `refusal` afterwards, and the world goes on as it was.
+        """
+        files = None if pictures is None else as_files(pictures)
+        self.refusal = None
+        self._send(Start(theme, seed, files))
 
     async def frame(self) -> ReceivedFrame:
         """The newest frame that was not taken yet. Raises BridgeError if the server refused us."""
@@ -201,7 +217,10 @@ class Client:
             self._url, compression=None, max_size=MAX_SERVER_MESSAGE, max_queue=4,
             ping_interval=None, proxy=None, open_timeout=5, close_timeout=1,
         ) as socket:  # fmt: skip
-            await socket.send(encode(self._hello))
+            hello = self._hello
+            if hello.resume is not None:  # the server still has them
+                hello = replace(hello, pictures=None)
+            await socket.send(encode(hello))
             self._writes = asyncio.Queue(64)
             self._socket, self._heard_ms = socket, now_ms()
             helpers = [asyncio.create_task(w) for w in (self._write(socket), self._ping(socket))]
@@ -238,10 +257,27 @@ class Client:
                 self.status = status
             case Welcome() as welcome:
                 self.welcome = welcome
+                self._check_pictures(welcome)
                 self._hello = replace(self._hello, resume=welcome.resume or None)
             case Error() as error if error.fatal:
                 code = error.code if error.code in ERROR_CODES else INTERNAL
                 raise BridgeError(code, error.message, error.expected, error.got, error.remedy)
+            case Error() as error:
+                code = error.code if error.code in ERROR_CODES else INTERNAL
+                self.refusal = BridgeError(
+                    code, error.message, error.expected, error.got, error.remedy
+                )
+
+    def _check_pictures(self, welcome: Welcome) -> None:
+        """An older server passes over pictures without a word."""
+        if self._hello.pictures and welcome.role == "player" and not welcome.spec.takes_pictures:
+            raise BridgeError(
+                BAD_PICTURE,
+                "this server cannot begin a world with pictures",
+                "a world whose spec has takes_pictures",
+                f"the world {welcome.spec.name!r} of {welcome.server}",
+                "Leave `pictures` out, or update the server.",
+            )
 
     async def close(self) -> None:
         """Leave for good: the seat is free for the next player at once."""
@@ -262,14 +298,18 @@ async def connect(
     token: str | None = None,
     resume: str | None = None,
     name: str = "python",
+    pictures: Pictures | None = None,
 ) -> AsyncIterator[Client]:
     """Play at `url`, or only `watch`; leaving the block frees the seat.
 
+    `pictures` are what the world begins with instead of its theme: a screenshot, or up to nine
+    frames, oldest first (see `as_files`).
     A lost connection is taken up again with growing pauses, in the same world if that is still
     there. A refusal of the server raises BridgeError from `Client.frame`.
     """
     role: Role = "spectator" if watch else "player"
-    hello = Hello(name, role, world, theme, seed, "jpeg", resume, token)
+    files = None if pictures is None else as_files(pictures)
+    hello = Hello(name, role, world, theme, seed, "jpeg", resume, token, pictures=files)
     client = Client(url, hello)
     task = asyncio.create_task(client.run())
     try:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from .client import Client, connect, now_ms
+from .pictures import Pictures
 from .timing import LEGS, InputToPhoton, percentiles
 
 SNAPSHOTS_PER_SECOND: Final = 60
@@ -49,7 +50,12 @@ def scripted_track(seed: int = 0) -> Iterator[tuple[Axes, int, tuple[str, ...]]]
 
 
 async def profile(
-    url: str, seconds: float, *, theme: str | None = None, token: str | None = None
+    url: str,
+    seconds: float,
+    *,
+    theme: str | None = None,
+    token: str | None = None,
+    pictures: Pictures | None = None,
 ) -> ProfileResult:
     """Play for `seconds` from the first frame on.
 
@@ -58,7 +64,8 @@ async def profile(
         RuntimeError: frames came, but none of them answered an input.
         BridgeError: the server refused us.
     """
-    async with connect(url, theme=theme, token=token, name="profile") as client:
+    playing = connect(url, theme=theme, token=token, name="profile", pictures=pictures)
+    async with playing as client:
         async with asyncio.timeout(FIRST_FRAME_S):
             first = await client.frame()
         meter = InputToPhoton()

@@ -96,6 +96,7 @@ export class Landing {
   constructor(hooks) {
     this.hooks = hooks;
     this.root = byId("landing");
+    this.picture = null;
     this.cards = new ThemeCards(byId("cards"), "theme", (id) => this.#picked(id));
     this.seed = new SeedField(byId("seed"), byId("dice"));
     byId("start").addEventListener("submit", (event) => {
@@ -117,10 +118,18 @@ export class Landing {
     if (theme !== null) setText(byId("continue-text"), `Continue in ${describeTheme(theme).title}`);
   }
 
+  /** The pictures that the world begins with instead of its theme, if there are some. */
+  showPicture({ count, title }) {
+    this.picture = count > 0 ? title : null;
+    if (this.cards.value !== null) this.#picked(this.cards.value);
+  }
+
   #picked(id) {
     const theme = describeTheme(id);
-    setText(byId("hero-title"), theme.title);
-    setText(byId("hero-line"), theme.line);
+    const { picture } = this;
+    setText(byId("hero-eyebrow"), picture ? "Begin anywhere" : "Choose a world");
+    setText(byId("hero-title"), picture ?? theme.title);
+    setText(byId("hero-line"), picture ? `Goes on from here, in the style of ${theme.title}` : theme.line);
     this.hooks.picked(id);
   }
 }

@@ -11,8 +11,10 @@ import { Menu, toggleFullscreen } from "./menu.js";
 import { CanvasPicture, VideoPicture } from "./picture.js";
 import * as protocol from "./protocol.js";
 import { Session } from "./session.js";
+import { RefreshPeriod } from "./refresh.js";
 import * as settings from "./settings.js";
 import { profile } from "./stats.js";
+import { DropArea, MOST, PictureChoice, PictureControl } from "./start_picture.js";
 import { StatusCard } from "./status.js";
 import { Sticks } from "./sticks.js";
 import { ServerInfo } from "./server.js";
@@ -35,6 +37,7 @@ class Page {
     this.meter = new LatencyMeter();
     this.matcher = new FrameMatcher();
     this.rate = new Rate();
+    this.refresh = new RefreshPeriod();
     this.counts = {
       received: 0,
       shown: 0,
@@ -92,13 +95,18 @@ class Page {
     this.landing = new Landing({
       play: (theme, seed) => this.play(theme, seed),
       resume: () => this.#resumeStored(),
-      picked: (theme) => this.#dress(theme),
+      picked: (theme) => this.session.state === "idle" && this.#dress(theme),
     });
-    this.server = new ServerInfo(document.baseURI, (themes) => {
-      this.#prefer({ themes });
-      if (this.session.state === "idle")
-        this.landing.show(themes, this.landing.cards.value, this.landing.seed.value);
-    });
+    this.server = new ServerInfo(
+      document.baseURI,
+      (themes) => {
+        this.#prefer({ themes });
+        if (this.session.state === "idle")
+          this.landing.show(themes, this.landing.cards.value, this.landing.seed.value);
+      },
+      (most, own) => this.choice.offer(most, own),
+    );
+    this.#pictures();
     this.status = new StatusCard({
       retry: () => this.#tell(() => this.session.retry(now())),
       leave: () => this.#tell(() => this.session.leave(now())),
@@ -109,7 +117,7 @@ class Page {
         }),
     });
     this.menu = new Menu(this.preferences, {
-      apply: (theme, seed) => this.#restart(theme, seed),
+      apply: (theme, seed) => this.#restart(theme, seed, this.choice.now.value),
       reset: () => this.#restart(this.session.theme, this.session.seed),
       leave: () => this.#tell(() => this.session.leave(now())),
       link: () => settings.shareUrl(location.href, this.session.theme, this.session.seed),
@@ -133,6 +141,35 @@ class Page {
     );
     document.body.dataset.input = matchMedia("(pointer: coarse)").matches ? "touch" : "keys";
     this.#prefer({});
+  }
+
+  #pictures() {
+    const controls = ["picture", "menu-picture"].map((id) => [byId(id)]);
+    this.choice = new PictureChoice((choice) => {
+      for (const control of controls) control[1].show(choice, this.choice.most);
+      this.landing.showPicture(choice);
+    });
+    for (const control of controls) control.push(new PictureControl(control[0], this.choice));
+    this.played = this.choice.now;
+    const file = byId("picture-file");
+    file.addEventListener("change", async () => {
+      const files = [...file.files];
+      file.value = ""; // the same file can be chosen again
+      if (files.length > 0) await this.choice.take(files);
+    });
+    new DropArea({
+      most: () => this.choice.most ?? MOST,
+      dropped: (files) => this.#dropped(files),
+    });
+  }
+
+  /** Chooses while the player is choosing; begins at once in a running world. */
+  async #dropped(files) {
+    if (!(await this.choice.take(files))) return;
+    const running = ["loading", "playing", "reconnecting"].includes(this.session.state);
+    if (running && !this.menu.open)
+      this.#restart(this.session.theme, this.session.seed, this.choice.now.value);
+    else if (!this.menu.open) byId("play").focus({ preventScroll: true });
   }
 
   #clockwork() {
@@ -165,17 +202,23 @@ class Page {
   play(theme, seed, resume = null) {
     this.#prefer({ theme });
     this.#dress(theme);
-    this.#tell(() => this.session.play({ theme, seed, resume }, performance.now()));
+    const pictures = this.choice.now.value;
+    this.played = this.choice.now;
+    this.#tell(() => this.session.play({ theme, seed, pictures, resume }, performance.now()));
   }
 
   #resumeStored() {
     this.play(this.stored.theme, this.stored.seed, this.stored.resume);
   }
 
-  #restart(theme, seed) {
+  #restart(theme, seed, pictures = null) {
     this.#prefer({ theme });
     this.#dress(theme);
-    this.#tell(() => this.session.restart(theme, seed, performance.now()));
+    if (pictures !== null) {
+      this.playedBefore = this.played;
+      this.played = this.choice.now;
+    }
+    this.#tell(() => this.session.restart(theme, seed, performance.now(), pictures));
     this.#address();
   }
 
@@ -209,6 +252,10 @@ class Page {
         return this.#store();
       case "notice":
         return toast(command.text, command.tone, 7);
+      case "pictures_refused":
+        this.played = this.playedBefore;
+        this.choice.restore(this.played);
+        return this.#address();
       case "pong":
         return this.clock.pong(command.message.time, command.received, command.message.server_time);
       case "frame":
@@ -219,6 +266,7 @@ class Page {
   #welcomed({ spec }) {
     this.controlState.holdMs = 1000 / spec.fps + TICK_MS;
     this.#prefer({ themes: spec.themes });
+    this.choice.offer(spec.takes_pictures ?? 0, this.choice.offered);
     this.#address();
   }
 
@@ -244,7 +292,10 @@ class Page {
     const { offset } = this.clock;
     this.counts.measured += this.meter.shown(header, received, shown, offset).length;
     if (offset !== null && this.counts.shown % REPORT_EVERY === 0) {
-      this.transport.sendReport(protocol.shown({ frame: header.frame, received, shown, offset }));
+      const refresh = this.refresh.milliseconds(shown);
+      this.transport.sendReport(
+        protocol.shown({ frame: header.frame, received, shown, offset, refresh }),
+      );
     }
   }
 
@@ -262,7 +313,7 @@ class Page {
     const now = performance.now();
     this.controls.poll();
     this.#sendInput(now);
-    this.#tell(() => this.session.tick(now, !document.hidden));
+    this.#tell(() => this.session.tick(now, !document.hidden, this.transport.sending));
     if (now - this.rendered.at > RENDER_MS) this.#render(false);
   }
 
@@ -333,7 +384,8 @@ class Page {
   }
 
   #dress(theme) {
-    const { key, art } = describeTheme(theme);
+    const { key, art: own } = describeTheme(theme);
+    const art = this.choice?.now.url ?? own;
     document.body.dataset.theme = key;
     const backdrop = byId("backdrop");
     if (backdrop.dataset.art === art) return;

@@ -28,6 +28,7 @@ export const hello = ({
   video,
   resume = null,
   token = null,
+  pictures = null,
 }) => ({
   type: "hello",
   version: VERSION,
@@ -39,9 +40,16 @@ export const hello = ({
   video,
   resume,
   token,
+  ...(pictures === null ? {} : { pictures }),
 });
 
-export const start = (theme, seed) => ({ type: "start", theme, seed });
+/** `pictures`: an array of Uint8Array, empty for none; null leaves them as they were. */
+export const start = (theme, seed, pictures = null) => ({
+  type: "start",
+  theme,
+  seed,
+  ...(pictures === null ? {} : { pictures }),
+});
 
 export const ping = (time) => ({ type: "ping", time: float(time) });
 
@@ -49,13 +57,17 @@ export const offer = (sdp) => ({ type: "offer", sdp });
 
 export const bye = () => ({ type: "bye" });
 
-/** Client-clock milliseconds; `offset` = client clock minus server clock. */
-export const shown = ({ frame, received, shown: at, offset }) => ({
+/**
+ * Client-clock milliseconds; `offset` = client clock minus server clock; `refresh` = the display's
+ * period, or null while it is not known.
+ */
+export const shown = ({ frame, received, shown: at, offset, refresh = null }) => ({
   type: "shown",
   frame,
   received: float(received),
   shown: float(at),
   offset: float(offset),
+  refresh: refresh === null ? null : float(refresh),
 });
 
 /** @param snapshots newest first, as `ControlState.snapshot` makes them */
@@ -125,6 +137,7 @@ const spec = record({
   action_schema: listOf(text),
   context_frames: integer,
   kind: text,
+  takes_pictures: nullable(integer),
 });
 
 const header = record({

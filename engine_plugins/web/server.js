@@ -29,9 +29,11 @@ export class ServerInfo {
   #timer = null;
   #themes = "";
 
-  constructor(base, foundThemes) {
+  /** `foundPictures(most, own)`: how many the world can begin with, how many the server has. */
+  constructor(base, foundThemes, foundPictures) {
     this.base = base;
     this.foundThemes = foundThemes;
+    this.foundPictures = foundPictures;
   }
 
   /** Asks now and then, only while the first screen is up. */
@@ -48,6 +50,7 @@ export class ServerInfo {
     const { tone, text } = describeHealth(health);
     byId("server").dataset.tone = tone;
     setText(byId("server-text"), text);
+    if (worlds?.[0]) this.foundPictures(worlds[0].takes_pictures ?? 0, health?.pictures ?? 0);
     const themes = worlds?.[0]?.themes;
     if (!Array.isArray(themes) || themes.length === 0 || themes.join() === this.#themes) return;
     this.#themes = themes.join();

@@ -18,6 +18,7 @@ const FIRST_CONTACT_MS = 12_000; // trying to reach a server that never answered
 const GIVE_UP_MS = 60_000; // trying to get a session back; the seat is kept for half of this
 const FULL_RETRY_MS = 5000;
 const STALE_MS = 250; // a picture this soon after "loading" may have been on its way before
+const UPLOAD_MS = 60_000; // a server that waits for the end of a message this long is not silent
 const STALL_MS = 1500; // a picture older than this deserves a word
 // frame headers without pictures for this long: WebRTC media does not get through
 const NO_VIDEO_MS = 4000;
@@ -46,7 +47,9 @@ export class Session {
   #nextPing = 0;
   #pinged = 0;
   #resume = null;
-  #wanted = { theme: null, seed: null };
+  #wanted = { theme: null, seed: null, pictures: null };
+  #before = null; // what was wanted before pictures that the server still looks at
+  #uploadSince = -Infinity;
   #themeRefused = false;
   #webrtcWorked = false;
   #stale = -Infinity; // pictures until then may still be of the world before
@@ -112,8 +115,9 @@ export class Session {
 
   // -- what the player wants ----------------------------------------------------------------------
 
-  play({ theme, seed, resume = null }, now) {
-    this.#wanted = { theme, seed };
+  play({ theme, seed, pictures = null, resume = null }, now) {
+    this.#wanted = { theme, seed, pictures };
+    this.#before = null;
     this.#resume = resume;
     this.error = null;
     this.attempt = 0;
@@ -123,12 +127,20 @@ export class Session {
     this.#connect(now);
   }
 
-  /** The same session in another theme or with another seed; with neither, from the beginning. */
-  restart(theme, seed, now) {
-    this.#wanted = { theme, seed };
+  /**
+   * The same session in another theme, with another seed or other pictures; with nothing new, from
+   * the beginning. `pictures` null: as they were.
+   */
+  restart(theme, seed, now, pictures = null) {
+    const before = this.#wanted;
+    this.#wanted = { theme, seed, pictures: pictures ?? before.pictures };
     if (this.#wire !== "greeted") return;
-    this.#send(protocol.start(theme, seed));
+    this.#send(protocol.start(theme, seed, pictures));
     this.#await(now, "Starting the world");
+    if (!pictures?.length) return;
+    this.#before = before;
+    this.#uploadSince = now;
+    this.#stale = Infinity; // until the server says that it has looked at them
   }
 
   retry(now) {
@@ -174,7 +186,8 @@ export class Session {
   }
 
   #hello() {
-    const { theme, seed } = this.#wanted;
+    const { theme, seed, pictures } = this.#wanted;
+    this.#uploadSince = this.#lastHeard;
     this.#send(
       protocol.hello({
         client: this.client,
@@ -184,6 +197,7 @@ export class Session {
         video: this.video,
         resume: this.#resume,
         token: this.token,
+        pictures: this.#resume === null ? pictures : null, // the server still has them
       }),
     );
   }
@@ -313,7 +327,7 @@ export class Session {
     } else if (message.state === "reconnecting") {
       this.#enter("reconnecting", now, message.detail || "The world is being restarted");
     } else {
-      this.#stale = now;
+      this.#stale = this.#stale === Infinity ? now + STALE_MS : now;
       if (this.state !== "loading") return;
       this.detail = "Waiting for the first picture";
       this.progress = 1;
@@ -356,6 +370,13 @@ export class Session {
       return this.#enter("reconnecting", now, message.message);
     }
     if (message.fatal || this.#wire === "open") return this.#fail(message, now);
+    if (code === "bad_picture" && this.#before !== null) {
+      // the world that was to be left goes on
+      this.#wanted = this.#before;
+      this.#before = null;
+      this.#stale = now;
+      this.#do("pictures_refused");
+    }
     this.#do("notice", { text: `${message.message}. ${message.remedy}`, tone: "warn" });
   }
 
@@ -422,9 +443,11 @@ export class Session {
 
   /**
    * Call at least every 100 ms while a session is wanted. `visible`: a hidden page shows no
-   * pictures, that is no fault.
+   * pictures, that is no fault. `sending`: a message is still on its way out, and on a slow line
+   * pictures take a while.
    */
-  tick(now, visible = true) {
+  tick(now, visible = true, sending = false) {
+    if (sending && now - this.#uploadSince < UPLOAD_MS) this.#lastHeard = now;
     const slept = this.#lastTick !== null && now - this.#lastTick > 2000;
     this.#lastTick = now;
     // the page slept (laptop lid, throttled tab), messages may be waiting unread
@@ -484,6 +507,7 @@ export class Session {
       error: this.error,
       theme: this.#wanted.theme,
       seed: this.#wanted.seed,
+      pictures: this.#wanted.pictures?.length ?? 0,
       video: this.video,
       fallback: this.fallback,
       session: this.welcome?.session ?? null,

@@ -2,6 +2,7 @@
 // picture that stands still. Always with a reason.
 
 import { byId, setText } from "./dom.js";
+import { titleOf } from "./start_picture.js";
 import { describeTheme } from "./themes.js";
 
 const TITLES = {
@@ -66,7 +67,12 @@ export class StatusCard {
     setText(byId("status-detail"), state === "error" ? "" : detailOf(view));
     setText(
       byId("status-theme"),
-      view.theme ? `${describeTheme(view.theme).title} · seed ${view.seed ?? "–"}` : "",
+      [
+        view.pictures > 0 && titleOf(view.pictures),
+        view.theme && `${describeTheme(view.theme).title} · seed ${view.seed ?? "–"}`,
+      ]
+        .filter(Boolean)
+        .join(" · "),
     );
     setText(
       byId("status-time"),

@@ -67,6 +67,11 @@ export class Transport {
     if (this.#socket?.readyState === WebSocket.OPEN) this.#socket.send(encode(message));
   }
 
+  /** Whether the last message, say a hello with pictures, is still on its way out. */
+  get sending() {
+    return this.#socket !== null && this.#socket.bufferedAmount > 0;
+  }
+
   /** Newest controls by the fastest way there is. Never queued behind older ones. */
   sendInput(message) {
     const bytes = encode(message);

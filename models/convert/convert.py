@@ -154,7 +154,7 @@ def _described(
     for entry in _listed(described["tokenizer"]):
         check_file(folder, entry)
     config = TransformerConfig.from_dict(manifest["transformer"])
-    identity = Identity(manifest["name"], manifest["title"], config)
+    identity = Identity(manifest["name"], manifest["title"], config, manifest.get("actions"))
     return paths, (identity, TokenizerConfig.from_dict(manifest["tokenizer"]))
 
 
@@ -204,6 +204,8 @@ def _write(
         "transformer": identity.config.to_dict(),
         "files": files,
     }
+    if identity.actions is not None:
+        manifest["actions"] = identity.actions
     (folder / "world.json").write_text(json.dumps(manifest, indent=2) + "\n")
 
 

@@ -25,6 +25,12 @@ __all__ = ["FLOATS", "Info", "contents", "read"]
 FLOATS = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
 
 _PREFIX = "model."
+# The published training code has its action embedder in a sequence, between whose two linear layers
+# stands the activation.
+_RENAMED = {
+    "action_embedding_layers.0.": "condition.fc1.",
+    "action_embedding_layers.2.": "condition.fc2.",
+}
 _IGNORED = "_extra_state"  # what the training library kept beside its weights
 _ZIP_MAGIC = b"PK\x03\x04"  # how torch.save's files begin
 _AGAIN = "download or copy the file again and compare its checksum with the published one"
@@ -99,9 +105,7 @@ def _load_script(path: Path) -> dict[str, Tensor]:
 
 
 def _published_names(path: Path, found: dict[str, Any]) -> dict[str, Any]:
-    kept = {
-        name.removeprefix(_PREFIX): value for name, value in found.items() if _IGNORED not in name
-    }
+    kept = {_our_name(name): value for name, value in found.items() if _IGNORED not in name}
     if len(kept) < sum(_IGNORED not in name for name in found):
         raise ConvertError(
             f"{path} names tensors twice",
@@ -110,6 +114,14 @@ def _published_names(path: Path, found: dict[str, Any]) -> dict[str, Any]:
             remedy="pass the file as it was published",
         )
     return kept
+
+
+def _our_name(name: str) -> str:
+    name = name.removeprefix(_PREFIX)
+    for theirs, ours in _RENAMED.items():
+        if name.startswith(theirs):
+            return ours + name.removeprefix(theirs)
+    return name
 
 
 # Anything but a context manager is of no interest, and safetensors carries no annotations.

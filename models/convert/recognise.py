@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from worldbridge.models.action_layout import ActionLayout
 from worldbridge.models.convert.checkpoint import compare
 from worldbridge.models.convert.errors import ConvertError
 from worldbridge.models.convert.files import Info
@@ -55,6 +56,7 @@ class Identity:
     name: str
     title: str
     config: TransformerConfig
+    actions: Any = None  # what the numbers of its action vector are, see `models/action_layout.py`
 
 
 def recognise(
@@ -63,6 +65,7 @@ def recognise(
     """The model with these tensors; `folder` may hold a config.json. Raises ConvertError."""
     if size is not None:
         found = _published(size)
+        found = dataclasses.replace(found, config=_conditioned(found.config, infos))
     else:
         found = _from_config(folder) or _from_shapes(infos)
     if n_layers is None:
@@ -113,7 +116,10 @@ def _from_config(folder: Path) -> Identity | None:
     if data is None:
         return None
     try:
-        return Identity("cosmos", "Cosmos", reference_config(data))
+        config = reference_config(data)
+        if data.get("actions") is not None:
+            ActionLayout.read(data["actions"], config.condition_dim)
+        return Identity("cosmos", "Cosmos", config, data.get("actions"))
     except (KeyError, TypeError, ValueError) as error:
         raise ConvertError(
             f"{folder / 'config.json'} is not a model's config",
@@ -130,7 +136,8 @@ def _from_shapes(infos: Mapping[str, Info]) -> Identity:
     for size, name in SIZES.items():
         config = COSMOS[name]
         if (config.dim, config.context_dim is not None) == (width, text):
-            return _published(size)
+            found = _published(size)
+            return dataclasses.replace(found, config=_conditioned(found.config, infos))
     widths = sorted({COSMOS[name].dim for name in SIZES.values()})
     raise ConvertError(
         "not one of the published models",
@@ -139,6 +146,18 @@ def _from_shapes(infos: Mapping[str, Info]) -> Identity:
         got=f"one {width} wide" if width else f"{len(infos)} tensors such as {next(iter(infos))!r}",
         remedy="pass a published model.pt, or put the config.json of your model beside it",
     )
+
+
+def _conditioned(config: TransformerConfig, infos: Mapping[str, Info]) -> TransformerConfig:
+    """The same model trained on with actions or cameras, if it has weights for these."""
+    first = infos.get("condition.fc1.weight")
+    if config.context_dim is not None and first is not None and len(first.shape) == 2:
+        config = dataclasses.replace(
+            config, conditioning="cross_attention", condition_dim=first.shape[1]
+        )
+    if "camera_embedding.weight" in infos:
+        config = dataclasses.replace(config, camera="pluecker")
+    return config
 
 
 def _width(infos: Mapping[str, Info]) -> int | None:

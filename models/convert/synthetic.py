@@ -36,7 +36,7 @@ def write_checkpoint(
 ) -> list[Path]:
     """Writes model.pt, or one file for each of several ranks; bfloat16.
 
-    Norms are alike in all ranks, as training leaves them.
+    What is not divided is alike in all ranks, as training leaves it.
     """
     with torch.device("meta"):
         shapes = shapes_of(VideoTransformer(config))
@@ -45,7 +45,7 @@ def write_checkpoint(
         paths = [folder / f"model_model_mp_{rank}.pt" for rank in range(ranks)]
     for rank, path in enumerate(paths):
         part = {_PREFIX + name: _share(name, shape, ranks) for name, shape in shapes.items()}
-        _write(path, part, "model", seed + rank)
+        _write(path, part, "model", seed, rank)
     return paths
 
 
@@ -66,7 +66,9 @@ def _share(name: str, shape: tuple[int, ...], ranks: int) -> tuple[int, ...]:
     return tuple(n // ranks if axis == dimension else n for axis, n in enumerate(shape))
 
 
-def _write(path: Path, shapes: Mapping[str, tuple[int, ...]], top: str | None, seed: int) -> None:
+def _write(
+    path: Path, shapes: Mapping[str, tuple[int, ...]], top: str | None, seed: int, rank: int = 0
+) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     # empty tensors are never touched, so the system gives them no memory
     state = {name: torch.empty(shape, dtype=torch.bfloat16) for name, shape in shapes.items()}
@@ -74,19 +76,19 @@ def _write(path: Path, shapes: Mapping[str, tuple[int, ...]], top: str | None, s
         torch.save(state if top is None else {top: state}, path)
     del state
     infos = {name: Info(shape, torch.bfloat16) for name, shape in shapes.items()}
-    generator = torch.Generator().manual_seed(seed)
+    own, common = (torch.Generator().manual_seed(n) for n in (seed + rank, seed - 1))
     for names in plan_shards(infos, _GIB):
         # opened for each group: what is mapped counts as memory until it is closed
         with torch.serialization.set_default_mmap_options(mmap.MAP_SHARED):
             data = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
         filled: dict[str, Tensor] = data if top is None else data[top]
         for name in names:
-            _fill(filled[name], generator)
+            _fill(name, filled[name], own if split_dimension(name) is not None else common)
 
 
-def _fill(value: Tensor, generator: torch.Generator) -> None:
-    if value.dim() == 1:
-        value.fill_(1.0)  # norms
+def _fill(name: str, value: Tensor, generator: torch.Generator) -> None:
+    if name.endswith("norm.weight"):
+        value.fill_(1.0)
     else:
         value.uniform_(-0.03, 0.03, generator=generator)
 
@@ -99,12 +101,22 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("out", type=Path, help="folder for model.pt and autoencoder.pt")
     parser.add_argument("--size", choices=SIZES, default="4b", help="default: 4b (8 GB)")
     parser.add_argument("--layers", type=int, help="fewer layers than the size has")
+    parser.add_argument("--actions", type=int, help="size of its action vector (5b and 13b)")
+    parser.add_argument("--camera", action="store_true", help="conditioned on cameras")
     parser.add_argument("--ranks", type=int, default=1, help="divide it for tensor parallelism")
     parser.add_argument("--seed", type=int, default=0, help="of the random weights")
     chosen = parser.parse_args(arguments)
     config = COSMOS[SIZES[chosen.size]]
     if chosen.layers is not None:
         config = dataclasses.replace(config, n_layers=chosen.layers)
+    if chosen.actions is not None:
+        if config.context_dim is None:
+            parser.error(f"--actions needs cross-attention, which {chosen.size} has not; take 5b")
+        config = dataclasses.replace(
+            config, conditioning="cross_attention", condition_dim=chosen.actions
+        )
+    if chosen.camera:
+        config = dataclasses.replace(config, camera="pluecker")
     paths = write_checkpoint(chosen.out, config, ranks=chosen.ranks, seed=chosen.seed)
     for path in [*paths, write_tokenizer(chosen.out, seed=chosen.seed)]:
         print(path)

@@ -14,18 +14,19 @@ import torch
 from worldbridge.models.training.recipe import GPU, QUICK, Recipe
 from worldbridge.models.training.stages import STAGES, run_stages
 
-__all__ = ["plan", "train"]
+__all__ = ["STAGE_NAMES", "plan", "train"]
 
 Progress = Callable[[str, float], None]
 
-_STAGES = {
+STAGE_NAMES = {
     "all": STAGES,
     "data": ("pictures",),
     "tokenizer": ("pictures", "tokenizer"),
-    "world": ("tokens", "transformer", "export"),
+    "world": ("tokens", "transformer", "heads", "export"),
+    "heads": ("heads", "export"),
 }
 # Shares of the time on two cores; the rest renders and encodes play.
-_TOKENIZER, _TRANSFORMER = 0.34, 0.52
+_TOKENIZER, _TRANSFORMER, _HEADS = 0.34, 0.46, 0.06
 
 
 def plan(
@@ -44,6 +45,7 @@ def plan(
         token_clips=max(10, round(frames / base.token_frames)),
         tokenizer_minutes=minutes * _TOKENIZER,
         transformer_minutes=minutes * _TRANSFORMER,
+        heads_minutes=minutes * _HEADS,
         threads=threads,
     )
 
@@ -66,14 +68,14 @@ def train(
     Interrupted runs go on when the same command is given again. Raises ValueError for an unknown
     stage or a device that is not there.
     """
-    if stage not in _STAGES:
-        raise ValueError(f"unknown stage {stage!r}; expected one of {sorted(_STAGES)}")
+    if stage not in STAGE_NAMES:
+        raise ValueError(f"unknown stage {stage!r}; expected one of {sorted(STAGE_NAMES)}")
     if resume is not None and resume != out:
         _copy_parts(resume, out)
     chosen = _device(device)
     recipe = plan(minutes, frames, quick, os.cpu_count() or 1, chosen)
-    world = run_stages(out, recipe, _STAGES[stage], progress or lines(), chosen)
-    if stage in ("all", "world"):
+    world = run_stages(out, recipe, STAGE_NAMES[stage], progress or lines(), chosen)
+    if "export" in STAGE_NAMES[stage]:
         print(f"finished: {world}  (play it: worldbridge serve --world {world})")
     return world
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from worldbridge.models.condition import condition_vector
 from worldbridge.models.tokenizer import VideoTokenizer
 from worldbridge.models.training.recipe import Recipe
+from worldbridge.models.worlds.camera import spawn, step_camera
 from worldbridge.models.worlds.policy import random_walk
 from worldbridge.models.worlds.render import render_batch
 from worldbridge.models.worlds.scene import THEMES, build_scene, soften
@@ -20,6 +21,7 @@ __all__ = [
     "Clip",
     "EVALUATION_SEEDS",
     "make_clip",
+    "make_ending",
     "make_pictures",
     "make_play",
     "make_tokens",
@@ -58,6 +60,18 @@ def make_clip(
 def clip_identity(index: int, recipe_seed: int) -> tuple[str, int]:
     """Theme and scene seed of training clip `index`; never an evaluation seed."""
     return THEMES[index % len(THEMES)], recipe_seed * 100_000 % 800_000 + index
+
+
+def make_ending(theme: str, seed: int, actions: Tensor, frames: int) -> Tensor:
+    """The last `frames` pictures, uint8 [frames, 3, H, W], of a scene played by these actions.
+
+    actions float32 [T, 4], T >= frames.
+    """
+    scene = soften(build_scene(theme, seed))
+    states = [spawn(scene, seed)]
+    for action in actions.tolist():
+        states.append(step_camera(scene, states[-1], action))
+    return render_batch(scene, states[-frames:])
 
 
 def make_play(index: int, recipe: Recipe) -> Clip:

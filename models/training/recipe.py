@@ -46,6 +46,16 @@ class Recipe:
     # to return to the theme that the controls name from wherever its stream has strayed.
     strayed_clips: float = 0.12
     drawn_after: float = 0.1  # share of the time before which draws are too poor to be of use
+    # Medusa heads, trained when the transformer is done
+    heads_minutes: float = 7.0
+    heads: int = 9
+    heads_unfrozen_layers: int = 2  # last layers that learn too, with the unembedding; 0: neither
+    heads_rate: float = 4e-3
+    heads_network_rate: float = 3e-4  # of what is unfrozen
+    heads_weight: float = 0.2  # of the sum of the heads' losses beside the network's own
+    heads_rows: int = 768  # slots that the heads learn from at a time
+    heads_repeats: int = 3  # times more that the heads alone learn from a batch's features
+    heads_tolerance: float = 0.01  # nats a token that the network's own loss may rise
     threads: int = 2
 
 
@@ -57,6 +67,7 @@ QUICK = Recipe(
     tokenizer_minutes=0.4,
     transformer_minutes=0.4,
     transformer_batch=2,
+    heads_minutes=0.2,
 )
 
 # On a GPU the arithmetic is free beside a CPU's: more play, larger steps.

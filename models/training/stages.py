@@ -15,14 +15,15 @@ from worldbridge.models.tokenizer.configs import EMBEDDED
 from worldbridge.models.training.data import make_pictures, make_tokens
 from worldbridge.models.training.embedded import EMBEDDED_TRANSFORMER
 from worldbridge.models.training.recipe import Recipe
+from worldbridge.models.training.train_heads import fingerprint, train_heads
 from worldbridge.models.training.train_tokenizer import train_tokenizer
 from worldbridge.models.training.train_transformer import train_transformer
-from worldbridge.models.transformer import VideoTransformer
+from worldbridge.models.transformer import MedusaHeads, VideoTransformer
 from worldbridge.models.world_folder import save_world
 
 __all__ = ["STAGES", "run_stages"]
 
-STAGES = ("pictures", "tokenizer", "tokens", "transformer", "export")
+STAGES = ("pictures", "tokenizer", "tokens", "transformer", "heads", "export")
 
 Progress = Callable[[str, float], None]
 
@@ -56,13 +57,53 @@ def run_stages(
         codes, condition = _load_tokens(out)
         checkpoint = out / "transformer.pt"
         train_transformer(transformer, codes, condition, recipe, checkpoint, progress, device)
+    if "heads" in stages:
+        _heads(out, recipe, progress, device)
     if "export" in stages:
-        told = _load(out / "tokenizer.pt"), _load(out / "transformer.pt")
-        tokenizer.load_state_dict(told[0]["model"])
-        transformer.load_state_dict(told[1]["average"])
-        how = _how_trained(out, recipe, *told)
-        save_world(out / "world", tokenizer.cpu(), transformer.cpu(), {"training": how})
+        _export(out, recipe, progress)
     return out / "world"
+
+
+def _heads(out: Path, recipe: Recipe, progress: Progress, device: str) -> None:
+    transformer = VideoTransformer(EMBEDDED_TRANSFORMER)
+    transformer.load_state_dict(_load(out / "transformer.pt")["average"])
+    heads = MedusaHeads(EMBEDDED_TRANSFORMER.dim, recipe.heads)
+    codes, condition = _load_tokens(out)
+    path = out / "heads.pt"
+    train_heads(transformer, heads, codes, condition, recipe, path, progress, device)
+
+
+def _export(out: Path, recipe: Recipe, progress: Progress) -> None:
+    tokenizer, transformer = VideoTokenizer(EMBEDDED), VideoTransformer(EMBEDDED_TRANSFORMER)
+    told = _load(out / "tokenizer.pt"), _load(out / "transformer.pt")
+    tokenizer.load_state_dict(told[0]["model"])
+    transformer.load_state_dict(told[1]["average"])
+    how = _how_trained(out, recipe, *told)
+    heads = None
+    if (out / "heads.pt").exists():
+        heads = _put_heads(_load(out / "heads.pt"), transformer, how, recipe)
+        if heads is None:
+            progress("heads.pt is unfinished or for another transformer and was left out", 1.0)
+    save_world(out / "world", tokenizer, transformer, {"training": how}, heads)
+
+
+def _put_heads(
+    state: dict[str, Any], transformer: VideoTransformer, how: dict[str, Any], recipe: Recipe
+) -> MedusaHeads | None:
+    """The heads, if they are finished and for this network; what learned with them is put there."""
+    if state["base"] != fingerprint(transformer.state_dict()) or state["share"] < 1:
+        return None
+    trained = dict(state["average"])
+    heads = MedusaHeads(transformer.config.dim, state["count"])
+    heads.load_state_dict({"weight": trained.pop("heads.weight")})
+    transformer.load_state_dict(transformer.state_dict() | trained)
+    how |= {
+        "heads_steps": state["step"],
+        "heads_minutes": recipe.heads_minutes,
+        "network_nats_before_heads": round(state["loss_before"], 4),
+        "network_nats_with_heads": round(state["loss_after"], 4),
+    }
+    return heads
 
 
 def _how_trained(
@@ -149,7 +190,7 @@ def _load_tokens(out: Path) -> tuple[np.ndarray, np.ndarray]:
     paths = sorted(out.glob("tokens-*.npz"))
     if not paths:
         raise FileNotFoundError(
-            f"no tokens-*.npz in {out}: run the stage 'tokens' before 'transformer'"
+            f"no tokens-*.npz in {out}: run the stage 'tokens' before it is trained on"
         )
     files = [np.load(path) for path in paths]
     return np.concatenate([f["codes"] for f in files]), np.concatenate(

@@ -15,7 +15,7 @@ from worldbridge.models.training.schedule import TimedSchedule
 from worldbridge.models.transformer import VideoTransformer
 from worldbridge.models.transformer.grid import DigitHead
 
-__all__ = ["as_seen", "disturb", "stray", "train_transformer"]
+__all__ = ["as_seen", "disturb", "places_of", "stray", "take", "train_transformer"]
 
 
 def disturb(
@@ -74,11 +74,11 @@ def train_transformer(
     while schedule.share() < 1.0:
         for group in optimizer.param_groups:
             group["lr"] = schedule.value(step)
-        places = _places(codes, recipe, random)
-        batch, leading = _gather(codes, places).long(), _gather(condition, places)
-        own = _gather(drawn, places).long() if schedule.share() > recipe.drawn_after else None
+        places = places_of(codes, recipe, random)
+        batch, leading = take(codes, places).long(), take(condition, places)
+        own = take(drawn, places).long() if schedule.share() > recipe.drawn_after else None
         seen = as_seen(batch, own, recipe, grid.fsq_levels, generator)
-        others = _gather(drawn, _places(codes, recipe, random)).long()
+        others = take(drawn, places_of(codes, recipe, random)).long()
         seen, strayed = stray(seen, others, recipe, generator)
         batch, leading, seen = batch.to(device), leading.to(device), seen.to(device)
         features = model.clip_features(seen, leading)[:, 1:]
@@ -169,7 +169,8 @@ def stray(
 _Place = tuple[int, slice]  # clip, and its latents
 
 
-def _places(codes: np.ndarray, recipe: Recipe, random: np.random.Generator) -> list[_Place]:
+def places_of(codes: np.ndarray, recipe: Recipe, random: np.random.Generator) -> list[_Place]:
+    """Where the clips of a random batch are in codes [N, T, H, W]."""
     latents = recipe.transformer_clip
     places = []
     for _ in range(recipe.transformer_batch):
@@ -179,7 +180,8 @@ def _places(codes: np.ndarray, recipe: Recipe, random: np.random.Generator) -> l
     return places
 
 
-def _gather(data: np.ndarray, places: list[_Place]) -> Tensor:
+def take(data: np.ndarray, places: list[_Place]) -> Tensor:
+    """Those places of data [N, T, ...], as [B, T', ...]."""
     return torch.stack([torch.from_numpy(data[clip, frames]) for clip, frames in places])
 
 

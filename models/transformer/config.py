@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar, get_args
 
 __all__ = ["COSMOS", "GridInput", "TransformerConfig", "Yarn", "cosmos_4b_320p"]
 
 _T = TypeVar("_T")
 Conditioning = Literal["none", "cross_attention", "modulation"]
+Camera = Literal["none", "pluecker"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +78,7 @@ class TransformerConfig:
     conditioning: Conditioning = "none"
     condition_dim: int = 0  # width of the per-latent condition vector (action, pose, theme)
     condition_hidden: int = 128
+    camera: Camera = "none"  # "pluecker": a ray per token, see `models/camera.py`
     grid: GridInput | None = None
 
     def __post_init__(self) -> None:
@@ -93,11 +95,30 @@ class TransformerConfig:
             )
         if self.conditioning == "cross_attention" and self.context_dim is None:
             raise ValueError("conditioning 'cross_attention' needs a context_dim, got None")
+        if self.camera not in get_args(Camera):
+            raise ValueError(f"unknown camera {self.camera!r}; expected one of {get_args(Camera)}")
+        if self.camera != "none" and self.grid is not None:
+            raise ValueError(f"a model with a token grid takes no camera, got {self.camera!r}")
         if self.grid is not None and _product(self.grid.fsq_levels) != self.vocab_size:
             raise ValueError(
                 f"FSQ levels {self.grid.fsq_levels} make {_product(self.grid.fsq_levels)} codes, "
                 f"but vocab_size is {self.vocab_size}"
             )
+
+    @property
+    def takes_actions(self) -> bool:
+        """One action vector [condition_dim] per latent."""
+        return self.conditioning != "none"
+
+    @property
+    def takes_text(self) -> bool:
+        """One context [m, context_dim] per stream; actions as context take its place."""
+        return self.context_dim is not None and self.conditioning != "cross_attention"
+
+    @property
+    def takes_camera(self) -> bool:
+        """One camera pose per latent."""
+        return self.camera != "none"
 
     @property
     def embedding_rows(self) -> int:

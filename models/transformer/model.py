@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from worldbridge.models.camera import RAY_DIM
 from worldbridge.models.transformer.config import TransformerConfig
 from worldbridge.models.transformer.grid import ClipWindow, DigitHead, GridEmbedding
 from worldbridge.models.transformer.layers import Block, RMSNorm
@@ -64,6 +65,9 @@ class VideoTransformer(nn.Module):
         elif config.conditioning == "cross_attention":
             assert config.context_dim is not None
             self.condition = ConditionEmbedder(config.condition_dim, 256, config.context_dim)
+        if config.takes_camera:
+            self.camera_embedding = nn.Linear(RAY_DIM, config.dim, bias=False)
+            nn.init.zeros_(self.camera_embedding.weight)  # without training it changes nothing
         self._tables: dict[tuple[torch.device, torch.dtype], tuple[Tensor, Tensor, Tensor]] = {}
 
     # -- plain (Cosmos) sequences ---------------------------------------------------------------
@@ -73,12 +77,17 @@ class VideoTransformer(nn.Module):
         tokens: Tensor,
         cache: KVCache | None = None,
         context: list[tuple[Tensor, Tensor]] | None = None,
+        rays: Tensor | None = None,
     ) -> Tensor:
         """tokens [B, S] -> logits [B, S, vocab].
 
         With a cache the tokens continue it; without one they start at position 0. `context` comes
-        from `context_keys_values`.
+        from `context_keys_values`, and rays [B, S, 6], of what each position predicts, from
+        `models/camera.py`.
         """
+        if (rays is not None) != self.config.takes_camera:
+            wanted = "camera rays [B, S, 6]" if self.config.takes_camera else "no camera rays"
+            raise ValueError(f"this model takes {wanted}, got {'none' if rays is None else 'some'}")
         start = 0 if cache is None else cache.length
         count = tokens.shape[1]
         cos, sin, absolute = self._position_tables(tokens.device)
@@ -89,6 +98,8 @@ class VideoTransformer(nn.Module):
             )
         index = slice(start, start + count)
         h = self.tok_embeddings(tokens)
+        if rays is not None:
+            h = h + self.camera_embedding(rays.to(h))
         added = absolute[index].to(h.dtype) if self.config.apply_abs_pos_emb else None
         mask = None
         if start > 0:

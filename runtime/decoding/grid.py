@@ -1,7 +1,9 @@
 """Decoding of token grids on a CPU (and, slowly, anywhere): all sessions of a worker together.
 
-Every forward runs the slots of one diagonal (mode `diagonal`) or one slot (mode `sequential`).
-Both see the same keys, so they draw the same tokens.
+Every forward runs the slots of one diagonal (mode `diagonal`), one slot (mode `sequential`), or the
+next slots in raster order, whose inputs were guessed: by the network's heads (mode `medusa`), or by
+earlier draws at the same places (mode `jacobi`, with the heads beyond them if there are any). What
+follows a wrong guess is run again. All see the same keys, so they draw the same tokens.
 """
 
 from __future__ import annotations
@@ -18,10 +20,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from worldbridge.models.transformer import VideoTransformer
+from worldbridge.models.transformer import MedusaHeads, VideoTransformer
 from worldbridge.models.transformer.grid import DigitHead, diagonal_step, digit_rows, slot_mask
 from worldbridge.models.transformer.layers import Block
 from worldbridge.models.transformer.positions import rotary_angles
+from worldbridge.runtime.decoding.drafts import DraftCounts
 from worldbridge.runtime.decoding.noise import position_noise
 from worldbridge.runtime.decoding.packed import PackedLinear, independent_counts
 from worldbridge.runtime.decoding.sampler import Sampling, gumbel, sample
@@ -29,7 +32,7 @@ from worldbridge.runtime.threads import one_thread
 
 __all__ = ["DECODE_MODES", "GridDecoder", "GridSession"]
 
-DECODE_MODES = ("diagonal", "sequential")
+DECODE_MODES = ("diagonal", "sequential", "jacobi", "medusa")
 
 
 @dataclass(slots=True, weakref_slot=True, eq=False)
@@ -49,16 +52,30 @@ class GridDecoder:
     """Decodes latents of a `VideoTransformer` with a token grid.
 
     Weights are copied into fused matrices; keys and values live in one slab of `capacity` rings.
+    Mode `medusa` needs the model's `heads`; `counts` tells how good guesses were. A forward of mode
+    `jacobi` runs `width` slots.
     """
 
     def __init__(
-        self, model: VideoTransformer, capacity: int, sampling: Sampling, mode: str = "diagonal"
+        self,
+        model: VideoTransformer,
+        capacity: int,
+        sampling: Sampling,
+        mode: str = "diagonal",
+        heads: MedusaHeads | None = None,
+        width: int = 16,
     ) -> None:
         config = model.config
         if config.grid is None:
             raise ValueError("this model has no token grid; it cannot be decoded along diagonals")
         if mode not in DECODE_MODES:
             raise ValueError(f"unknown decode mode {mode!r}; expected one of {DECODE_MODES}")
+        if mode == "medusa" and heads is None:
+            raise ValueError("mode 'medusa' needs the model's heads, got none; use 'diagonal'")
+        if heads is not None and heads.dim != config.dim:
+            raise ValueError(f"expected heads for a model {config.dim} wide, got {heads.dim}")
+        if width < 1:
+            raise ValueError(f"width must be at least 1, got {width}")
         self.model, self.config, self.grid = model, config, config.grid
         self.sampling, self.mode = sampling, mode
         self.between: Callable[[], None] = lambda: None  # called before every forward
@@ -83,7 +100,12 @@ class GridDecoder:
         self.begins = torch.arange(self.window, device=self.device)[:, None] * self.slots
         self._masks: dict[tuple[int, int], Tensor] = {}
         self._step_lists: dict[int, list[_Step]] = {}
-        self._programs: dict[tuple[int, int, bool], Callable[..., Tensor]] = {}
+        self._programs: dict[tuple[int, int, str], Callable[..., _Drawn]] = {}
+        self.guesses = mode in ("jacobi", "medusa")
+        self.heads = heads if self.guesses else None
+        self.counts = DraftCounts(self.heads.count if self.heads and mode == "medusa" else 0)
+        # slots of a forward with guesses
+        self.reach = min(self.slots, width if mode == "jacobi" else 1 + len(self.counts.kept))
         layers = [
             self.layers[0].qkv,
             self.layers[0].out,
@@ -91,9 +113,11 @@ class GridDecoder:
             self.layers[0].down,
             self.project,
         ]
-        widest = max(len(slots) for slots in self.schedule)
-        self.counts = independent_counts(layers, capacity * widest + 8)
-        self.together = bool(self.counts) and self.counts[-1] >= capacity * widest
+        if self.heads is not None:
+            self.merged_heads = PackedLinear(self.heads.weight)
+        widest = max(self.reach, *(len(slots) for slots in self.schedule))
+        self.row_counts = independent_counts(layers, capacity * widest + 8)
+        self.together = bool(self.row_counts) and self.row_counts[-1] >= capacity * widest
 
     # -- sessions -------------------------------------------------------------------------------
 
@@ -141,51 +165,126 @@ class GridDecoder:
             noise = torch.cat([self._noise(s) for s in sessions])
         flat = digits.flatten(0, 2)
         memory = [part for session in sessions for part in self._memory(session)]
-        for step in self._steps(batch):
-            self.between()
-            # without noise nothing is drawn, but a recording takes tensors only
-            inputs = (base, flat, cos, sin, scales, base if noise is None else noise)
-            self._run((batch, len(step.slots), noise is not None), (*inputs, *step, *memory))
+        # without noise nothing is drawn, but a recording takes tensors only
+        inputs = (base, flat, cos, sin, scales, base if noise is None else noise)
+        if self.guesses and noise is not None:
+            self._speculate(sessions, inputs, memory)
+        else:
+            for step in self._steps(batch):
+                self._run("force" if noise is None else "draw", (*inputs, *step, *memory))
         result = row_codes(digits[:, 1:, 1:], self.levels)
         for i, session in enumerate(sessions):
             session.recent = [result[i], *session.recent][: self.grid.previous_latents]
             session.frames += 1
         return result
 
-    def _run(self, shape: tuple[int, int, bool], arguments: tuple[Tensor, ...]) -> None:
-        """The forward of one step; `shape` is batch, slots, and whether tokens are drawn.
+    def _run(self, kind: str, arguments: tuple[Tensor, ...]) -> _Drawn:
+        """One forward, of `_KINDS`.
 
         A step is some two hundred small operations. They are recorded once for each shape, because
         replaying them costs a third of calling them from Python. Sequential decoding, which is
         there to be compared with, is not recorded.
         """
+        self.between()
+        batch, count = arguments[_SLOTS].shape
+        shape = (batch, count, kind)
         if shape not in self._programs:
-            program = _Program(self, shape[0], shape[2])
+            program = _Program(self, batch, kind)
             self._programs[shape] = program
-            if self.mode == "diagonal":
+            if self.mode != "sequential":
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")  # shapes become constants, on purpose
                     recorded = torch.jit.trace(program, arguments, check_trace=False)
                 self._programs[shape] = recorded
-        self._programs[shape](*arguments)
+        return self._programs[shape](*arguments)
+
+    def _speculate(
+        self, sessions: list[GridSession], inputs: tuple[Tensor, ...], memory: list[Tensor]
+    ) -> None:
+        """Draw a latent in raster order, `reach` slots a forward, into the digits of `inputs`.
+
+        Every session is at its own place. One that is ahead, and the end of a latent, run slots
+        again that have been drawn: with the same inputs these only write the same keys once more.
+        """
+        flat, noise = inputs[1], inputs[5]
+        done = [0] * len(sessions)
+        self._carry(sessions, flat)
+        while min(done) < self.slots:
+            first = torch.tensor([min(d, self.slots - self.reach) for d in done])
+            slots = first[:, None] + torch.arange(self.reach)
+            step = self._step(slots.to(self.device))
+            features, drawn = self._run("window", (*inputs, *step, *memory))
+            guessed = flat.index_select(0, step.own)
+            right = (drawn == guessed).all(-1).view(slots.shape).tolist()
+            known = (slots < torch.tensor(done)[:, None]).flatten()[:, None].to(self.device)
+            flat.index_copy_(0, step.own, torch.where(known, guessed, drawn))
+            ahead = []  # session, first slot without a good guess, row of the slot before it
+            for i, begin in enumerate(first.tolist()):
+                if done[i] == self.slots:
+                    continue
+                place, left = done[i] - begin, self.slots - done[i]
+                gain = min(left, 1 + _leading(right[i][place:-1]))
+                self.counts.add(gain, left, drafted=self.mode == "medusa" and done[i] > 0)
+                done[i] += gain
+                # what was drawn behind a wrong guess is itself a guess, and better than the heads'
+                fresh = done[i] if self.mode == "medusa" else begin + self.reach
+                if fresh < self.slots:
+                    ahead.append((i, fresh, i * self.reach + fresh - begin - 1))
+            if self.heads is not None and ahead:
+                self._guess(self.heads, features, ahead, flat, noise)
+
+    def _carry(self, sessions: list[GridSession], flat: Tensor) -> None:
+        """Guess the tokens of a latent: those at the same places of the latent before."""
+        slots = torch.arange(self.slots, device=self.device).expand(len(sessions), -1)
+        own = self._step(slots).own.view(slots.shape)
+        for i, session in enumerate(sessions):
+            if session.recent:
+                codes = session.recent[0].flatten()
+                flat.index_copy_(0, own[i], digit_rows(codes, tuple(self.levels)))
+
+    def _guess(
+        self,
+        heads: MedusaHeads,
+        features: Tensor,
+        ahead: list[tuple[int, int, int]],
+        flat: Tensor,
+        noise: Tensor,
+    ) -> None:
+        """Write the heads' drafts to `flat`; `ahead`: session, slot, row of the slot before it.
+
+        A draft is drawn with the noise of the slot it is for.
+        """
+        rows = torch.tensor([row for _, _, row in ahead], device=self.device)
+        x = features.index_select(0, rows)
+        owner = torch.tensor([[i] for i, _, _ in ahead])
+        slots = torch.tensor([[slot] for _, slot, _ in ahead]) + torch.arange(heads.count)
+        inside = (slots < self.slots).flatten().to(self.device)
+        slots = slots.clamp(max=self.slots - 1)
+        states = heads.join(x, self.merged_heads(x)).flatten(0, 1)
+        theirs = noise.index_select(0, (owner * self.slots + slots).flatten().to(self.device))
+        drafts = self._draw(states, theirs)
+        places = self._places(owner, slots).flatten().to(self.device)
+        flat.index_copy_(0, places[inside], drafts[inside])
 
     def forward_step(
         self,
         batch: int,
+        kind: str,
         base: Tensor,
         digits: Tensor,
         cos: Tensor,
         sin: Tensor,
         scales: Tensor,
-        noise: Tensor | None,
+        noise: Tensor,
         step: _Step,
         memory: Sequence[Tensor],
-    ) -> None:
-        """Run the slots of one step and, where there is noise, write their tokens to `digits`.
+    ) -> _Drawn:
+        """Run the slots of one step, as `kind` says (see `_KINDS`).
 
         base [B * slots, dim]; digits [B * bordered, D]; cos, sin [B * slots, 1, head_dim]; scales
         [layers, 4, B, dim]; noise [B * slots, lanes]; memory: per session keys and values [layers,
-        Hkv, window, head_dim], where the latent begins in them, and its mask.
+        Hkv, window, head_dim], where the latent begins in them, and its mask. Returns the last
+        hidden states [B * n, dim] and the tokens drawn from them as table rows [B * n, D].
         """
         rows, heads = step.rows, self.config.n_heads + self.config.n_kv_heads
         size = self.config.head_dim
@@ -197,9 +296,9 @@ class GridDecoder:
             scales = scales.index_select(2, step.owner)
         # per session: keys, values, where the slots' own go, and what the slots may see
         reach = []
-        for keys, values, begin, mask in zip(*[iter(memory)] * 4, strict=True):
-            seen = mask.index_select(0, step.slots)[:, None]
-            reach.append((keys, values, step.slots + begin, seen))
+        for i, (keys, values, begin, mask) in enumerate(zip(*[iter(memory)] * 4, strict=True)):
+            seen = mask.index_select(0, step.slots[i])[:, None]
+            reach.append((keys, values, step.slots[i] + begin, seen))
         for index, layer in enumerate(self.layers):
             weight, shift, ffn_weight, ffn_shift = scales[index].unbind(0)
             qkv = layer.qkv(torch.addcmul(shift, self._norm(x), weight))
@@ -210,9 +309,13 @@ class GridDecoder:
             x = layer.out(mixed).add_(x)
             gate, up = layer.up(torch.addcmul(ffn_shift, self._norm(x), ffn_weight)).chunk(2, -1)
             x = layer.down(F.silu(gate).mul_(up)).add_(x)
-        if noise is not None:
-            drawn = self._draw(self._norm(x).mul_(self.final), noise.index_select(0, rows))
-            digits.index_copy_(0, step.own, drawn[: step.own.shape[0]])
+        if kind == "force":
+            return x, digits
+        x, count = self._norm(x).mul_(self.final), step.own.shape[0]
+        drawn = self._draw(x, noise.index_select(0, rows))[:count]
+        if kind == "draw":
+            digits.index_copy_(0, step.own, drawn)
+        return x[:count], drawn
 
     def _draw(self, x: Tensor, noise: Tensor) -> Tensor:
         """Features [rows, dim] -> the digits of their tokens as table rows [rows, D]."""
@@ -320,38 +423,44 @@ class GridDecoder:
     def _steps(self, batch: int) -> list[_Step]:
         """The steps of a latent for `batch` sessions; made once."""
         if batch not in self._step_lists:
-            self._step_lists[batch] = [self._step(batch, slots) for slots in self.schedule]
+            steps = [self._step(slots.expand(batch, -1)) for slots in self.schedule]
+            self._step_lists[batch] = steps
         return self._step_lists[batch]
 
-    def _step(self, batch: int, slots: Tensor) -> _Step:
-        border = self.width + 1
-        row, column = slots // self.width, slots % self.width
-        left, above = (row + 1) * border + column, row * border + column + 1
-        bordered = (self.height + 1) * border
-        owners = torch.arange(batch)[:, None]
+    def _step(self, slots: Tensor) -> _Step:
+        """Of slots [B, n] of as many sessions."""
+        owners = torch.arange(len(slots), device=slots.device)[:, None]
+        own = self._places(owners, slots)
         rows = self._pad((owners * self.slots + slots).flatten())
         return _Step(
-            slots=slots.to(self.device),
-            rows=rows.to(self.device),
-            owner=(rows // self.slots).to(self.device),
-            left=self._pad((owners * bordered + left).flatten()).to(self.device),
-            above=self._pad((owners * bordered + above).flatten()).to(self.device),
-            own=(owners * bordered + left + 1).flatten().to(self.device),
+            slots=slots,
+            rows=rows,
+            owner=rows // self.slots,
+            left=self._pad((own - 1).flatten()),
+            above=self._pad((own - (self.width + 1)).flatten()),
+            own=own.flatten(),
         )
+
+    def _places(self, owners: Tensor, slots: Tensor) -> Tensor:
+        """Where the tokens of slots [B, n] of sessions [B, 1] are in the bordered digits."""
+        border = self.width + 1
+        row, column = slots // self.width, slots % self.width
+        return (owners * (self.height + 1) + row + 1) * border + column + 1
 
     def _pad(self, rows: Tensor) -> Tensor:
         """Repeat the first row up to a count that keeps rows apart (see `independent_counts`)."""
-        place = bisect.bisect_left(self.counts, len(rows))
-        if place == len(self.counts):
+        place = bisect.bisect_left(self.row_counts, len(rows))
+        if place == len(self.row_counts):
             return rows
-        return torch.cat([rows, rows[:1].expand(self.counts[place] - len(rows))])
+        return torch.cat([rows, rows[:1].expand(self.row_counts[place] - len(rows))])
 
     # -- at construction ------------------------------------------------------------------------
 
     def _schedule(self) -> list[Tensor]:
         """The slots of every forward."""
         step = diagonal_step(self.height, self.width, self.grid.diagonal).flatten()
-        order = torch.arange(self.slots)
+        order = torch.arange(self.slots, device=self.device)
+        step = step.to(self.device)
         if self.mode == "sequential":
             return list(order.split(1))
         return [order[step == s] for s in range(int(step.max()) + 1)]
@@ -377,7 +486,7 @@ class GridDecoder:
 class _Step(NamedTuple):
     """Which slots a forward runs, and where their inputs and results are."""
 
-    slots: Tensor  # [n] of a latent
+    slots: Tensor  # [B, n] of a latent
     rows: Tensor  # [rows] of all sessions' slots, session-major, padded
     owner: Tensor  # [rows] the session of each row
     left: Tensor  # [rows] places of the left tokens in the bordered digits
@@ -385,13 +494,20 @@ class _Step(NamedTuple):
     own: Tensor  # [B * n] places of the tokens that are drawn
 
 
+_Drawn = tuple[Tensor, Tensor]
+_SLOTS = 6  # place of a step's slots among the arguments of a program
+# A forward writes keys and values. `force` does no more; `draw` also writes the tokens it draws;
+# `window` returns them and leaves it to the caller which ones count.
+_KINDS = ("force", "draw", "window")
+
+
 class _Program(nn.Module):
     """`GridDecoder.forward_step` for one shape, recorded with its first arguments."""
 
-    def __init__(self, decoder: GridDecoder, batch: int, draw: bool) -> None:
+    def __init__(self, decoder: GridDecoder, batch: int, kind: str) -> None:
         super().__init__()
-        self.run_step = partial(decoder.forward_step, batch)
-        self.draw = draw
+        assert kind in _KINDS
+        self.run_step = partial(decoder.forward_step, batch, kind)
         # a recording finds packed weights only where they are parts of the recorded module
         parts = [
             m for layer in decoder.layers for m in (layer.qkv, layer.out, layer.up, layer.down)
@@ -407,10 +523,9 @@ class _Program(nn.Module):
         scales: Tensor,
         noise: Tensor,
         *rest: Tensor,
-    ) -> Tensor:
+    ) -> _Drawn:
         step, memory = _Step(*rest[: len(_Step._fields)]), rest[len(_Step._fields) :]
-        self.run_step(base, digits, cos, sin, scales, noise if self.draw else None, step, memory)
-        return digits
+        return self.run_step(base, digits, cos, sin, scales, noise, step, memory)
 
 
 @dataclass(frozen=True, slots=True)
@@ -450,3 +565,8 @@ def row_codes(rows: Tensor, levels: list[int]) -> Tensor:
         codes += (rows[..., d] - offset) * basis
         offset, basis = offset + level, basis * level
     return codes
+
+
+def _leading(right: list[bool]) -> int:
+    """How many guesses were right before the first wrong one."""
+    return right.index(False) if False in right else len(right)

@@ -29,4 +29,5 @@ def position_noise(seed: int, first: int, count: int, lanes: int) -> Tensor:
     generator.advance(first * lanes // _BLOCK)
     raw = generator.random_raw(count * lanes // 2).view(np.uint32).reshape(count, lanes)
     numbers = torch.from_numpy((raw >> np.uint32(8)).astype(np.float32))
-    return numbers.add_(0.5).mul_(2.0**-24)
+    # the largest number plus a half is rounded up to 1, whose Gumbel noise would be infinite
+    return numbers.add_(0.5).mul_(2.0**-24).clamp_(max=1 - 2.0**-24)

@@ -4,6 +4,9 @@ A latent is drawn token by token in raster order. Mode `sequential` draws one to
 Mode `jacobi` forwards `width` tokens at once, of which all but the first are guesses, draws
 behind each of them, and keeps the draws up to the first guess that was wrong. As noise belongs to
 positions, what is kept is what `sequential` draws; the other draws are the next round's guesses.
+Mode `medusa` is the same with guesses from trained heads, which draw them with the noise of the
+places they are for: where head and network agree about a token's distribution, they draw one token.
+A network with heads also uses them in mode `jacobi`, where no earlier draw reaches.
 
 What is guaranteed:
 
@@ -32,7 +35,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from worldbridge.models.transformer import TransformerConfig, VideoTransformer
+from worldbridge.models.camera import check_poses, pluecker_rays
+from worldbridge.models.transformer import MedusaHeads, TransformerConfig, VideoTransformer
 from worldbridge.models.transformer.layers import Block
 from worldbridge.models.transformer.positions import (
     absolute_table,
@@ -40,6 +44,7 @@ from worldbridge.models.transformer.positions import (
     rotary_angles,
     rotary_table,
 )
+from worldbridge.runtime.decoding.drafts import DraftCounts
 from worldbridge.runtime.decoding.noise import position_noise
 from worldbridge.runtime.decoding.sampler import Sampling, gumbel, sample
 
@@ -52,7 +57,7 @@ __all__ = [
     "rotate_time",
 ]
 
-RASTER_MODES = ("sequential", "jacobi")
+RASTER_MODES = ("sequential", "jacobi", "medusa")
 SLIDES = ("reprefill", "rotate")
 
 _LANES = 8  # the noise of a position comes in blocks of so many codes
@@ -72,6 +77,9 @@ class RasterSession:
     latents: int = 0  # so far, the absolute position of the next one
     window: list[Tensor] = field(default_factory=list)  # [h, w] codes, oldest first
     conditions: list[Tensor] = field(default_factory=list)  # [condition_dim], of the same latents
+    poses: list[Tensor] = field(default_factory=list)  # [8], the cameras of the same latents
+    pose: Tensor | None = None  # [8], of the latent that is being fed
+    view: Tensor | None = None  # [h * w, dim], what that adds to the latent's tokens
     context: Tensor | None = None  # [m, context_dim]
     context_pairs: _Context | None = None  # the same as keys and values
 
@@ -85,6 +93,7 @@ class RasterSnapshot:
     codes: Tensor  # [F, h, w], the latents that the next one is drawn from
     context: Tensor | None = None  # [m, context_dim]
     conditions: Tensor | None = None  # [F, condition_dim]
+    poses: Tensor | None = None  # [F, 8]
 
 
 class RasterDecoder:
@@ -97,7 +106,8 @@ class RasterDecoder:
     layers, from three latents to one, that moved the logits by 5 % of their standard deviation
     (root mean square; worst single logit 35 %), and 93 % of the tokens kept their likeliest code.
 
-    `width` is how many tokens a forward of mode `jacobi` feeds per session. `padding` is the least
+    `width` is how many tokens a forward of mode `jacobi` feeds per session; mode `medusa` feeds one
+    more than there are `heads`. `padding` is the least
     number of rows per session of any drawing forward; rows beyond those in use are ignored.
     """
 
@@ -113,6 +123,7 @@ class RasterDecoder:
         keep: int | None = None,
         width: int = 16,
         padding: int = 1,
+        heads: MedusaHeads | None = None,
     ) -> None:
         config = model.config
         trained, self.height, self.width_of_latent = config.latent_shape
@@ -122,11 +133,13 @@ class RasterDecoder:
         self.model, self.config, self.sampling = model, config, sampling
         self.mode, self.slide = mode, slide
         self.size = self.height * self.width_of_latent  # tokens of a latent
-        self.width = width if mode == "jacobi" else 1
+        self.heads = None if mode == "sequential" else _check_heads(config, mode, heads)
+        reach = 1 if self.heads is None else 1 + self.heads.count
+        self.width = width if mode == "jacobi" else reach
         self.rows = max(self.width, padding)  # per session, of a drawing forward
         self.between: Callable[[], None] = lambda: None  # called before every forward
-        self.forwards = 0  # drawing forwards, counted for each session that takes part
-        self.accepted = 0  # tokens that they gave
+        # of drawing forwards; the one that ends a latent is not counted
+        self.counts = DraftCounts(self.heads.count if self.heads and mode == "medusa" else 0)
         self.device = model.norm.weight.device
         self.lead = int(config.begin_of_video_token is not None)
         # rows beyond the end of the last latent write to places that nothing ever looks at
@@ -137,12 +150,13 @@ class RasterDecoder:
         )
         self.values = torch.zeros_like(self.keys)
         self.free = list(range(capacity))[::-1]
+        self._newest_context: tuple[Tensor, _Context] | None = None
         self._make_tables()
 
     @property
     def tokens_per_forward(self) -> float:
         """Mean of all latents so far; the one forward that ends a latent is not counted."""
-        return self.accepted / max(1, self.forwards)
+        return self.counts.tokens_per_forward
 
     def window_start(self, latents: int) -> int:
         """The oldest latent that latent number `latents` is drawn from.
@@ -165,17 +179,20 @@ class RasterDecoder:
         latents: int | None = None,
         context: Tensor | None = None,
         conditions: Tensor | None = None,
+        poses: Tensor | None = None,
     ) -> RasterSession:
         """A stream that continues codes [P, h, w], which are its newest latents.
 
         `latents` is how many it has had (default: P). `context` [m, context_dim] stays the same
-        for the whole stream; `conditions` [P, condition_dim] belong to the latents of the prompt.
+        for the whole stream; `conditions` [P, condition_dim] and camera `poses` [P, 8] (see
+        `models/camera.py`) belong to the latents of the prompt.
         Raises RuntimeError when all places are taken, ValueError when the prompt does not fit.
         """
         count = len(codes) if latents is None else latents
         needed = count - self.window_start(count)
         self._check_prompt(codes, count, needed)
         self._check_condition(conditions, len(codes))
+        self._check_poses(poses, len(codes))
         if (context is not None) != self._wants_context:
             wanted = "a context" if self._wants_context else "no context"
             raise ValueError(f"this model takes {wanted} [m, {self.config.context_dim}] per stream")
@@ -187,8 +204,9 @@ class RasterDecoder:
         session = RasterSession(seed, self.free.pop(), count - needed, context=context)
         weakref.finalize(session, self.free.append, session.slab)
         if context is not None:
-            session.context_pairs = self.model.context_keys_values(context[None].to(self.keys))
+            session.context_pairs = self._context_pairs(context)
         for t in range(len(codes) - needed, len(codes)):
+            self._look(session, None if poses is None else poses[t])
             self._append(session, codes[t], None if conditions is None else conditions[t])
         return session
 
@@ -196,8 +214,11 @@ class RasterDecoder:
         """What `restore` needs, and no more."""
         needed = session.latents - self.window_start(session.latents)
         conditions = torch.stack(session.conditions[-needed:]) if session.conditions else None
+        poses = torch.stack(session.poses[-needed:]) if session.poses else None
         codes = torch.stack(session.window[-needed:])
-        return RasterSnapshot(session.seed, session.latents, codes, session.context, conditions)
+        return RasterSnapshot(
+            session.seed, session.latents, codes, session.context, conditions, poses
+        )
 
     def restore(self, snapshot: RasterSnapshot) -> RasterSession:
         """Rebuild a session; the module's docstring says how exactly."""
@@ -207,25 +228,42 @@ class RasterDecoder:
             latents=snapshot.latents,
             context=snapshot.context,
             conditions=snapshot.conditions,
+            poses=snapshot.poses,
         )
 
     @torch.inference_mode()
-    def force(self, session: RasterSession, codes: Tensor, condition: Tensor | None = None) -> None:
-        """Append a known latent, codes [h, w], condition [condition_dim]."""
+    def force(
+        self,
+        session: RasterSession,
+        codes: Tensor,
+        condition: Tensor | None = None,
+        pose: Tensor | None = None,
+    ) -> None:
+        """Append a known latent, codes [h, w], condition [condition_dim], camera pose [8]."""
         self._check_condition(None if condition is None else condition[None], 1)
+        self._check_poses(None if pose is None else pose[None], 1)
         self._make_room(session)
+        self._look(session, pose)
         self._append(session, codes, condition)
 
     @torch.inference_mode()
-    def decode(self, sessions: Sequence[RasterSession], condition: Tensor | None = None) -> Tensor:
+    def decode(
+        self,
+        sessions: Sequence[RasterSession],
+        condition: Tensor | None = None,
+        poses: Tensor | None = None,
+    ) -> Tensor:
         """The next latent of every session: condition [B, condition_dim] -> codes [B, h, w].
 
-        The condition is that of the latents to be drawn. Sessions may be at different places of
-        their streams.
+        The condition and the camera poses [B, 8] are those of the latents to be drawn. Sessions
+        may be at different places of their streams.
         """
         self._check_condition(condition, len(sessions))
+        self._check_poses(poses, len(sessions))
         for session in sessions:
             self._make_room(session)
+        for i, session in enumerate(sessions):
+            self._look(session, None if poses is None else poses[i])
         lengths = {len(s.context) for s in sessions if s.context is not None}
         if len(lengths) > 1:
             raise ValueError(
@@ -252,11 +290,21 @@ class RasterDecoder:
         Offset 0 is the place of the newest token of the window. What is fed here is forgotten when
         a later call feeds the same places. `pairs` are the sessions' contexts.
         """
-        firsts = [self._next_place(s) + o for s, o in zip(sessions, offsets, strict=True)]
         known = [s.context_pairs for s in sessions] if pairs is None else pairs
-        features = self._features([s.slab for s in sessions], tokens, firsts, known)
-        logits: Tensor = self.model.output(features)
+        logits: Tensor = self.model.output(self._hidden(sessions, tokens, offsets, known))
         return logits.float()
+
+    def _hidden(
+        self,
+        sessions: Sequence[RasterSession],
+        tokens: Tensor,
+        offsets: Sequence[int],
+        pairs: Sequence[_Context | None],
+    ) -> Tensor:
+        """As `logits`, but the last hidden states [B, S, dim]."""
+        firsts = [self._next_place(s) + o for s, o in zip(sessions, offsets, strict=True)]
+        views = self._views(sessions, offsets, tokens.shape[1])
+        return self._features([s.slab for s in sessions], tokens, firsts, pairs, views)
 
     # -- one latent -----------------------------------------------------------------------------
 
@@ -283,9 +331,9 @@ class RasterDecoder:
             )
             feed[active] = rows
             for i, gain in zip(active, gains, strict=True):
+                drafted = self.mode == "medusa" and done[i] > 0
+                self.counts.add(gain, self.size - done[i], drafted)
                 done[i] += gain
-            self.forwards += len(active)
-            self.accepted += sum(gains)
         shape = (len(sessions), self.height, self.width_of_latent)
         return feed[:, 1 : 1 + self.size].reshape(shape)
 
@@ -300,9 +348,10 @@ class RasterDecoder:
         """One forward: writes the draws into feed [B, 1 + size + rows]; how many are final."""
         start = torch.tensor(done, device=self.device)[:, None]
         places = start + torch.arange(self.rows, device=self.device)
-        logits = self.logits(sessions, feed.gather(1, places), done, pairs)[:, : self.width]
+        hidden = self._hidden(sessions, feed.gather(1, places), done, pairs)
+        logits = self.model.output(hidden)[:, : self.width]
         drawn = sample(
-            logits.flatten(0, 1),
+            logits.flatten(0, 1).float(),
             torch.cat([n.take(d, self.width) for n, d in zip(noise, done, strict=True)]),
             self.sampling,
         ).view(len(sessions), self.width)
@@ -311,8 +360,38 @@ class RasterDecoder:
         feed.scatter_(1, behind, torch.where(inside, drawn, guesses))
         # a draw is final if every guess before it was right; the first one has no guess before it
         right = ((drawn == guesses) & inside).long().cumprod(-1).sum(-1)
-        gains = (right + 1).clamp(max=self.width).minimum(self.size - start[:, 0])
-        return [int(gain) for gain in gains.tolist()]
+        final = (right + 1).clamp(max=self.width).minimum(self.size - start[:, 0])
+        gains = [int(gain) for gain in final.tolist()]
+        if self.heads is not None:
+            self._guess(self.heads, hidden, feed, done, gains, noise)
+        return gains
+
+    def _guess(
+        self,
+        heads: MedusaHeads,
+        hidden: Tensor,
+        feed: Tensor,
+        done: list[int],
+        gains: list[int],
+        noise: list[_PositionNoise],
+    ) -> None:
+        """Write the heads' drafts into `feed` after a forward that left hidden [B, rows, dim].
+
+        In mode `medusa` they follow the last final token. In mode `jacobi` they follow the window:
+        up to there, this forward's own draws are the better guesses.
+        """
+        rows = [gain - 1 if self.mode == "medusa" else self.width - 1 for gain in gains]
+        states = heads(torch.stack([hidden[i, row] for i, row in enumerate(rows)]))
+        logits = self.model.output(states).float()  # [B, heads, vocab]
+        for i, (count, row, gain) in enumerate(zip(done, rows, gains, strict=True)):
+            begin = count + row + 1  # the first head's place in the latent
+            inside = min(heads.count, self.size - begin)
+            if inside <= 0:
+                continue
+            ahead = begin - (count + gain)
+            mine = noise[i].take(count + gain, ahead + inside)[ahead:]
+            drafts = sample(logits[i, :inside], mine, self.sampling)
+            feed[i, 1 + begin : 1 + begin + inside] = drafts
 
     def _append(
         self,
@@ -328,10 +407,14 @@ class RasterDecoder:
         if len(tokens):
             self.between()
             pairs = self._pairs(session, condition) if pairs is None else pairs
-            self._features([session.slab], tokens[None], [max(first, 0)], [pairs])
+            # the first latent of a window lacks the token that leads to it, unless a video begins
+            views = self._views([session], [self.size - len(tokens)], len(tokens))
+            self._features([session.slab], tokens[None], [max(first, 0)], [pairs], views)
         session.window.append(codes)
         if condition is not None:
             session.conditions.append(condition)
+        if session.pose is not None:
+            session.poses.append(session.pose)
         session.latents += 1
 
     def _newest(self, session: RasterSession) -> Tensor:
@@ -360,13 +443,15 @@ class RasterDecoder:
         if len(session.window) < self.max_latents:
             return
         codes, conditions = session.window[-self.keep :], session.conditions[-self.keep :]
+        poses = session.poses[-self.keep :]
         if self.slide == "rotate":
             self._rotate(session.slab, self.max_latents - self.keep)
             session.window, session.conditions = codes, conditions
             return
-        session.window, session.conditions = [], []
+        session.window, session.conditions, session.poses = [], [], []
         session.latents -= self.keep
         for i, latent in enumerate(codes):
+            self._look(session, poses[i] if poses else None)
             self._append(session, latent, conditions[i] if conditions else None)
 
     def _rotate(self, slab: int, shift: int) -> None:
@@ -387,8 +472,11 @@ class RasterDecoder:
         tokens: Tensor,
         firsts: list[int],
         pairs: Sequence[_Context | None],
+        views: Tensor | None,
     ) -> Tensor:
         """tokens [B, S] at places firsts[b].. of their windows -> features [B, S, dim].
+
+        `views` [B, S, dim] is what the cameras add to the tokens.
 
         Weights are read once for all sessions; attention runs session by session over what each
         has, so a short window costs little and never sees its neighbours.
@@ -404,6 +492,8 @@ class RasterDecoder:
             for end, own in zip(ends, places, strict=True)
         ]
         h: Tensor = self.model.tok_embeddings(tokens)
+        if views is not None:
+            h = h + views
         for i, module in enumerate(self.model.layers):
             block = cast(Block, module)
             if self.absolute is not None:
@@ -420,6 +510,41 @@ class RasterDecoder:
             h = h + block.feed_forward(block.ffn_norm(h))
         features: Tensor = self.model.norm(h)
         return features
+
+    def _context_pairs(self, context: Tensor) -> _Context:
+        """Keys and values; those of the newest context are kept, as most streams share one."""
+        if self._newest_context is None or self._newest_context[0] is not context:
+            pairs = self.model.context_keys_values(context[None].to(self.keys))
+            self._newest_context = context, pairs
+        return self._newest_context[1]
+
+    def _look(self, session: RasterSession, pose: Tensor | None) -> None:
+        """Turn a session's camera to the latent that is fed next.
+
+        Rays are relative to the oldest latent of the window, which stands where the first one of
+        a clip stood in training. So they stay as small as they were there, however far a stream
+        goes, and a rebuilt session, which has the same window, gets the same ones.
+        """
+        if pose is None:
+            return
+        session.pose, first = pose, session.poses[0] if session.poses else pose
+        rays = pluecker_rays(pose, first, self.height, self.width_of_latent)
+        session.view = self.model.camera_embedding(rays.flatten(0, 1).to(self.keys))
+
+    def _views(
+        self, sessions: Sequence[RasterSession], offsets: Sequence[int], count: int
+    ) -> Tensor | None:
+        """What the cameras add to `count` tokens from those offsets on, [B, count, dim].
+
+        Offset 0 leads to the latent's first token. Rows beyond its end are ignored later.
+        """
+        rows = [range(offset, offset + count) for offset in offsets]
+        found = [
+            session.view[[min(i, self.size - 1) for i in own]]
+            for session, own in zip(sessions, rows, strict=True)
+            if session.view is not None
+        ]
+        return torch.stack(found) if found else None
 
     def _make_tables(self) -> None:
         """cos and sin [places, head_dim/2] and, where used, absolute positions [places, dim]."""
@@ -453,6 +578,12 @@ class RasterDecoder:
                 f"codes must be in 0..{self.config.vocab_size - 1}, "
                 f"got {int(codes.min())}..{int(codes.max())}"
             )
+
+    def _check_poses(self, poses: Tensor | None, count: int) -> None:
+        if self.config.takes_camera:
+            check_poses(poses, count)
+        elif poses is not None:
+            raise ValueError("this model takes no camera; pass None for its poses")
 
     def _check_condition(self, condition: Tensor | None, count: int) -> None:
         if not self._wants_conditions:
@@ -512,9 +643,20 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
 def _layer(pairs: Sequence[_Context | None], layer: int) -> tuple[Tensor, Tensor]:
     """Keys and values of the contexts of all sessions, [B, Hkv, m, D] each."""
     known = [pair[layer] for pair in pairs if pair is not None]
-    if len(known) == 1:
-        return known[0]
+    if all(pair is known[0] for pair in known):  # one context for all, such as a server's prompt
+        keys, values = known[0]
+        return keys.expand(len(known), -1, -1, -1), values.expand(len(known), -1, -1, -1)
     return torch.cat([k for k, _ in known]), torch.cat([v for _, v in known])
+
+
+def _check_heads(
+    config: TransformerConfig, mode: str, heads: MedusaHeads | None
+) -> MedusaHeads | None:
+    if heads is None and mode == "medusa":
+        raise ValueError("mode 'medusa' needs the model's heads, got none; use mode 'jacobi'")
+    if heads is not None and heads.dim != config.dim:
+        raise ValueError(f"expected heads for a model {config.dim} wide, got {heads.dim}")
+    return heads
 
 
 def _check_options(
@@ -532,6 +674,11 @@ def _check_options(
         raise ValueError(
             "slide 'rotate' cannot move absolute position embeddings, which this model adds to "
             "every layer; use slide 'reprefill'"
+        )
+    if slide == "rotate" and config.takes_camera:
+        raise ValueError(
+            "slide 'rotate' cannot move cameras, which are relative to a window's first latent; "
+            "use slide 'reprefill'"
         )
     if not 2 <= most <= config.latent_shape[0]:
         raise ValueError(

@@ -32,6 +32,7 @@ from worldbridge.bridge.protocol import (
     Ping,
     Pong,
     SessionInput,
+    ShiftFrames,
     Shown,
     Snapshot,
     Start,
@@ -152,6 +153,23 @@ class TestPlaying:
         assert 'worldbridge_leg_ms_sum{leg="show"} 2.0' in text
 
 
+    async def test_frames_that_wait_for_the_display_are_shifted(self, rig: Rig) -> None:
+        worker = await rig.worker()
+        client, watcher = await rig.greet(), await rig.greet(Hello("looks", "spectator"))
+        for peer in (client, watcher):
+            await peer.until(Frame)
+        for number in range(10):
+            await watcher.send(Shown(number, 0.0, 3.0, 0.0, 16.0))  # has no say
+            await client.send(Shown(number, 0.0, 14.0, 0.0))  # tells nothing of its display
+        for number in range(10):
+            await client.send(Shown(number, 0.0, 11.0, 0.0, 16.0))
+        await client.send(Ping(9.0))
+        await client.until(Pong, lambda pong: pong.time == 9.0)
+        await eventually(lambda: len(worker.of(ShiftFrames)) > 0)
+        [shift] = worker.of(ShiftFrames)
+        assert isinstance(shift, ShiftFrames) and shift.ms == pytest.approx(6.0)
+
+
 class TestRefusals:
     @pytest.mark.parametrize(
         ("message", "code"),
@@ -191,8 +209,8 @@ class TestRefusals:
 
     async def test_enormous_messages_are_cut_off(self, rig: Rig) -> None:
         client = await rig.raw()
-        await client.send(bytes(1_000_000))
         with pytest.raises(websockets.ConnectionClosed) as closed:
+            await client.send(bytes(10_000_000))  # it may end before all is sent
             await client.next()
         assert closed.value.rcvd is not None and closed.value.rcvd.code == 1009
 

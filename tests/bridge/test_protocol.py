@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import tracemalloc
 from typing import Any
 
 import msgpack
@@ -49,7 +50,7 @@ even = st.integers(1, 1000).map(lambda half: half * 2)
 specs = st.builds(
     p.WorldSpec, name, name, even, even, st.floats(0.1, 240), st.integers(1, 8),
     st.lists(name, max_size=5).map(tuple), st.lists(name, max_size=5).map(tuple),
-    st.integers(0, 100), st.sampled_from(p.KINDS),
+    st.integers(0, 100), st.sampled_from(p.KINDS), st.integers(0, p.MAX_PICTURES),
 )  # fmt: skip
 headers = st.builds(
     p.FrameHeader, st.integers(0, 2**40), st.integers(-1, 2**40), ms, ms, ms, ms, ms, poses,
@@ -60,18 +61,31 @@ json_like = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(name, inner, max_size=3),
     max_leaves=6,
 )
+files = st.none() | st.lists(blob, max_size=p.MAX_PICTURES).map(tuple)
+
+
+@st.composite
+def raw_pictures(draw: st.DrawFn) -> p.RawPictures | None:
+    count, height, width = draw(st.integers(0, 9)), draw(st.integers(1, 4)), draw(st.integers(1, 4))
+    if count == 0:
+        return None
+    return p.RawPictures(count, height, width, bytes(count * height * width * 3))
+
+
 values = st.dictionaries(name.filter(lambda key: key != "type"), json_like, max_size=4)
 
 client_messages = st.one_of(
     st.builds(
         p.Hello, name, st.sampled_from(p.ROLES), maybe_name, maybe_name, seed,
-        st.sampled_from(p.VIDEOS), maybe_name, maybe_name,
+        st.sampled_from(p.VIDEOS), maybe_name, maybe_name, pictures=files,
     ),
-    st.builds(p.Start, maybe_name, seed),
+    st.builds(p.Start, maybe_name, seed, files),
     st.builds(p.Input, st.lists(snapshots, min_size=1, max_size=4).map(tuple)),
     st.builds(p.Ping, ms),
     st.builds(p.Offer, name),
-    st.builds(p.Shown, st.integers(0, 2**40), ms, ms, st.none() | ms),
+    st.builds(
+        p.Shown, st.integers(0, 2**40), ms, ms, st.none() | ms, st.none() | st.floats(1, 1000)
+    ),
     st.just(p.StatsRequest()),
     st.just(p.Bye()),
 )  # fmt: skip
@@ -88,11 +102,12 @@ server_messages = st.one_of(
     st.builds(p.Stats, values),
 )  # fmt: skip
 gateway_messages = st.one_of(
-    st.builds(p.OpenSession, name, maybe_name, seed, st.none() | blob),
+    st.builds(p.OpenSession, name, maybe_name, seed, st.none() | blob, raw_pictures()),
     st.builds(p.SessionInput, name, snapshots, ms),
-    st.builds(p.StartSession, name, maybe_name, seed),
+    st.builds(p.StartSession, name, maybe_name, seed, raw_pictures()),
     st.builds(p.CloseSession, name),
     st.builds(p.FrameAck, name, st.integers(0, 2**40)),
+    st.builds(p.ShiftFrames, name, st.floats(-1000, 1000)),
     st.builds(p.WorkerPing, ms),
     st.just(p.Shutdown()),
 )
@@ -162,7 +177,9 @@ def test_damaged_messages_are_a_message_or_refused(message: p.Message, data: st.
 @given(
     st.sampled_from([kind.TYPE for kind in (p.Hello, p.Input, p.Offer, p.Shown, p.Start)]),
     st.dictionaries(
-        st.sampled_from(["version", "snapshots", "sdp", "frame", "client", "seed", "role"]),
+        st.sampled_from(
+            ["version", "snapshots", "sdp", "frame", "client", "seed", "role", "pictures"]
+        ),
         json_like,
         max_size=6,
     ),
@@ -235,6 +252,58 @@ def test_the_version_is_checked_before_all_else() -> None:
 )
 def test_refusals_have_their_code(message: object, code: str) -> None:
     assert refusal(message).code == code
+
+
+@quick
+@given(st.lists(st.integers(0, 900_000), min_size=1, max_size=9), st.binary(min_size=1))
+def test_large_pictures_survive(sizes: list[int], content: bytes) -> None:
+    pictures = tuple((content * (1 + size // len(content)))[:size] for size in sizes)
+    for message in (p.Hello("c", theme="t", pictures=pictures), p.Start("t", 3, pictures)):
+        assert p.decode_client(p.encode(message)) == message
+
+
+@pytest.mark.parametrize(
+    ("message", "code", "said"),
+    [
+        ({"type": "start", "pictures": [b""] * 10}, "bad_picture", "at most 9"),
+        ({"type": "start", "pictures": [bytes(9_000)] * 10}, "bad_picture", "at most 9"),
+        ({"type": "start", "pictures": b"one"}, "bad_picture", "a list"),
+        ({"type": "start", "pictures": [bytes(70_000), "two"]}, "bad_picture", "a list"),
+        ({"type": "hello", "version": 1, "pictures": [b"1", 2]}, "bad_message", "client"),
+        ({"type": "start", "pictures": [b"1", 2]}, "bad_picture", "pictures[1]"),
+        ({"type": "start", "pictures": [bytes(9_000_000)]}, "message_too_large", "8388608"),
+        ({"type": "stats", "pictures": [bytes(70_000)]}, "message_too_large", "65536"),
+        ({"type": "start", "other": bytes(70_000)}, "message_too_large", "65536"),
+        ({"type": "start", "pictures": [bytes(70_000)], "x": bytes(70_000)},
+         "message_too_large", "65536"),
+        ({"type": "start", "seed": -1, "pictures": [bytes(70_000)]}, "bad_message", "seed"),
+        ({"type": "start", "pictures": {"a": bytes(70_000)}}, "bad_picture", "a list"),
+    ],
+)  # fmt: skip
+def test_bad_pictures_are_refused(message: object, code: str, said: str) -> None:
+    error = refusal(message)
+    assert error.code == code, error
+    assert said in str(error)
+
+
+def test_megabytes_of_nested_maps_are_never_built() -> None:
+    """Eight million empty maps would be half a gigabyte; instead of bytes they are refused."""
+    nested = b"\xdc\x00\x09" + (b"\xdd" + (800_000).to_bytes(4, "big") + b"\x80" * 800_000) * 9
+    data = b"\x82\xa4type\xa5start\xa8pictures" + nested
+    tracemalloc.start()
+    with pytest.raises(p.ProtocolError) as caught:
+        p.decode_client(data)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert caught.value.code == "bad_picture"
+    assert peak < 40_000_000, f"{peak} bytes for a message of {len(data)}"
+
+
+@pytest.mark.parametrize("size", [(1, 2, 3), (2, 2, 2), (0, 2, 2)])
+def test_raw_pictures_have_the_bytes_that_they_say(size: tuple[int, int, int]) -> None:
+    message = p.OpenSession("s", pictures=p.RawPictures(*size, bytes(17)))
+    with pytest.raises(p.ProtocolError):
+        p.decode_gateway(p.encode(message))
 
 
 def test_size_limit() -> None:

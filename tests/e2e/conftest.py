@@ -25,7 +25,7 @@ def server(
 ) -> Iterator[Server]:
     world = str(request.param)
     log = tmp_path_factory.mktemp(world) / "server.log"
-    with serving(log, "--world", world) as running:
+    with serving(log, "--world", world, "--seats", "4") as running:
         yield running
 
 

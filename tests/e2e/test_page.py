@@ -163,7 +163,7 @@ async def test_what_is_not_the_model_is_quick(
     procedural: Server, browser: Browser
 ) -> None:
     """From the frame's hand-over to the encoder until it is on the screen, at 30 frames/s."""
-    if reason := busy():
+    if reason := await asyncio.to_thread(busy):
         pytest.skip(f"latency is not measured on a busy machine: {reason}")
     page = await _play(browser, procedural.url, "&video=webrtc")
     await page.key("ArrowLeft", down=True)

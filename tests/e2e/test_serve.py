@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import re
 import shutil
 import signal
 import socket
@@ -14,6 +16,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.e2e.server import Server, alive, serving
 from worldbridge.bridge.errors import BridgeError
@@ -81,6 +84,16 @@ def test_an_unknown_world_is_told() -> None:
     assert "Traceback" not in result.stderr
 
 
+def test_a_missing_gpu_is_told() -> None:
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    result = _refused("--world", "procedural", "--device", "cuda")
+    assert result.returncode == 2, result.stderr
+    last = result.stderr.strip().splitlines()[-1]
+    assert "no GPU" in last and "--device cpu" in last
+    assert "Traceback" not in result.stderr
+
+
 @pytest.mark.parametrize("harm", ["altered", "truncated", "missing"])
 def test_damaged_weights_are_told(tmp_path: Path, harm: str) -> None:
     folder = tmp_path / "world"
@@ -138,6 +151,20 @@ async def test_a_full_server_says_so_and_the_others_play_on(procedural: Server) 
             with pytest.raises(BridgeError, match="no_free_seat"):
                 await three.frame()
         await one.frame()
+
+
+async def test_without_a_number_of_seats_the_machine_decides(tmp_path: Path) -> None:
+    with serving(tmp_path / "log", "--world", "procedural") as server:
+        told = re.search(r"(\d+) players at 30 frames/s", server.told())
+        assert told, server.told()
+        count = int(told[1])
+        assert 1 <= count <= 4
+        async with contextlib.AsyncExitStack() as stack, asyncio.timeout(60):
+            for _ in range(count):
+                player = await stack.enter_async_context(connect(server.url))
+                await player.frame()
+            with pytest.raises(BridgeError, match="no_free_seat"):
+                await (await stack.enter_async_context(connect(server.url))).frame()
 
 
 async def test_a_secret_is_asked_for_and_not_told(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from worldbridge.bridge.protocol import (
     RawFrame,
     SessionInput,
     SessionSnapshot,
+    ShiftFrames,
     Shutdown,
     StartSession,
     WorkerMessage,
@@ -182,6 +183,21 @@ def test_frames_come_at_the_worlds_rate() -> None:
     rig.open("a")
     ready = [f.header.t_pixels for f in only(RawFrame, rig.steps(151))]
     assert ready[-1] - ready[0] == pytest.approx(10_000, abs=15)
+
+
+def test_a_lone_players_frames_are_shifted_to_its_display() -> None:
+    def spent(*shifts: GatewayMessage, company: bool) -> float:
+        rig = Rig()
+        rig.open(*(["a", "b"] if company else ["a"]))
+        rig.steps(20)
+        begun = rig.clock.now_ms
+        rig.tell(*shifts)
+        rig.steps(60)
+        return rig.clock.now_ms - begun
+
+    shift = ShiftFrames("a", 5.0)
+    assert spent(shift, company=False) == pytest.approx(spent(company=False) + 5, abs=0.1)
+    assert spent(shift, company=True) == pytest.approx(spent(company=True), abs=0.1)
 
 
 def test_a_gateway_that_does_not_ack_gets_two_frames_then_only_the_newest() -> None:

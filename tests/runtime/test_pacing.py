@@ -77,3 +77,23 @@ def test_a_slow_spell_is_not_followed_by_a_burst() -> None:
 def test_a_rate_must_be_positive(fps: float) -> None:
     with pytest.raises(ValueError, match="positive frame rate"):
         PresentationClock(fps)
+
+
+def test_a_shift_is_made_little_by_little_and_then_kept() -> None:
+    clock = PresentationClock(30)
+    _, before = play(clock, [10.0] * 50)
+    due = clock.deadline_ms
+    clock.shift(6.0)
+    ends = []
+    for _ in range(40):
+        start = clock.next_start_ms()
+        clock.stepped(start, start + 10.0)
+        ends.append(start + 10.0)
+    assert clock.deadline_ms == pytest.approx(due + 40 * 1000 / 30 + 6.0)
+    assert max(gaps([before[-1], *ends])) < 1000 / 30 + 0.6
+    clock.shift(-1e6)  # never more than half a period
+    due = clock.deadline_ms
+    for _ in range(60):
+        start = clock.next_start_ms()
+        clock.stepped(start, start + 10.0)
+    assert clock.deadline_ms == pytest.approx(due + 60 * 1000 / 30 - 500 / 30)

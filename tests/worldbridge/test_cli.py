@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from worldbridge.cli import app
 from worldbridge.config import ServeConfig
 
+BENCHES = ("decode", "players")
 COMMANDS = ("serve", "profile", "eval", "train", "convert", "worlds", "version")
 HEAVY = ("torch", "numpy", "aiortc", "av", "starlette", "zmq", "rich.console")
 
@@ -36,8 +37,12 @@ def _loaded_by(statement: str) -> set[str]:
 
 def test_every_command_and_option_is_explained() -> None:
     group = typer.main.get_command(app)
-    assert set(group.commands) == set(COMMANDS)  # type: ignore[attr-defined]
-    for name, command in group.commands.items():  # type: ignore[attr-defined]
+    assert set(group.commands) == {*COMMANDS, "bench"}  # type: ignore[attr-defined]
+    commands = dict(group.commands)  # type: ignore[attr-defined]
+    bench = commands["bench"]
+    assert bench.help
+    assert set(bench.commands) == set(BENCHES)
+    for name, command in {**commands, **bench.commands}.items():
         assert command.help, f"{name} has no help"
         for parameter in command.params:
             assert getattr(parameter, "help", None), f"{name} {parameter.name} has no help"
@@ -50,6 +55,31 @@ def test_help_of(command: str) -> None:
     assert f" {command} [OPTIONS]" in result.output
 
 
+@pytest.mark.parametrize("command", BENCHES)
+def test_help_of_bench(command: str) -> None:
+    result = CliRunner().invoke(app, ["bench", command, "--help"])
+    assert result.exit_code == 0
+    assert f" bench {command} [OPTIONS]" in result.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "told"),
+    [
+        (("decode", "--world", "narnia"), 4, "narnia"),
+        (("decode", "--world", "procedural"), 2, "a world with a transformer"),
+        (("decode", "--out", "/no/such/folder/x.json"), 2, "/no/such/folder"),
+        (("players", "--device", "abacus"), 2, "expected cpu or cuda, got 'abacus'"),
+        (("players", "--most", "0"), 2, "--most"),
+    ],
+)
+def test_what_cannot_be_measured_is_told(
+    arguments: tuple[str, ...], code: int, told: str
+) -> None:
+    result = _run("bench", *arguments, COLUMNS="400")
+    assert result.returncode == code, result.stderr
+    assert told in result.stderr and "Traceback" not in result.stderr
+
+
 def test_first_sentences_are_not_cut_off_in_the_list() -> None:
     result = CliRunner().invoke(app, ["--help"])
     assert "..." not in result.output.replace("[ARGS]...", "")
@@ -57,7 +87,7 @@ def test_first_sentences_are_not_cut_off_in_the_list() -> None:
 
 def test_serve_takes_every_setting_of_the_configuration() -> None:
     output = CliRunner().invoke(app, ["serve", "--help"]).output
-    options = set(re.findall(r"--([a-z-]+)", output))
+    options = set(re.findall(r"--([a-z0-9-]+)", output))
     assert {item.name.replace("_", "-") for item in fields(ServeConfig)} <= options
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from worldbridge.config import ServeConfig, load_config
 from worldbridge.errors import ConfigError
+from worldbridge.picture_files import read_picture_files
 
 
 def test_defaults_are_valid_and_local() -> None:
@@ -44,7 +45,15 @@ def test_is_frozen() -> None:
         {"allow_host": ("example.org:80",)},
         {"seed": -1},
         {"seed": 2**53},
+        {"picture": ("",)},
+        {"picture": (1,)},
+        {"picture": ("a.png",) * 10},
         {"log_level": "chatty"},
+        {"prompt": "a market"},
+        {"prompt": " ", "t5": "t5-11b"},
+        {"t5": "t5-11b"},
+        {"prompt_embeddings": ""},
+        {"prompt_embeddings": "a.npy", "prompt": "a market", "t5": "t5-11b"},
     ],
 )
 def test_refuses_and_names_the_setting(wrong: dict[str, Any]) -> None:
@@ -67,6 +76,16 @@ def test_a_list_of_the_command_line_becomes_a_tuple() -> None:
     assert load_config(None, {"allow_origin": ["*"]}).allow_origin == ("*",)
 
 
+def test_pictures_are_read_and_checked(tmp_path: Path) -> None:
+    assert load_config(None, {"picture": ["a.png"]}).picture == ("a.png",)
+    file = tmp_path / "a.png"
+    file.write_bytes(b"")
+    for path, said in ((file, "it is empty"), (tmp_path / "no.png", "cannot read the picture")):
+        with pytest.raises(ConfigError, match=said) as caught:
+            read_picture_files("picture", [path])
+        assert path.name in caught.value.message
+
+
 def test_zero_is_a_given_value() -> None:
     assert load_config(None, {"port": 0, "seed": 0}).port == 0
 
@@ -86,3 +105,18 @@ def test_a_file_that_is_no_toml(tmp_path: Path, content: bytes) -> None:
     file.write_bytes(content)
     with pytest.raises(ConfigError, match="cannot read"):
         load_config(file, {})
+
+
+def test_a_prompt_is_a_file_or_a_text_with_its_encoder() -> None:
+    assert ServeConfig(prompt_embeddings="a.npy").prompt is None
+    assert ServeConfig(prompt="a market", t5="t5-11b").t5 == "t5-11b"
+
+
+def test_a_prompt_reaches_the_worker_whatever_it_begins_with() -> None:
+    from worldbridge.runtime.worker import _parser
+    from worldbridge.supervisor import worker_spec
+
+    spec = worker_spec(ServeConfig(prompt="--help me", t5="t5-11b", seats=2), "ipc://x")
+    arguments = _parser().parse_args(list(spec.arguments[1:]))
+    assert (arguments.prompt, str(arguments.t5)) == ("--help me", "t5-11b")
+    assert arguments.prompt_embeddings is None

@@ -12,6 +12,7 @@ from worldbridge.models.training import cli
 from worldbridge.models.training.data import EVALUATION_SEEDS, clip_identity, make_clip, make_play
 from worldbridge.models.training.recipe import Recipe
 from worldbridge.models.training.schedule import TimedSchedule
+from worldbridge.models.training.stages import run_stages
 from worldbridge.models.training.train_tokenizer import sample_crops
 from worldbridge.models.training.train_transformer import as_seen, disturb, stray
 from worldbridge.models.world_folder import DamagedWorldError, load_world, read_manifest
@@ -114,7 +115,8 @@ def test_crops_are_consecutive_frames_in_range() -> None:
 
 def test_plan_spends_the_minutes_it_is_given() -> None:
     recipe = cli.plan(100.0, None, quick=False, threads=2)
-    assert recipe.tokenizer_minutes + recipe.transformer_minutes < 100
+    assert 5 < recipe.heads_minutes < 8
+    assert recipe.tokenizer_minutes + recipe.transformer_minutes + recipe.heads_minutes < 100
     assert recipe.token_clips * recipe.token_frames > 10_000
     assert cli.plan(10.0, 640, quick=False, threads=2).token_clips == 20
 
@@ -141,6 +143,7 @@ def test_the_whole_recipe_makes_a_world_that_loads(
         token_frames=9,
         tokenizer_minutes=0.05,
         transformer_minutes=0.05,
+        heads_minutes=0.05,
         transformer_batch=1,
         threads=2,
     )
@@ -149,6 +152,18 @@ def test_the_whole_recipe_makes_a_world_that_loads(
     assert "finished" in capsys.readouterr().out
     world = load_world(folder)
     assert world.tokenizer.config.vocabulary == world.transformer.config.vocab_size
+    assert world.heads is not None and bool(world.heads.weight.any())
+    told = world.manifest["training"]
+    assert told["heads_steps"] > 0 and told["network_nats_with_heads"] > 0
+    # heads alone, from another folder's transformer: what is there already stays
+    second = cli.train(out=tmp_path / "second", stage="heads", resume=tmp_path, device="cpu")
+    again = load_world(second).heads
+    assert again is not None and torch.equal(again.weight, world.heads.weight)
+    # heads of another transformer are not put beside this one
+    state = torch.load(tmp_path / "heads.pt", weights_only=True)
+    torch.save(state | {"base": "another"}, tmp_path / "second" / "heads.pt")
+    run_stages(tmp_path / "second", small, ("export",))
+    assert load_world(second).heads is None
     # a second run of the same command has nothing left to do
     before = (tmp_path / "transformer.pt").stat().st_mtime_ns
     cli.train(out=tmp_path, stage="data", device="cpu")

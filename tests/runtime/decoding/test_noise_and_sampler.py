@@ -29,6 +29,13 @@ def test_noise_is_uniform_and_never_zero_or_one() -> None:
     assert abs(float(noise.var()) - 1 / 12) < 2e-3
 
 
+def test_the_largest_number_is_below_one_too() -> None:
+    # position 166 of seed 0 has it, at code 5,196 of 64,000: all of its 24 bits are set
+    noise = position_noise(0, 166, 1, 64_000)
+    assert float(noise.max()) == 1 - 2.0**-24 and int(noise.argmax()) == 5_196
+    assert bool(gumbel(noise).isfinite().all())
+
+
 def test_noise_refuses_a_vocabulary_that_does_not_fill_blocks() -> None:
     with pytest.raises(ValueError, match="multiple of 8"):
         position_noise(1, 0, 1, 12)

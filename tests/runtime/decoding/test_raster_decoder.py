@@ -134,7 +134,7 @@ def test_jacobi_draws_the_sequential_tokens(config: TransformerConfig, width: in
         many = RasterDecoder(model, 1, SAMPLING, "jacobi", width=width)
         assert torch.equal(run(many, opened(many, seed), 6), run(one, opened(one, seed), 6))
         assert 1 < many.tokens_per_forward <= width
-        assert many.accepted == one.accepted == one.forwards
+        assert many.counts.tokens == one.counts.tokens == one.counts.forwards
 
 
 def test_padding_changes_nothing_but_the_row_count() -> None:

@@ -1,0 +1,461 @@
+"""Attention of a few new tokens to a ring of keys and values: split over slots, GQA-packed.
+
+What decoding needs that general attention kernels do not give:
+
+- *Packed heads.* The query heads that share a key head, for all new tokens, are rows of one
+  matrix, so each key is read once for all of them.
+- *Splits at fixed slots.* A split is `split` consecutive slots of the ring. Its partial result
+  depends on nothing but its slots, and partial results are combined in ascending order by the
+  program that arrives last. So the number of programs, the length of the ring and the other
+  sessions of the batch never change a result; one launch shape serves all lengths.
+- *Lengths on the device.* Where a session stands is read from memory. Splits in which nothing is
+  visible end at once.
+- *Rings.* Keys carry their rotation, so their order does not matter, only who sees whom. With
+  `positions`, position p is in slot p mod S and a query sees the `window` newest positions up to
+  its own. Nothing has to be undone when drafts are rejected: their slots count as written only once
+  they are written again. That needs `window + T - 1 <= S`, which the launcher checks.
+  With `mask`, for grids that are decoded along diagonals, every query says which slots it sees.
+
+`block_rows` of the packed rows are worked on together. Rows do not influence each other, so tokens
+fed one by one and tokens fed together agree as long as it is the same for both.
+
+Bytes moved: 2 * Hkv * D * itemsize for each visible slot of each session, once for every
+`block_rows` packed rows (again mostly from the L2 cache), plus (D + 2) * 4 for each packed row of
+each split that has visible slots, written and read in L2. At batch 1, 3,200 slots and 8 key heads
+of 128 in bfloat16: 13.1 MB.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from worldbridge.kernels.checks import (
+    KernelArgumentError,
+    check_device,
+    check_dtype,
+    check_shape,
+    check_strides,
+    interpreting,
+)
+
+__all__ = [
+    "AttentionWorkspace",
+    "attention_kernel",
+    "decode_attention",
+    "reference_decode_attention",
+]
+
+_FLOATS = (torch.bfloat16, torch.float16, torch.float32)
+MAX_TOKENS = 64
+
+
+@triton.jit
+def _split(
+    q, keys, values, mask, begin, ring, head, reach, limit, window, scale, kv_slot, mask_token,
+    token, lag, BLOCK_D: tl.constexpr, SIZE: tl.constexpr, ROWS: tl.constexpr,
+    BLOCK: tl.constexpr, SPLIT: tl.constexpr, MASKED: tl.constexpr, UPCAST: tl.constexpr,
+):  # fmt: skip
+    """Maximum, sum and weighted values of one split, for scores in powers of two."""
+    columns = tl.arange(0, BLOCK_D)
+    top = tl.full((ROWS,), float("-inf"), tl.float32)
+    total = tl.zeros((ROWS,), tl.float32)
+    mixed = tl.zeros((ROWS, BLOCK_D), tl.float32)
+    for offset in range(0, SPLIT, BLOCK):
+        slots = begin + offset + tl.arange(0, BLOCK)
+        if MASKED:
+            seen = tl.load(
+                mask + token[:, None] * mask_token + slots[None, :],
+                mask=(lag[:, None] >= 0) & (slots < limit)[None, :], other=0,
+            ) != 0  # fmt: skip
+            used = tl.max(seen.to(tl.int32), axis=0) != 0
+        else:
+            # how many positions ago the slot was written, seen from the last new token
+            age = head - slots
+            age = tl.where(age < 0, age + ring, age)
+            used = (slots < limit) & (age <= reach)
+            back = age[None, :] - lag[:, None]  # and from the row's own token
+            seen = used[None, :] & (back >= 0) & (back < window)
+        # what nothing may see may also be no number, which a weight of 0 would not remove
+        there = used[:, None] & (columns < SIZE)[None, :]
+        place = slots[:, None] * kv_slot + columns[None, :]
+        k = tl.load(keys + place, mask=there, other=0.0)
+        v = tl.load(values + place, mask=there, other=0.0)
+        if UPCAST:  # the interpreter computes nothing right in bfloat16
+            k = k.to(tl.float32)
+            v = v.to(tl.float32)
+        score = tl.dot(q, tl.trans(k), input_precision="ieee") * scale
+        score = tl.where(seen, score, float("-inf"))
+        higher = tl.maximum(top, tl.max(score, axis=1))
+        base = tl.where(higher == float("-inf"), 0.0, higher)
+        weight = tl.exp2(score - base[:, None])
+        shrink = tl.exp2(top - base)
+        total = total * shrink + tl.sum(weight, axis=1)
+        mixed = mixed * shrink[:, None]
+        mixed = tl.dot(weight.to(v.dtype), v, mixed, input_precision="ieee")
+        top = higher
+    return top, total, mixed
+
+
+@triton.jit
+def _combine(
+    partial, tops, totals, target, rows, splits, all_rows,
+    SIZE: tl.constexpr, BLOCK_D: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+):  # fmt: skip
+    """Adds the splits in ascending order and writes rows of `target`, COLUMNS channels at a time.
+
+    .cg: other programs wrote the parts during this launch.
+    """
+    inside = rows < all_rows
+    highest = tl.full((ROWS,), float("-inf"), tl.float32)
+    for split in range(0, splits):
+        place = split * all_rows + rows
+        top = tl.load(tops + place, mask=inside, other=float("-inf"), cache_modifier=".cg")
+        highest = tl.maximum(highest, top)
+    base = tl.where(highest == float("-inf"), 0.0, highest)
+    for first in tl.static_range(0, BLOCK_D, COLUMNS):
+        columns = first + tl.arange(0, COLUMNS)
+        total = tl.zeros((ROWS,), tl.float32)
+        mixed = tl.zeros((ROWS, COLUMNS), tl.float32)
+        for split in range(0, splits):
+            place = split * all_rows + rows
+            top = tl.load(tops + place, mask=inside, other=float("-inf"), cache_modifier=".cg")
+            counts = top > float("-inf")  # else nothing was visible there, and nothing written
+            weight = tl.exp2(top - base)
+            total += weight * tl.load(totals + place, mask=counts, other=0.0, cache_modifier=".cg")
+            part = partial + (place[:, None] * BLOCK_D + columns[None, :])
+            part = tl.load(part, mask=counts[:, None], other=0.0, cache_modifier=".cg")
+            mixed += weight[:, None] * part
+        mixed = mixed / tl.where(total == 0.0, 1.0, total)[:, None]
+        written = inside[:, None] & (columns < SIZE)[None, :]
+        tl.store(target + columns[None, :], mixed.to(target.dtype.element_ty), mask=written)
+
+
+@triton.jit(do_not_specialize=["tokens", "window"])
+def attention_kernel(
+    q, keys, values, out, positions, mask, slabs, partial, tops, totals, counters,
+    tokens, ring, capacity, window, splits, scale,
+    q_batch, q_token, q_head, out_batch, out_token, kv_slab, kv_head, kv_slot,
+    mask_batch, mask_token,
+    KV_HEADS: tl.constexpr, GROUP: tl.constexpr, SIZE: tl.constexpr, BLOCK_D: tl.constexpr,
+    ROWS: tl.constexpr, BLOCK: tl.constexpr, SPLIT: tl.constexpr, MASKED: tl.constexpr,
+    SLABS: tl.constexpr, UPCAST: tl.constexpr,
+):  # fmt: skip
+    """Program (tile of packed rows, worker, session and key head). `counters`, int32, one for each
+    tile and session and key head, is left at zero."""
+    worker, workers = tl.program_id(1), tl.num_programs(1)
+    session, kv = tl.program_id(2) // KV_HEADS, tl.program_id(2) % KV_HEADS
+    all_rows = tokens * GROUP
+    rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    inside = rows < all_rows
+    token = rows // GROUP
+    # tokens after the row's own; rows that do not exist are before everything
+    lag = tl.where(inside, tokens - 1 - token, -1)
+    columns = tl.arange(0, BLOCK_D)
+    within = inside[:, None] & (columns < SIZE)[None, :]
+    heads = kv * GROUP + rows % GROUP
+
+    slab = session.to(tl.int64)
+    if SLABS:
+        slab = tl.load(slabs + session)
+    # a wrong number from the device must not reach memory that is not the ring's
+    alive = (slab >= 0) & (slab < capacity)
+    head = 0  # the slot of the last new token
+    reach = ring - 1  # the age of the oldest position that any row sees
+    if MASKED:
+        mask += session.to(tl.int64) * mask_batch
+    else:
+        position = tl.load(positions + session)
+        alive = alive & (position >= 0)
+        last = tl.maximum(position, 0) + tokens - 1
+        head = (last % ring).to(tl.int32)
+        reach = tl.minimum(last, window + tokens - 2).to(tl.int32)
+    slab = tl.where(alive, slab, 0)
+    limit = tl.where(alive, ring, 0)  # slots from here on are not there
+    start = session.to(tl.int64) * q_batch + token[:, None] * q_token + heads[:, None] * q_head
+    query = tl.load(q + start + columns[None, :], mask=within, other=0.0)
+    if UPCAST:
+        query = query.to(tl.float32)
+    shared = slab * kv_slab + kv * kv_head
+
+    base = tl.program_id(2).to(tl.int64) * splits * all_rows
+    partial += base * BLOCK_D
+    tops += base
+    totals += base
+    for split in range(worker, splits, workers):
+        begin = split * SPLIT
+        visible = begin < limit
+        if not MASKED:
+            end = begin + SPLIT
+            oldest = head - reach  # in slots; below zero it wraps
+            visible = visible & (
+                ((begin <= head) & (end > oldest)) | ((oldest < 0) & (end > oldest + ring))
+            )
+        place = split * all_rows + rows
+        if visible:
+            top, total, mixed = _split(
+                query, keys + shared, values + shared, mask, begin, ring, head, reach, limit,
+                window, scale, kv_slot, mask_token, token, lag,
+                BLOCK_D, SIZE, ROWS, BLOCK, SPLIT, MASKED, UPCAST,
+            )  # fmt: skip
+            tl.store(tops + place, top, mask=inside)
+            tl.store(totals + place, total, mask=inside)
+            part = partial + (place[:, None] * BLOCK_D + columns[None, :])
+            tl.store(part, mixed, mask=inside[:, None])
+        else:
+            tl.store(tops + place, tl.full((ROWS,), float("-inf"), tl.float32), mask=inside)
+
+    tl.debug_barrier()  # every thread's part has to be written before one thread says so
+    counter = counters + tl.program_id(2) * tl.num_programs(0) + tl.program_id(0)
+    if tl.atomic_add(counter, 1, sem="acq_rel") == workers - 1:
+        target = out + session.to(tl.int64) * out_batch + token[:, None] * out_token
+        target += heads[:, None] * SIZE
+        _combine(
+            partial, tops, totals, target, rows, splits, all_rows,
+            SIZE, BLOCK_D, ROWS, min(32, BLOCK_D),
+        )  # fmt: skip
+        tl.store(counter, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionWorkspace:
+    """Memory for partial results. Serves every layer, and any call that is not larger.
+
+    `counters` must be zero before the first call; every call leaves them at zero.
+    """
+
+    partial: Tensor  # float32, weighted values
+    tops: Tensor  # float32, maxima
+    totals: Tensor  # float32, sums
+    counters: Tensor  # int32
+
+    @classmethod
+    def allocate(
+        cls, batch: int, tokens: int, heads: int, keys: Tensor, *,
+        block_rows: int = 64, split: int = 256,
+    ) -> AttentionWorkspace:  # fmt: skip
+        """For queries [batch, tokens, heads, D] and keys [capacity, Hkv, S, D]."""
+        _, kv_heads, ring, size = keys.shape
+        rows = tokens * (heads // kv_heads)
+        entries = batch * kv_heads * triton.cdiv(ring, split) * rows
+        counters = batch * kv_heads * triton.cdiv(rows, block_rows)
+        return cls(
+            keys.new_empty(entries * triton.next_power_of_2(size), dtype=torch.float32),
+            keys.new_empty(entries, dtype=torch.float32),
+            keys.new_empty(entries, dtype=torch.float32),
+            keys.new_zeros(counters, dtype=torch.int32),
+        )
+
+
+def decode_attention(
+    q: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    positions: Tensor | None = None,
+    *,
+    mask: Tensor | None = None,
+    slabs: Tensor | None = None,
+    window: int | None = None,
+    scale: float | None = None,
+    out: Tensor | None = None,
+    workspace: AttentionWorkspace | None = None,
+    workers: int | None = None,
+    block_rows: int = 64,
+    split: int = 256,
+) -> Tensor:
+    """q [B, T, H, D], T up to 64, over keys and values [capacity, Hkv, S, D] -> [B, T, H, D].
+
+    The rings already hold the new tokens (see `rope_write`). `positions` int64 [B] is the position
+    of each session's first query; a negative one marks an idle session, whose output is zero.
+    `window` is how many positions a query sees, its own included; by default all that are safe,
+    S - T + 1. Instead of positions, `mask` bool [B, T, S] (or [1, T, S] for all) says which slots
+    each query sees; one that sees nothing gives zero. `slabs` int64 [B] says which ring is whose.
+    `scale` multiplies scores (default D ** -0.5). `workers` programs share the splits of a session
+    and head (default: one each); it never changes the result, while `split` changes its rounding.
+
+    Raises KernelArgumentError when shapes, strides or types do not fit.
+    """
+    batch, tokens, heads, size = _check(q, keys, values, block_rows, split)
+    capacity, kv_heads, ring, _ = keys.shape
+    window = _check_sight(q, keys, positions, mask, slabs, window)
+    splits = triton.cdiv(ring, split)
+    workers = splits if workers is None else workers
+    if not 1 <= workers <= splits:
+        raise KernelArgumentError(
+            "workers", expected=f"1 to {splits}, the number of splits", got=str(workers),
+            remedy="leave it out to use one program per split",
+        )  # fmt: skip
+    if out is None:
+        out = torch.empty((batch, tokens, heads, size), dtype=q.dtype, device=q.device)
+    check_shape("out", out, batch, tokens, heads, size)
+    check_strides("out", out, None, None, size, 1)
+    check_dtype("out", out, [q.dtype])
+    needed = AttentionWorkspace.allocate(
+        batch, tokens, heads, keys if workspace is None else keys.to("meta"),
+        block_rows=block_rows, split=split,
+    )  # fmt: skip
+    if workspace is None:
+        workspace = needed
+    _check_workspace(workspace, needed)
+    given = {"positions": positions, "mask": mask, "slabs": slabs}
+    check_device(
+        q=q, keys=keys, values=values, out=out, partial=workspace.partial,
+        **{name: tensor for name, tensor in given.items() if tensor is not None},
+    )  # fmt: skip
+    group = heads // kv_heads
+    grid = (triton.cdiv(tokens * group, block_rows), workers, batch * kv_heads)
+    attention_kernel[grid](
+        q, keys, values, out, positions, None if mask is None else mask.view(torch.uint8), slabs,
+        workspace.partial, workspace.tops, workspace.totals, workspace.counters,
+        tokens, ring, capacity, window, splits,
+        (size**-0.5 if scale is None else scale) * 1.4426950408889634,  # log2(e)
+        q.stride(0), q.stride(1), q.stride(2), out.stride(0), out.stride(1),
+        keys.stride(0), keys.stride(1), keys.stride(2),
+        0 if mask is None or len(mask) == 1 else mask.stride(0),
+        0 if mask is None else mask.stride(1),
+        KV_HEADS=kv_heads, GROUP=group, SIZE=size, BLOCK_D=triton.next_power_of_2(size),
+        ROWS=block_rows, BLOCK=min(32, split), SPLIT=split, MASKED=mask is not None,
+        SLABS=slabs is not None, UPCAST=interpreting(),
+        num_warps=4, num_stages=3, enable_fp_fusion=True,
+    )  # fmt: skip
+    return out
+
+
+def _check(
+    q: Tensor, keys: Tensor, values: Tensor, block_rows: int, split: int
+) -> tuple[int, int, int, int]:
+    check_dtype("q", q, _FLOATS)
+    check_shape("q", q, None, None, None, None)
+    check_strides("q", q, None, None, None, 1)
+    check_shape("keys", keys, None, None, None, q.shape[3])
+    check_strides("keys", keys, None, None, None, 1)
+    check_shape("values", values, *keys.shape)
+    check_strides("values", values, *keys.stride())
+    check_dtype("keys", keys, [q.dtype])
+    check_dtype("values", values, [q.dtype])
+    if keys.shape[2] * keys.stride(2) >= 2**31:
+        raise KernelArgumentError(
+            "keys", expected="a ring that 32 bits can address", got=f"strides {keys.stride()}",
+            remedy="lay keys out as [capacity, Hkv, S, D]",
+        )  # fmt: skip
+    batch, tokens, heads, size = q.shape
+    if size < 16:
+        raise KernelArgumentError(
+            "q", expected="heads of at least 16 channels", got=str(size),
+            remedy="call the torch reference",
+        )  # fmt: skip
+    if tokens > MAX_TOKENS:
+        raise KernelArgumentError(
+            "q", expected=f"1 to {MAX_TOKENS} tokens", got=str(tokens),
+            remedy="use scaled_dot_product_attention for long inputs",
+        )  # fmt: skip
+    if heads % keys.shape[1]:
+        raise KernelArgumentError(
+            "q", expected=f"a multiple of {keys.shape[1]} heads", got=str(heads),
+            remedy="pass one group of query heads per key head",
+        )  # fmt: skip
+    for name, value, least in (("block_rows", block_rows, 16), ("split", split, 16)):
+        if value < least or value & (value - 1):
+            raise KernelArgumentError(
+                name, expected=f"a power of two of at least {least}", got=str(value),
+                remedy="leave it out",
+            )  # fmt: skip
+    return batch, tokens, heads, size
+
+
+def _check_sight(
+    q: Tensor, keys: Tensor, positions: Tensor | None, mask: Tensor | None,
+    slabs: Tensor | None, window: int | None,
+) -> int:  # fmt: skip
+    """Arguments that say who sees what. Returns the window."""
+    (batch, tokens), (capacity, _, ring, _) = q.shape[:2], keys.shape
+    if (positions is None) == (mask is None) or (mask is not None and window is not None):
+        raise KernelArgumentError(
+            "positions", expected="either positions (and perhaps a window), or a mask",
+            got=f"positions {'' if positions is not None else 'not '}given, mask "
+            f"{'' if mask is not None else 'not '}given, window {window}",
+            remedy="say in one way what queries see",
+        )  # fmt: skip
+    if slabs is None and batch > capacity:
+        raise KernelArgumentError(
+            "keys", expected=f"a ring for each of {batch} sessions", got=f"{capacity} rings",
+            remedy="pass a larger slab, or slabs",
+        )  # fmt: skip
+    for name, tensor in (("positions", positions), ("slabs", slabs)):
+        if tensor is not None:
+            check_dtype(name, tensor, [torch.int64])
+            check_shape(name, tensor, batch)
+            check_strides(name, tensor, 1)
+    if mask is not None:
+        check_dtype("mask", mask, [torch.bool])
+        check_shape("mask", mask, 1 if len(mask) == 1 else batch, tokens, ring)
+        check_strides("mask", mask, None, None, 1)
+        return ring
+    most = ring - tokens + 1
+    window = most if window is None else window
+    if not 1 <= window <= most:
+        raise KernelArgumentError(
+            "window", expected=f"1 to {most}, which leaves {tokens - 1} of {ring} slots to drafts",
+            got=str(window), remedy="use a longer ring or a shorter window",
+        )  # fmt: skip
+    return window
+
+
+def _check_workspace(workspace: AttentionWorkspace, needed: AttentionWorkspace) -> None:
+    for name in AttentionWorkspace.__slots__:
+        have, need = getattr(workspace, name), getattr(needed, name)
+        check_dtype(name, have, [need.dtype])
+        check_strides(name, have, 1)
+        if have.numel() < need.numel():
+            raise KernelArgumentError(
+                name, expected=f"at least {need.numel()} elements", got=str(have.numel()),
+                remedy="allocate the workspace for the largest call",
+            )  # fmt: skip
+
+
+def reference_decode_attention(
+    q: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    positions: Tensor | None = None,
+    *,
+    mask: Tensor | None = None,
+    slabs: Tensor | None = None,
+    window: int | None = None,
+    scale: float | None = None,
+    precision: torch.dtype = torch.float64,
+) -> Tensor:
+    """What `decode_attention` is measured against, densely and in `precision`."""
+    batch, tokens, heads, size = q.shape
+    ring = keys.shape[2]
+    if mask is None:
+        assert positions is not None
+        window = ring - tokens + 1 if window is None else window
+        mask = _visible(positions, tokens, ring, window)
+    group = heads // keys.shape[1]
+    owners = torch.arange(batch, device=q.device) if slabs is None else slabs
+    seen = mask.expand(batch, -1, -1)[:, None]  # [B, 1, T, S]
+    used = seen.any(2)[..., None]
+    k, v = (
+        # what nothing sees may be no number at all
+        torch.where(used, x[owners].to(precision), 0.0).repeat_interleave(group, dim=1)
+        for x in (keys, values)
+    )
+    score = q.to(precision).transpose(1, 2) @ k.transpose(2, 3)
+    score = score * (size**-0.5 if scale is None else scale)
+    weight = score.masked_fill(~seen, -torch.inf).softmax(-1)
+    weight = torch.where(seen.any(-1, keepdim=True), weight, 0.0)
+    return (weight @ v).transpose(1, 2)
+
+
+def _visible(positions: Tensor, tokens: int, ring: int, window: int) -> Tensor:
+    """[B, T, S]: the slot's newest position up to the last token's is in the query's window."""
+    query = positions[:, None] + torch.arange(tokens, device=positions.device)
+    last = query[:, -1:]
+    held = last - (last - torch.arange(ring, device=positions.device)) % ring  # [B, S]
+    seen = (held[:, None] <= query[..., None]) & (held[:, None] > query[..., None] - window)
+    return seen & (held >= 0)[:, None] & (positions >= 0)[:, None, None]

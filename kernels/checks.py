@@ -1,0 +1,87 @@
+"""Checks of launch arguments, shared by the launchers.
+
+A kernel trusts its pointers: a wrong shape or stride reads or writes memory that is not its own.
+So each launcher proves its arguments first, and says what was expected, what came and what to do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from triton import knobs
+
+__all__ = [
+    "KernelArgumentError",
+    "check_device",
+    "check_dtype",
+    "check_shape",
+    "check_strides",
+    "interpreting",
+]
+
+
+class KernelArgumentError(ValueError):
+    """A launch argument that the kernel cannot take."""
+
+    def __init__(self, name: str, *, expected: str, got: str, remedy: str) -> None:
+        super().__init__(f"{name}: expected {expected}, got {got}; {remedy}")
+        self.name = name
+        self.expected = expected
+        self.got = got
+        self.remedy = remedy
+
+
+def interpreting() -> bool:
+    """Whether kernels run in Triton's interpreter, on the CPU, instead of on a GPU."""
+    return bool(knobs.runtime.interpret)
+
+
+def check_device(**tensors: torch.Tensor) -> torch.device:
+    """All on one CUDA device (any one device under the interpreter). Returns it."""
+    device = next(iter(tensors.values())).device
+    for name, tensor in tensors.items():
+        if tensor.device != device or (device.type != "cuda" and not interpreting()):
+            raise KernelArgumentError(
+                name, expected="all tensors on one CUDA device",
+                got=", ".join(f"{other} on {t.device}" for other, t in tensors.items()),
+                remedy="move them there, or call the torch reference",
+            )  # fmt: skip
+    return device
+
+
+def check_dtype(name: str, tensor: torch.Tensor, allowed: Sequence[torch.dtype]) -> None:
+    if tensor.dtype not in allowed:
+        raise KernelArgumentError(
+            name, expected=" or ".join(str(dtype) for dtype in allowed), got=str(tensor.dtype),
+            remedy=f"convert it with .to({allowed[0]})",
+        )  # fmt: skip
+
+
+def check_shape(name: str, tensor: torch.Tensor, *sizes: int | None) -> None:
+    """`None` stands for any size of at least 1."""
+    shape = tuple(tensor.shape)
+    fits = len(shape) == len(sizes) and all(
+        size > 0 if wanted is None else size == wanted
+        for size, wanted in zip(shape, sizes, strict=True)
+    )
+    if not fits:
+        wanted_text = ", ".join("any" if size is None else str(size) for size in sizes)
+        raise KernelArgumentError(
+            name, expected=f"shape ({wanted_text})", got=f"shape {shape}",
+            remedy="pass a tensor of that shape (none of its sizes may be 0)",
+        )  # fmt: skip
+
+
+def check_strides(name: str, tensor: torch.Tensor, *strides: int | None) -> None:
+    """`None` stands for any stride. A stride along an axis of size 1 is never used: any will do."""
+    fits = tensor.dim() == len(strides) and all(
+        wanted is None or stride == wanted or size == 1
+        for size, stride, wanted in zip(tensor.shape, tensor.stride(), strides, strict=True)
+    )
+    if not fits:
+        wanted_text = ", ".join("any" if stride is None else str(stride) for stride in strides)
+        raise KernelArgumentError(
+            name, expected=f"strides ({wanted_text})", got=f"strides {tensor.stride()}",
+            remedy="make it contiguous first",
+        )  # fmt: skip

@@ -1,0 +1,62 @@
+"""What loading a world costs: time, parameters, memory."""
+
+from __future__ import annotations
+
+import resource
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from worldbridge.models.tokenizer import TokenizerConfig, VideoTokenizer
+from worldbridge.models.transformer import TransformerConfig, VideoTransformer
+from worldbridge.models.world_folder import read_manifest
+from worldbridge.runtime.registry import open_world, spec_of
+
+__all__ = ["LoadReport", "measure_load"]
+
+
+@dataclass(frozen=True, slots=True)
+class LoadReport:
+    """Sizes in bytes. `peak_memory` is this process's largest so far, `before` the one before."""
+
+    world: str
+    seconds: float
+    parameters: int
+    weights: int
+    peak_memory: int
+    peak_memory_before: int
+
+
+def measure_load(directory: Path) -> LoadReport:
+    """Loads a world as a worker for one player does, and forgets it. Raises WorldError."""
+    spec = spec_of(directory)
+    before = _peak_memory()
+    began = time.perf_counter()
+    world = open_world(str(directory), seats=1)
+    seconds = time.perf_counter() - began
+    del world
+    manifest = read_manifest(directory)
+    return LoadReport(
+        spec.name, seconds, _parameters(manifest), _weights(manifest), _peak_memory(), before
+    )
+
+
+def _peak_memory() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts kibibytes
+
+
+def _parameters(manifest: dict[str, Any]) -> int:
+    with torch.device("meta"):
+        networks = (
+            VideoTokenizer(TokenizerConfig.from_dict(manifest["tokenizer"])),
+            VideoTransformer(TransformerConfig.from_dict(manifest["transformer"])),
+        )
+    return sum(p.numel() for network in networks for p in network.parameters())
+
+
+def _weights(manifest: dict[str, Any]) -> int:
+    files = [f for e in manifest["files"].values() for f in (e if isinstance(e, list) else [e])]
+    return sum(int(entry["bytes"]) for entry in files)

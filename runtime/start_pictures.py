@@ -1,0 +1,36 @@
+"""The pictures of a `WorldStart` as what a tokenizer encodes."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from worldbridge.bridge.protocol import WorldSpec
+from worldbridge.models.pictures import PictureError, fit_pictures, hold_first, whole_latents
+from worldbridge.models.tokenizer import TokenizerConfig
+from worldbridge.runtime.errors import BadPictureError
+
+__all__ = ["start_video"]
+
+
+def start_video(pictures: Tensor, spec: WorldSpec, config: TokenizerConfig, least: int) -> Tensor:
+    """`WorldStart.pictures` -> float32 [1, 3, T, height, width] in [-1, 1].
+
+    T is at least `least`, and a number of frames that makes whole latents; while there are fewer
+    pictures, the first one stands still. Raises BadPictureError.
+    """
+    try:
+        fitted = fit_pictures(
+            pictures,
+            spec.height,
+            spec.width,
+            most=spec.takes_pictures,
+            spatial_compression=config.spatial_compression,
+        )
+    except PictureError as error:
+        raise BadPictureError(
+            error.message, expected=error.expected, got=error.got, remedy=error.remedy
+        ) from error
+    frames = max(len(fitted), least)
+    held = hold_first(fitted, whole_latents(frames, config.temporal_compression))
+    return (held.float() / 127.5 - 1).transpose(0, 1)[None]
+

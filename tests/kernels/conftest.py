@@ -1,0 +1,29 @@
+"""Fixtures of the kernel tests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy
+import pytest
+
+
+def _release(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split(".")[:2])
+
+
+@pytest.fixture
+def interpreter() -> Iterator[None]:
+    """Kernels launched in this test run in Triton's interpreter, on CPU tensors."""
+    import triton  # not above: some machines lack it, and the test modules skip there
+
+    from tests.kernels.interpreter import interpreted
+
+    if _release(triton.__version__) < (3, 8) and _release(numpy.__version__) >= (2, 4):
+        # It turns arrays of one element into integers, which NumPy no longer does.
+        pytest.skip(
+            f"the interpreter of triton {triton.__version__} does not run under NumPy "
+            f"{numpy.__version__}: triton 3.8 or newer, or NumPy before 2.4, is needed"
+        )
+    with interpreted():
+        yield
