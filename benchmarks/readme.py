@@ -34,6 +34,7 @@ def render(text: str) -> str:
         "speed": _speed(),
         "decode": _decode(),
         "quality": _quality(),
+        "fidelity": _fidelity(),
     }
     for name, block in blocks.items():
         pattern = rf"(<!-- begin:{name} -->\n).*?(<!-- end:{name} -->)"
@@ -148,33 +149,86 @@ def _quality() -> str:
             f"{made['transformer_steps']:,} steps on {made['frames_of_play']:,} frames of play).\n"
         )
     if "heads_minutes" in made:
-        note += (
-            f"Then {made['heads_minutes']:.0f} minutes ({made['heads_steps']:,} steps) for the "
-            f"Medusa heads and the network's end; its own loss there went from "
-            f"{made['network_nats_before_heads']:.3f} to {made['network_nats_with_heads']:.3f} "
-            "nats a token.\n"
-        )
-    heads = "\n" + _heads(quality["medusa"]) if "medusa" in quality else ""
-    return _table(("measure", "value", "aim"), rows) + "\n" + note + heads
+        note += _heads_training(made)
+    return _table(("measure", "value", "aim"), rows) + "\n" + note + _guesses(quality)
 
 
-def _heads(medusa: dict[str, Any]) -> str:
-    """How good the Medusa heads' guesses are."""
-    row = (
-        str(medusa["heads"]),
-        f"{medusa['tokens_per_forward']:.2f}",
-        f"{medusa['forwards_per_latent']:.1f}",
-        ", ".join(f"{share:.2f}" for share in medusa["acceptance_per_head"]),
-        f"{medusa['same_latents']:.0%} of {medusa['latents']}",
+def _heads_training(made: dict[str, Any]) -> str:
+    before, after = made["network_nats_before_heads"], made["network_nats_with_heads"]
+    text = (
+        f"Then {made['heads_minutes']:.0f} minutes ({made['heads_steps']:,} steps) for the Medusa "
+        "heads and, with them, the network's end, "
     )
+    if before == after:
+        text += "which was put back as it was, because the network's own loss had risen.\n"
+    else:
+        text += f"whose own loss went from {before:.3f} to {after:.3f} nats a token.\n"
+    return text
+
+
+def _guesses(quality: dict[str, Any]) -> str:
+    """Tokens per forward of the ways to guess, and how good each Medusa head is."""
+    rows = []
+    for mode in ("medusa", "jacobi"):
+        if told := quality.get(mode):
+            kept = told.get("acceptance_per_head", [])
+            rows.append(
+                (
+                    f"`{mode}`",
+                    f"{told['tokens_per_forward']:.2f}",
+                    f"{told['forwards_per_latent']:.1f}",
+                    ", ".join(f"{share:.3f}" for share in kept) or "-",
+                    f"{told['same_latents']:.0%} of {told['latents']}",
+                )
+            )
     head = (
-        "Medusa heads",
+        "guesses",
         "tokens per forward",
         "forwards per frame",
-        "share of drafts kept, by head",
-        "frames equal to those without heads",
+        "share of drafts kept, first to last head",
+        "frames equal to `diagonal`",
     )
-    return _table(head, [row])
+    return "\n" + _table(head, rows) if rows else ""
+
+
+def _fidelity() -> str:
+    """How close the Cosmos networks are to the reference outputs, from the newest result."""
+    results = read_results("fidelity")
+    if not results:
+        return _MISSING + "\n"
+    newest = max(results, key=lambda r: str(r["environment"]["date"]))
+    rows = [
+        (
+            told["reference"],
+            f"{max(told['prefill'], told['cached_decode']):.1e}",
+            f"{told['bf16_worst_logit']:.1e}, likeliest token the same at "
+            f"{told['bf16_same_choice']:.0%}",
+        )
+        for told in newest["transformers"]
+    ]
+    rows += [
+        (
+            told["reference"],
+            f"{told['decoded']:.1e}",
+            f"{told['bf16_decoded']:.1e}, {told['bf16_different_indices']:.0%} of the codes differ",
+        )
+        for told in newest["tokenizers"]
+    ]
+    head = ("reference", "worst error, float32", "worst error, bfloat16")
+    sizes = ", ".join(f"{name} {count:,}" for name, count in newest["parameters"].items())
+    streams = "".join(_streamed(told) for told in newest["tokenizers"])
+    return _table(head, rows) + streams + f"\nParameters: {sizes}.\n"
+
+
+def _streamed(told: dict[str, Any]) -> str:
+    windows = ", ".join(f"{count}: {error:.1e}" for count, error in told["windows"].items())
+    return (
+        f"\n{told['reference']} decoded as a stream, 1 to {told['latents']} latents in any pieces, "
+        f"differs from decoding at once by {told['stream_worst']:.1e} of the largest value. In an "
+        "endless stream its temporal attention sees a window of earlier latents; for windows of so "
+        f"many latents the difference is {windows} (the reference's weights are random, so this is "
+        "no forecast for trained ones).\n"
+    )
 
 
 def _machine(result: dict[str, Any]) -> str:

@@ -68,7 +68,7 @@ def save_world(
         "name": "embedded",
         "title": "Embedded world",
         "frames_per_second": 15,
-        "sampling": {"temperature": 0.9, "top_p": 1.0, "top_k": 32},
+        "sampling": {"temperature": 1.1, "top_p": 1.0, "top_k": 32},
         "tokenizer": dataclasses.asdict(tokenizer.config),
         "transformer": transformer.config.to_dict(),
         **(extra or {}),

@@ -26,7 +26,7 @@ from worldbridge.runtime.decoding import GridSession
 from worldbridge.runtime.i420 import unit_to_bytes
 from worldbridge.runtime.motion import block_flow, divergence, gradient_energy, mean_shift
 from worldbridge.runtime.registry import open_world
-from worldbridge.runtime.speculation import measure_heads
+from worldbridge.runtime.speculation import measure_guesses
 
 __all__ = ["Plan", "evaluate"]
 
@@ -70,7 +70,7 @@ class Plan:
 
     @classmethod
     def of(cls, quick: bool) -> Plan:
-        return cls(1, 8, 1, 1, 2.0, 1, 3) if quick else cls(3, 20, 4, 2, 60.0, 6, 20)
+        return cls(1, 8, 1, 1, 2.0, 1, 2) if quick else cls(3, 20, 4, 4, 60.0, 6, 20)
 
 
 def evaluate(
@@ -199,13 +199,11 @@ class _Evaluation:
     # -- guesses --------------------------------------------------------------------------------
 
     def guessing(self) -> dict[str, Any]:
-        """What the Medusa heads are worth, if the world has any."""
-        if self.world.heads is None:
-            return {}
-        self.progress("guesses of the heads", 0.58)
+        """Tokens per forward with guesses, of the Medusa heads if the world has any."""
+        self.progress("guesses", 0.58)
         seed, frames = self._scene_seed(300), _CONTEXT + self.plan.guessed_latents
         clips = [make_clip(theme, seed, frames) for theme in THEMES]
-        return {"medusa": measure_heads(self.world, clips, _CONTEXT, self.seed)}
+        return measure_guesses(self.world, clips, _CONTEXT, self.seed)
 
     # -- free play ------------------------------------------------------------------------------
 
@@ -215,7 +213,9 @@ class _Evaluation:
         Sharpness is compared with that of the real scenes of the theme after as much play of the
         same kind: where people get to is plainer than the views in which they begin.
         """
-        real = {theme: self._real_sharpness(theme) for theme in THEMES}
+        played = {theme: self._real_endings(theme) for theme in THEMES}
+        real = {t: statistics.median(_sharpness(e) for e in ends) for t, ends in played.items()}
+        real_bad = [_frozen(e) or _collapsed(e) for ends in played.values() for e in ends]
         ratios: list[float] = []
         bad: list[bool] = []
         rounds = self.plan.rollouts_per_theme
@@ -228,17 +228,18 @@ class _Evaluation:
             "sharpness_ratio_60s": round(statistics.median(ratios), 3),
             "sharpness_ratio_range": [round(min(ratios), 3), round(max(ratios), 3)],
             "frozen_or_collapsed_rate": _mean(bad),
+            # who walks into a wall sees nothing move, in the rendered scenes too
+            "frozen_or_collapsed_rate_rendered": _mean(real_bad),
             "rollouts": len(bad),
         }
 
-    def _real_sharpness(self, theme: str) -> float:
+    def _real_endings(self, theme: str) -> list[list[Tensor]]:
+        """The last frames of rendered plays of a theme, as long and of the same kind."""
         frames = round(self.plan.rollout_seconds * self.world.spec.fps)
-        return statistics.median(
-            _sharpness(
-                make_ending(theme, self._scene_seed(200 + n), random_play(n, frames), _ENDING)
-            )
+        return [
+            list(make_ending(theme, self._scene_seed(200 + n), random_play(n, frames), _ENDING))
             for n in range(self.plan.real_plays_per_theme)
-        )
+        ]
 
     def _roll_out(self, clips: list[Clip], number: int, rounds: int) -> list[list[Tensor]]:
         """The last frames of one rollout per clip, all stepped together; pixels only there."""

@@ -51,8 +51,8 @@ class Recipe:
     heads: int = 9
     heads_unfrozen_layers: int = 2  # last layers that learn too, with the unembedding; 0: neither
     heads_rate: float = 4e-3
-    heads_network_rate: float = 3e-4  # of what is unfrozen
-    heads_weight: float = 0.2  # of the sum of the heads' losses beside the network's own
+    heads_network_rate: float = 3e-5  # of what is unfrozen
+    heads_weight: float = 0.1  # of the sum of the heads' losses beside the network's own
     heads_rows: int = 768  # slots that the heads learn from at a time
     heads_repeats: int = 3  # times more that the heads alone learn from a batch's features
     heads_tolerance: float = 0.01  # nats a token that the network's own loss may rise

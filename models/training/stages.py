@@ -101,6 +101,7 @@ def _put_heads(
         "heads_steps": state["step"],
         "heads_minutes": recipe.heads_minutes,
         "network_nats_before_heads": round(state["loss_before"], 4),
+        "network_nats_tried": round(state["loss_tried"], 4),
         "network_nats_with_heads": round(state["loss_after"], 4),
     }
     return heads

@@ -25,7 +25,7 @@ from worldbridge.models.transformer.grid import DigitHead
 
 __all__ = ["HeadsTrainer", "fingerprint", "head_rows", "train_heads"]
 
-_CHECKED = 12  # clips that the network's own loss is measured on before and after
+_CHECKED = 24  # clips that the network's own loss is measured on before and after
 
 
 def train_heads(
@@ -67,8 +67,9 @@ def train_heads(
             trainer.save(checkpoint)
     if trainer.finish():
         trainer.save(checkpoint)
-    before, after = trainer.loss_before, trainer.loss_after
-    progress(f"heads done, the network's own loss {before:.3f} -> {after:.3f} nats", 1.0)
+    before, after = trainer.loss_before, trainer.loss_tried
+    put_back = " and was put back" if trainer.loss_after != after else ""
+    progress(f"heads done, the network's own loss {before:.3f} -> {after:.3f} nats{put_back}", 1.0)
 
 
 def fingerprint(weights: dict[str, Tensor]) -> str:
@@ -108,11 +109,11 @@ class HeadsTrainer:
         self.model, self.heads = model.to(device).train(), heads.to(device).train()
         self.levels, self.output = model.config.grid.fsq_levels, model.output
         self.recipe, self.device = recipe, device
-        # the last clips are never trained on here
-        checked = min(_CHECKED, max(1, len(codes) // 20)) if len(codes) > 1 else 0
-        split = len(codes) - checked
-        self.codes, self.condition = codes[:split], condition[:split]
-        self.checked = (codes[split:], condition[split:]) if checked else (codes, condition)
+        self.codes, self.condition = codes, condition
+        # The network knows all clips from its own training. Clips kept back here would look worse
+        # afterwards for that reason alone.
+        spread = np.linspace(0, len(codes) - 1, min(_CHECKED, len(codes))).round().astype(int)
+        self.checked = codes[spread], condition[spread]
         self.base = fingerprint(model.state_dict())
         self.untrained = {k: v.detach().clone() for k, v in model.state_dict().items()}
         self.trained = self._unfreeze()
@@ -124,7 +125,7 @@ class HeadsTrainer:
         self.again: tuple[list[tuple[int, slice]], Tensor] | None = None
         self.steps, self.share = 0, 0.0
         self.loss_before = self.network_loss()
-        self.loss_after = math.nan
+        self.loss_tried = self.loss_after = math.nan
         self._sow()
 
     def _unfreeze(self) -> dict[str, nn.Parameter]:
@@ -225,7 +226,7 @@ class HeadsTrainer:
 
     @torch.no_grad()
     def network_loss(self) -> float:
-        """Nats a token, mean over clips that are not trained on here, the past as it was played."""
+        """Nats a token, mean over a few clips, the past as it was played."""
         total = []
         length = self.recipe.transformer_clip
         for codes, condition in zip(*self.checked, strict=True):
@@ -243,7 +244,7 @@ class HeadsTrainer:
         done = math.isfinite(self.loss_after)
         if not done:
             self.share = 1.0
-            self.loss_after = self.network_loss()
+            self.loss_tried = self.loss_after = self.network_loss()
             if self.loss_after > self.loss_before + self.recipe.heads_tolerance:
                 self.model.load_state_dict(self.untrained)
                 self.loss_after = self.loss_before
@@ -270,6 +271,7 @@ class HeadsTrainer:
             optimizer.load_state_dict(saved)
         self.steps, self.share = state["step"], state["share"]
         self.loss_before, self.loss_after = state["loss_before"], state["loss_after"]
+        self.loss_tried = state["loss_tried"]
         self._sow()
 
     def save(self, path: Path) -> None:
@@ -283,6 +285,7 @@ class HeadsTrainer:
             "step": self.steps,
             "share": self.share,
             "loss_before": self.loss_before,
+            "loss_tried": self.loss_tried,
             "loss_after": self.loss_after,
         }
         partial = path.with_suffix(".partial")

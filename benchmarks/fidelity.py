@@ -1,0 +1,128 @@
+"""How close our Cosmos networks are to the reference outputs: `python -m benchmarks.fidelity`.
+
+Also: streaming decode against whole decode, what a window of the temporal attention changes, and
+the parameters of the published sizes. Minutes at most, on any CPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.environment import write_result
+from worldbridge.models.golden import check_tokenizer, load_tokenizer_reference, transformer_errors
+from worldbridge.models.tokenizer import VideoTokenizer
+from worldbridge.models.transformer import VideoTransformer
+from worldbridge.models.transformer.config import COSMOS
+
+__all__ = ["main"]
+
+GOLDEN = Path(__file__).parents[1] / "tests" / "golden"
+_LATENTS = 9
+_WINDOWS = (1, 2, 4, 8)  # earlier latents that the temporal attention may see
+
+
+def transformers() -> list[dict[str, Any]]:
+    """Relative errors of each reference model, float32 and bfloat16."""
+    rows = []
+    for folder in sorted(path.parent for path in GOLDEN.glob("*/model.pt")):
+        exact, half = (transformer_errors(folder, t) for t in (torch.float32, torch.bfloat16))
+        rows.append(
+            {
+                "reference": folder.name,
+                "prefill": exact.prefill,
+                "cached_decode": exact.stepped,
+                "bf16_worst_logit": half.prefill,
+                "bf16_root_mean_square": half.root_mean_square,
+                "bf16_same_choice": half.same_choice,
+            }
+        )
+    return rows
+
+
+@torch.inference_mode()
+def tokenizers() -> list[dict[str, Any]]:
+    """Errors of each reference tokenizer, and of its streams against its whole decode."""
+    rows = []
+    for folder in sorted(path.parent for path in GOLDEN.glob("*/autoencoder.pt")):
+        exact, half = check_tokenizer(folder), check_tokenizer(folder, torch.bfloat16)
+        tokenizer, _ = load_tokenizer_reference(folder)
+        generator = torch.Generator().manual_seed(5)
+        shape = (1, _LATENTS, 3, 5)
+        indices = torch.randint(tokenizer.config.vocabulary, shape, generator=generator)
+        whole = tokenizer.decode(indices)
+        rows.append(
+            {
+                "reference": folder.name,
+                "decoded": exact.decoded,
+                "different_indices": exact.different_indices,
+                "bf16_decoded": half.decoded,
+                "bf16_different_indices": half.different_indices,
+                "latents": _LATENTS,
+                "stream_worst": max(
+                    _difference(_stream(tokenizer, indices[:, :n], sizes), whole)
+                    for n in range(1, _LATENTS + 1)
+                    for sizes in _splits(n)
+                ),
+                "windows": {
+                    str(window): _difference(
+                        _stream(tokenizer, indices, [1] * _LATENTS, window), whole
+                    )
+                    for window in _WINDOWS
+                },
+            }
+        )
+    return rows
+
+
+def _splits(latents: int) -> list[list[int]]:
+    """One by one, all at once, and one in between."""
+    cut = random.Random(latents).randint(1, latents)
+    return [[1] * latents, [latents], [cut, latents - cut] if cut < latents else [latents]]
+
+
+def _stream(
+    tokenizer: VideoTokenizer, indices: Tensor, sizes: list[int], window: int | None = None
+) -> Tensor:
+    state = tokenizer.decode_stream_init(1, *indices.shape[2:], window=window)
+    parts = []
+    for chunk in indices.split(sizes, dim=1):
+        part, state = tokenizer.decode_step(chunk, state)
+        parts.append(part)
+    return torch.cat(parts, 2)
+
+
+def _difference(video: Tensor, whole: Tensor) -> float:
+    """Worst pixel, relative to the largest."""
+    whole = whole[:, :, : video.shape[2]]
+    return float((video - whole).abs().max() / whole.abs().max())
+
+
+def parameters() -> dict[str, int]:
+    """Of the published sizes; nothing is allocated."""
+    counts = {}
+    for name, config in COSMOS.items():
+        with torch.device("meta"):
+            counts[name] = sum(p.numel() for p in VideoTransformer(config).parameters())
+    return counts
+
+
+def main() -> None:
+    argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    ).parse_args()
+    result = {
+        "transformers": transformers(),
+        "tokenizers": tokenizers(),
+        "parameters": parameters(),
+    }
+    print(f"written: {write_result('fidelity', result)}")
+
+
+if __name__ == "__main__":
+    main()
