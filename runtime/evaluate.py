@@ -66,11 +66,12 @@ class Plan:
     rollouts_per_theme: int
     rollout_seconds: float
     real_plays_per_theme: int
+    guessed_themes: int
     guessed_latents: int  # a theme
 
     @classmethod
     def of(cls, quick: bool) -> Plan:
-        return cls(1, 8, 1, 1, 2.0, 1, 2) if quick else cls(3, 20, 4, 4, 60.0, 6, 20)
+        return cls(1, 8, 1, 1, 2.0, 1, 2, 3) if quick else cls(3, 20, 4, 4, 60.0, 6, 5, 20)
 
 
 def evaluate(
@@ -202,7 +203,7 @@ class _Evaluation:
         """Tokens per forward with guesses, of the Medusa heads if the world has any."""
         self.progress("guesses", 0.58)
         seed, frames = self._scene_seed(300), _CONTEXT + self.plan.guessed_latents
-        clips = [make_clip(theme, seed, frames) for theme in THEMES]
+        clips = [make_clip(theme, seed, frames) for theme in THEMES[: self.plan.guessed_themes]]
         return measure_guesses(self.world, clips, _CONTEXT, self.seed)
 
     # -- free play ------------------------------------------------------------------------------
