@@ -40,6 +40,7 @@ from worldbridge.kernels.checks import (
     check_dtype,
     check_shape,
     check_strides,
+    check_workspace,
     interpreting,
 )
 
@@ -300,7 +301,7 @@ def decode_attention(
     )  # fmt: skip
     if workspace is None:
         workspace = needed
-    _check_workspace(workspace, needed)
+    check_workspace(workspace, needed)
     given = {"positions": positions, "mask": mask, "slabs": slabs}
     check_device(
         q=q, keys=keys, values=values, out=out, partial=workspace.partial,
@@ -403,18 +404,6 @@ def _check_sight(
             got=str(window), remedy="use a longer ring or a shorter window",
         )  # fmt: skip
     return window
-
-
-def _check_workspace(workspace: AttentionWorkspace, needed: AttentionWorkspace) -> None:
-    for name in AttentionWorkspace.__slots__:
-        have, need = getattr(workspace, name), getattr(needed, name)
-        check_dtype(name, have, [need.dtype])
-        check_strides(name, have, 1)
-        if have.numel() < need.numel():
-            raise KernelArgumentError(
-                name, expected=f"at least {need.numel()} elements", got=str(have.numel()),
-                remedy="allocate the workspace for the largest call",
-            )  # fmt: skip
 
 
 def reference_decode_attention(

@@ -7,6 +7,7 @@ So each launcher proves its arguments first, and says what was expected, what ca
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import fields
 
 import torch
 from triton import knobs
@@ -17,6 +18,7 @@ __all__ = [
     "check_dtype",
     "check_shape",
     "check_strides",
+    "check_workspace",
     "interpreting",
 ]
 
@@ -85,3 +87,17 @@ def check_strides(name: str, tensor: torch.Tensor, *strides: int | None) -> None
             name, expected=f"strides ({wanted_text})", got=f"strides {tensor.stride()}",
             remedy="make it contiguous first",
         )  # fmt: skip
+
+
+def check_workspace(have: object, need: object) -> None:
+    """Tensors of a dataclass against those of one that is just large enough (any device)."""
+    for field in fields(need):  # type: ignore[arg-type]
+        name = field.name
+        tensor, least = getattr(have, name), getattr(need, name)
+        check_dtype(name, tensor, [least.dtype])
+        check_strides(name, tensor, 1)
+        if tensor.numel() < least.numel():
+            raise KernelArgumentError(
+                name, expected=f"at least {least.numel()} elements", got=str(tensor.numel()),
+                remedy="allocate the workspace for the largest call",
+            )  # fmt: skip

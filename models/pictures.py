@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from worldbridge.models.errors import InputError
+
 __all__ = [
     "MAX_ASPECT",
     "MAX_PICTURES",
@@ -22,6 +24,7 @@ __all__ = [
     "cover_size",
     "fit_pictures",
     "hold_first",
+    "to_unit",
     "whole_latents",
 ]
 
@@ -31,12 +34,8 @@ MAX_PIXELS = 36_000_000  # of one picture
 MAX_ASPECT = 8  # the longer side
 
 
-class PictureError(ValueError):
+class PictureError(InputError):
     """Pictures that no world can begin with, told before anything is computed."""
-
-    def __init__(self, message: str, *, expected: str, got: str, remedy: str) -> None:
-        super().__init__(f"{message}: expected {expected}, got {got}; {remedy}")
-        self.message, self.expected, self.got, self.remedy = message, expected, got, remedy
 
 
 def fit_pictures(
@@ -123,3 +122,8 @@ def _over_black(pictures: Tensor) -> Tensor:
         return pictures
     wide = pictures.int()
     return ((wide[:, :3] * wide[:, 3:] + 127) // 255).to(torch.uint8)
+
+
+def to_unit(pictures: Tensor) -> Tensor:
+    """uint8 of any shape -> float32 in [-1, 1], as tokenizers take it."""
+    return pictures.float() / 127.5 - 1

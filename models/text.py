@@ -27,6 +27,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from worldbridge.models.errors import InputError
+
 __all__ = ["ROWS", "Prompt", "TextError", "embed_text", "load_embeddings", "prompt_context"]
 
 ROWS = 512  # of the published models: longer texts are cut off, shorter ones get zero rows
@@ -40,12 +42,8 @@ _LOADING_ERRORS = (
 _OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
 
 
-class TextError(ValueError):
-    """A prompt that cannot be used: what was expected, what came, what to do."""
-
-    def __init__(self, message: str, *, expected: str, got: str, remedy: str) -> None:
-        super().__init__(f"{message}: expected {expected}, got {got}; {remedy}")
-        self.message, self.expected, self.got, self.remedy = message, expected, got, remedy
+class TextError(InputError):
+    """A prompt that cannot be used."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from worldbridge.models.errors import InputError
 from worldbridge.models.tokenizer import TokenizerConfig, VideoTokenizer
 from worldbridge.models.transformer import MedusaHeads, TransformerConfig, VideoTransformer
 
@@ -35,12 +36,8 @@ FORMAT = 1
 _FILES = ("tokenizer", "transformer")
 
 
-class DamagedWorldError(ValueError):
+class DamagedWorldError(InputError):
     """A world folder that is missing a file or whose file is not what `world.json` says."""
-
-    def __init__(self, message: str, *, expected: str, got: str, remedy: str) -> None:
-        super().__init__(f"{message}: expected {expected}, got {got}; {remedy}")
-        self.message, self.expected, self.got, self.remedy = message, expected, got, remedy
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from worldbridge.bridge.protocol import WorldSpec
 from worldbridge.models.condition import CONDITION_DIM, condition_vector
-from worldbridge.models.pictures import MAX_PICTURES
+from worldbridge.models.pictures import MAX_PICTURES, to_unit
 from worldbridge.models.tokenizer import StreamState
 from worldbridge.models.world_folder import (
     EMBEDDED_WORLD,
@@ -122,7 +122,7 @@ class ArWorld:
             else:
                 scene = soften(build_scene(start.theme, start.seed))
                 camera = spawn(scene, start.seed)
-                video = render(scene, camera)[None, :, None].float() / 127.5 - 1
+                video = to_unit(render(scene, camera))[None, :, None]
             codes = self.tokenizer.encode(video)[0]
         gaze = torch.full((len(codes),), camera.pitch)
         condition = condition_vector(torch.zeros(len(codes), 4), gaze, start.theme)
@@ -321,7 +321,7 @@ def load_directory(
             directory, seats=seats, device=device, progress=progress, context=context
         )
     except DamagedWorldError as error:
-        raise _as_weights_error(error) from error
+        raise DamagedWeightsError.of(error) from error
 
 
 def _load_trained(directory: Path, seats: int, device: str, progress: Progress) -> ArWorld:
@@ -329,7 +329,7 @@ def _load_trained(directory: Path, seats: int, device: str, progress: Progress) 
     try:
         world = load_world(directory)
     except DamagedWorldError as error:
-        raise _as_weights_error(error) from error
+        raise DamagedWeightsError.of(error) from error
     world.tokenizer.to(device)
     world.transformer.to(device)
     if world.heads is not None:
@@ -344,10 +344,4 @@ def _manifest(directory: Path) -> dict[str, Any]:
     try:
         return read_manifest(directory)
     except DamagedWorldError as error:
-        raise _as_weights_error(error) from error
-
-
-def _as_weights_error(error: DamagedWorldError) -> DamagedWeightsError:
-    return DamagedWeightsError(
-        error.message, expected=error.expected, got=error.got, remedy=error.remedy
-    )
+        raise DamagedWeightsError.of(error) from error

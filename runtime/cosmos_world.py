@@ -21,7 +21,7 @@ from torch import Tensor
 
 from worldbridge.bridge.protocol import WorldSpec
 from worldbridge.models.camera import check_poses
-from worldbridge.models.pictures import MAX_PICTURES
+from worldbridge.models.pictures import MAX_PICTURES, to_unit
 from worldbridge.models.tokenizer import StreamState
 from worldbridge.models.transformer import TransformerConfig
 from worldbridge.models.world_folder import World, load_world
@@ -106,7 +106,7 @@ class CosmosWorld:
             scene = build_scene(start.theme, start.seed)
             camera = spawn(scene, start.seed)
             picture = render(scene, camera, self.spec.height, self.spec.width)
-            video = picture.float()[None, :, None] / 127.5 - 1
+            video = to_unit(picture)[None, :, None]
         codes = self.tokenizer.encode(video.to(self._dtype).to(self.device))[0]
         session = self.decoder.open(
             start.seed,

@@ -18,6 +18,8 @@ import json
 from collections.abc import Sequence
 from typing import ClassVar, Self
 
+from worldbridge.models.errors import Told
+
 __all__ = [
     "BadPictureError",
     "DamagedWeightsError",
@@ -48,6 +50,16 @@ class WorldError(Exception):
         self.expected = expected
         self.got = got
         self.remedy = remedy
+
+    @classmethod
+    def of(cls, error: Told) -> Self:
+        """What another part of the program reports, as this kind of error.
+
+        Only for kinds that are made of the four texts alone.
+        """
+        return cls(
+            error.message, expected=error.expected, got=error.got, remedy=error.remedy
+        )
 
     def __str__(self) -> str:
         return f"{self.message}: expected {self.expected}, got {self.got}; {self.remedy}"

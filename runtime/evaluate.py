@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from worldbridge.models.condition import condition_vector
+from worldbridge.models.pictures import to_unit
 from worldbridge.models.training.data import (
     EVALUATION_SEEDS,
     Clip,
     make_clip,
     make_ending,
-    to_unit,
 )
 from worldbridge.models.worlds import THEMES
 from worldbridge.models.worlds.actions import MAX_PITCH_DEG, PITCH_LIMIT_DEG

@@ -43,6 +43,4 @@ def read_prompt(world: str, prompt: Prompt) -> Tensor:
     try:
         return prompt_context(prompt, config.context_dim)
     except TextError as error:
-        raise PromptError(
-            error.message, expected=error.expected, got=error.got, remedy=error.remedy
-        ) from error
+        raise PromptError.of(error) from error

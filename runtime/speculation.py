@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from worldbridge.models.training.data import Clip, to_unit
+from worldbridge.models.pictures import to_unit
+from worldbridge.models.training.data import Clip
 from worldbridge.runtime.ar_world import ArWorld
 from worldbridge.runtime.decoding import GridDecoder
 

@@ -5,7 +5,13 @@ from __future__ import annotations
 from torch import Tensor
 
 from worldbridge.bridge.protocol import WorldSpec
-from worldbridge.models.pictures import PictureError, fit_pictures, hold_first, whole_latents
+from worldbridge.models.pictures import (
+    PictureError,
+    fit_pictures,
+    hold_first,
+    to_unit,
+    whole_latents,
+)
 from worldbridge.models.tokenizer import TokenizerConfig
 from worldbridge.runtime.errors import BadPictureError
 
@@ -27,10 +33,8 @@ def start_video(pictures: Tensor, spec: WorldSpec, config: TokenizerConfig, leas
             spatial_compression=config.spatial_compression,
         )
     except PictureError as error:
-        raise BadPictureError(
-            error.message, expected=error.expected, got=error.got, remedy=error.remedy
-        ) from error
+        raise BadPictureError.of(error) from error
     frames = max(len(fitted), least)
     held = hold_first(fitted, whole_latents(frames, config.temporal_compression))
-    return (held.float() / 127.5 - 1).transpose(0, 1)[None]
+    return to_unit(held).transpose(0, 1)[None]
 

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from worldbridge.cli_errors import Json, Quick, watched
 from worldbridge.errors import ConfigError, StartError
 
 __all__ = ["bench"]
@@ -24,8 +25,6 @@ World = Annotated[str, typer.Option(help="World to measure: a name or a director
 Threads = Annotated[
     int | None, typer.Option(min=1, max=256, help="CPU threads; without it, all cores.")
 ]
-Quick = Annotated[bool, typer.Option("--quick", help="A shorter run with fewer samples.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")]
 Out = Annotated[Path | None, typer.Option(help="File that the JSON is written to as well.")]
 
 
@@ -99,10 +98,6 @@ def _report(
 ) -> None:
     from rich.console import Console
 
-    from worldbridge.bars import progress_bar
-    from worldbridge.cli_errors import as_start_error, tell
-    from worldbridge.runtime.errors import WorldError
-
     if out is not None and not out.parent.is_dir():
         raise ConfigError(
             "the result cannot be written",
@@ -110,13 +105,8 @@ def _report(
             got=str(out),
             remedy=f"create {out.parent} first",
         )
-    try:
-        with progress_bar() as progress:
-            result = work(progress or tell)
-    except WorldError as error:
-        raise as_start_error(error) from error
-    except ValueError as error:
-        raise typer.BadParameter(str(error)) from error
+    with watched() as progress:
+        result = work(progress)
     if out is not None:
         try:
             out.write_text(json.dumps(result, indent=1) + "\n")

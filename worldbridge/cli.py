@@ -14,9 +14,9 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 import typer
 
 from worldbridge.bench_cli import bench
-from worldbridge.cli_errors import as_start_error, tell
+from worldbridge.cli_errors import Json, Quick, ends_told, watched
 from worldbridge.config import TOKEN_VARIABLE, ServeConfig, load_config
-from worldbridge.errors import ConfigError, StartError
+from worldbridge.errors import StartError
 
 __all__ = ["app", "main"]
 
@@ -31,9 +31,6 @@ app = typer.Typer(
 )
 
 app.add_typer(bench, name="bench")
-
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")]
-Quick = Annotated[bool, typer.Option("--quick", help="A shorter run with fewer samples.")]
 
 
 class Device(StrEnum):
@@ -183,17 +180,10 @@ def evaluate(
     well it follows yaw and movement, and how sharp and alive it is after 60 seconds of free play.
     --quick ends within a minute on two cores.
     """
-    from worldbridge.bars import progress_bar
-    from worldbridge.runtime.errors import WorldError
     from worldbridge.runtime.evaluate import evaluate as run_evaluation
 
-    try:
-        with progress_bar() as progress:
-            result = run_evaluation(world, quick=quick, seed=seed, progress=progress or tell)
-    except WorldError as error:
-        raise as_start_error(error) from error
-    except ValueError as error:
-        raise typer.BadParameter(str(error)) from error
+    with watched() as progress:
+        result = run_evaluation(world, quick=quick, seed=seed, progress=progress)
     if as_json:
         print(json.dumps(result))
         return
@@ -232,20 +222,17 @@ def train(
     from worldbridge.bars import progress_bar
     from worldbridge.models.training.cli import train as run_training
 
-    try:
-        with progress_bar() as progress:
-            run_training(
-                out=out,
-                minutes=minutes,
-                frames=frames,
-                stage=stage.value,
-                resume=resume,
-                device=device.value,
-                quick=quick,
-                progress=progress,
-            )
-    except ValueError as error:
-        raise typer.BadParameter(str(error)) from error
+    with ends_told(), progress_bar() as progress:
+        run_training(
+            out=out,
+            minutes=minutes,
+            frames=frames,
+            stage=stage.value,
+            resume=resume,
+            device=device.value,
+            quick=quick,
+            progress=progress,
+        )
 
 
 @app.command()
@@ -280,25 +267,18 @@ def convert(
     Exit code: 2 the source is not such a checkpoint, or the directory cannot be written. Then
     nothing is left behind.
     """
-    from worldbridge.bars import progress_bar
-    from worldbridge.models.convert import ConvertError
     from worldbridge.models.convert import convert as run_conversion
 
-    try:
-        with progress_bar() as progress:
-            run_conversion(
-                path,
-                out,
-                size=None if size is Size.auto else size.value,
-                tokenizer=tokenizer,
-                name=name,
-                resolution=None if resolution is None else _resolution(resolution),
-                progress=progress or tell,
-            )
-    except ConvertError as error:
-        raise ConfigError(
-            error.message, expected=error.expected, got=error.got, remedy=error.remedy
-        ) from error
+    with watched() as progress:
+        run_conversion(
+            path,
+            out,
+            size=None if size is Size.auto else size.value,
+            tokenizer=tokenizer,
+            name=name,
+            resolution=None if resolution is None else _resolution(resolution),
+            progress=progress,
+        )
 
 
 def _resolution(text: str) -> tuple[int, int]:
@@ -325,7 +305,6 @@ def worlds(
 
     Also told is what each is conditioned on: actions, camera, text.
     """
-    from worldbridge.runtime.errors import WorldError
     from worldbridge.runtime.load_report import measure_load
     from worldbridge.runtime.registry import list_worlds, spec_of
     from worldbridge.tables import load_table, worlds_table
@@ -333,11 +312,9 @@ def worlds(
     given = directories or []
     if load and not given:
         raise typer.BadParameter("name the directories to load", param_hint="--load")
-    try:
+    with ends_told():
         found = [spec_of(path) for path in given] if given else list_worlds()
         loaded = [measure_load(path) for path in given] if load else []
-    except WorldError as error:
-        raise as_start_error(error) from error
     if as_json:
         told: dict[str, Any] = {"worlds": [asdict(world) for world in found]}
         if load:

@@ -1,16 +1,20 @@
-"""What commands tell besides their results."""
+"""What commands share besides their results: common options, progress, and how errors end them."""
 
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Annotated
 
-from worldbridge.errors import StartError
+import typer
 
-if TYPE_CHECKING:
-    from worldbridge.runtime.errors import WorldError
+from worldbridge.errors import ConfigError, StartError
 
-__all__ = ["as_start_error", "tell"]
+__all__ = ["Json", "Quick", "ends_told", "tell", "watched"]
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")]
+Quick = Annotated[bool, typer.Option("--quick", help="A shorter run with fewer samples.")]
 
 
 def tell(stage: str, fraction: float) -> None:
@@ -18,10 +22,29 @@ def tell(stage: str, fraction: float) -> None:
     print(f"{stage}: {fraction:4.0%}", file=sys.stderr)
 
 
-def as_start_error(error: WorldError) -> StartError:
-    """A WorldError of the runtime, as what ends a command."""
-    told = StartError(
-        error.message, expected=error.expected, got=error.got, remedy=error.remedy
-    )
-    told.exit_code = error.exit_code
-    return told
+@contextmanager
+def ends_told() -> Iterator[None]:
+    """What a user can put right ends the command as one line, not as a traceback."""
+    # imported here: --help must not wait for them
+    from worldbridge.models.errors import InputError
+    from worldbridge.runtime.errors import WorldError
+
+    try:
+        yield
+    except StartError:  # some are ValueErrors, too
+        raise
+    except WorldError as error:
+        raise StartError.of(error, error.exit_code) from error
+    except InputError as error:
+        raise ConfigError.of(error) from error
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+
+
+@contextmanager
+def watched() -> Iterator[Callable[[str, float], None]]:
+    """As `ends_told`, for long work, which is told its progress to."""
+    from worldbridge.bars import progress_bar
+
+    with ends_told(), progress_bar() as progress:
+        yield progress or tell

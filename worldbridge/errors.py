@@ -9,7 +9,10 @@ StartError             1 unless it says otherwise
 from __future__ import annotations
 
 import json
-from typing import Final
+from typing import TYPE_CHECKING, Final, Self
+
+if TYPE_CHECKING:
+    from worldbridge.models.errors import Told
 
 __all__ = ["ChildError", "ConfigError", "PortInUseError", "StartError"]
 
@@ -32,6 +35,14 @@ class StartError(Exception):
         self.expected = expected
         self.got = got
         self.remedy = remedy
+
+    @classmethod
+    def of(cls, error: Told, exit_code: int | None = None) -> Self:
+        """What a part of the program reports, as what ends a command."""
+        told = cls(error.message, expected=error.expected, got=error.got, remedy=error.remedy)
+        if exit_code is not None:
+            told.exit_code = exit_code
+        return told
 
     def __str__(self) -> str:
         facts = [f"expected {self.expected}"] if self.expected else []

@@ -135,9 +135,7 @@ def _open(
         kind = manifest.get("kind", "none")
         paths, wanted = _described(source, manifest) if kind == "cosmos" else ([], None)
     except DamagedWorldError as error:
-        raise ConvertError(
-            error.message, expected=error.expected, got=error.got, remedy=error.remedy
-        ) from error
+        raise ConvertError.of(error) from error
     except (KeyError, TypeError, ValueError) as error:
         raise _no_cosmos(source, f"{type(error).__name__}: {error}") from error
     if wanted is None:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from worldbridge.models.condition import condition_vector
+from worldbridge.models.pictures import to_unit
 from worldbridge.models.tokenizer import VideoTokenizer
 from worldbridge.models.training.recipe import Recipe
 from worldbridge.models.worlds.camera import spawn, step_camera
@@ -25,7 +26,6 @@ __all__ = [
     "make_pictures",
     "make_play",
     "make_tokens",
-    "to_unit",
 ]
 
 # Scenes with these seeds are never trained on.
@@ -106,8 +106,3 @@ def make_tokens(
         codes.append(encoded[0].to(torch.int32).numpy())
         conditions.append(clip.condition.numpy())
     np.savez(path, codes=np.stack(codes), condition=np.stack(conditions))
-
-
-def to_unit(frames: Tensor) -> Tensor:
-    """uint8 -> float32 in [-1, 1]."""
-    return frames.float() / 127.5 - 1

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from worldbridge.models.training.checkpoints import save_checkpoint
 from worldbridge.models.training.recipe import Recipe
 from worldbridge.models.training.schedule import TimedSchedule
 from worldbridge.models.training.train_transformer import as_seen, places_of, stray, take
@@ -288,9 +289,7 @@ class HeadsTrainer:
             "loss_tried": self.loss_tried,
             "loss_after": self.loss_after,
         }
-        partial = path.with_suffix(".partial")
-        torch.save(state, partial)
-        partial.rename(path)
+        save_checkpoint(path, state)
 
 
 def _optimizer(parameters: list[nn.Parameter], rate: float) -> torch.optim.Optimizer:

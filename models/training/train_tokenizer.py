@@ -11,8 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from worldbridge.models.pictures import to_unit
 from worldbridge.models.tokenizer import VideoTokenizer
-from worldbridge.models.training.data import to_unit
+from worldbridge.models.training.checkpoints import save_checkpoint
 from worldbridge.models.training.recipe import Recipe
 from worldbridge.models.training.schedule import TimedSchedule
 
@@ -125,7 +126,5 @@ def sample_crops(pictures: np.ndarray, recipe: Recipe, random: np.random.Generat
 def _save(
     path: Path, model: VideoTokenizer, optimizer: torch.optim.Optimizer, step: int, share: float
 ) -> None:
-    partial = path.with_suffix(".partial")
     state = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
-    torch.save({**state, "step": step, "share": share}, partial)
-    partial.rename(path)
+    save_checkpoint(path, {**state, "step": step, "share": share})

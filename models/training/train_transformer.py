@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from worldbridge.models.training.checkpoints import save_checkpoint
 from worldbridge.models.training.recipe import Recipe
 from worldbridge.models.training.schedule import TimedSchedule
 from worldbridge.models.transformer import VideoTransformer
@@ -193,8 +194,8 @@ def _save(
     step: int,
     share: float,
 ) -> None:
-    partial = path.with_suffix(".partial")
-    torch.save(
+    save_checkpoint(
+        path,
         {
             "model": model.state_dict(),
             "optimizer": optimizer.state_dict(),
@@ -202,6 +203,4 @@ def _save(
             "step": step,
             "share": share,
         },
-        partial,
     )
-    partial.rename(path)
