@@ -25,11 +25,12 @@ __all__ = ["FLOATS", "Info", "contents", "read"]
 FLOATS = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
 
 _PREFIX = "model."
-# The published training code has its action embedder in a sequence, between whose two linear layers
-# stands the activation.
+# Both published training codes (cosmos-predict1, and NeMo's action control) have their action
+# embedder in a sequence, between whose two linear layers stands the activation.
 _RENAMED = {
-    "action_embedding_layers.0.": "condition.fc1.",
-    "action_embedding_layers.2.": "condition.fc2.",
+    f"{name}.{place}.": f"condition.{layer}."
+    for name in ("action_embedding_layers", "action_mlp")
+    for place, layer in ((0, "fc1"), (2, "fc2"))
 }
 _IGNORED = "_extra_state"  # what the training library kept beside its weights
 _ZIP_MAGIC = b"PK\x03\x04"  # how torch.save's files begin

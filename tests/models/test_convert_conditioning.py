@@ -54,20 +54,21 @@ def test_actions_and_camera_survive(ranks: int, tmp_path: Path) -> None:
     assert world.transformer.camera_embedding.weight.any()
 
 
-def test_the_names_of_the_published_training_code(tmp_path: Path) -> None:
+@pytest.mark.parametrize("embedder", ["action_embedding_layers", "action_mlp"])
+def test_the_names_of_the_published_training_codes(embedder: str, tmp_path: Path) -> None:
     folder = source(tmp_path / "a")
     expected = load_world(convert(folder, tmp_path / "b")).transformer.state_dict()
     data = torch.load(folder / "model.pt", weights_only=True)
     names = {
-        "condition.fc1": "action_embedding_layers.0",
-        "condition.fc2": "action_embedding_layers.2",
+        "condition.fc1": f"{embedder}.0",
+        "condition.fc2": f"{embedder}.2",
     }
     renamed = {}
     for name, value in data["model"].items():
         for ours, theirs in names.items():
             name = name.replace(ours, theirs)
         renamed[name] = value
-    assert sum("action_embedding_layers" in name for name in renamed) == 4
+    assert sum(embedder in name for name in renamed) == 4
     torch.save({"model": renamed}, folder / "model.pt")
     found = load_world(convert(folder, tmp_path / "c")).transformer.state_dict()
     assert all(torch.equal(found[name], value) for name, value in expected.items())
