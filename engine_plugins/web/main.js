@@ -14,6 +14,7 @@ import { Session } from "./session.js";
 import { RefreshPeriod } from "./refresh.js";
 import * as settings from "./settings.js";
 import { profile } from "./stats.js";
+import { PictureStore } from "./picture_store.js";
 import { DropArea, MOST, PictureChoice, PictureControl } from "./start_picture.js";
 import { StatusCard } from "./status.js";
 import { Sticks } from "./sticks.js";
@@ -121,6 +122,7 @@ class Page {
       reset: () => this.#restart(this.session.theme, this.session.seed),
       leave: () => this.#tell(() => this.session.leave(now())),
       link: () => settings.shareUrl(location.href, this.session.theme, this.session.seed),
+      ownPictures: () => this.played.value?.length ?? 0,
       preferences: (changes) => this.#prefer(changes),
       opened: () => {
         this.controls.free();
@@ -148,7 +150,7 @@ class Page {
     this.choice = new PictureChoice((choice) => {
       for (const control of controls) control[1].show(choice, this.choice.most);
       this.landing.showPicture(choice);
-    });
+    }, new PictureStore(settings.tabName()));
     for (const control of controls) control.push(new PictureControl(control[0], this.choice));
     this.played = this.choice.now;
     const file = byId("picture-file");
@@ -185,7 +187,8 @@ class Page {
 
   // -- going into a world and out of it -----------------------------------------------------------
 
-  begin() {
+  async begin() {
+    await this.choice.recall();
     const themes = this.preferences.themes;
     this.landing.show(themes, this.url.theme ?? this.preferences.theme, this.url.seed);
     const fresh = this.stored.resume && Date.now() - this.stored.at < SEAT_KEPT_MS;

@@ -6,7 +6,8 @@ import { SeedField, ThemeCards } from "./landing.js";
 
 export class Menu {
   /**
-   * `hooks`: apply(theme, seed), reset(), leave(), preferences(changes), opened(), closed(), link()
+   * `hooks`: apply(theme, seed), reset(), leave(), preferences(changes), opened(), closed(), link(),
+   * ownPictures(): how many of them the world began with
    * -> url
    */
   constructor(preferences, hooks) {
@@ -45,10 +46,11 @@ export class Menu {
     });
     byId("menu-share").addEventListener("click", async () => {
       const url = this.hooks.link();
+      const without = this.hooks.ownPictures() > 0 ? ". It leads to its theme, not to your picture" : "";
       toast(
         (await copy(url))
-          ? "Link to this world copied"
-          : `The browser did not allow copying: ${url}`,
+          ? `Link to this world copied${without}`
+          : `The browser did not allow copying: ${url}${without}`,
       );
     });
   }

@@ -3,6 +3,7 @@
 
 const PREFERENCES = "worldbridge.preferences";
 const SESSION = "worldbridge.session";
+const TAB = "worldbridge.tab";
 const DEFAULTS = {
   sensitivity: 1,
   invertY: false,
@@ -54,6 +55,13 @@ export const savePreferences = (preferences) => write(local, PREFERENCES, prefer
 export const loadSession = () => read(perTab, SESSION);
 
 export const saveSession = (session) => write(perTab, SESSION, session);
+
+/** A name of this tab that stays the same when it is loaded again. */
+export function tabName() {
+  const { name = crypto.getRandomValues(new Uint32Array(2)).join("-") } = read(perTab, TAB);
+  write(perTab, TAB, { name });
+  return name;
+}
 
 const MAX_SEED = 2 ** 31 - 1;
 

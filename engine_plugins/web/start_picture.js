@@ -67,15 +67,22 @@ async function readAll(files) {
 const NOTHING = Object.freeze({ value: null, url: null, count: 0, title: "" });
 const THEME = Object.freeze({ ...NOTHING, value: [] });
 
+/** A player's own pictures; the newest one is shown. */
+function ownChoice(value) {
+  const count = value.length;
+  return { value, url: URL.createObjectURL(new Blob([value.at(-1)])), count, title: titleOf(count) };
+}
+
 /** Which pictures the next world begins with. Both controls and the drop change this one choice. */
 export class PictureChoice {
   #now = NOTHING;
   #reading = 0;
   #offered = 0;
 
-  /** `changed(choice)` is called after every change. */
-  constructor(changed) {
+  /** `changed(choice)` is called after every change; `store` outlives a reload (PictureStore). */
+  constructor(changed, store = null) {
     this.changed = changed;
+    this.store = store;
     this.most = null; // not known before the server said it
   }
 
@@ -97,14 +104,20 @@ export class PictureChoice {
       if (problem !== null) throw new Error(problem);
       const value = await readAll(files);
       if (reading !== this.#reading) return false; // chosen anew in the meantime
-      const count = files.length;
-      const url = URL.createObjectURL(files.at(-1));
-      this.#set({ value, url, count, title: titleOf(count) });
+      this.#set(ownChoice(value));
       return true;
     } catch (error) {
       toast(error.message, "warn", 7);
       return false;
     }
+  }
+
+  /** What was chosen before the tab was loaded anew, unless there is a choice already. */
+  async recall() {
+    const reading = this.#reading;
+    const value = (await this.store?.load()) ?? null;
+    const fits = value !== null && value.length <= (this.most ?? MOST);
+    if (fits && reading === this.#reading && this.#now === NOTHING) this.#set(ownChoice(value));
   }
 
   /** Back to the themes. */
@@ -128,6 +141,7 @@ export class PictureChoice {
 
   #set(choice) {
     this.#now = choice.url === "picture" ? NOTHING : choice;
+    this.store?.save(this.#now.value?.length ? this.#now.value : null);
     this.changed(this.now);
   }
 }

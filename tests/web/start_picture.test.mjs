@@ -72,6 +72,24 @@ test("hello and start carry pictures only when there are some to tell of", () =>
   assert.deepEqual(start("zoo", 1, []).pictures, []);
 });
 
+test("a choice outlives a reload, until it is taken back", async () => {
+  globalThis.URL.createObjectURL ??= () => "blob:";
+  const store = { kept: [RED, BLUE], load: async () => store.kept, save: (files) => (store.kept = files) };
+  const choice = new PictureChoice(() => {}, store);
+  await choice.recall();
+  assert.deepEqual([choice.now.value, choice.now.title], [[RED, BLUE], "Your 2 pictures"]);
+  choice.clear();
+  assert.equal(store.kept, null);
+  const fresh = new PictureChoice(() => {}, store);
+  await fresh.recall();
+  assert.equal(fresh.now.value, null);
+  store.kept = [RED, BLUE];
+  const small = new PictureChoice(() => {}, store);
+  small.offer(1, 0);
+  await small.recall();
+  assert.equal(small.now.value, null, "more than this world takes");
+});
+
 test("a world is begun from a picture, and back", () => {
   const [session] = playing(null);
   session.restart("zoo", 7, 1000, [RED]);
