@@ -9,7 +9,7 @@ from typing import Any
 
 from worldbridge.runtime.bench.environment import describe
 
-__all__ = ["RESULTS", "describe", "read_results", "write_result"]
+__all__ = ["RESULTS", "describe", "read_results", "result_path", "write_result"]
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -22,12 +22,15 @@ def machine_name(environment: dict[str, Any]) -> str:
 
 def write_result(name: str, result: dict[str, Any]) -> Path:
     """Write `results/<machine>/<name>.json` with the environment beside the result."""
-    environment = describe()
-    folder = RESULTS / machine_name(environment)
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{name}.json"
-    path.write_text(json.dumps({"environment": environment, **result}, indent=1) + "\n")
+    path = result_path(name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"environment": describe(), **result}, indent=1) + "\n")
     return path
+
+
+def result_path(name: str) -> Path:
+    """Where that result of this machine is, or would be."""
+    return RESULTS / machine_name(describe()) / f"{name}.json"
 
 
 def read_results(name: str) -> list[dict[str, Any]]:

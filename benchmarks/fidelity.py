@@ -1,7 +1,8 @@
 """How close our Cosmos networks are to the reference outputs: `python -m benchmarks.fidelity`.
 
-Also: streaming decode against whole decode, what a window of the temporal attention changes, and
-the parameters of the published sizes. Minutes at most, on any CPU.
+Also: streaming decode against whole decode, what a window of the temporal attention changes, what
+both ways of sliding an endless stream's window change, and the parameters of the published sizes.
+Minutes at most, on any CPU.
 """
 
 from __future__ import annotations
@@ -15,15 +16,22 @@ import torch
 from torch import Tensor
 
 from benchmarks.environment import write_result
-from worldbridge.models.golden import check_tokenizer, load_tokenizer_reference, transformer_errors
+from worldbridge.models.golden import (
+    check_tokenizer,
+    load_reference,
+    load_tokenizer_reference,
+    transformer_errors,
+)
 from worldbridge.models.tokenizer import VideoTokenizer
 from worldbridge.models.transformer import VideoTransformer
 from worldbridge.models.transformer.config import COSMOS
+from worldbridge.runtime.decoding import RasterDecoder, Sampling
 
 __all__ = ["main"]
 
 GOLDEN = Path(__file__).parents[1] / "tests" / "golden"
 _LATENTS = 9
+_STREAMS = 20
 _WINDOWS = (1, 2, 4, 8)  # earlier latents that the temporal attention may see
 
 
@@ -103,6 +111,56 @@ def _difference(video: Tensor, whole: Tensor) -> float:
     return float((video - whole).abs().max() / whole.abs().max())
 
 
+@torch.inference_mode()
+def slides() -> list[dict[str, Any]]:
+    """What sliding changes of the next latent's logits, for references that can slide both ways.
+
+    Latents 0 and 1 lead to latent 2. "kept": nothing slides, which the trained range still allows;
+    the others have slid to latent 1 alone. `deviation` is the root mean square relative to the
+    logits' own, `same_choice` the share of places with the same likeliest token.
+    """
+    rows = []
+    for folder in sorted(path.parent for path in GOLDEN.glob("*/model.pt")):
+        model = load_reference(folder)[0]
+        if model.config.apply_abs_pos_emb:
+            continue  # its keys cannot be rotated
+        found: dict[str, list[Tensor]] = {"kept": [], "reprefill": [], "rotate": []}
+        for seed in range(_STREAMS):
+            for way, logits in found.items():
+                logits.append(_next_logits(model, way, seed))
+        pairs = (("reprefill", "kept"), ("rotate", "kept"), ("rotate", "reprefill"))
+        rows += [
+            {"reference": folder.name, "way": way, "against": other}
+            | _deviation(torch.cat(found[way]), torch.cat(found[other]))
+            for way, other in pairs
+        ]
+    return rows
+
+
+def _next_logits(model: VideoTransformer, way: str, seed: int) -> Tensor:
+    """Of a random latent 2 behind random latents 0 and 1, [h * w, vocab]."""
+    config = model.config
+    generator = torch.Generator().manual_seed(seed)
+    shape = (3, *config.latent_shape[1:])
+    codes = torch.randint(config.vocab_size, shape, generator=generator)
+    slid = way != "kept"
+    options = {"max_latents": 2, "slide": way} if slid else {}
+    decoder = RasterDecoder(model, 1, Sampling(), "sequential", keep=1, **options)
+    session = decoder.open(seed, codes[:1])
+    decoder.force(session, codes[1])
+    if slid:
+        decoder._make_room(session)
+    fed = torch.cat([codes[1].flatten()[-1:], codes[2].flatten()[:-1]])
+    return decoder.logits([session], fed[None], [0])[0]
+
+
+def _deviation(logits: Tensor, expected: Tensor) -> dict[str, float]:
+    return {
+        "deviation": float((logits - expected).square().mean().sqrt() / expected.std()),
+        "same_choice": float((logits.argmax(-1) == expected.argmax(-1)).float().mean()),
+    }
+
+
 def parameters() -> dict[str, int]:
     """Of the published sizes; nothing is allocated."""
     counts = {}
@@ -119,6 +177,7 @@ def main() -> None:
     result = {
         "transformers": transformers(),
         "tokenizers": tokenizers(),
+        "slides": slides(),
         "parameters": parameters(),
     }
     print(f"written: {write_result('fidelity', result)}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import resource
 import time
 from dataclasses import dataclass
@@ -9,10 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from worldbridge.models.tokenizer import TokenizerConfig, VideoTokenizer
 from worldbridge.models.transformer import TransformerConfig, VideoTransformer
 from worldbridge.models.world_folder import read_manifest
+from worldbridge.runtime.ar_world import ArWorld
+from worldbridge.runtime.cosmos_world import CosmosWorld
 from worldbridge.runtime.registry import open_world, spec_of
 
 __all__ = ["LoadReport", "measure_load"]
@@ -31,17 +35,30 @@ class LoadReport:
 
 
 def measure_load(directory: Path) -> LoadReport:
-    """Loads a world as a worker for one player does, and forgets it. Raises WorldError."""
+    """Loads a world as a worker for one player does, and forgets it. Raises WorldError.
+
+    Weights that are mapped from their files are in memory only once they are used, so all are read.
+    """
     spec = spec_of(directory)
     before = _peak_memory()
     began = time.perf_counter()
     world = open_world(str(directory), seats=1)
+    if isinstance(world, ArWorld | CosmosWorld):
+        _touch(world.tokenizer)
+        _touch(world.decoder.model)
     seconds = time.perf_counter() - began
     del world
     manifest = read_manifest(directory)
     return LoadReport(
         spec.name, seconds, _parameters(manifest), _weights(manifest), _peak_memory(), before
     )
+
+
+def _touch(network: nn.Module) -> None:
+    """Read one number of every page of the weights."""
+    for parameter in network.parameters():
+        step = max(1, mmap.PAGESIZE // parameter.element_size())
+        parameter.detach().flatten()[::step].float().sum()
 
 
 def _peak_memory() -> int:
