@@ -6,9 +6,8 @@ import { SeedField, ThemeCards } from "./landing.js";
 
 export class Menu {
   /**
-   * `hooks`: apply(theme, seed), reset(), leave(), preferences(changes), opened(), closed(), link(),
-   * ownPictures(): how many of them the world began with
-   * -> url
+   * `hooks`: apply(theme, seed), reset(), leave(), preferences(changes), opened(), closed(), link()
+   * -> url, ownPictures() -> how many the world began with
    */
   constructor(preferences, hooks) {
     this.dialog = byId("menu");
