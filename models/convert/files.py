@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from worldbridge.models.convert.errors import ConvertError
+from worldbridge.models.convert.mapped import MappedFile, describe
 
 __all__ = ["FLOATS", "Info", "contents", "read"]
 
@@ -68,7 +69,19 @@ def read(path: Path, names: Collection[str]) -> dict[str, Tensor]:
             keys = _published_names(path, {name: name for name in file.keys()})  # noqa: SIM118
             return {name: file.get_tensor(keys[name]) for name in names if name in keys}
     state = _load(path)
-    return {name: state[name] for name in names if name in state}
+    wanted = {name: state[name] for name in names if name in state}
+    if path.suffix == ".jit":
+        return wanted
+    try:
+        file = MappedFile(path)
+        return {name: file.view(value) for name, value in wanted.items()}
+    except (ValueError, OSError, RuntimeError, zipfile.BadZipFile) as error:
+        raise ConvertError(
+            f"{path} cannot be read",
+            expected="each tensor in one piece, as torch.save writes it",
+            got=_first_line(error),
+            remedy=_AGAIN,
+        ) from error
 
 
 def _info(value: Tensor) -> Info:
@@ -76,12 +89,14 @@ def _info(value: Tensor) -> Info:
 
 
 def _load(path: Path) -> dict[str, Tensor]:
-    """The tensors of a PyTorch file by their published names."""
+    """The tensors of a PyTorch file by their published names, without data but for scripts."""
     _check_file(path)
     if path.suffix == ".jit":
         return _published_names(path, _load_script(path))
+    if not zipfile.is_zipfile(path):
+        raise _unreadable(path, ValueError("no zip file"))
     try:
-        data = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+        data = describe(path)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
         raise _unreadable(path, error) from error
     state = data.get("model", data) if isinstance(data, dict) else data
