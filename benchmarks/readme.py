@@ -9,11 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.environment import read_results
+from benchmarks.markdown import MISSING, machine, newest, table
+from benchmarks.readme_cosmos import conversion, fidelity, limits
 
 __all__ = ["main", "render"]
 
 README = Path(__file__).parents[1] / "README.md"
-_MISSING = "Not yet measured."
+_DECODE = ("decode", "decode-fp8", "decode-int8")  # the last two of a GPU
+_GUESSING = ("jacobi", "medusa")
+_FORWARD = 10  # rows of one player's forward with nine heads
 
 # name in the result, what a reader sees, the target
 _QUALITY = (
@@ -34,8 +38,11 @@ def render(text: str) -> str:
         "setup": _setup(),
         "speed": _speed(),
         "decode": _decode(),
+        "kernels": _kernels(),
         "quality": _quality(),
-        "fidelity": _fidelity(),
+        "fidelity": fidelity(),
+        "conversion": conversion(),
+        "limits": limits(),
     }
     for name, block in blocks.items():
         pattern = rf"(<!-- begin:{name} -->\n).*?(<!-- end:{name} -->)"
@@ -48,10 +55,10 @@ def render(text: str) -> str:
 def _setup() -> str:
     results = read_results("setup")
     if not results:
-        return _MISSING + "\n"
+        return MISSING + "\n"
     rows = [
         (
-            _machine(r),
+            machine(r),
             f"{r['minutes_clone_to_ready']:.1f}",
             f"{r['download_mb']:.0f}",
             f"{r['seconds_start_to_ready']:.1f}",
@@ -64,7 +71,7 @@ def _setup() -> str:
         "downloaded (MB)",
         "start to `ready`, set up (s)",
     )
-    return _table(head, rows)
+    return table(head, rows)
 
 
 def _speed() -> str:
@@ -73,7 +80,7 @@ def _speed() -> str:
         for run in result["runs"]:
             rows.append(
                 (
-                    _machine(result),
+                    machine(result),
                     run["what"],
                     f"{run['frames_per_second']:.1f}",
                     _pair(run["input_to_photon_ms"]),
@@ -81,7 +88,7 @@ def _speed() -> str:
                 )
             )
     if not rows:
-        return _MISSING + "\n"
+        return MISSING + "\n"
     head = (
         "machine",
         "played by",
@@ -89,59 +96,129 @@ def _speed() -> str:
         "input to photon p50 / p95 (ms)",
         "frame handed over to shown p50 / p95 (ms)",
     )
-    return _table(head, rows)
+    return table(head, rows)
 
 
 def _decode() -> str:
     """Decode modes, and how many players."""
-    rows = [
-        (
-            _machine(result),
-            f"{result['world']}, {mode['name']}",
-            "yes" if mode["identical_to_sequential"] else "no",
-            f"{mode['ms_per_forward']['p50']:.2f}",
-            f"{mode['forwards_per_latent']:.1f}",
-            f"{mode['frames_per_second']:.1f}",
-            f"{mode['times_sequential']:.2f}",
-        )
-        for result in read_results("decode")
-        for mode in result["modes"]
-    ]
-    if not rows:
-        return _MISSING + "\n"
+    results = [result for name in _DECODE for result in read_results(name)]
+    rows = [_mode(result, mode) for result in results for mode in result["modes"]]
     head = (
         "machine",
         "world, mode",
+        "exact",
         "same tokens",
         "ms a forward, p50",
         "forwards a latent",
         "frames/s",
-        "times sequential",
+        "times plain",
+        "% of read bandwidth, measured / datasheet",
     )
-    return _table(head, rows) + "".join(_players(r) for r in read_results("players"))
+    text = table(head, rows) if rows else MISSING + "\n"
+    notes = sorted({result["note"] for result in results if "note" in result})
+    text += "".join(f"\nOf random weights: {_after(note)}.\n" for note in notes)
+    if not any(result["environment"]["gpu"] for result in results):
+        text += f"\nOn a GPU: {MISSING.lower()}\n"
+    return text + "".join(_players(r) for r in read_results("players"))
+
+
+def _mode(result: dict[str, Any], mode: dict[str, Any]) -> tuple[str, ...]:
+    # what guesses gain belongs to the weights, and random ones are nobody's
+    nobody = result["trained"] is False and mode["name"] in _GUESSING
+    name = f"{result['world']}, {mode['name']}"
+    told = ["random weights"] if result["trained"] is False else []
+    if result.get("precision", "model") != "model" and mode["name"] != result["baseline"]:
+        told.append(result["precision"])
+    gain = mode.get("times_plain")
+    return (
+        machine(result),
+        f"{name} ({', '.join(told)})" if told else name,
+        "yes" if mode["exact"] else "no",
+        "yes" if mode["identical_to_sequential"] else "no",
+        f"{mode['ms_per_forward']['p50']:.2f}",
+        "-" if nobody else f"{mode['forwards_per_latent']:.1f}",
+        "-" if nobody else f"{mode['frames_per_second']:.1f}",
+        "-" if nobody or gain is None else f"{gain:.2f}",
+        f"{mode['percent_of_measured_bandwidth']:.0f} / "
+        f"{_whole(mode.get('percent_of_datasheet'))}",
+    )
+
+
+def _after(note: str) -> str:
+    """What a note says behind its colon."""
+    return note.partition(": ")[2]
+
+
+def _kernels() -> str:
+    """Of a forward of ten rows, and what is done once a latent."""
+    results = read_results("kernels")
+    rows = [_kernel(r, case) for r in results for case in r["cases"] if _shown(case)]
+    if not rows:
+        return f"On a GPU: {MISSING.lower()}\n"
+    head = (
+        "machine",
+        "kernel",
+        "shape",
+        "weights",
+        "us, p50",
+        "GB/s",
+        "% of read bandwidth, measured / datasheet",
+        "times torch",
+        "error, ours / torch's",
+    )
+    return table(head, rows)
+
+
+def _shown(case: dict[str, Any]) -> bool:
+    shape = case["shape"]
+    rows = shape.get("rows", shape.get("tokens"))
+    wanted = 1 if case["kernel"] == "medusa_heads" else _FORWARD  # its heads make ten of one
+    return shape.get("batch", 1) == 1 and rows in (None, wanted)
+
+
+def _kernel(result: dict[str, Any], case: dict[str, Any]) -> tuple[str, ...]:
+    error = case["error"]
+    return (
+        machine(result),
+        f"{case['kernel']}, {case['what']}",
+        ", ".join(f"{name} {size:,}" for name, size in case["shape"].items()),
+        case["weights"],
+        f"{1000 * case['ms']['p50']:.1f}",
+        f"{case['gb_per_second']:,.0f}",
+        f"{_whole(case['percent_of_measured_bandwidth'])} / "
+        f"{_whole(case['percent_of_datasheet'])}",
+        f"{case['baselines'][0]['times_ours']:.2f}",
+        f"{error['ours']:.0e} / {error['torch']:.0e}",
+    )
+
+
+def _whole(value: float | None) -> str:
+    return "-" if value is None else f"{value:.0f}"
 
 
 def _players(result: dict[str, Any]) -> str:
     each = ", ".join(
         f"{row['players']}: {row['frames_per_second_each']:.1f}" for row in result["by_players"]
     )
+    cost = result["ms_per_further_player"]
+    more = "" if cost is None else f" One more costs {cost:.1f} ms a step."
     return (
-        f"\nPlayers of {result['world']} on {_machine(result)}, and the frames/s of each: {each} "
-        f"(the world's rate is {result['frames_per_second_of_the_world']:g}).\n"
+        f"\nPlayers of {result['world']} on {machine(result)}, and the frames/s of each: {each} "
+        f"(the world's rate is {result['frames_per_second_of_the_world']:g}).{more}\n"
     )
 
 
 def _quality() -> str:
     results = read_results("quality")
     if not results:
-        return _MISSING + "\n"
-    newest = max(results, key=lambda r: str(r["environment"]["date"]))
-    quality = newest["quality"]
+        return MISSING + "\n"
+    result = newest(results)
+    quality = result["quality"]
     rows = [
         (text, f"{quality[name]:.2f}", goal) for name, text, goal in _QUALITY if name in quality
     ]
     note = (
-        f"Measured on {_machine(newest)}, {newest['environment']['date']}, {quality['scenes']}.\n"
+        f"Measured on {machine(result)}, {result['environment']['date']}, {quality['scenes']}.\n"
     )
     made = quality.get("training", {})
     if made:
@@ -153,7 +230,7 @@ def _quality() -> str:
         )
     if "heads_minutes" in made:
         note += _heads_training(made)
-    return _table(("measure", "value", "aim"), rows) + "\n" + note + _guesses(quality)
+    return table(("measure", "value", "aim"), rows) + "\n" + note + _guesses(quality)
 
 
 def _heads_training(made: dict[str, Any]) -> str:
@@ -191,61 +268,11 @@ def _guesses(quality: dict[str, Any]) -> str:
         "share of drafts kept, first to last head",
         "frames equal to `diagonal`",
     )
-    return "\n" + _table(head, rows) if rows else ""
-
-
-def _fidelity() -> str:
-    """How close the Cosmos networks are to the reference outputs, from the newest result."""
-    results = read_results("fidelity")
-    if not results:
-        return _MISSING + "\n"
-    newest = max(results, key=lambda r: str(r["environment"]["date"]))
-    rows = [
-        (
-            told["reference"],
-            f"{max(told['prefill'], told['cached_decode']):.1e}",
-            f"{told['bf16_worst_logit']:.1e}, likeliest token the same at "
-            f"{told['bf16_same_choice']:.0%}",
-        )
-        for told in newest["transformers"]
-    ]
-    rows += [
-        (
-            told["reference"],
-            f"{told['decoded']:.1e}",
-            f"{told['bf16_decoded']:.1e}, {told['bf16_different_indices']:.0%} of the codes differ",
-        )
-        for told in newest["tokenizers"]
-    ]
-    head = ("reference", "worst error, float32", "worst error, bfloat16")
-    sizes = ", ".join(f"{name} {count:,}" for name, count in newest["parameters"].items())
-    streams = "".join(_streamed(told) for told in newest["tokenizers"])
-    return _table(head, rows) + streams + f"\nParameters: {sizes}.\n"
-
-
-def _streamed(told: dict[str, Any]) -> str:
-    windows = ", ".join(f"{count}: {error:.1e}" for count, error in told["windows"].items())
-    return (
-        f"\n{told['reference']} decoded as a stream, 1 to {told['latents']} latents in any pieces, "
-        f"differs from decoding at once by {told['stream_worst']:.1e} of the largest value. In an "
-        "endless stream its temporal attention sees a window of earlier latents; for windows of so "
-        f"many latents the difference is {windows} (the reference's weights are random, so this is "
-        "no forecast for trained ones).\n"
-    )
-
-
-def _machine(result: dict[str, Any]) -> str:
-    environment = result["environment"]
-    return environment["gpu"] or f"{environment['cores']} cores of {environment['processor']}"
+    return "\n" + table(head, rows) if rows else ""
 
 
 def _pair(values: dict[str, float] | None) -> str:
     return "-" if values is None else f"{values['p50']:.0f} / {values['p95']:.0f}"
-
-
-def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
-    lines = [head, tuple("---" for _ in head), *rows]
-    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
 
 
 def main() -> None:

@@ -1,25 +1,66 @@
-"""Decode modes and players of the embedded world: `python -m benchmarks.speed`."""
+"""Decode modes, players and kernels of this machine: `python -m benchmarks.speed [PART ...]`.
+
+With a GPU it measures the shapes of the 4B model with random weights, in bfloat16 and with weights
+of one byte, and the kernels; without one the embedded world.
+"""
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
+from collections.abc import Callable
+from typing import Any
+
+import torch
 
 from benchmarks.environment import write_result
 from worldbridge.runtime.bench.decode import bench_decode
 from worldbridge.runtime.bench.players import bench_players
 
-__all__ = ["main"]
+__all__ = ["main", "parts"]
+
+_PRESET = "cosmos-4b-320p"
+_Part = Callable[[], dict[str, Any]]
+
+
+def parts(quick: bool, gpu: bool) -> dict[str, _Part]:
+    """What is measured, by the names of the results."""
+    threads = len(os.sched_getaffinity(0))
+    common: dict[str, Any] = {"quick": quick, "threads": threads, "progress": _tell}
+    if not gpu:
+        return {
+            "decode": lambda: bench_decode("embedded", **common),
+            "players": lambda: bench_players("embedded", most=4, device="cpu", **common),
+        }
+    on_gpu = {"preset": _PRESET, "device": "cuda", **common}
+    return {
+        "decode": lambda: bench_decode(**on_gpu),
+        "decode-fp8": lambda: bench_decode(weights="fp8", **on_gpu),
+        "decode-int8": lambda: bench_decode(weights="int8", **on_gpu),
+        "players": lambda: bench_players(most=8, **on_gpu),
+        "kernels": lambda: _kernels(quick),
+    }
+
+
+def _kernels(quick: bool) -> dict[str, Any]:
+    from worldbridge.runtime.bench.kernels import bench_kernels  # Triton is only needed here
+
+    return bench_kernels("cuda", only=(), quick=quick, progress=_tell)
 
 
 def main() -> None:
-    threads = len(os.sched_getaffinity(0))
-    decode = bench_decode("embedded", quick=False, threads=threads, progress=_tell)
-    print(f"written: {write_result('decode', decode)}")
-    players = bench_players(
-        "embedded", most=4, quick=False, threads=threads, device="cpu", progress=_tell
-    )
-    print(f"written: {write_result('players', players)}")
+    known = parts(quick=False, gpu=torch.cuda.is_available())
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("part", nargs="*", help=f"of {', '.join(known)}; all without any")
+    parser.add_argument("--quick", action="store_true", help="fewer samples")
+    options = parser.parse_args()
+    for name in options.part:
+        if name not in known:
+            parser.error(f"expected parts of {', '.join(known)} on this machine, got {name!r}")
+    chosen = parts(options.quick, torch.cuda.is_available())
+    for name in options.part or known:
+        print(f"written: {write_result(name, chosen[name]())}")
 
 
 def _tell(text: str, share: float) -> None:

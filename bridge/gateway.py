@@ -440,6 +440,7 @@ class Gateway:
             "detail": status.detail,
             "progress": status.progress,
             "world": spec.name if spec is not None else None,
+            "mode": self.worlds.mode or None,
             "pictures": len(self.pictures),
             **self._counts(),
         }

@@ -677,10 +677,12 @@ class Ready:
     TYPE: ClassVar[str] = "ready"
     spec: WorldSpec
     seats: int
+    mode: str = ""  # how tokens are decoded; empty where there are none
 
     @classmethod
     def read(cls, f: Fields) -> Self:
-        return cls(WorldSpec.read(f.child("spec")), f.integer("seats", 1, 4096))
+        mode = f.text("mode", MAX_NAME) if f.has("mode") else ""
+        return cls(WorldSpec.read(f.child("spec")), f.integer("seats", 1, 4096), mode)
 
 
 @dataclass(frozen=True, slots=True)

@@ -78,6 +78,7 @@ class Worlds:
         self.link = WorkerLink(config.endpoint, self)
         self.sessions = SessionBook()
         self.spec: WorldSpec | None = None
+        self.mode = ""  # how its tokens are decoded
         self.status = Status("loading", "waiting for the worker", 0.0)
         self.lost_ms: float | None = None
         self.worker_values: dict[str, Any] = {}
@@ -272,7 +273,7 @@ class Worlds:
         most = self._config.seats
         self._seats.total = message.seats if most is None else min(most, message.seats)
         changed = self.spec != message.spec
-        self.spec = message.spec
+        self.spec, self.mode = message.spec, message.mode
         if not changed:
             return
         for session_id, old in list(self._streams.items()):  # other pictures, other encoders

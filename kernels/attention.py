@@ -277,6 +277,7 @@ def decode_attention(
     each query sees; one that sees nothing gives zero. `slabs` int64 [B] says which ring is whose.
     `scale` multiplies scores (default D ** -0.5). `workers` programs share the splits of a session
     and head (default: one each); it never changes the result, while `split` changes its rounding.
+    `out` is of q's type when left out, else of any floating type.
 
     Raises KernelArgumentError when shapes, strides or types do not fit.
     """
@@ -294,7 +295,7 @@ def decode_attention(
         out = torch.empty((batch, tokens, heads, size), dtype=q.dtype, device=q.device)
     check_shape("out", out, batch, tokens, heads, size)
     check_strides("out", out, None, None, size, 1)
-    check_dtype("out", out, [q.dtype])
+    check_dtype("out", out, _FLOATS)
     needed = AttentionWorkspace.allocate(
         batch, tokens, heads, keys if workspace is None else keys.to("meta"),
         block_rows=block_rows, split=split,

@@ -432,7 +432,8 @@ def sample_and_verify(
         BLOCK_CHUNKS=triton.next_power_of_2(chunks),
         SCALED=temperature != 1, GREEDY=temperature == 0, ALL=keep_all,
         DRAFTS=drafts is not None and tokens > 1, LIMITS=limits is not None,
-        num_warps=4, num_stages=1, enable_fp_fusion=False,
+        # here the assembler chose 128 for single tokens without limits, and spilled too
+        num_warps=4, num_stages=1, maxnreg=160, enable_fp_fusion=False,
     )  # fmt: skip
     return out
 
@@ -478,7 +479,8 @@ def _find_thresholds(
         flat.stride(0), vocabulary, groups, float(temperature), top_k, float(top_p),
         BLOCK=block, PEAKS=triton.next_power_of_2(groups), SCALED=temperature != 1,
         TOP_K=top_k < vocabulary, TOP_P=top_p < 1, COMPACT=compact,
-        num_warps=8, num_stages=2, enable_fp_fusion=False,
+        # told no number of registers, the assembler chose 80 for float32 and spilled one
+        num_warps=8, num_stages=2, maxnreg=128, enable_fp_fusion=False,
     )  # fmt: skip
 
 

@@ -157,6 +157,8 @@ def _finish(
         pairs = tl.permute(tl.reshape(total, (BLOCK_N // 2, 2, TOKENS)), (0, 2, 1))
         gate, up = tl.split(pairs)
         total = _silu(gate) * up
+        if out_ptr.dtype.element_ty == tl.float16:  # which has no room for some; NaN stays NaN
+            total = tl.where(total > 65504.0, 65504.0, tl.where(total < -65504.0, -65504.0, total))
         columns = tile * (BLOCK_N // 2) + tl.arange(0, BLOCK_N // 2)
         n = n // 2
     written = (columns < n)[:, None] & (tokens < rows)[None, :]
@@ -281,7 +283,8 @@ def config_for(rows: int, weight_dtype: torch.dtype) -> Config:
         block_n=128, block_k=block_k, tokens=tokens,
         num_warps=8 if quantized or alone else 4, num_stages=6 if quantized or alone else 4,
         programs_per_multiprocessor=1 if alone else 2,
-        max_registers=128 if quantized and not alone else None,
+        # so that two fit: int8 would take more, float8 does with as many and no limit
+        max_registers=128 if weight_dtype == torch.int8 and not alone else None,
     )  # fmt: skip
 
 
@@ -367,7 +370,8 @@ def skinny_gemm(
     x (rows, k) of bf16, fp16 or fp32, 1 to 128 rows; weight (n, k) of x's dtype, or float8_e4m3fn
     or int8 with `scale` (n,) float32. Rows may be apart (any stride), elements of a row not.
     `norm_eps` divides each row of x by its root mean square; the norm's own weight belongs folded
-    into `weight` (`quantize.fold_norm`).
+    into `weight` (`quantize.fold_norm`). `out` is of x's type when left out, else of any of these
+    three; what swiglu makes ends in float16 at the largest number instead of infinity.
 
     | epilogue | result (rows, n), of float32 sums rounded once |
     |---|---|
@@ -392,7 +396,7 @@ def skinny_gemm(
     if out is None:
         out = torch.empty(rows, columns, dtype=x.dtype, device=device)
     in_front = residual.shape[1] if residual is not None and copy_residual else 0
-    _check_out(out, x, rows, columns, in_front)
+    _check_out(out, rows, columns, in_front)
     config = config or config_for(rows, weight.dtype)
     _check_config(config, rows)
     division = _divide(n, k, config, device, programs)
@@ -486,13 +490,11 @@ def _check_epilogue(
     return n // 2 if epilogue == "swiglu" else n
 
 
-def _check_out(
-    out: torch.Tensor, x: torch.Tensor, rows: int, columns: int, in_front: int
-) -> None:
+def _check_out(out: torch.Tensor, rows: int, columns: int, in_front: int) -> None:
     """`in_front` columns before each row of `out` are written too."""
     check_shape("out", out, rows, columns)
     check_strides("out", out, None, 1)
-    check_dtype("out", out, (x.dtype, torch.float32))
+    check_dtype("out", out, ACTIVATIONS)
     if out.storage_offset() < in_front or (rows > 1 and out.stride(0) < columns + in_front):
         raise KernelArgumentError(
             "out", expected=f"rows {columns} wide with {in_front} columns of their own before each",

@@ -25,6 +25,7 @@ __all__ = [
     "World",
     "check_file",
     "describe_file",
+    "load_tokenizer",
     "load_world",
     "read_manifest",
     "save_world",
@@ -132,6 +133,25 @@ def load_world(folder: Path, keep_types: bool = False) -> World:
     for module in (tokenizer, transformer):
         module.eval().requires_grad_(False)
     return World(manifest["name"], manifest, tokenizer, transformer, heads)
+
+
+def load_tokenizer(folder: Path) -> tuple[dict[str, Any], VideoTokenizer]:
+    """The manifest and the tokenizer alone, in float32, checked as by `load_world`."""
+    manifest = read_manifest(folder)
+    try:
+        state = _load_checked(folder, manifest["files"]["tokenizer"], keep_types=False)
+        tokenizer = VideoTokenizer(TokenizerConfig.from_dict(manifest["tokenizer"]))
+    except DamagedWorldError:
+        raise
+    except (KeyError, TypeError, ValueError) as error:
+        raise DamagedWorldError(
+            f"{folder / 'world.json'} is damaged",
+            expected="the description of a world with a tokenizer",
+            got=f"{type(error).__name__}: {error}",
+            remedy="copy the world again, or make it again",
+        ) from error
+    _fill(folder, tokenizer, state, assign=False)
+    return manifest, tokenizer.eval().requires_grad_(False)
 
 
 def _fill(folder: Path, module: nn.Module, state: dict[str, Tensor], assign: bool) -> None:

@@ -45,8 +45,10 @@ from worldbridge.runtime.cosmos_world import cosmos_spec, load_cosmos
 from worldbridge.runtime.decoding import GridDecoder, GridSession, Sampling
 from worldbridge.runtime.errors import DamagedWeightsError, SnapshotError, UnknownThemeError
 from worldbridge.runtime.i420 import rgb_to_i420, unit_to_bytes
+from worldbridge.runtime.modes import Wanted
 from worldbridge.runtime.start_pictures import start_video
 from worldbridge.runtime.threads import one_thread
+from worldbridge.runtime.weights import Precision
 from worldbridge.runtime.world import Frames, Pose, Progress, WorldModel, WorldStart, WorldState
 
 __all__ = ["ArState", "ArWorld", "embedded_spec", "load_directory", "load_embedded"]
@@ -94,7 +96,8 @@ class ArWorld:
         assert self.config.grid is not None
         sampling = Sampling(**world.manifest["sampling"])
         self.transformer, self.heads, self.sampling = world.transformer, world.heads, sampling
-        self.decoder = GridDecoder(world.transformer, capacity, sampling, mode, world.heads)
+        self.capacity = capacity
+        self.decoder = self.make_decoder(Wanted(mode))
         _, self.height, self.width = self.config.latent_shape
         self._pixel_thread: ThreadPoolExecutor | None = None
         # Keys of layer n depend on n windows of the past; the tokenizer's memory is shorter.
@@ -157,6 +160,17 @@ class ArWorld:
         if self._pixel_thread is not None:
             self._pixel_thread.shutdown()
             self._pixel_thread = None
+
+    # -- DecodedWorld ---------------------------------------------------------------------------
+
+    @property
+    def exact_modes(self) -> tuple[str, ...]:
+        guessing = ("jacobi",) if self.heads is None else ("jacobi", "medusa")
+        return ("diagonal", *guessing, "sequential")
+
+    def make_decoder(self, wanted: Wanted) -> GridDecoder:
+        mode = wanted.mode or "diagonal"
+        return GridDecoder(self.transformer, self.capacity, self.sampling, mode, self.heads)
 
     @property
     def between(self) -> Callable[[], None]:
@@ -299,6 +313,14 @@ def directory_spec(directory: Path) -> WorldSpec:
         ) from error
 
 
+def manifest_of(directory: Path | None) -> dict[str, Any]:
+    """What a world's world.json says, or the embedded world's. Raises DamagedWeightsError."""
+    if directory is None:
+        return _manifest(EMBEDDED_WORLD)
+    directory_spec(directory)  # names what is wrong in it
+    return _manifest(directory)
+
+
 def load_embedded(*, seats: int, device: str, progress: Progress) -> ArWorld:
     """The world that ships with the package. Raises DamagedWeightsError."""
     return _load_trained(EMBEDDED_WORLD, seats, device, progress)
@@ -311,15 +333,20 @@ def load_directory(
     device: str,
     progress: Progress,
     context: Tensor | None = None,
+    weights: Precision = "model",
 ) -> WorldModel:
-    """The world in a folder of `worldbridge train` or `convert`. Raises DamagedWeightsError."""
+    """The world in a folder of `worldbridge train` or `convert`. Raises DamagedWeightsError.
+
+    `weights`: how a converted world's transformer is read; see `CosmosWorld`.
+    """
     directory_spec(directory)  # what is wrong in a world.json is told before weights are read
     if _manifest(directory).get("kind") != "cosmos":
         return _load_trained(directory, seats, device, progress)
     try:
         return load_cosmos(
-            directory, seats=seats, device=device, progress=progress, context=context
-        )
+            directory, seats=seats, device=device, progress=progress, context=context,
+            weights=weights,
+        )  # fmt: skip
     except DamagedWorldError as error:
         raise DamagedWeightsError.of(error) from error
 

@@ -1,28 +1,32 @@
 """A converted Cosmos model behind the `WorldModel` contract.
 
-A latent becomes several pictures (eight with the published tokenizer). They are made together when
-the first of them is due and handed out one per step, so controls reach the model once per latent.
+A latent becomes several pictures (eight with the published tokenizer), and a step shows one. `show`
+draws and decodes the next latent while the pictures of the one before are shown (`latent_works.py`)
+and begins it as late as it can (`tempo.py`). `step` does the same one after the other: it begins a
+latent when no picture is left, and waits.
+
+A latent is drawn with the mean of the actions of all steps since the one before it was begun, so
+that no tap and no movement of the mouse is lost, and with a client's newest camera. Its pictures
+report the cameras that those actions lead to, and the mark of the step that began it.
 """
 
 from __future__ import annotations
 
-import math
+import logging
 import time
+from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import partial
+from concurrent.futures import wait
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import msgpack
-import numpy as np
 import torch
 from torch import Tensor
 
 from worldbridge.bridge.protocol import WorldSpec
-from worldbridge.models.camera import check_poses
 from worldbridge.models.pictures import MAX_PICTURES, to_unit
-from worldbridge.models.tokenizer import StreamState
+from worldbridge.models.tokenizer.reach import decoder_reach
 from worldbridge.models.transformer import TransformerConfig
 from worldbridge.models.world_folder import World, load_world
 from worldbridge.models.worlds import (
@@ -38,55 +42,85 @@ from worldbridge.runtime.conditioning import (
     Conditioning,
     conditionings_of,
     layout_of,
-    pose_of,
-    pose_vector,
 )
-from worldbridge.runtime.decoding import RasterDecoder, RasterSession, RasterSnapshot, Sampling
-from worldbridge.runtime.errors import SnapshotError, UnknownThemeError
-from worldbridge.runtime.i420 import rgb_to_i420, unit_to_bytes
+from worldbridge.runtime.cosmos_snapshot import Expected, Saved, fingerprint, pack, unpack
+from worldbridge.runtime.cosmos_state import (
+    ClientView,
+    Coming,
+    CosmosState,
+    Heard,
+    Latent,
+    Made,
+    Order,
+    Work,
+)
+from worldbridge.runtime.decoding import RasterDecoder, RasterSnapshot, Sampling
+from worldbridge.runtime.decoding.choice import decoder_for
+from worldbridge.runtime.decoding.raster_options import DEFAULT_DIAGONAL
+from worldbridge.runtime.decoding.weight_store import WeightStore
+from worldbridge.runtime.errors import UnknownThemeError
+from worldbridge.runtime.latent_pictures import picture_maker
+from worldbridge.runtime.latent_works import LatentWorks
+from worldbridge.runtime.modes import Wanted
 from worldbridge.runtime.start_pictures import start_video
-from worldbridge.runtime.world import Frames, Pose, Progress, WorldStart, WorldState
+from worldbridge.runtime.tempo import Tempo
+from worldbridge.runtime.weights import Precision
+from worldbridge.runtime.window import window_of
+from worldbridge.runtime.world import Frames, Picture, Pose, Progress, Shown, WorldStart
 
 __all__ = ["CosmosState", "CosmosWorld", "cosmos_spec", "load_cosmos"]
 
-_SNAPSHOT_VERSION = 2
-_damaged = partial(SnapshotError.damaged, _SNAPSHOT_VERSION)
+log = logging.getLogger(__name__)
 
-
-@dataclass(frozen=True, slots=True)
-class ClientView:
-    """A camera that the client sends: how its coordinates lie in ours, and where it is in ours."""
-
-    alignment: Alignment
-    pose: Pose
-
-
-@dataclass(slots=True, eq=False)
-class CosmosState(WorldState):
-    """One stream. `pending`: I420 pictures of the newest latent that were not shown yet."""
-
-    theme: str
-    camera: CameraState
-    session: RasterSession
-    stream: StreamState
-    pending: list[bytes]
-    view: ClientView | None = None
+# Pictures that wait are of three latents at most: see `Tempo.most`, plus the latent that it begins.
+_WAITING = 3
 
 
 class CosmosWorld:
-    """WorldModel over a transformer without token grid and a causal video tokenizer."""
+    """WorldModel and LookaheadWorld over a transformer without token grid and a causal tokenizer.
+
+    Args:
+        context: [m, context_dim], the text that the world is told, if it takes one.
+        lead: begin a latent when so many pictures are left (None: by measuring).
+        progress: told what is compiled and recorded for a GPU.
+        weights: how the transformer's are read; with one byte each, other tokens are drawn.
+
+    Raises WeightsError for such weights where no kernels draw.
+    """
 
     def __init__(
-        self, world: World, capacity: int, mode: str = "jacobi", context: Tensor | None = None
+        self,
+        world: World,
+        capacity: int,
+        mode: str = "jacobi",
+        context: Tensor | None = None,
+        lead: int | None = None,
+        progress: Progress | None = None,
+        weights: Precision = "model",
     ) -> None:
-        """`context` [m, context_dim]: the text that the world is told, if it takes one."""
+        self._progress = progress
+        self.weights, self._packed = weights, WeightStore()  # which all its decoders share
         self.spec = cosmos_spec(world.manifest)
+        self.past = window_of(world.manifest, world.transformer.config)
         self.tokenizer, self.config = world.tokenizer, world.transformer.config
-        sampling = Sampling(**world.manifest["sampling"])
-        self.decoder = RasterDecoder(world.transformer, capacity, sampling, mode, heads=world.heads)
+        self.transformer, self.heads, self.capacity = world.transformer, world.heads, capacity
+        self.sampling = Sampling(**world.manifest["sampling"])
+        self.decoder = self.make_decoder(Wanted(mode))
+        if weights != "model":
+            log.warning("%s weights: tokens differ from the model's own", weights)
         self.device = self.decoder.device
         self.told = Conditioning(world.manifest, self.config, self.device, context)
         _, self.height, self.width = self.config.latent_shape
+        # The tokenizer's temporal attention reaches as far back as the transformer: bounded.
+        window = self.decoder.max_latents
+        self.maker = picture_maker(self.tokenizer, self.height, self.width, window)
+        self.works = LatentWorks(lambda: self.decoder, self.told, self.maker)
+        self.tempo = Tempo(1000 / self.spec.fps, self.spec.frames_per_latent, lead)
+        self._players = 1
+        self._prompt = fingerprint(self.told.context)
+        # With so many latents the waiting pictures can be made again as they were.
+        kept = decoder_reach(self.tokenizer.config, window) + _WAITING
+        self.expected = Expected(self.config, kept, self.spec.frames_per_latent)
 
     # -- WorldModel -----------------------------------------------------------------------------
 
@@ -95,7 +129,8 @@ class CosmosWorld:
         """The world begins with what the rendered scene of that theme and seed looks like.
 
         With pictures it begins with the newest of these, at the origin, as the published models do:
-        one is the first latent, up to nine are two latents.
+        one is the first latent, up to nine are two latents. Only the encoder works here; all else
+        is done on the threads of the world.
         """
         if start.theme not in THEMES:
             raise UnknownThemeError(start.theme, THEMES)
@@ -107,18 +142,15 @@ class CosmosWorld:
             camera = spawn(scene, start.seed)
             picture = render(scene, camera, self.spec.height, self.spec.width)
             video = to_unit(picture)[None, :, None]
-        codes = self.tokenizer.encode(video.to(self._dtype).to(self.device))[0]
-        session = self.decoder.open(
-            start.seed,
-            codes,
-            context=self.told.context,
-            conditions=self.told.start_actions(len(codes)),
-            poses=self.told.start_poses(camera, len(codes)),
+        with self.maker.aside():
+            codes = self.tokenizer.encode(video.to(self._dtype).to(self.device))[0].cpu()
+        poses = self.told.start_poses(camera, len(codes))
+        tail = tuple(
+            Latent(latent, pose=None if poses is None else poses[i])
+            for i, latent in enumerate(codes)
         )
-        stream = self._fresh_stream()
-        pixels, stream = self.tokenizer.decode_step(codes[None], stream)
-        newest = _pictures(pixels[:, :, -1:])
-        return CosmosState(start.theme, camera, session, stream, newest)
+        newest = (Pose(*camera_pose(camera)),)
+        return self._begun(start.theme, start.seed, len(tail), tail, camera, newest)
 
     def aim(self, states: Sequence[CosmosState], poses: Sequence[Pose | None]) -> None:
         """The next latents are seen from these cameras of the clients.
@@ -132,61 +164,230 @@ class CosmosWorld:
             if pose is None:
                 continue
             if state.view is None:
-                alignment = Alignment.of(Pose(*camera_pose(state.camera)), pose)
+                alignment = Alignment.of(Pose(*camera_pose(_ahead(state))), pose)
             else:
                 alignment = state.view.alignment
             state.view = ClientView(alignment, alignment.apply(pose))
 
     @torch.inference_mode()
     def step(self, states: Sequence[CosmosState], actions: Tensor) -> Frames:
-        empty = [i for i, state in enumerate(states) if not state.pending]
-        if empty:
-            # drawing comes first: if it raises, no state has changed
-            codes = self._draw([states[i] for i in empty], actions[empty])
-            t_tokens = _now_ms()
-            for i, latent in zip(empty, codes, strict=True):
-                state = states[i]
-                pixels, state.stream = self.tokenizer.decode_step(
-                    latent[None, None], state.stream, False
-                )
-                state.pending = _pictures(pixels)
-        else:
-            t_tokens = _now_ms()
+        """One picture of every state. Waits for what is being made, and for what has to be begun.
+
+        When it raises, nothing of the states has changed.
+        """
+        self._finish(states)
+        before = [(state.heard, state.orders.copy()) for state in states]
         for state, action in zip(states, actions.tolist(), strict=True):
-            state.camera = self.told.moved(state.camera, action)
-        i420 = [state.pending.pop(0) for state in states]
-        poses = [_seen_from(state) for state in states]
+            state.heard = state.heard.plus(action)
+        try:
+            self._order([state for state in states if not state.pending], [None] * len(states))
+            self._wait(states)
+        except Exception:
+            for state, (heard, orders) in zip(states, before, strict=True):
+                self._take_back(state)
+                state.heard, state.orders = heard, orders
+            raise
+        for state in states:
+            self._settle(state)
+        shown = [state.pending.popleft() for state in states]
+        t_tokens = max(picture.t_tokens for picture in shown)
+        i420, poses = [p.i420 for p in shown], [p.pose for p in shown]
         return Frames(i420, poses, t_tokens, _now_ms())
 
     def snapshot(self, state: CosmosState) -> bytes:
-        """The tokens of the window. Pictures are made again from them, without what came before."""
-        saved, camera = self.decoder.snapshot(state.session), state.camera
-        conditions = None if saved.conditions is None else saved.conditions.float().cpu().numpy()
-        poses = None if saved.poses is None else saved.poses.double().numpy()
-        view = state.view
-        return msgpack.packb(  # type: ignore[no-any-return]
-            {
-                "version": _SNAPSHOT_VERSION,
-                "theme": state.theme,
-                "seed": saved.seed,
-                "latents": saved.latents,
-                "codes": saved.codes.to(torch.int32).cpu().numpy().tobytes(),
-                "conditions": None if conditions is None else conditions.tobytes(),
-                "poses": None if poses is None else poses.tobytes(),
-                "view": None if view is None else _packed_view(view),
-                "camera": [camera.x, camera.z, camera.yaw, camera.pitch],
-                "pending": len(state.pending),
-            }
+        """The latents that the next picture depends on, and the controls of what is being made.
+
+        Latents whose pictures are not there are left out: they are drawn again, with the same
+        controls. 64 kB with DV8x16x16 at 320x512.
+        """
+        begun = [coming.order for coming in state.coming if coming.order is not None]
+        waiting = *(picture.pose for picture in state.pending), *state.unmade
+        return pack(
+            Saved(
+                state.theme, state.seed, state.latents, state.tail, state.camera, waiting,
+                (*begun, *state.orders), state.heard, state.view, self._prompt,
+            ),
+            self.config,
+        )  # fmt: skip
+
+    def restore(self, data: bytes) -> CosmosState:
+        """Goes on with the pictures that were not shown, then with the latents that were begun.
+
+        Both are as they would have been, bit for bit where arithmetic is: the tokenizer sees again,
+        one by one, all latents that these pictures depend on. They answer no step's mark. A stream
+        that was told another text keeps its past and is told this world's from now on; the log
+        says so.
+        """
+        saved = unpack(data, self.expected)
+        if saved.prompt != self._prompt:
+            log.warning(
+                "a session goes on under another prompt: its pictures so far followed the text "
+                "%s, from now on they follow %s", saved.prompt, self._prompt,
+            )  # fmt: skip
+        state = self._begun(
+            saved.theme, saved.seed, saved.latents, saved.tail, saved.camera, saved.poses
         )
+        state.orders, state.heard, state.view = deque(saved.orders), saved.heard, saved.view
+        self._begin_again([state])
+        return state
+
+    def record_of(self, state: CosmosState) -> RasterSnapshot:
+        """What its next latent is drawn from, on the world's device."""
+        record = self._record(state.seed, state.latents, state.tail)
+        return replace(record, codes=record.codes.to(self.device))
+
+    # -- LookaheadWorld -------------------------------------------------------------------------
+
+    @property
+    def period_ms(self) -> float:
+        return self.tempo.period_ms(self._players)
 
     @torch.inference_mode()
-    def restore(self, data: bytes) -> CosmosState:
-        saved, theme, camera, pending, view = self._read(data)
-        session = self.decoder.restore(saved)
-        pixels, stream = self.tokenizer.decode_step(saved.codes[None], self._fresh_stream())
-        pictures = _pictures(pixels)
-        left = pictures[len(pictures) - pending :]
-        return CosmosState(theme, camera, session, stream, left, view)
+    def show(
+        self, states: Sequence[CosmosState], actions: Tensor, marks: Sequence[object]
+    ) -> Shown:
+        self._players = len(states)
+        for state in states:
+            self._collect(state)
+        self._raise_failure(states)
+        pictures: list[Picture | None] = []
+        for state, action in zip(states, actions.tolist(), strict=True):
+            state.heard = state.heard.plus(action)
+            pictures.append(state.pending.popleft() if state.pending else None)
+        lead = self.tempo.lead(self._players)
+        due = [i for i, state in enumerate(states) if _is_due(state, lead)]
+        self._order([states[i] for i in due], [marks[i] for i in due])
+        return Shown(pictures, _now_ms())
+
+    def rest(self) -> None:
+        self.works.rest()
+
+    # -- DecodedWorld ---------------------------------------------------------------------------
+
+    @property
+    def exact_modes(self) -> tuple[str, ...]:
+        guessing = ("jacobi",) if self.heads is None else ("medusa", "jacobi")
+        return (*guessing, "sequential")
+
+    def make_decoder(self, wanted: Wanted) -> RasterDecoder:
+        """Raises ValueError for a mode that this world does not have."""
+        return decoder_for(
+            self.transformer,
+            self.capacity,
+            self.sampling,
+            wanted.mode or "jacobi",
+            heads=self.heads,
+            diagonal=DEFAULT_DIAGONAL if wanted.diagonal is None else wanted.diagonal,
+            window=self.past,
+            precision=self.weights,
+            packed=self._packed,
+            progress=self._progress,
+        )
+
+    # -- making latents -------------------------------------------------------------------------
+
+    def _order(self, states: Sequence[CosmosState], marks: Sequence[object]) -> None:
+        """Begin the next latent of each, all together: those that were begun once come first."""
+        jobs = []
+        for state, mark in zip(states, marks, strict=False):
+            if state.orders:
+                order = state.orders.popleft()
+            else:
+                sent = None if state.view is None else state.view.pose
+                order, state.heard = Order(state.heard.mean(), sent, mark), Heard()
+            coming = self._coming(_ahead(state), order)
+            state.coming.append(coming)
+            jobs.append((state.work, coming))
+        self.works.draw(jobs)
+
+    def _begin_again(self, states: Sequence[CosmosState]) -> None:
+        again = [state for state in states if state.orders]
+        self._order(again, [None] * len(again))
+
+    def _coming(self, camera: CameraState, order: Order) -> Coming:
+        actions = torch.tensor([order.action])
+        pose = self.told.poses([camera], [order.sent], actions)
+        poses = []
+        for _ in range(self.spec.frames_per_latent):
+            camera = self.told.moved(camera, order.action)
+            # a client's camera is known only as of each latent
+            poses.append(Pose(*camera_pose(camera)) if order.sent is None else order.sent)
+        told = None if pose is None else pose[0]
+        return Coming(poses, camera, order, told, asked_ms=_now_ms())
+
+    def _collect(self, state: CosmosState) -> None:
+        """Take over what is ready, up to what is not; remember a failure and go back before it."""
+        while state.coming and state.coming[0].made.done():
+            error = state.coming[0].made.exception()
+            if isinstance(error, Exception):
+                orders = [c.order for c in state.coming if c.order is not None]
+                self._take_back(state)
+                state.orders.extendleft(reversed(orders))
+                state.failure = error
+                return
+            self._take_over(state, state.coming.popleft())
+
+    def _settle(self, state: CosmosState) -> None:
+        """Take over all that is coming, which is ready and no failure."""
+        while state.coming:
+            self._take_over(state, state.coming.popleft())
+
+    def _take_over(self, state: CosmosState, coming: Coming) -> None:
+        made = coming.made.result()
+        mark = None
+        if coming.order is None:
+            state.unmade = ()
+        else:
+            mark = coming.order.mark
+            latent = Latent(made.codes, coming.order.action, coming.pose)
+            state.tail = (*state.tail, latent)[-self.expected.kept :]
+            state.latents, state.camera = state.latents + 1, coming.camera
+            self._measure(coming, made)
+        state.stream = made.stream
+        pairs = zip(made.pictures, coming.poses, strict=True)
+        state.pending += [Picture(i420, pose, mark, made.t_tokens) for i420, pose in pairs]
+
+    def _measure(self, coming: Coming, made: Made) -> None:
+        self.tempo.drew(made.drawing_ms, made.together)
+        self.tempo.decoded(made.pixels_ms)
+        self.tempo.came(made.t_pixels - coming.asked_ms)
+
+    # -- failures -------------------------------------------------------------------------------
+
+    def _take_back(self, state: CosmosState) -> None:
+        """Forget what is coming, as if it had never been begun; make pictures again that must be.
+
+        The caller says what becomes of the orders.
+        """
+        state.coming.clear()
+        state.work = Work(self._record(state.seed, state.latents, state.tail), state.stream)
+        if state.unmade:
+            self._make_again(state)
+
+    def _raise_failure(self, states: Sequence[CosmosState]) -> None:
+        """Raise what could not be made; of a state alone it is then begun again."""
+        for state in states:
+            if state.failure is not None:
+                failure = state.failure
+                if len(states) == 1:
+                    state.failure = None
+                    self._begin_again([state])
+                raise failure
+
+    def _finish(self, states: Sequence[CosmosState]) -> None:
+        """Wait for what `show`, `open` and `restore` have begun."""
+        wait([coming.made for state in states for coming in state.coming])
+        for state in states:
+            self._collect(state)
+        failures = [state.failure for state in states if state.failure is not None]
+        for state in states:
+            state.failure = None
+        if failures:
+            raise failures[0]
+
+    def _wait(self, states: Sequence[CosmosState]) -> None:
+        for coming in [coming for state in states for coming in state.coming]:
+            coming.made.result()
 
     # -- parts ----------------------------------------------------------------------------------
 
@@ -194,86 +395,51 @@ class CosmosWorld:
     def _dtype(self) -> torch.dtype:
         return self.tokenizer.post_quant_conv.conv3d.weight.dtype
 
-    def _fresh_stream(self) -> StreamState:
-        """Its temporal attention reaches as far back as the transformer's window: bounded."""
-        window = self.decoder.max_latents
-        return self.tokenizer.decode_stream_init(1, self.height, self.width, window)
+    def _begun(
+        self,
+        theme: str,
+        seed: int,
+        latents: int,
+        tail: tuple[Latent, ...],
+        camera: CameraState,
+        poses: tuple[Pose, ...],
+    ) -> CosmosState:
+        """A state behind `tail` whose newest pictures, seen from `poses`, are still to be shown."""
+        stream = self.maker.fresh()
+        work = Work(self._record(seed, latents, tail), stream)
+        state = CosmosState(theme, seed, latents, tail, camera, work, stream, poses)
+        self._make_again(state)
+        return state
 
-    def _draw(self, states: list[CosmosState], actions: Tensor) -> Tensor:
-        """The next latents [B, h, w] of states that have no picture left."""
-        sent = [None if state.view is None else state.view.pose for state in states]
-        return self.decoder.decode(
-            [state.session for state in states],
+    def _make_again(self, state: CosmosState) -> None:
+        coming = Coming(state.unmade, state.camera)
+        state.coming.append(coming)
+        self.works.make(state.work, coming, state.tail)
+
+    def _record(self, seed: int, latents: int, tail: Sequence[Latent]) -> RasterSnapshot:
+        """What the decoder draws the next latent from."""
+        window = tail[-(latents - self.decoder.window_start(latents)) :]
+        actions = torch.tensor([latent.action for latent in window])
+        poses = [latent.pose for latent in window if latent.pose is not None]
+        return RasterSnapshot(
+            seed,
+            latents,
+            torch.stack([latent.codes for latent in window]),
+            self.told.context,
             self.told.actions(actions),
-            self.told.poses([state.camera for state in states], sent, actions),
+            torch.stack(poses) if poses else None,
         )
 
-    def _read(
-        self, data: bytes
-    ) -> tuple[RasterSnapshot, str, CameraState, int, ClientView | None]:
-        shape = (-1, self.height, self.width)
-        try:
-            saved: dict[str, Any] = msgpack.unpackb(data)
-            codes = torch.from_numpy(np.frombuffer(saved["codes"], np.int32).reshape(shape).copy())
-            flat = saved["conditions"]
-            conditions = None
-            if flat is not None:
-                rows = np.frombuffer(flat, np.float32).reshape(len(codes), -1).copy()
-                conditions = torch.from_numpy(rows)
-            cameras, poses = saved["poses"], None
-            if cameras is not None:
-                turned = np.frombuffer(cameras, np.float64).reshape(len(codes), -1).copy()
-                poses = torch.from_numpy(turned)
-                check_poses(poses, len(codes))
-            view = None if saved["view"] is None else _unpacked_view(saved["view"])
-            camera = CameraState(*(float(x) for x in saved["camera"]))
-            theme, version, pending = saved["theme"], saved["version"], int(saved["pending"])
-            seed, latents = int(saved["seed"]), int(saved["latents"])
-        except (ValueError, KeyError, TypeError, msgpack.UnpackException) as error:
-            raise _damaged(f"{len(data)} bytes ({type(error).__name__}: {error})") from error
-        if version != _SNAPSHOT_VERSION or theme not in THEMES:
-            raise _damaged(f"version {version!r}, theme {theme!r}")
-        if not 0 < len(codes) <= latents or not 0 <= pending <= self.spec.frames_per_latent:
-            raise _damaged(f"{len(codes)} of {latents} latents, {pending} pictures")
-        if len(codes) != latents - self.decoder.window_start(latents):
-            raise _damaged(f"{len(codes)} latents of {latents}")
-        if int(codes.min()) < 0 or int(codes.max()) >= self.config.vocab_size:
-            raise _damaged(f"codes from {int(codes.min())} to {int(codes.max())}")
-        width = None if conditions is None else conditions.shape[1]
-        if width != (self.config.condition_dim if self.config.takes_actions else None):
-            raise _damaged("conditions of another model")
-        if conditions is not None and not bool(conditions.isfinite().all()):
-            raise _damaged("conditions that are not finite")
-        if (poses is not None) != self.config.takes_camera:
-            raise _damaged("cameras of another model")
-        tokens = codes.long().to(self.device)
-        snapshot = RasterSnapshot(seed, latents, tokens, self.told.context, conditions, poses)
-        return snapshot, theme, camera, pending, view
+
+def _is_due(state: CosmosState, lead: int) -> bool:
+    """Whether its next latent should be begun. One is drawn at a time."""
+    drawing = any(c.order is not None and not c.drawn for c in state.coming)
+    return not drawing and (bool(state.orders) or state.left <= lead)
 
 
-def _pictures(pixels: Tensor) -> list[bytes]:
-    """[1, 3, T, H, W] in [-1, 1] -> I420 of each frame."""
-    frames = unit_to_bytes(pixels[0].float()).cpu()
-    return [rgb_to_i420(frame) for frame in frames.unbind(1)]
-
-
-def _seen_from(state: CosmosState) -> Pose:
-    """The camera of the newest picture. A client's is known only as of each latent."""
-    if state.view is None:
-        return Pose(*camera_pose(state.camera))
-    return pose_of(state.session.poses[-1].tolist())
-
-
-def _packed_view(view: ClientView) -> list[float]:
-    return [*view.alignment.rotation, *view.alignment.shift, *pose_vector(view.pose).tolist()]
-
-
-def _unpacked_view(values: list[float]) -> ClientView:
-    """Raises ValueError or TypeError for what `_packed_view` did not write."""
-    a, b, c, d, x, y, z, *pose = (float(value) for value in values)
-    if not all(math.isfinite(value) for value in (a, b, c, d, x, y, z)):
-        raise ValueError(f"expected finite numbers, got {values}")
-    return ClientView(Alignment((a, b, c, d), (x, y, z)), pose_of(pose))
+def _ahead(state: CosmosState) -> CameraState:
+    """The camera after all that was begun."""
+    return state.coming[-1].camera if state.coming else state.camera
 
 
 def _now_ms() -> float:
@@ -282,10 +448,10 @@ def _now_ms() -> float:
 
 def cosmos_spec(manifest: dict[str, Any]) -> WorldSpec:
     """What a converted world looks like from outside."""
-    frames, height, width = manifest["transformer"]["latent_shape"]
+    _, height, width = manifest["transformer"]["latent_shape"]
     scale = int(manifest["tokenizer"]["spatial_compression"])
     config = TransformerConfig.from_dict(manifest["transformer"])
-    layout = layout_of(manifest, config)
+    layout, latents = layout_of(manifest, config), window_of(manifest, config).latents
     return WorldSpec(
         name=manifest["name"],
         title=manifest["title"],
@@ -295,10 +461,10 @@ def cosmos_spec(manifest: dict[str, Any]) -> WorldSpec:
         frames_per_latent=int(manifest["tokenizer"]["temporal_compression"]),
         themes=tuple(THEMES),
         action_schema=() if layout is None else layout.axes,
-        context_frames=frames,
+        context_frames=latents,
         kind="ar",
         conditionings=conditionings_of(config),
-        takes_pictures=_takes_pictures(frames, manifest["tokenizer"]["temporal_compression"]),
+        takes_pictures=_takes_pictures(latents, manifest["tokenizer"]["temporal_compression"]),
     )
 
 
@@ -314,8 +480,10 @@ def load_cosmos(
     device: str,
     progress: Progress,
     context: Tensor | None = None,
+    weights: Precision = "model",
 ) -> CosmosWorld:
-    """The world in a folder made by `worldbridge convert`. Raises DamagedWorldError."""
+    """The world in a folder made by `worldbridge convert`. Raises DamagedWorldError, and
+    WeightsError for weights that nothing here can read."""
     progress("reading weights", 0.1)
     world = load_world(directory, keep_types=True)
     progress("moving weights", 0.6)
@@ -323,4 +491,10 @@ def load_cosmos(
     world.transformer.to(device)
     if world.heads is not None:
         world.heads.to(device)
-    return CosmosWorld(world, capacity=seats + 1, context=context)
+    return CosmosWorld(
+        world,
+        capacity=seats + 1,
+        context=context,
+        progress=lambda stage, done: progress(stage, 0.7 + 0.2 * done),
+        weights=weights,
+    )

@@ -42,6 +42,8 @@ from worldbridge.runtime.timing import LegStatistics
 from worldbridge.runtime.world import (
     AimedWorld,
     Frames,
+    LookaheadWorld,
+    Picture,
     PipelinedWorld,
     UnfinishedFrames,
     WorldModel,
@@ -63,6 +65,14 @@ class _Turn:
     session: Session
     latched: Latched
     state: object = None  # the session's world when the step began
+
+
+@dataclass(frozen=True, slots=True)
+class _Mark:
+    """The controls of one step, as a world that looks ahead gives them back with a picture."""
+
+    latched: Latched
+    latched_ms: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +100,7 @@ class Engine:
         self._legs = LegStatistics()
         self._aimed = world if isinstance(world, AimedWorld) else None
         self._pipeline = world if isinstance(world, PipelinedWorld) else None
+        self._lookahead = world if isinstance(world, LookaheadWorld) else None
         self._begun: deque[_Begun] = deque()
         self._frames = 0
         self.stopped = False
@@ -173,6 +184,8 @@ class Engine:
         out, end_ms = self._advance(turns, now_ms)
         if self._sessions:
             self._clock.stepped(now_ms, end_ms)
+            if self._lookahead is not None:
+                self._clock.set_period(self._lookahead.period_ms)
         return out + self._reports(end_ms)
 
     def _advance(self, turns: Sequence[_Turn], now_ms: float) -> tuple[list[WorkerMessage], float]:
@@ -181,6 +194,8 @@ class Engine:
             if self._aimed is not None:
                 poses = [turn.latched.pose for turn in turns]
                 self._aimed.aim([turn.session.state for turn in turns], poses)
+            if self._lookahead is not None:
+                return self._show(self._lookahead, turns, now_ms)
             if self._pipeline is not None:
                 return self._begin(self._pipeline, turns, now_ms)
             frames = self._world_step(turns)
@@ -203,6 +218,44 @@ class Engine:
         begun = world.begin([turn.session.state for turn in turns], _actions(turns))
         self._begun.append(_Begun(turns, begun, now_ms))
         return self.collect(keep=1), begun.t_tokens
+
+    def _show(
+        self, world: LookaheadWorld, turns: Sequence[_Turn], now_ms: float
+    ) -> tuple[list[WorkerMessage], float]:
+        """Hand out the pictures whose turn it is; each answers the step that it was begun in."""
+        marks = [_Mark(turn.latched, now_ms) for turn in turns]
+        shown = world.show([turn.session.state for turn in turns], _actions(turns), marks)
+        batch = sum(picture is not None for picture in shown.pictures)
+        self._frames += batch
+        out: list[WorkerMessage] = []
+        for turn, picture in zip(turns, shown.pictures, strict=True):
+            if picture is not None:
+                out += self._emit_picture(turn.session, picture, shown.t_done, batch)
+        return out, shown.t_done
+
+    def _emit_picture(
+        self, session: Session, picture: Picture, t_done: float, batch: int
+    ) -> Sequence[WorkerMessage]:
+        # made again after a restart, it answers nobody: its past is not this worker's
+        mark = picture.mark if isinstance(picture.mark, _Mark) else _Mark(Latched(), t_done)
+        latched = mark.latched
+        t_tokens = max(picture.t_tokens, mark.latched_ms)
+        header = FrameHeader(
+            frame=session.frame,
+            input_seq=latched.seq,
+            input_time=latched.time,
+            t_input=latched.t_input,
+            t_latch=mark.latched_ms,
+            t_tokens=t_tokens,
+            t_pixels=t_done,  # now it is its turn; video needs a time of its own for each frame
+            pose=picture.pose,
+            batch=batch,
+        )
+        self._legs.add({"tokens": t_tokens - mark.latched_ms, "pixels": t_done - t_tokens})
+        if latched.seq >= 0:
+            self._legs.add({"input_age": mark.latched_ms - latched.t_input})
+        session.record(latched.action, picture.pose)
+        return session.box.put(header, picture.i420)
 
     def between(self, call: Callable[[], None]) -> None:
         """Have `call` called now and then while tokens are made, so that frames leave early."""

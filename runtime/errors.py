@@ -5,6 +5,8 @@ WorldError
  +-- DamagedWeightsError    weights missing, truncated or altered       exit code 5
  +-- NoDeviceError          this machine has no such device             exit code 2
  +-- PromptError            a text that the world cannot take            exit code 2
+ +-- ModeError              a decode mode that the world does not have  exit code 2
+ +-- WeightsError           weights that the world cannot be read with  exit code 2
  +-- UnknownThemeError      the world has no such theme
  +-- BadPictureError        pictures that the world cannot begin with
  +-- SnapshotError          snapshot bytes damaged, or of another world
@@ -23,12 +25,14 @@ from worldbridge.models.errors import Told
 __all__ = [
     "BadPictureError",
     "DamagedWeightsError",
+    "ModeError",
     "NoDeviceError",
     "NoFreeSeatError",
     "PromptError",
     "SnapshotError",
     "UnknownThemeError",
     "UnknownWorldError",
+    "WeightsError",
     "WorldError",
     "WorldFailedError",
 ]
@@ -101,9 +105,29 @@ class NoDeviceError(WorldError):
     exit_code = 2
 
 
+class ModeError(WorldError):
+    code = "world_failed"
+    exit_code = 2
+
+
 class PromptError(WorldError):
     code = "world_failed"
     exit_code = 2
+
+
+class WeightsError(WorldError):
+    code = "world_failed"
+    exit_code = 2
+
+    @classmethod
+    def no_kernels(cls, precision: str, got: str) -> Self:
+        """Where PyTorch draws the tokens."""
+        return cls(
+            f"only kernels on a GPU read {precision} weights",
+            expected="--device cuda, Triton, and a model whose heads have at least 16 channels",
+            got=got,
+            remedy="add --device cuda, or leave --weights out",
+        )
 
 
 class UnknownThemeError(WorldError):

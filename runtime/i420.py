@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["i420_size", "rgb_to_i420", "unit_to_bytes"]
+__all__ = ["i420_planes", "i420_size", "rgb_to_i420", "unit_to_bytes"]
 
 _SHIFT = 16
 
@@ -42,27 +42,42 @@ def rgb_to_i420(rgb: Tensor) -> bytes:
     Raises:
         ValueError: another dtype or shape, or an odd side.
     """
-    if rgb.dtype != torch.uint8 or rgb.dim() != 3 or rgb.shape[0] != 3:
+    if rgb.dim() != 3:
         raise ValueError(f"expected uint8 [3, H, W], got {rgb.dtype} {list(rgb.shape)}")
-    _, height, width = rgb.shape
+    return i420_planes(rgb).cpu().numpy().tobytes()
+
+
+def i420_planes(rgb: Tensor) -> Tensor:
+    """uint8 [..., 3, H, W], H and W even -> [..., H*W*3/2] on its device, which is not waited for.
+
+    Raises:
+        ValueError: another dtype or shape, or an odd side.
+    """
+    if rgb.dtype != torch.uint8 or rgb.dim() < 3 or rgb.shape[-3] != 3:
+        raise ValueError(f"expected uint8 [..., 3, H, W], got {rgb.dtype} {list(rgb.shape)}")
+    height, width = rgb.shape[-2:]
     if height % 2 or width % 2:
         raise ValueError(f"expected even height and width, got {height}x{width}")
-    wide = rgb.to(torch.int32)
-    rows = wide[:, 0::2] + wide[:, 1::2]
+    wide = rgb.to(torch.int32).reshape(-1, 3, height, width)
+    rows = wide[:, :, 0::2] + wide[:, :, 1::2]
     blocks = rows[..., 0::2] + rows[..., 1::2]  # sums of four, hence two more bits to shift away
-    out = torch.empty(i420_size(height, width), dtype=torch.uint8, device=rgb.device)
+    size = i420_size(height, width)
+    out = torch.empty((len(wide), size), dtype=torch.uint8, device=rgb.device)
     luma, chroma = height * width, height * width // 4
-    _mix(wide, _LUMA, 16, _SHIFT, out[:luma])
-    _mix(blocks, _BLUE_DIFFERENCE, 128, _SHIFT + 2, out[luma : luma + chroma])
-    _mix(blocks, _RED_DIFFERENCE, 128, _SHIFT + 2, out[luma + chroma :])
-    return out.cpu().numpy().tobytes()
+    _mix(wide, _LUMA, 16, _SHIFT, out[:, :luma])
+    _mix(blocks, _BLUE_DIFFERENCE, 128, _SHIFT + 2, out[:, luma : luma + chroma])
+    _mix(blocks, _RED_DIFFERENCE, 128, _SHIFT + 2, out[:, luma + chroma :])
+    return out.view(*rgb.shape[:-3], size)
 
 
 def _mix(
     planes: Tensor, weights: tuple[int, int, int], offset: int, shift: int, out: Tensor
 ) -> None:
-    """`out` = weights . planes + offset, rounded. `planes`: int32 [3, h, w], `out`: uint8 [h*w]."""
-    mixed = torch.mul(planes[0], weights[0])
-    mixed.add_(planes[1], alpha=weights[1]).add_(planes[2], alpha=weights[2])
+    """`out` = weights . planes + offset, rounded.
+
+    `planes`: int32 [T, 3, h, w], `out`: uint8 [T, h*w].
+    """
+    mixed = torch.mul(planes[:, 0], weights[0])
+    mixed.add_(planes[:, 1], alpha=weights[1]).add_(planes[:, 2], alpha=weights[2])
     mixed.add_((offset << shift) + (1 << (shift - 1))).bitwise_right_shift_(shift)
-    out.view(mixed.shape).copy_(mixed)
+    out.copy_(mixed.flatten(1))

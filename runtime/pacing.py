@@ -54,6 +54,12 @@ class PresentationClock:
         """
         self._shift_ms = min(max(ms, -self.period_ms / 2), self.period_ms / 2)
 
+    def set_period(self, period_ms: float) -> None:
+        """From the next frame on, frames are so far apart; when that one is due stays as it is."""
+        if period_ms != self.period_ms:
+            self._anchor_ms, self._frames = self.deadline_ms, 0
+            self.period_ms = period_ms
+
     def next_start_ms(self) -> float:
         """When the next step should start; in the past if it should have started already."""
         return self.deadline_ms - self._lead_ms

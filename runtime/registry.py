@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from worldbridge.runtime.errors import DamagedWeightsError, NoDeviceError, UnknownWorldError
+from worldbridge.runtime.modes import USUAL, Wanted, check_wanted, set_mode
+from worldbridge.runtime.weights import Precision, check_weights
 from worldbridge.runtime.world import Progress, WorldModel, WorldSpec
 
 __all__ = ["WORLD_FILE", "directory_of", "list_worlds", "open_world", "spec_of"]
@@ -24,6 +26,8 @@ def open_world(
     seats: int = 4,
     progress: Progress | None = None,
     context: Tensor | None = None,
+    wanted: Wanted = USUAL,
+    weights: Precision = "model",
 ) -> WorldModel:
     """The world called `name`, or the one in the directory `name` that holds a world.json.
 
@@ -31,25 +35,39 @@ def open_world(
         fps: frames per second, for worlds that can choose (None: the world's own).
         seats: how many sessions will be open at most.
         context: the text that the world is told (`runtime/prompt.py`), if it takes one.
+        wanted: which way it is decoded; "auto" measures here and now.
+        weights: how those of its transformer are read; with one byte each, other tokens are drawn.
 
     Raises:
         NoDeviceError: no GPU here.
         UnknownWorldError: neither a known name nor such a directory; it lists the known ones.
         DamagedWeightsError: weights are missing, truncated or altered.
+        ModeError: the world cannot be decoded that way.
+        WeightsError: its weights cannot be read that way.
     """
     report = progress or _silent
     _check_device(device)
     if name == "procedural":
+        check_wanted(wanted, None)
+        check_weights(weights, None, device)
         return _open_procedural(device, fps, report)
     directory = directory_of(name)
     # imported here: who serves the rendered world should not wait for the neural one's imports
     from worldbridge.runtime import ar_world
 
+    manifest = ar_world.manifest_of(directory)
+    check_wanted(wanted, manifest)
+    check_weights(weights, manifest, device)
+    world: WorldModel
     if directory is None:
-        return ar_world.load_embedded(seats=seats, device=device, progress=report)
-    return ar_world.load_directory(
-        directory, seats=seats, device=device, progress=report, context=context
-    )
+        world = ar_world.load_embedded(seats=seats, device=device, progress=report)
+    else:
+        world = ar_world.load_directory(
+            directory, seats=seats, device=device, progress=report, context=context,
+            weights=weights,
+        )  # fmt: skip
+    set_mode(world, wanted, report)
+    return world
 
 
 def _check_device(device: str) -> None:

@@ -2,9 +2,9 @@
 
 A thin shell around `Engine`: a socket, a clock, and the end of the process. The process that is
 started loads the world and forks the one that serves it (`respawn`). Exit codes: 0 told to
-stop or left alone, 1 the world failed, 2 wrong arguments or a prompt that the world cannot take, 4
-unknown world, 5 damaged weights; all but wrong arguments print one line of JSON {code, message,
-expected, got, remedy} on stderr.
+stop or left alone, 1 the world failed, 2 wrong arguments, or a prompt, a decode mode or weights
+that the world cannot take, 4 unknown world, 5 damaged weights; all but wrong arguments print one
+line of JSON {code, message, expected, got, remedy} on stderr.
 """
 
 from __future__ import annotations
@@ -35,17 +35,20 @@ from worldbridge.runtime.capacity import players_carried
 from worldbridge.runtime.engine import Engine
 from worldbridge.runtime.errors import (
     DamagedWeightsError,
+    ModeError,
     NoDeviceError,
     PromptError,
     UnknownWorldError,
+    WeightsError,
     WorldError,
     WorldFailedError,
 )
+from worldbridge.runtime.modes import DecodedWorld, Wanted, remember, remembered
 from worldbridge.runtime.process import StopSignal, die_with_parent
 from worldbridge.runtime.prompt import Prompt, read_prompt
 from worldbridge.runtime.registry import open_world
 from worldbridge.runtime.respawn import Respawner
-from worldbridge.runtime.world import PipelinedWorld, WorldModel, WorldStart
+from worldbridge.runtime.world import LookaheadWorld, PipelinedWorld, WorldModel, WorldStart
 
 __all__ = ["Worker", "main"]
 
@@ -56,7 +59,10 @@ LINGER_MS = 500
 WARM_UP_STEPS = 3
 MOST_MEASURED = 4  # players that are tried together, if nobody said how many there may be
 _HOPELESS = frozenset(
-    e.exit_code for e in (UnknownWorldError, DamagedWeightsError, NoDeviceError, PromptError)
+    e.exit_code
+    for e in (
+        UnknownWorldError, DamagedWeightsError, NoDeviceError, PromptError, ModeError, WeightsError,
+    )  # fmt: skip
 )
 
 
@@ -164,6 +170,7 @@ def load(arguments: argparse.Namespace, text: torch.Tensor | None) -> _Loaded:
             socket.send_multipart(encode_parts(Loading(stage, min(max(share, 0.0), 1.0))))
 
         progress("loading the world", 0.0)
+        wanted = Wanted(arguments.mode, arguments.diagonal)
         world = open_world(
             arguments.world,
             device=arguments.device,
@@ -171,7 +178,10 @@ def load(arguments: argparse.Namespace, text: torch.Tensor | None) -> _Loaded:
             seats=arguments.seats or MOST_MEASURED,
             progress=progress,
             context=text,
+            wanted=remembered(wanted, arguments.remember),
+            weights=arguments.weights,
         )
+        remember(world, wanted, arguments.remember)
         progress("making the first frames", 0.9)
         alone_ms = warm_up(world, arguments.seats or 1)
         if arguments.seats is not None:
@@ -184,7 +194,7 @@ def load(arguments: argparse.Namespace, text: torch.Tensor | None) -> _Loaded:
 
 def rest(world: WorldModel) -> None:
     """End the threads of a world that has some; it starts them again when it needs them."""
-    if isinstance(world, PipelinedWorld):
+    if isinstance(world, PipelinedWorld | LookaheadWorld):
         world.rest()
 
 
@@ -197,9 +207,14 @@ def serve(arguments: argparse.Namespace, loaded: _Loaded) -> None:
         stop.arm()
         worker = Worker(socket, engine, stop, arguments.silence * 1000)
         engine.between(worker.send_finished)
-        socket.send_multipart(encode_parts(Ready(world.spec, seats)))
+        socket.send_multipart(encode_parts(Ready(world.spec, seats, _mode(world))))
         worker.run()
     stop.close()
+
+
+def _mode(world: WorldModel) -> str:
+    """Which way it is decoded; nothing for a world that is rendered."""
+    return str(world.decoder.mode) if isinstance(world, DecodedWorld) else ""
 
 
 def _connect(
@@ -273,6 +288,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--device", default="cpu", help="where the model runs: cpu, cuda")
     parser.add_argument("--fps", type=float, help="frame rate, for worlds that can choose")
+    parser.add_argument("--mode", help="how tokens are decoded, auto to measure; else as usual")
+    parser.add_argument("--diagonal", type=_positive, help="with --mode diagonal: its step")
+    parser.add_argument(
+        "--remember", type=Path, help="file that keeps the mode found by --mode auto, for the next"
+    )
+    parser.add_argument("--weights", default="model", help="how weights are read: model, fp8, int8")
     parser.add_argument("--prompt-embeddings", type=Path, help="file with T5 embeddings")
     parser.add_argument("--prompt", help="a text for worlds that take one")
     parser.add_argument("--t5", type=Path, help="folder of the encoder for --prompt")

@@ -13,9 +13,12 @@ from worldbridge.bridge.protocol import Pose, WorldSpec
 __all__ = [
     "AimedWorld",
     "Frames",
+    "LookaheadWorld",
+    "Picture",
     "PipelinedWorld",
     "Pose",
     "Progress",
+    "Shown",
     "UnfinishedFrames",
     "WorldModel",
     "WorldSpec",
@@ -88,6 +91,57 @@ class PipelinedWorld(Protocol):
 
     def rest(self) -> None:
         """End the threads, so that the process can be forked; `begin` starts them again."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A picture that was made before it is shown, and what it answers.
+
+    `mark`: of the step whose controls it was made with, None if nobody knows any more (it was made
+    again after a restart); `t_tokens`: when its tokens were there, `time.monotonic() * 1000`.
+    """
+
+    i420: bytes
+    pose: Pose
+    mark: object | None
+    t_tokens: float
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """What a step of a `LookaheadWorld` shows each of its sessions, and when it was done."""
+
+    pictures: list[Picture | None]
+    t_done: float
+
+
+@runtime_checkable
+class LookaheadWorld(Protocol):
+    """A world that makes several pictures at once, while the ones before are shown.
+
+    So the controls of a picture are those of an earlier step: each step has a mark, which comes
+    back with the pictures it led to.
+    """
+
+    @property
+    def period_ms(self) -> float:
+        """How far apart steps should be: longer than `spec.fps` says if this machine is slower."""
+        ...
+
+    def show(
+        self, states: Sequence[Any], actions: Tensor, marks: Sequence[object]
+    ) -> Shown:
+        """The next picture of every session, None for one that has none yet. Never waits.
+
+        `actions` as for `WorldModel.step`. When it raises, it has taken none of the step's controls
+        and shown nothing; what could not be made is told once more for a session alone, and then
+        begun again with the same controls.
+        """
+        ...
+
+    def rest(self) -> None:
+        """As `PipelinedWorld.rest`."""
         ...
 
 

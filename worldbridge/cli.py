@@ -14,9 +14,10 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 import typer
 
 from worldbridge.bench_cli import bench
-from worldbridge.cli_errors import Json, Quick, ends_told, watched
+from worldbridge.cli_errors import Json, Quick, ends_told, resolution_of, watched
 from worldbridge.config import TOKEN_VARIABLE, ServeConfig, load_config
 from worldbridge.errors import StartError
+from worldbridge.export_cli import export
 
 __all__ = ["app", "main"]
 
@@ -31,6 +32,7 @@ app = typer.Typer(
 )
 
 app.add_typer(bench, name="bench")
+app.add_typer(export, name="export")
 
 
 class Device(StrEnum):
@@ -47,6 +49,13 @@ class Stage(StrEnum):
     tokenizer = "tokenizer"
     world = "world"
     heads = "heads"
+
+
+class Slide(StrEnum):
+    """What becomes of the latents that stay when the context of an endless stream is full."""
+
+    reprefill = "reprefill"
+    rotate = "rotate"
 
 
 class Size(StrEnum):
@@ -257,6 +266,14 @@ def convert(
         str | None,
         typer.Option(help="Height x width of the pictures, such as 320x512; published: 640x1024."),
     ] = None,
+    fps: Annotated[float, typer.Option(help="Frames per second of the world.")] = 25.0,
+    context: Annotated[
+        int | None,
+        typer.Option(help="Latents that the world is drawn from; default: all it was trained on."),
+    ] = None,
+    slide: Annotated[
+        Slide, typer.Option(help="How a full context moves on: fed again, or its keys rotated.")
+    ] = Slide.reprefill,
 ) -> None:
     """Convert a published Cosmos checkpoint into a world.
 
@@ -276,18 +293,12 @@ def convert(
             size=None if size is Size.auto else size.value,
             tokenizer=tokenizer,
             name=name,
-            resolution=None if resolution is None else _resolution(resolution),
+            resolution=None if resolution is None else resolution_of(resolution),
+            frames_per_second=fps,
+            context=context,
+            slide=None if slide is Slide.reprefill else slide.value,
             progress=progress,
         )
-
-
-def _resolution(text: str) -> tuple[int, int]:
-    height, _, width = text.partition("x")
-    if not (height.isdecimal() and width.isdecimal()):
-        raise typer.BadParameter(
-            f"expected HEIGHTxWIDTH such as 320x512, got {text!r}", param_hint="--resolution"
-        )
-    return int(height), int(width)
 
 
 @app.command()

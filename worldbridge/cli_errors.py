@@ -11,10 +11,20 @@ import typer
 
 from worldbridge.errors import ConfigError, StartError
 
-__all__ = ["Json", "Quick", "ends_told", "tell", "watched"]
+__all__ = ["Json", "Quick", "ends_told", "resolution_of", "tell", "watched"]
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")]
 Quick = Annotated[bool, typer.Option("--quick", help="A shorter run with fewer samples.")]
+
+
+def resolution_of(text: str) -> tuple[int, int]:
+    """Height and width of `--resolution`."""
+    height, _, width = text.partition("x")
+    if not (height.isdecimal() and width.isdecimal()):
+        raise typer.BadParameter(
+            f"expected HEIGHTxWIDTH such as 320x512, got {text!r}", param_hint="--resolution"
+        )
+    return int(height), int(width)
 
 
 def tell(stage: str, fraction: float) -> None:

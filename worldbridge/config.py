@@ -18,6 +18,8 @@ LOG_LEVELS = ("debug", "info", "warning", "error")
 DEVICES = ("cpu", "cuda")
 MAX_SEATS = 64
 MAX_PICTURES = 9  # as the protocol has it; importing that takes a while
+MODES = ("auto", "sequential", "jacobi", "medusa", "diagonal")  # as `runtime/modes.py` has them
+WEIGHTS = ("model", "fp8", "int8")  # as `runtime/weights.py` has them
 MAX_SEED = 2**53 - 1  # the largest integer that a JavaScript client can hold
 
 
@@ -40,6 +42,19 @@ class ServeConfig:
     )
     threads: int | None = _option(None, "CPU threads of the model; without it, every core.")
     device: str = _option("cpu", "Where the model computes: cpu, or cuda for an NVIDIA GPU.")
+    mode: str = _option(
+        "auto",
+        f"How tokens are decoded: {', '.join(MODES)}. auto measures at the start and takes the "
+        "fastest of those that draw exactly the tokens of sequential decoding.",
+    )
+    diagonal: int | None = _option(
+        None, "With --mode diagonal: how many tokens a row is ahead of the next one."
+    )
+    weights: str = _option(
+        "model",
+        f"How a converted world's weights are read on a GPU: {', '.join(WEIGHTS)}. model draws the "
+        "model's own tokens; fp8 and int8 read one byte per weight and draw other ones.",
+    )
     token: str | None = _option(
         None, "Secret that clients have to present to be let in.", TOKEN_VARIABLE
     )
@@ -74,6 +89,11 @@ class ServeConfig:
         if self.threads is not None:
             _check(1 <= self.threads <= 1024, "threads", "1 to 1024", self.threads)
         _check(self.device in DEVICES, "device", " or ".join(DEVICES), self.device)
+        _check(self.mode in MODES, "mode", " or ".join(MODES), self.mode)
+        if self.diagonal is not None:
+            fits = self.mode == "diagonal" and self.diagonal >= 1
+            _check(fits, "diagonal", "a positive number, with mode diagonal", self.diagonal)
+        _check(self.weights in WEIGHTS, "weights", " or ".join(WEIGHTS), self.weights)
         if self.token is not None:
             hidden = "*" * len(self.token)
             _check(0 < len(self.token) <= 256, "token", "1 to 256 characters", hidden)

@@ -42,7 +42,7 @@ async def serve(config: ServeConfig) -> None:
         listen(config.host, config.port) as listener,
         tempfile.TemporaryDirectory(prefix="worldbridge-") as scratch,
     ):
-        await Supervisor(config, listener, f"ipc://{scratch}/worker").run()
+        await Supervisor(config, listener, Path(scratch)).run()
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -81,9 +81,14 @@ def gateway_spec(config: ServeConfig, listener: socket.socket, endpoint: str) ->
     )
 
 
-def worker_spec(config: ServeConfig, endpoint: str) -> ChildSpec:
+def worker_spec(config: ServeConfig, endpoint: str, scratch: Path) -> ChildSpec:
+    """`scratch`: a folder of this server alone, where a worker notes what its successors need."""
     arguments = ["worldbridge.runtime.worker", "--endpoint", endpoint, "--world", config.world]
+    arguments += ["--mode", config.mode, "--remember", str(scratch / "mode")]
+    if config.diagonal is not None:
+        arguments += ["--diagonal", str(config.diagonal)]
     arguments += ["--threads", str(config.model_threads), "--device", config.device]
+    arguments += ["--weights", config.weights]
     if config.seats is not None:
         arguments += ["--seats", str(config.seats)]
     for name in ("prompt_embeddings", "prompt", "t5"):
@@ -105,11 +110,12 @@ def _threads(count: int) -> dict[str, str]:
 
 
 class Supervisor:
-    def __init__(self, config: ServeConfig, listener: socket.socket, endpoint: str) -> None:
+    def __init__(self, config: ServeConfig, listener: socket.socket, scratch: Path) -> None:
+        endpoint = f"ipc://{scratch}/worker"
         self._config = config
         self._host, self._port = listener.getsockname()[:2]
         self._progress = ProgressTeller()
-        self._worker = Child(worker_spec(config, endpoint), self._progress.note)
+        self._worker = Child(worker_spec(config, endpoint, scratch), self._progress.note)
         # A new gateway knows no worker, and a worker introduces itself only when it starts.
         self._gateway = Child(
             gateway_spec(config, listener, endpoint), self._progress.note, self._worker.renew

@@ -12,7 +12,15 @@ from worldbridge.bridge.protocol import WorldSpec
 if TYPE_CHECKING:
     from worldbridge.runtime.load_report import LoadReport
 
-__all__ = ["decode_table", "load_table", "named_values", "players_table", "worlds_table"]
+__all__ = [
+    "decode_table",
+    "kernel_checks_table",
+    "kernels_table",
+    "load_table",
+    "named_values",
+    "players_table",
+    "worlds_table",
+]
 
 
 def named_values(title: str, values: Mapping[str, Any]) -> Table:
@@ -59,27 +67,24 @@ def load_table(reports: Sequence[LoadReport]) -> Table:
 
 def decode_table(result: Mapping[str, Any]) -> Table:
     """Of `worldbridge bench decode`."""
-    title = f"{result['world']}, {result['latents']} latents, {result['threads']} threads"
-    table = Table("mode", title=title)
-    for head in (
-        "same tokens",
-        "ms/forward",
-        "forwards",
-        "tokens each",
-        "frames/s",
-        "speed-up",
-        "% read",
-    ):
+    where = result["gpu"]["name"] if result["gpu"] else f"{result['threads']} threads"
+    title = f"{result['world']}, {result['latents']} latents, {where}"
+    caption = f"same: tokens as sequential; speed-up: over {result['baseline']}"
+    if "note" in result:
+        caption += f"\n{result['note']}"
+    table = Table("mode", title=title, caption=caption)
+    # narrow enough for 80 columns
+    for head in ("exact", "same", "ms each", "forwards", "fps", "speed-up", "% read"):
         table.add_column(head, justify="right")
     for mode in result["modes"]:
         table.add_row(
             mode["name"],
-            "yes" if mode["identical_to_sequential"] else "NO",
+            "yes" if mode["exact"] else "no",
+            "yes" if mode["identical_to_sequential"] else f"{mode['tokens_as_sequential']:.1%}",
             f"{mode['ms_per_forward']['p50']:.2f}",
             f"{mode['forwards_per_latent']:.1f}",
-            f"{mode['tokens_per_forward']:.2f}",
             f"{mode['frames_per_second']:.2f}",
-            f"{mode['times_sequential']:.2f}",
+            f"{mode['times_plain']:.2f}",
             f"{mode['percent_of_measured_bandwidth']:.0f}",
         )
     return table
@@ -89,7 +94,9 @@ def players_table(result: Mapping[str, Any]) -> Table:
     """Of `worldbridge bench players`."""
     rate = result["frames_per_second_of_the_world"]
     title = f"{result['world']} at {rate:g} frames/s: {result['players_at_that_rate']} players"
-    table = Table("players", title=title)
+    more = result["ms_per_further_player"]
+    caption = None if more is None else f"one more player costs {more:.1f} ms a step"
+    table = Table("players", title=title, caption=caption)
     for head in ("ms/step p10 / p50 / p90", "frames/s each"):
         table.add_column(head, justify="right")
     for row in result["by_players"]:
@@ -100,3 +107,51 @@ def players_table(result: Mapping[str, Any]) -> Table:
             f"{row['frames_per_second_each']:.2f}",
         )
     return table
+
+
+def kernels_table(result: Mapping[str, Any]) -> Table:
+    """Of `worldbridge bench kernels`."""
+    gpu = result["gpu"]
+    title = f"{gpu['name']}, {result['measured_read_bandwidth_gb_s']:,.0f} GB/s measured"
+    table = Table("kernel", "shape", "weights", title=title)
+    for head in ("us p10 / p50 / p90", "GB/s", "% measured", "% peak", "x torch", "error", "torch"):
+        table.add_column(head, justify="right")
+    for case in result["cases"]:
+        times, error = case["ms"], case["error"]
+        table.add_row(
+            f"{case['kernel']} {case['what']}",
+            _shape(case),
+            case["weights"],
+            " / ".join(f"{1000 * times[p]:.1f}" for p in ("p10", "p50", "p90")),
+            f"{case['gb_per_second']:,.0f}",
+            format_value(case["percent_of_measured_bandwidth"]),
+            format_value(case["percent_of_datasheet"]),
+            f"{case['baselines'][0]['times_ours']:.2f}",
+            f"{error['ours']:.1e}",
+            f"{error['torch']:.1e}",
+        )
+    return table
+
+
+def kernel_checks_table(result: Mapping[str, Any]) -> Table:
+    """Of `worldbridge bench kernels --check`."""
+    table = Table("kernel", "shape", title=f"against float64, in {result['runs_in']}")
+    table.add_column("weights, activations")
+    for head in ("error", "torch's", "limit", "within"):
+        table.add_column(head, justify="right")
+    for case in result["cases"]:
+        error = case["error"]
+        table.add_row(
+            f"{case['kernel']} {case['what']}",
+            _shape(case),
+            f"{case['weights']}, {case['activations']}",
+            f"{error['ours']:.1e}",
+            f"{error['torch']:.1e}",
+            f"{case['limit']:.1e}",
+            "yes" if case["within_limit"] else "NO",
+        )
+    return table
+
+
+def _shape(case: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {size:,}" for name, size in case["shape"].items())

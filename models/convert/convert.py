@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import shutil
-import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +15,7 @@ from worldbridge.models.convert.errors import ConvertError
 from worldbridge.models.convert.files import Info
 from worldbridge.models.convert.recognise import Identity, recognise, verify
 from worldbridge.models.convert.tokenizer import TokenizerSource, open_tokenizer
+from worldbridge.models.new_folder import appearing, check_out
 from worldbridge.models.tokenizer import TokenizerConfig
 from worldbridge.models.transformer import TransformerConfig
 from worldbridge.models.world_folder import (
@@ -33,7 +31,8 @@ __all__ = ["Progress", "convert", "plan_shards"]
 Progress = Callable[[str, float], None]  # what is being done, share of the whole
 
 _GIB = 1 << 30
-_FPS = 25  # the rate of the published pipeline's videos
+MAX_FPS = 120
+FPS = 25  # the rate of the published pipeline's videos
 _SAMPLING = {"temperature": 1.0, "top_p": 0.8, "top_k": 64000}
 
 
@@ -47,6 +46,9 @@ def convert(
     name: str | None = None,
     n_layers: int | None = None,
     resolution: tuple[int, int] | None = None,
+    frames_per_second: float = FPS,
+    context: int | None = None,
+    slide: str | None = None,
     shard_bytes: int = _GIB,
 ) -> Path:
     """Writes the world folder `out` from a published checkpoint or a folder made by this function.
@@ -62,13 +64,17 @@ def convert(
         name: what the world is called; None: as the published model.
         n_layers: for a cut-down model, how many of the size's layers it has.
         resolution: height and width of the pictures; None: as published. No weight depends on it.
+        frames_per_second: of the world's pictures; as published by default.
+        context: latents that the world is drawn from, the one being drawn included; None: as many
+            as the model was trained on, which is the most.
+        slide: what is done when that window is full: "reprefill" (None) or "rotate".
         shard_bytes: how large a file may be, unless a single tensor is larger.
 
     Raises:
         ConvertError: the source is not what it should be, or `out` cannot be written.
     """
     report = progress or _silent
-    _check_out(out)
+    check_out(out, ConvertError)
     report("reading names and shapes", 0.0)
     world, wanted, folder = _open(source)
     if wanted is None:
@@ -82,10 +88,11 @@ def convert(
     codec = open_tokenizer(tokenizer, folder, identity.config.vocab_size, tokenizer_config)
     if resolution is not None:
         identity = _resized(identity, codec.config, resolution)
+    play = _play(identity.config, frames_per_second, context, slide)
     if name is not None:
         identity = dataclasses.replace(identity, name=name)
-    with _appearing(out, _needed(world, codec)) as temporary:
-        _write(temporary, identity, world, codec, shard_bytes, report)
+    with appearing(out, _needed(world, codec), ConvertError) as temporary:
+        _write(temporary, identity, play, world, codec, shard_bytes, report)
     report("finished", 1.0)
     return out
 
@@ -118,6 +125,37 @@ def _resized(
     shape = (frames, resolution[0] // scale, resolution[1] // scale)
     config = dataclasses.replace(identity.config, latent_shape=shape)
     return dataclasses.replace(identity, config=config)
+
+
+def _play(
+    config: TransformerConfig, fps: float, context: int | None, slide: str | None
+) -> dict[str, Any]:
+    """How a world is played, for its world.json."""
+    latents = config.latent_shape[0]
+    if not 0 < fps <= MAX_FPS:
+        raise ConvertError(
+            "the frame rate is out of range",
+            expected=f"more than 0, at most {MAX_FPS}",
+            got=f"{fps:g}",
+            remedy=f"the published models were trained at {FPS}",
+        )
+    if context is not None and not 2 <= context <= latents:
+        raise ConvertError(
+            "the context is out of range",
+            expected=f"2 to {latents} latents, as many as the model was trained on",
+            got=f"{context}",
+            remedy="choose a number in that range, or leave it out",
+        )
+    if slide == "rotate" and (config.apply_abs_pos_emb or config.takes_camera):
+        raise ConvertError(
+            "this model's window cannot slide by rotation",
+            expected="a model without absolute positions and cameras",
+            got="one with them",
+            remedy="leave it out: what is kept is fed again",
+        )
+    window = {"latents": context, "slide": slide}
+    told = {key: value for key, value in window.items() if value is not None}
+    return {"frames_per_second": fps, **({"window": told} if told else {})}
 
 
 # -- reading ------------------------------------------------------------------------------------
@@ -175,6 +213,7 @@ def _listed(entries: Any) -> Iterable[dict[str, Any]]:
 def _write(
     folder: Path,
     identity: Identity,
+    play: dict[str, Any],
     world: Checkpoint,
     codec: TokenizerSource,
     shard_bytes: int,
@@ -196,8 +235,8 @@ def _write(
         "kind": "cosmos",
         "name": identity.name,
         "title": identity.title,
-        "frames_per_second": _FPS,
         "sampling": _SAMPLING,
+        **play,
         "tokenizer": dataclasses.asdict(codec.config),
         "transformer": identity.config.to_dict(),
         "files": files,
@@ -211,64 +250,6 @@ def _needed(world: Checkpoint, codec: TokenizerSource) -> int:
     """Bytes of all weights."""
     return sum(info.bytes for info in world.infos.values()) + sum(
         value.nbytes for value in codec.state.values()
-    )
-
-
-def _check_out(out: Path) -> None:
-    if out.is_dir() and not any(out.iterdir()):
-        return
-    if out.exists() or out.is_symlink():
-        raise ConvertError(
-            f"{out} is in the way",
-            expected="a folder that does not exist yet, or an empty one",
-            got="a folder with files" if out.is_dir() else "a file",
-            remedy="choose another --out, or remove it",
-        )
-
-
-@contextmanager
-def _appearing(out: Path, needed: int) -> Iterator[Path]:
-    """A folder to write to, which becomes `out` at the end, or vanishes after a failure."""
-    out = out.absolute()
-    made = [parent for parent in out.parents if not parent.exists()]
-    temporary: Path | None = None
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        _check_space(out.parent, needed)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-        yield temporary
-        temporary.chmod(0o755)  # mkdtemp's, and safetensors' files, are for their maker alone
-        for path in temporary.iterdir():
-            path.chmod(0o644)
-        temporary.replace(out)
-    except BaseException as error:
-        if temporary is not None:
-            shutil.rmtree(temporary, ignore_errors=True)
-        for parent in made:  # the innermost first
-            if parent.is_dir() and not any(parent.iterdir()):
-                parent.rmdir()
-        if isinstance(error, OSError):
-            raise _unwritable(out, str(error)) from error
-        raise
-
-
-def _check_space(folder: Path, needed: int) -> None:
-    free = shutil.disk_usage(folder).free
-    if free < needed:
-        raise ConvertError(
-            f"not enough space in {folder}",
-            expected=f"{needed / 1e9:.1f} GB",
-            got=f"{free / 1e9:.1f} GB",
-            remedy="make room, or choose another --out",
-        )
-
-
-def _unwritable(out: Path, why: str) -> ConvertError:
-    return ConvertError(
-        f"cannot write {out}",
-        expected="a folder that can be written",
-        got=why,
-        remedy="make room or choose another --out",
     )
 
 

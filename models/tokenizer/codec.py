@@ -135,10 +135,17 @@ class Decoder(nn.Module):
 
     def forward(self, z: Tensor, run: Pass) -> Tensor:
         """z [B * t, z_channels, h, w] -> [B, C, T, H, W]."""
+        return self._frames(self._features(z, run), run).transpose(1, 2)
+
+    def patches(self, z: Tensor, run: Pass) -> Tensor:
+        """z [B * t, z_channels, h, w] -> Haar patches [B, T, bands * C, h, w], not yet joined."""
+        return torch.unflatten(self.conv_out(self._features(z, run), run), 0, (run.batch, -1))
+
+    def _features(self, z: Tensor, run: Pass) -> Tensor:
         x = self.mid(self.conv_in(z, run), run)
         for level in reversed(self.up):
             x = level(x, run)
-        return self._frames(F.silu(self.norm_out(x)), run).transpose(1, 2)
+        return F.silu(self.norm_out(x))
 
     def _frames(self, x: Tensor, run: Pass) -> Tensor:
         """The last convolution and the frames [B, T, C, H, W] that its output stands for."""

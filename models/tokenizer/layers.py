@@ -231,7 +231,7 @@ class TemporalAttention(Attention):
         if not run.first:
             key = torch.cat([run.recall(f"{self.key}.k"), key], dim=1)
             value = torch.cat([run.recall(f"{self.key}.v"), value], dim=1)
-        mask = self._mask(query.shape[1], key.shape[1], run, query.device)
+        mask = run.mask(query.shape[1], key.shape[1], query.device)
         kept = key.shape[1] if run.window is None else min(run.window, key.shape[1])
         run.keep(f"{self.key}.k", key[:, key.shape[1] - kept :])
         run.keep(f"{self.key}.v", value[:, value.shape[1] - kept :])
@@ -242,22 +242,6 @@ class TemporalAttention(Attention):
     @staticmethod
     def _by_pixel(x: Tensor, batch: int) -> Tensor:
         return unfold(x, batch).flatten(2, 3)  # [B, T, H * W, C]
-
-    @staticmethod
-    def _mask(new: int, total: int, run: Pass, device: torch.device) -> Tensor | None:
-        """True where a query may look, [1 or B, 1, new, total]; None where it may everywhere."""
-        even = len(set(run.counts)) == 1
-        if new == 1 and even and (run.window is None or total <= run.window + 1):
-            return None
-        slot = torch.arange(total, device=device)
-        now = torch.arange(total - new, total, device=device)[:, None]
-        seen = slot <= now
-        if run.window is not None:
-            seen &= slot >= now - run.window
-        # Streams that have seen less than the longest have padding on the left.
-        past = torch.tensor(run.counts, device=device).clamp(max=total - new)
-        real = slot >= (total - new - past)[:, None]
-        return (seen[None] & real[:, None])[:, None]
 
 
 class Mid(nn.Module):

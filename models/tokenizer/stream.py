@@ -112,6 +112,21 @@ class Pass:
             # A copy: a view would hold the whole chunk in memory.
             self._written[key] = value.clone()
 
+    def mask(self, new: int, total: int, device: torch.device) -> Tensor | None:
+        """Which latents the newest `new` of `total` see, [1 or B, 1, new, total]; None = all."""
+        even = len(set(self.counts)) == 1
+        if new == 1 and even and (self.window is None or total <= self.window + 1):
+            return None
+        slot = torch.arange(total, device=device)
+        now = torch.arange(total - new, total, device=device)[:, None]
+        seen = slot <= now
+        if self.window is not None:
+            seen &= slot >= now - self.window
+        # Streams that have seen less than the longest have padding on the left.
+        past = torch.tensor(self.counts, device=device).clamp(max=total - new)
+        real = slot >= (total - new - past)[:, None]
+        return (seen[None] & real[:, None])[:, None]
+
     def next_state(self, latents: int) -> StreamState:
         state = self._state
         assert state is not None

@@ -114,6 +114,18 @@ class VideoTokenizer(nn.Module):
         run = Pass(len(indices), state)
         return self._pixels(self._look_up(indices), run), run.next_state(indices.shape[1])
 
+    def decode_step_patches(
+        self, indices: Tensor, state: StreamState
+    ) -> tuple[Tensor, StreamState]:
+        """As `decode_step`, but Haar patches [B, T, bands * C, h, w] for `kernels/pixels.py`.
+
+        Trusts the indices.
+        """
+        checks.state(state, "decode", len(indices), *indices.shape[2:])
+        run = Pass(len(indices), state)
+        z = self.post_quant_conv(self._look_up(indices))
+        return self.decoder.patches(z, run), run.next_state(indices.shape[1])
+
     # Folded codes [B * t, D, h, w], see layers.py
 
     def _codes(self, video: Tensor, run: Pass) -> Tensor:

@@ -9,7 +9,8 @@ class DraftCounts:
     """Forwards, the tokens they gave, and what became of every head's drafts.
 
     Drafts are kept up to the first wrong one, so a forward that gives g tokens kept the drafts of
-    the first g - 1 heads. Tokens therefore are `forwards` + `carried` + the sum of `kept`.
+    the first g - 1 heads. Tokens therefore are `forwards` + `carried` + the sum of `kept`, where no
+    forward drew several tokens without guessing.
     """
 
     def __init__(self, heads: int = 0) -> None:
@@ -32,6 +33,11 @@ class DraftCounts:
         for head in range(min(len(self.kept), left - 1)):
             self.drafted[head] += 1
             self.kept[head] += head + 1 < gain
+
+    def add_unguessed(self, gain: int) -> None:
+        """A forward of one session gave `gain` tokens, none of which was guessed before."""
+        self.forwards += 1
+        self.tokens += gain
 
     @property
     def tokens_per_forward(self) -> float:

@@ -14,7 +14,7 @@ import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import NamedTuple, cast
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -25,6 +25,7 @@ from worldbridge.models.transformer.grid import DigitHead, diagonal_step, digit_
 from worldbridge.models.transformer.layers import Block
 from worldbridge.models.transformer.positions import rotary_angles
 from worldbridge.runtime.decoding.drafts import DraftCounts
+from worldbridge.runtime.decoding.grid_parts import FusedLayer, Shape, Step, row_codes, unit
 from worldbridge.runtime.decoding.noise import position_noise
 from worldbridge.runtime.decoding.packed import PackedLinear, independent_counts
 from worldbridge.runtime.decoding.sampler import Sampling, gumbel, sample
@@ -96,11 +97,10 @@ class GridDecoder:
         self.levels = list(self.grid.fsq_levels)
         self.blank = sum(self.levels)  # a row of zeros after the digits'
         self._fuse()
-        self.schedule = self._schedule()
         self.begins = torch.arange(self.window, device=self.device)[:, None] * self.slots
         self._masks: dict[tuple[int, int], Tensor] = {}
-        self._step_lists: dict[int, list[_Step]] = {}
-        self._programs: dict[tuple[int, int, str], Callable[..., _Drawn]] = {}
+        self._step_lists: dict[int, list[Step]] = {}
+        self._programs: dict[Shape, Callable[..., _Drawn]] = {}
         self.guesses = mode in ("jacobi", "medusa")
         # In mode `jacobi` heads do harm: tokens of the latent before are the better guesses (8.0
         # tokens a forward with the embedded world, 6.1 with its heads behind the draws).
@@ -108,6 +108,7 @@ class GridDecoder:
         self.counts = DraftCounts(self.heads.count if self.heads else 0)
         # slots of a forward with guesses
         self.reach = min(self.slots, width if mode == "jacobi" else 1 + len(self.counts.kept))
+        self.schedule = self._schedule()
         layers = [
             self.layers[0].qkv,
             self.layers[0].out,
@@ -120,6 +121,12 @@ class GridDecoder:
         widest = max(self.reach, *(len(slots) for slots in self.schedule))
         self.row_counts = independent_counts(layers, capacity * widest + 8)
         self.together = bool(self.row_counts) and self.row_counts[-1] >= capacity * widest
+        self.schedule = [self._pad(slots) for slots in self.schedule]
+
+    @property
+    def least_forwards(self) -> int:
+        """A latent takes no fewer, however good the guesses are."""
+        return -(-self.slots // self.reach) if self.guesses else len(self.schedule)
 
     # -- sessions -------------------------------------------------------------------------------
 
@@ -156,7 +163,7 @@ class GridDecoder:
         batch = len(sessions)
         hidden = torch.cat([self.model.condition(c[None].to(self.device)) for c in condition])
         base = torch.cat([self._base(s, hidden[i]) for i, s in enumerate(sessions)])
-        scales, (cos, sin) = self._scales(hidden), self._rotations(sessions)
+        scales, turns = self._scales(hidden), self._rotations(sessions)
         # the digits of every token as rows of the embedding tables, with a border of blanks
         shape = (batch, self.height + 1, self.width + 1, len(self.levels))
         digits = torch.full(shape, self.blank, device=self.device)
@@ -168,7 +175,7 @@ class GridDecoder:
         flat = digits.flatten(0, 2)
         memory = [part for session in sessions for part in self._memory(session)]
         # without noise nothing is drawn, but a recording takes tensors only
-        inputs = (base, flat, cos, sin, scales, base if noise is None else noise)
+        inputs = (base, flat, turns, scales, base if noise is None else noise)
         if self.guesses and noise is not None:
             self._speculate(sessions, inputs, memory)
         else:
@@ -189,9 +196,9 @@ class GridDecoder:
         """
         self.between()
         batch, count = arguments[_SLOTS].shape
-        shape = (batch, count, kind)
+        shape = Shape(batch, count, len(arguments[_ROWS]) - batch * count, kind)
         if shape not in self._programs:
-            program = _Program(self, batch, kind)
+            program = _Program(self, shape)
             self._programs[shape] = program
             if self.mode != "sequential":
                 with warnings.catch_warnings():
@@ -208,7 +215,7 @@ class GridDecoder:
         Every session is at its own place. One that is ahead, and the end of a latent, run slots
         again that have been drawn: with the same inputs these only write the same keys once more.
         """
-        flat, noise = inputs[1], inputs[5]
+        flat, noise = inputs[1], inputs[4]
         done = [0] * len(sessions)
         self._carry(sessions, flat)
         while min(done) < self.slots:
@@ -268,74 +275,81 @@ class GridDecoder:
 
     def forward_step(
         self,
-        batch: int,
-        kind: str,
+        shape: Shape,
         base: Tensor,
         digits: Tensor,
-        cos: Tensor,
-        sin: Tensor,
+        turns: Tensor,
         scales: Tensor,
         noise: Tensor,
-        step: _Step,
+        step: Step,
         memory: Sequence[Tensor],
     ) -> _Drawn:
-        """Run the slots of one step, as `kind` says (see `_KINDS`).
+        """Run `slots` slots of each of `batch` sessions, as `kind` says (see `_KINDS`).
 
-        base [B * slots, dim]; digits [B * bordered, D]; cos, sin [B * slots, 1, head_dim]; scales
-        [layers, 4, B, dim]; noise [B * slots, lanes]; memory: per session keys and values [layers,
-        Hkv, window, head_dim], where the latent begins in them, and its mask. Returns the last
-        hidden states [B * n, dim] and the tokens drawn from them as table rows [B * n, D].
+        base [B * slots, dim]; digits [B * bordered, D]; turns complex [B * slots, 1, head_dim / 2];
+        scales [layers, 4, B, dim]; noise [B * slots, lanes]; memory: per session keys and values
+        [layers, Hkv, window, head_dim], where the latent begins in them, and its mask. Returns the
+        last hidden states [B * n, dim] and the tokens drawn from them as table rows [B * n, D].
+
+        Nothing in here asks for a shape: every question would be replayed as operations.
         """
-        rows, heads = step.rows, self.config.n_heads + self.config.n_kv_heads
-        size = self.config.head_dim
-        x = base.index_select(0, rows)
-        for table, near in ((self.left, step.left), (self.above, step.above)):
-            x = x + F.embedding_bag(digits.index_select(0, near), table, mode="sum")
-        cos, sin = cos.index_select(0, rows), sin.index_select(0, rows)
-        if batch > 1:
+        config, rows = self.config, step.rows
+        size, kv = config.head_dim, config.n_kv_heads
+        heads = config.n_heads + kv
+        near = digits.index_select(0, step.near).view(-1, 2 * len(self.levels)) + self.sides
+        x = F.embedding_bag(near.flatten(), self.neighbours, step.bags, mode="sum")
+        x = x + base.index_select(0, rows)
+        turn = turns.index_select(0, rows)
+        if shape.batch > 1:
             scales = scales.index_select(2, step.owner)
         # per session: keys, values, where the slots' own go, and what the slots may see
         reach = []
         for i, (keys, values, begin, mask) in enumerate(zip(*[iter(memory)] * 4, strict=True)):
-            seen = mask.index_select(0, step.slots[i])[:, None]
+            seen = mask.index_select(0, step.seen[i])
             reach.append((keys, values, step.slots[i] + begin, seen))
         for index, layer in enumerate(self.layers):
             weight, shift, ffn_weight, ffn_shift = scales[index].unbind(0)
-            qkv = layer.qkv(torch.addcmul(shift, self._norm(x), weight))
-            qkv = qkv.view(rows.shape[0], -1, size)
-            qk = self._norm(qkv[:, :heads]) * layer.qk_weight
-            qk = torch.addcmul(qk * cos, qk.roll(size // 2, -1), sin)
-            mixed = self._attend(index, reach, qk, qkv[:, heads:])
+            qkv = layer.qkv(torch.addcmul(shift, unit(x, self.eps_of_rows), weight))
+            found, value = qkv.view(-1, heads + kv, size).split((heads, kv), 1)
+            qk = unit(found, self.eps_of_heads) * layer.qk_weight
+            pairs = torch.view_as_complex(qk.view(-1, heads, size // 2, 2)) * turn
+            qk = torch.view_as_real(pairs).view(-1, heads, size)
+            mixed = self._attend(shape, index, reach, qk, value)
             x = layer.out(mixed).add_(x)
-            gate, up = layer.up(torch.addcmul(ffn_shift, self._norm(x), ffn_weight)).chunk(2, -1)
+            normed = torch.addcmul(ffn_shift, unit(x, self.eps_of_rows), ffn_weight)
+            gate, up = layer.up(normed).chunk(2, -1)
             x = layer.down(F.silu(gate).mul_(up)).add_(x)
-        if kind == "force":
+        if shape.kind == "force":
             return x, digits
-        x, count = self._norm(x).mul_(self.final), step.own.shape[0]
-        drawn = self._draw(x, noise.index_select(0, rows))[:count]
-        if kind == "draw":
+        x = unit(x, self.eps_of_rows).mul_(self.final)
+        drawn = self._draw(x, noise.index_select(0, rows))
+        if shape.spare:
+            x, drawn = x[: -shape.spare], drawn[: -shape.spare]
+        if shape.kind == "draw":
             digits.index_copy_(0, step.own, drawn)
-        return x[:count], drawn
+        return x, drawn
 
     def _draw(self, x: Tensor, noise: Tensor) -> Tensor:
-        """Features [rows, dim] -> the digits of their tokens as table rows [rows, D]."""
+        """Features [rows, dim] -> the digits of their tokens as table rows [rows, D].
+
+        noise [rows, lanes]: see `_noise`.
+        """
         state = self.project(x) + self.head.place[0]
         drawn: list[Tensor] = []
-        for d, (weight, bias) in enumerate(self.digit_heads):
+        parts = noise.split(self.levels, 1)
+        for d, ((weight, bias), own) in enumerate(zip(self.digit_heads, parts, strict=True)):
             if d > 0:
-                state = state + self.head.earlier[drawn[-1]] + self.place_steps[d]
-            logits = torch.addmm(bias, F.silu(state), weight)
-            block = slice(self.offsets[d], self.offsets[d] + self.levels[d])
-            drawn.append(sample(logits, noise[:, block], self.sampling) + self.offsets[d])
-        return torch.stack(drawn, dim=-1)
-
-    def _norm(self, x: Tensor) -> Tensor:
-        """x / sqrt(mean(x^2) + eps), in few passes: a call costs as much as its arithmetic."""
-        length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-        return x * length.square_().mul_(1 / x.shape[-1]).add_(self.eps).rsqrt_()
+                state = state + self.earlier[d].index_select(0, drawn[-1])
+            if self.prepared:
+                drawn.append(torch.addmm(own, F.silu(state), weight).argmax(-1))
+            else:
+                logits = torch.addmm(bias, F.silu(state), weight)
+                drawn.append(sample(logits, own, self.sampling))
+        return torch.stack(drawn, dim=-1) + self.first_rows
 
     def _attend(
         self,
+        shape: Shape,
         index: int,
         reach: list[tuple[Tensor, Tensor, Tensor, Tensor]],
         qk: Tensor,
@@ -343,22 +357,24 @@ class GridDecoder:
     ) -> Tensor:
         """Write keys and values of the slots, then attend, session by session -> [rows, H * D]."""
         heads, shared = self.config.n_heads, self.config.n_kv_heads
-        count, size = reach[0][2].shape[0], self.config.head_dim
+        count, size = shape.slots, self.config.head_dim
+        together = heads // shared  # query heads that share a key head are rows of one product
+        rows = [count] * shape.batch + [shape.spare] * bool(shape.spare)
         parts = []
-        for i, (all_keys, all_values, place, seen) in enumerate(reach):
-            mine = slice(i * count, (i + 1) * count)
+        for (all_keys, all_values, place, seen), mine, own in zip(
+            reach, qk.split(rows), value.split(rows), strict=False
+        ):
             keys, values = all_keys[index], all_values[index]
-            keys.index_copy_(1, place, qk[mine, heads:].transpose(0, 1))
-            values.index_copy_(1, place, value[mine].transpose(0, 1))
-            # query heads that share a key head become rows of one product
-            query = qk[mine, :heads].unflatten(1, (shared, -1)).transpose(0, 1)
-            score = query.reshape(shared, -1, size) @ keys.transpose(1, 2)
-            score = score.view(shared, count, -1, score.shape[-1]).add_(seen)
-            mixed = score.softmax(-1).flatten(1, 2) @ values
-            parts.append(mixed.view(shared, count, -1, size).transpose(0, 1).reshape(count, -1))
-        spare = qk.shape[0] - len(reach) * count
-        if spare:
-            parts.append(qk.new_zeros(spare, heads * size))
+            query, key = mine.split((heads, shared), 1)
+            keys.index_copy_(1, place, key.transpose(0, 1))
+            values.index_copy_(1, place, own.transpose(0, 1))
+            query = query.unflatten(1, (shared, together)).transpose(0, 1)
+            query = query.reshape(shared, count * together, size)
+            score = torch.baddbmm(seen, query, keys.transpose(1, 2))
+            mixed = (score.softmax(-1) @ values).view(shared, count, together, size)
+            parts.append(mixed.transpose(0, 1).reshape(count, heads * size))
+        if shape.spare:
+            parts.append(qk.new_zeros(shape.spare, heads * size))
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     # -- once per latent ------------------------------------------------------------------------
@@ -393,23 +409,33 @@ class GridDecoder:
             result.append(parts)
         return torch.stack(result)
 
-    def _rotations(self, sessions: list[GridSession]) -> tuple[Tensor, Tensor]:
-        """cos and signed sin [B * slots, 1, head_dim] at the sessions' absolute positions."""
+    def _rotations(self, sessions: list[GridSession]) -> Tensor:
+        """cos + i sin [B * slots, 1, head_dim / 2] at the sessions' absolute positions."""
         t = torch.tensor([s.frames for s in sessions]).repeat_interleave(self.slots)
         h = torch.arange(self.height).repeat_interleave(self.width).repeat(len(sessions))
         w = torch.arange(self.width).repeat(self.height * len(sessions))
         angles = rotary_angles(self.config, t, h, w)
-        cos, sin = angles.cos().float(), angles.sin().float()
-        cos, sin = torch.cat([cos, cos], -1), torch.cat([-sin, sin], -1)
-        return cos[:, None].to(self.device), sin[:, None].to(self.device)
+        turns = torch.complex(angles.cos().float(), angles.sin().float())
+        return turns[:, None].to(self.device)
 
     def _noise(self, session: GridSession) -> Tensor:
+        """Gumbel noise of a latent [slots, lanes]. If `prepared`, in the scale of the logits.
+
+        Where any level may be drawn, the largest of logits / temperature + noise is that of logits
+        without bias + (bias + temperature * noise).
+        """
         first = session.frames * self.slots
         uniform = position_noise(session.seed, first, self.slots, self.blank)
-        return gumbel(uniform).to(self.device)
+        noise = gumbel(uniform).to(self.device)
+        if self.prepared:
+            noise = torch.add(self.head.bias, noise, alpha=self.sampling.temperature)
+        return noise
 
     def _mask(self, session: GridSession) -> Tensor:
-        """[slots, window * slots], 0 = see and -inf = not, for the ring place the session is at."""
+        """[slots * H / Hkv, window * slots], 0 = see and -inf = not, for the session's ring place.
+
+        A row for each of the query heads that share a key head.
+        """
         ring, past = session.frames % self.window, min(session.frames, self.window - 1)
         if (ring, past) not in self._masks:
             mask = torch.zeros(self.slots, self.window, self.slots, dtype=torch.bool)
@@ -417,27 +443,31 @@ class GridDecoder:
                 mask[:, (ring - age) % self.window] = True
             mask[:, ring] = slot_mask(self.height, self.width, self.grid.diagonal)
             hidden = torch.zeros(mask.shape).masked_fill_(~mask, -torch.inf)
-            self._masks[ring, past] = hidden.flatten(1).to(self.device)
+            hidden = hidden.flatten(1).repeat_interleave(self.per_key_head, dim=0)
+            self._masks[ring, past] = hidden.to(self.device)
         return self._masks[ring, past]
 
-    def _steps(self, batch: int) -> list[_Step]:
+    def _steps(self, batch: int) -> list[Step]:
         """The steps of a latent for `batch` sessions; made once."""
         if batch not in self._step_lists:
             steps = [self._step(slots.expand(batch, -1)) for slots in self.schedule]
             self._step_lists[batch] = steps
         return self._step_lists[batch]
 
-    def _step(self, slots: Tensor) -> _Step:
+    def _step(self, slots: Tensor) -> Step:
         """Of slots [B, n] of as many sessions."""
         owners = torch.arange(len(slots), device=slots.device)[:, None]
         own = self._places(owners, slots)
         rows = self._pad((owners * self.slots + slots).flatten())
-        return _Step(
+        near = torch.stack([own - 1, own - (self.width + 1)], dim=-1).flatten(0, 1)
+        heads = torch.arange(self.per_key_head, device=slots.device)
+        return Step(
             slots=slots,
             rows=rows,
             owner=rows // self.slots,
-            left=self._pad((own - 1).flatten()),
-            above=self._pad((own - (self.width + 1)).flatten()),
+            near=self._pad(near).flatten(),
+            bags=torch.arange(len(rows), device=slots.device) * 2 * len(self.levels),
+            seen=(slots[..., None] * self.per_key_head + heads).flatten(1),
             own=own.flatten(),
         )
 
@@ -452,14 +482,19 @@ class GridDecoder:
         place = bisect.bisect_left(self.row_counts, len(rows))
         if place == len(self.row_counts):
             return rows
-        return torch.cat([rows, rows[:1].expand(self.row_counts[place] - len(rows))])
+        spare = rows[:1].expand(self.row_counts[place] - len(rows), *rows.shape[1:])
+        return torch.cat([rows, spare])
 
     # -- at construction ------------------------------------------------------------------------
 
     def _schedule(self) -> list[Tensor]:
-        """The slots of every forward."""
-        step = diagonal_step(self.height, self.width, self.grid.diagonal).flatten()
+        """The slots of every forward; in modes that guess, of those that feed a known latent."""
         order = torch.arange(self.slots, device=self.device)
+        if self.guesses:  # of the one shape that drawing has, too
+            begins = range(0, self.slots, self.reach)
+            firsts = [min(begin, self.slots - self.reach) for begin in begins]
+            return [order[first : first + self.reach] for first in firsts]
+        step = diagonal_step(self.height, self.width, self.grid.diagonal).flatten()
         step = step.to(self.device)
         if self.mode == "sequential":
             return list(order.split(1))
@@ -471,31 +506,37 @@ class GridDecoder:
         self.model.requires_grad_(False)
         grid_input, head = self.model.grid_input, self.model.output
         assert isinstance(head, DigitHead)
-        self.left = torch.cat([grid_input.left.weight, blank])
-        self.above = torch.cat([grid_input.above.weight, blank])
+        self.neighbours = torch.cat(
+            [grid_input.left.weight, blank, grid_input.above.weight, blank]
+        )
+        above = torch.arange(2, device=self.device).repeat_interleave(len(self.levels))
+        self.sides = above * (self.blank + 1)  # where the table of a neighbour begins
         self.head, self.project = head, PackedLinear(head.project.weight)
         self.offsets = [sum(self.levels[:d]) for d in range(len(self.levels))]
+        self.first_rows = torch.tensor(self.offsets, device=self.device)
         pieces = zip(head.weight.split(self.levels), head.bias.split(self.levels), strict=True)
         self.digit_heads = [(weight.t().contiguous(), bias) for weight, bias in pieces]
-        self.place_steps = head.place.diff(dim=0, prepend=torch.zeros_like(head.place[:1]))
-        self.final = self.model.norm.weight
-        self.eps = self.config.norm_eps
-        self.layers = [_FusedLayer.of(cast(Block, block)) for block in self.model.layers]
+        # what the digit before adds to the head's state, with the change of place
+        steps = head.place.diff(dim=0, prepend=torch.zeros_like(head.place[:1]))
+        earlier = head.earlier.split(self.levels)
+        self.earlier = [torch.empty(0), *(e + s for e, s in zip(earlier, steps[1:], strict=False))]
+        told = self.sampling
+        whole = told.top_p == 1 and told.top_k >= max(self.levels)
+        self.prepared = told.temperature == 0 or whole  # see `_noise`
+        # see `unit`
+        self.per_key_head = self.config.n_heads // self.config.n_kv_heads
+        self.eps_of_rows = self._root(self.config.dim)
+        self.eps_of_heads = self._root(self.config.head_dim)
+        self.final = self.model.norm.weight * self.config.dim**0.5
+        self.layers = [FusedLayer.of(cast(Block, block)) for block in self.model.layers]
 
 
-class _Step(NamedTuple):
-    """Which slots a forward runs, and where their inputs and results are."""
-
-    slots: Tensor  # [B, n] of a latent
-    rows: Tensor  # [rows] of all sessions' slots, session-major, padded
-    owner: Tensor  # [rows] the session of each row
-    left: Tensor  # [rows] places of the left tokens in the bordered digits
-    above: Tensor  # [rows]
-    own: Tensor  # [B * n] places of the tokens that are drawn
+    def _root(self, size: int) -> Tensor:
+        return torch.tensor((size * self.config.norm_eps) ** 0.5, device=self.device)
 
 
 _Drawn = tuple[Tensor, Tensor]
-_SLOTS = 6  # place of a step's slots among the arguments of a program
+_SLOTS, _ROWS = 5, 6  # places of a step's slots and rows among the arguments of a program
 # A forward writes keys and values. `force` does no more; `draw` also writes the tokens it draws;
 # `window` returns them and leaves it to the caller which ones count.
 _KINDS = ("force", "draw", "window")
@@ -504,10 +545,10 @@ _KINDS = ("force", "draw", "window")
 class _Program(nn.Module):
     """`GridDecoder.forward_step` for one shape, recorded with its first arguments."""
 
-    def __init__(self, decoder: GridDecoder, batch: int, kind: str) -> None:
+    def __init__(self, decoder: GridDecoder, shape: Shape) -> None:
         super().__init__()
-        assert kind in _KINDS
-        self.run_step = partial(decoder.forward_step, batch, kind)
+        assert shape.kind in _KINDS
+        self.run_step = partial(decoder.forward_step, shape)
         # a recording finds packed weights only where they are parts of the recorded module
         parts = [
             m for layer in decoder.layers for m in (layer.qkv, layer.out, layer.up, layer.down)
@@ -518,53 +559,13 @@ class _Program(nn.Module):
         self,
         base: Tensor,
         digits: Tensor,
-        cos: Tensor,
-        sin: Tensor,
+        turns: Tensor,
         scales: Tensor,
         noise: Tensor,
         *rest: Tensor,
     ) -> _Drawn:
-        step, memory = _Step(*rest[: len(_Step._fields)]), rest[len(_Step._fields) :]
-        return self.run_step(base, digits, cos, sin, scales, noise, step, memory)
-
-
-@dataclass(frozen=True, slots=True)
-class _FusedLayer:
-    qkv: PackedLinear  # dim -> (H + 2 Hkv) * D
-    qk_weight: Tensor  # [H + Hkv, D]
-    out: PackedLinear
-    up: PackedLinear  # dim -> gate and up
-    down: PackedLinear
-    attention_norm: Tensor
-    ffn_norm: Tensor
-
-    @classmethod
-    def of(cls, block: Block) -> _FusedLayer:
-        a, f = block.attention, block.feed_forward
-        heads: list[Tensor] = [a.q_norm.weight] * (a.wq.out_features // a.head_dim)
-        heads += [a.k_norm.weight] * (a.wk.out_features // a.head_dim)
-        # the softmax scale is part of the query's weight
-        scale = torch.ones(len(heads), 1)
-        scale[: a.wq.out_features // a.head_dim] = a.head_dim**-0.5
-        return cls(
-            qkv=PackedLinear(torch.cat([a.wq.weight, a.wk.weight, a.wv.weight])),
-            qk_weight=torch.stack(heads) * scale.to(a.wq.weight),
-            out=PackedLinear(a.wo.weight),
-            up=PackedLinear(torch.cat([f.w1.weight, f.w3.weight])),
-            down=PackedLinear(f.w2.weight),
-            attention_norm=block.attention_norm.weight,
-            ffn_norm=block.ffn_norm.weight,
-        )
-
-
-def row_codes(rows: Tensor, levels: list[int]) -> Tensor:
-    """Inverse of `digit_rows`: table rows [..., D] -> codes [...]."""
-    offset, basis = 0, 1
-    codes = torch.zeros_like(rows[..., 0])
-    for d, level in enumerate(levels):
-        codes += (rows[..., d] - offset) * basis
-        offset, basis = offset + level, basis * level
-    return codes
+        step, memory = Step(*rest[: len(Step._fields)]), rest[len(Step._fields) :]
+        return self.run_step(base, digits, turns, scales, noise, step, memory)
 
 
 def _leading(right: list[bool]) -> int:

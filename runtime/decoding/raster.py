@@ -7,6 +7,9 @@ positions, what is kept is what `sequential` draws; the other draws are the next
 Mode `medusa` is the same with guesses from trained heads, which draw them with the noise of the
 places they are for: where head and network agree about a token's distribution, they draw one token.
 A network with heads also uses them in mode `jacobi`, where no earlier draw reaches.
+Mode `diagonal` draws several rows of a latent at the same time (`staircase.py`). It is the one mode
+that draws other tokens than `sequential`, an approximation of what the network was trained for
+(`is_exact`). All else that follows holds for it too.
 
 What is guaranteed:
 
@@ -45,22 +48,29 @@ from worldbridge.models.transformer.positions import (
     rotary_table,
 )
 from worldbridge.runtime.decoding.drafts import DraftCounts
-from worldbridge.runtime.decoding.noise import position_noise
-from worldbridge.runtime.decoding.sampler import Sampling, gumbel, sample
+from worldbridge.runtime.decoding.latent_noise import LatentNoise
+from worldbridge.runtime.decoding.raster_options import (
+    DEFAULT_DIAGONAL,
+    RASTER_MODES,
+    SLIDES,
+    check_heads,
+    check_options,
+    is_exact,
+)
+from worldbridge.runtime.decoding.sampler import Sampling, sample
+from worldbridge.runtime.decoding.staircase import Stair, Staircase
 
 __all__ = [
+    "DEFAULT_DIAGONAL",
     "RASTER_MODES",
     "SLIDES",
+    "is_exact",
     "RasterDecoder",
     "RasterSession",
     "RasterSnapshot",
     "rotate_time",
 ]
 
-RASTER_MODES = ("sequential", "jacobi", "medusa")
-SLIDES = ("reprefill", "rotate")
-
-_LANES = 8  # the noise of a position comes in blocks of so many codes
 _Context = list[tuple[Tensor, Tensor]]  # per layer: keys, values [B, Hkv, m, head_dim]
 
 
@@ -107,7 +117,8 @@ class RasterDecoder:
     (root mean square; worst single logit 35 %), and 93 % of the tokens kept their likeliest code.
 
     `width` is how many tokens a forward of mode `jacobi` feeds per session; mode `medusa` feeds one
-    more than there are `heads`. `padding` is the least
+    more than there are `heads`. In mode `diagonal` a row of a latent begins once the row above has
+    `diagonal` tokens; from the width of a latent on, that is `sequential`. `padding` is the least
     number of rows per session of any drawing forward; rows beyond those in use are ignored.
     """
 
@@ -124,22 +135,26 @@ class RasterDecoder:
         width: int = 16,
         padding: int = 1,
         heads: MedusaHeads | None = None,
+        diagonal: int = DEFAULT_DIAGONAL,
     ) -> None:
         config = model.config
         trained, self.height, self.width_of_latent = config.latent_shape
         self.max_latents = trained if max_latents is None else max_latents
         self.keep = max(1, self.max_latents // 2) if keep is None else keep
-        _check_options(config, mode, slide, self.max_latents, self.keep, min(width, padding))
+        check_options(config, mode, slide, self.max_latents, self.keep, min(width, padding))
         self.model, self.config, self.sampling = model, config, sampling
         self.mode, self.slide = mode, slide
         self.size = self.height * self.width_of_latent  # tokens of a latent
-        self.heads = None if mode == "sequential" else _check_heads(config, mode, heads)
+        self.heads = check_heads(config, mode, heads)
         reach = 1 if self.heads is None else 1 + self.heads.count
         self.width = width if mode == "jacobi" else reach
+        self.staircase: Staircase | None = None
+        if mode == "diagonal":
+            self.staircase = Staircase(self.height, self.width_of_latent, diagonal, padding)
+            self.width = self.staircase.rows
         self.rows = max(self.width, padding)  # per session, of a drawing forward
         self.between: Callable[[], None] = lambda: None  # called before every forward
-        # of drawing forwards; the one that ends a latent is not counted
-        self.counts = DraftCounts(self.heads.count if self.heads and mode == "medusa" else 0)
+        self._counts = DraftCounts(self.heads.count if self.heads and mode == "medusa" else 0)
         self.device = model.norm.weight.device
         self.lead = int(config.begin_of_video_token is not None)
         # rows beyond the end of the last latent write to places that nothing ever looks at
@@ -154,9 +169,21 @@ class RasterDecoder:
         self._make_tables()
 
     @property
+    def counts(self) -> DraftCounts:
+        """Of drawing forwards; the one that ends a latent is not counted."""
+        return self._counts
+
+    @property
     def tokens_per_forward(self) -> float:
         """Mean of all latents so far; the one forward that ends a latent is not counted."""
         return self.counts.tokens_per_forward
+
+    @property
+    def least_forwards(self) -> int:
+        """A latent takes no fewer, however good the guesses are."""
+        if self.staircase is not None:
+            return len(self.staircase.stairs)
+        return -(-self.size // self.width)
 
     def window_start(self, latents: int) -> int:
         """The oldest latent that latent number `latents` is drawn from.
@@ -272,7 +299,10 @@ class RasterDecoder:
             )
         own = [None] * len(sessions) if condition is None else list(condition)
         pairs = [self._pairs(s, c) for s, c in zip(sessions, own, strict=True)]
-        codes = self._draw(list(sessions), pairs)
+        if self.staircase is None:
+            codes = self._draw(list(sessions), pairs)
+        else:
+            codes = self._draw_diagonals(self.staircase, list(sessions), pairs)
         for i, session in enumerate(sessions):
             self._append(session, codes[i], own[i], pairs[i])
         return codes
@@ -303,7 +333,7 @@ class RasterDecoder:
     ) -> Tensor:
         """As `logits`, but the last hidden states [B, S, dim]."""
         firsts = [self._next_place(s) + o for s, o in zip(sessions, offsets, strict=True)]
-        views = self._views(sessions, offsets, tokens.shape[1])
+        views = self._views(sessions, [range(o, o + tokens.shape[1]) for o in offsets])
         return self._features([s.slab for s in sessions], tokens, firsts, pairs, views)
 
     # -- one latent -----------------------------------------------------------------------------
@@ -343,7 +373,7 @@ class RasterDecoder:
         pairs: list[_Context | None],
         feed: Tensor,
         done: list[int],
-        noise: list[_PositionNoise],
+        noise: list[LatentNoise],
     ) -> list[int]:
         """One forward: writes the draws into feed [B, 1 + size + rows]; how many are final."""
         start = torch.tensor(done, device=self.device)[:, None]
@@ -373,7 +403,7 @@ class RasterDecoder:
         feed: Tensor,
         done: list[int],
         gains: list[int],
-        noise: list[_PositionNoise],
+        noise: list[LatentNoise],
     ) -> None:
         """Write the heads' drafts into `feed` after a forward that left hidden [B, rows, dim].
 
@@ -393,6 +423,43 @@ class RasterDecoder:
             drafts = sample(logits[i, :inside], mine, self.sampling)
             feed[i, 1 + begin : 1 + begin + inside] = drafts
 
+    def _draw_diagonals(
+        self, staircase: Staircase, sessions: list[RasterSession], pairs: list[_Context | None]
+    ) -> Tensor:
+        """Codes [B, h, w]. Nothing is guessed, so all sessions are always at the same step."""
+        feed = torch.zeros((len(sessions), 1 + self.size), dtype=torch.long, device=self.device)
+        feed[:, :1] = torch.stack([self._newest(session) for session in sessions])
+        noise = [self._noise(session) for session in sessions]
+        for stair in staircase.stairs:
+            self.between()
+            drawing = len(stair.drawn)
+            hidden = self._climb(sessions, feed[:, stair.sources.to(self.device)], stair, pairs)
+            logits = self.model.output(hidden[:, :drawing]).flatten(0, 1).float()
+            own = torch.cat([n.at(stair.drawn) for n in noise])
+            drawn = sample(logits, own, self.sampling).view(len(sessions), drawing)
+            feed[:, [1 + token for token in stair.drawn]] = drawn
+            for _ in sessions:
+                self.counts.add_unguessed(drawing)
+        return feed[:, 1:].reshape(len(sessions), self.height, self.width_of_latent)
+
+    def _climb(
+        self,
+        sessions: list[RasterSession],
+        tokens: Tensor,
+        stair: Stair,
+        pairs: list[_Context | None],
+    ) -> Tensor:
+        """The last hidden states [B, rows, dim] of tokens [B, rows] at the places of a step."""
+        firsts = [self._next_place(session) for session in sessions]
+        own = torch.tensor(firsts, device=self.device)[:, None] + stair.places.to(self.device)
+        mask = stair.mask.to(self.device)
+        reach = [
+            _Reach(session.slab, own[i], first + stair.end, F.pad(mask, (first, 0), value=True))
+            for i, (session, first) in enumerate(zip(sessions, firsts, strict=True))
+        ]
+        views = self._views(sessions, [stair.places.tolist()] * len(sessions))
+        return self._forward(tokens, own, reach, pairs, views)
+
     def _append(
         self,
         session: RasterSession,
@@ -408,7 +475,7 @@ class RasterDecoder:
             self.between()
             pairs = self._pairs(session, condition) if pairs is None else pairs
             # the first latent of a window lacks the token that leads to it, unless a video begins
-            views = self._views([session], [self.size - len(tokens)], len(tokens))
+            views = self._views([session], [range(self.size - len(tokens), self.size)])
             self._features([session.slab], tokens[None], [max(first, 0)], [pairs], views)
         session.window.append(codes)
         if condition is not None:
@@ -432,9 +499,9 @@ class RasterDecoder:
             return session.context_pairs
         return self.model.action_keys_values(condition[None].to(self.keys))
 
-    def _noise(self, session: RasterSession) -> _PositionNoise:
+    def _noise(self, session: RasterSession) -> LatentNoise:
         first = session.latents * self.size
-        return _PositionNoise(session.seed, first, self.config.vocab_size, self.size, self.device)
+        return LatentNoise(session.seed, first, self.config.vocab_size, self.size, self.device)
 
     # -- sliding --------------------------------------------------------------------------------
 
@@ -483,14 +550,25 @@ class RasterDecoder:
         """
         steps = torch.arange(tokens.shape[1], device=self.device)
         places = torch.tensor(firsts, device=self.device)[:, None] + steps
+        reach = []
+        for slab, first, own in zip(slabs, firsts, places, strict=True):
+            end = first + tokens.shape[1]
+            mask = torch.arange(end, device=self.device) <= own[:, None]
+            reach.append(_Reach(slab, slice(first, end), end, mask))
+        return self._forward(tokens, places, reach, pairs, views)
+
+    def _forward(
+        self,
+        tokens: Tensor,
+        places: Tensor,
+        reach: Sequence[_Reach],
+        pairs: Sequence[_Context | None],
+        views: Tensor | None,
+    ) -> Tensor:
+        """tokens [B, S] at any places [B, S] of their windows -> features [B, S, dim]."""
         # places beyond the last latent occur in rows that are ignored
         known = places.clamp(max=len(self.cos) - 1)
         cos, sin = self.cos[known][:, None], self.sin[known][:, None]
-        ends = [first + tokens.shape[1] for first in firsts]
-        masks = [
-            torch.arange(end, device=self.device) <= own[:, None]
-            for end, own in zip(ends, places, strict=True)
-        ]
         h: Tensor = self.model.tok_embeddings(tokens)
         if views is not None:
             h = h + views
@@ -500,10 +578,10 @@ class RasterDecoder:
                 h = h + self.absolute[known]
             q, k, v = block.attention.qkv(block.attention_norm(h), cos, sin)
             mixed = []
-            for b, (slab, first, end) in enumerate(zip(slabs, firsts, ends, strict=True)):
-                keys, values = self.keys[i, slab], self.values[i, slab]
-                keys[:, first:end], values[:, first:end] = k[b], v[b]
-                mixed.append(_attend(q[b], keys[:, :end], values[:, :end], masks[b]))
+            for b, own in enumerate(reach):
+                keys, values = self.keys[i, own.slab], self.values[i, own.slab]
+                keys[:, own.where], values[:, own.where] = k[b], v[b]
+                mixed.append(_attend(q[b], keys[:, : own.end], values[:, : own.end], own.mask))
             h = h + block.attention.wo(torch.stack(mixed))
             if block.cross_attention is not None:
                 h = h + block.cross_attention(block.cross_attention_norm(h), _layer(pairs, i))
@@ -532,13 +610,12 @@ class RasterDecoder:
         session.view = self.model.camera_embedding(rays.flatten(0, 1).to(self.keys))
 
     def _views(
-        self, sessions: Sequence[RasterSession], offsets: Sequence[int], count: int
+        self, sessions: Sequence[RasterSession], rows: Sequence[Sequence[int]]
     ) -> Tensor | None:
-        """What the cameras add to `count` tokens from those offsets on, [B, count, dim].
+        """What the cameras add to tokens at S offsets of each session, [B, S, dim].
 
         Offset 0 leads to the latent's first token. Rows beyond its end are ignored later.
         """
-        rows = [range(offset, offset + count) for offset in offsets]
         found = [
             session.view[[min(i, self.size - 1) for i in own]]
             for session, own in zip(sessions, rows, strict=True)
@@ -596,28 +673,14 @@ class RasterDecoder:
             raise ValueError(f"expected one condition per latent, {shape}, got {got}")
 
 
-class _PositionNoise:
-    """Gumbel noise of one latent, made when first asked for: a whole one has 41 million numbers."""
+@dataclass(frozen=True, slots=True)
+class _Reach:
+    """Where the rows of one session write their keys and values, and what they may see."""
 
-    def __init__(self, seed: int, first: int, codes: int, size: int, device: torch.device) -> None:
-        self.seed, self.first, self.codes, self.size = seed, first, codes, size
-        self.begin = 0  # which position of the latent the first kept row belongs to
-        self.kept = torch.empty(0, codes, device=device)
-
-    def take(self, begin: int, count: int) -> Tensor:
-        """Rows of positions begin..begin+count-1, [count, codes]; `begin` never goes back.
-
-        Rows behind the end of the latent are zero.
-        """
-        self.kept, self.begin = self.kept[begin - self.begin :], begin
-        have = begin + len(self.kept)
-        missing = min(begin + count, self.size) - have
-        if missing > 0:
-            lanes = -(-self.codes // _LANES) * _LANES
-            uniform = position_noise(self.seed, self.first + have, missing, lanes)
-            fresh = gumbel(uniform[:, : self.codes].to(self.kept.device))
-            self.kept = torch.cat([self.kept, fresh])
-        return F.pad(self.kept, (0, 0, 0, count - len(self.kept)))
+    slab: int
+    where: slice | Tensor  # places of the window
+    end: int  # what lies behind is not looked at
+    mask: Tensor  # [S, end] bool, True = see
 
 
 def rotate_time(config: TransformerConfig, keys: Tensor, shift: int) -> Tensor:
@@ -647,44 +710,3 @@ def _layer(pairs: Sequence[_Context | None], layer: int) -> tuple[Tensor, Tensor
         keys, values = known[0]
         return keys.expand(len(known), -1, -1, -1), values.expand(len(known), -1, -1, -1)
     return torch.cat([k for k, _ in known]), torch.cat([v for _, v in known])
-
-
-def _check_heads(
-    config: TransformerConfig, mode: str, heads: MedusaHeads | None
-) -> MedusaHeads | None:
-    if heads is None and mode == "medusa":
-        raise ValueError("mode 'medusa' needs the model's heads, got none; use mode 'jacobi'")
-    if heads is not None and heads.dim != config.dim:
-        raise ValueError(f"expected heads for a model {config.dim} wide, got {heads.dim}")
-    return heads
-
-
-def _check_options(
-    config: TransformerConfig, mode: str, slide: str, most: int, keep: int, least_rows: int
-) -> None:
-    if config.grid is not None:
-        raise ValueError("this model has a token grid; decode it with GridDecoder")
-    if config.conditioning == "modulation":
-        raise ValueError("a model without token grid has no conditioning 'modulation'")
-    if mode not in RASTER_MODES:
-        raise ValueError(f"unknown decode mode {mode!r}; expected one of {RASTER_MODES}")
-    if slide not in SLIDES:
-        raise ValueError(f"unknown slide {slide!r}; expected one of {SLIDES}")
-    if slide == "rotate" and config.apply_abs_pos_emb:
-        raise ValueError(
-            "slide 'rotate' cannot move absolute position embeddings, which this model adds to "
-            "every layer; use slide 'reprefill'"
-        )
-    if slide == "rotate" and config.takes_camera:
-        raise ValueError(
-            "slide 'rotate' cannot move cameras, which are relative to a window's first latent; "
-            "use slide 'reprefill'"
-        )
-    if not 2 <= most <= config.latent_shape[0]:
-        raise ValueError(
-            f"max_latents must be in 2..{config.latent_shape[0]}, the trained range, got {most}"
-        )
-    if not 1 <= keep < most:
-        raise ValueError(f"keep must be in 1..{most - 1}, below max_latents, got {keep}")
-    if least_rows < 1:
-        raise ValueError("width and padding must be at least 1")

@@ -54,3 +54,82 @@ def test_guesses_have_a_table_of_their_own(monkeypatch: pytest.MonkeyPatch) -> N
 def test_a_world_without_heads_says_nothing_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
     text = quality(monkeypatch, training=TRAINING)
     assert "medusa" not in text.lower() and "12,056 steps" in text
+
+
+def tables(monkeypatch: pytest.MonkeyPatch, **results: list[dict[str, Any]]) -> str:
+    """All blocks, from results by their names with _ for -."""
+    named = {name.replace("_", "-"): found for name, found in results.items()}
+    monkeypatch.setattr(readme, "read_results", lambda name: named.get(name, []))
+    return readme.render(BLOCKS)
+
+
+def decoded(**changes: Any) -> dict[str, Any]:
+    mode = {
+        "name": "sequential", "exact": True, "identical_to_sequential": True,
+        "ms_per_forward": {"p10": 1.0, "p50": 2.345, "p90": 3.0}, "forwards_per_latent": 160.0,
+        "frames_per_second": 2.71, "times_plain": 1.234, "percent_of_measured_bandwidth": 12.3,
+        "percent_of_datasheet": None,
+    }  # fmt: skip
+    guessing = mode | {"name": "medusa", "identical_to_sequential": False, "exact": True}
+    result = {"environment": ENVIRONMENT, "world": "some", "trained": True}
+    return result | {"modes": [mode, guessing]} | changes
+
+
+def test_decode_modes_stand_beside_the_plain_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = tables(monkeypatch, decode=[decoded()])
+    assert (
+        "| 2 cores of Test CPU | some, sequential | yes | yes | 2.35 | 160.0 | 2.7 | 1.23 "
+        "| 12 / - |" in text
+    )
+    assert "| some, medusa | yes | no | 2.35 | 160.0 | 2.7 |" in text
+    assert text.count("On a GPU: not yet measured.") == 2  # modes, kernels
+
+
+def test_random_weights_say_nothing_of_guesses(monkeypatch: pytest.MonkeyPatch) -> None:
+    on_gpu = ENVIRONMENT | {"gpu": "NVIDIA H200"}
+    random = decoded(
+        environment=on_gpu, trained=False, note="random weights: only times count",
+        precision="fp8", baseline="published",
+    )  # fmt: skip
+    random["modes"][0]["percent_of_datasheet"] = 61.4
+    text = tables(monkeypatch, decode=[decoded()], decode_fp8=[random])
+    assert "| NVIDIA H200 | some, sequential (random weights, fp8) | yes | yes | 2.35 |" in text
+    assert "| 12 / 61 |" in text
+    assert "| some, medusa (random weights, fp8) | yes | no | 2.35 | - | - | - | 12 / - |" in text
+    assert "Of random weights: only times count." in text
+    assert text.count("On a GPU: not yet measured.") == 1  # kernels
+
+
+def test_kernels_of_one_forward_are_listed(monkeypatch: pytest.MonkeyPatch) -> None:
+    case = {
+        "kernel": "skinny_gemm", "what": "down", "weights": "fp8",
+        "shape": {"rows": 10, "n": 4096, "k": 14336}, "ms": {"p50": 0.0171},
+        "gb_per_second": 3456.7, "percent_of_measured_bandwidth": 81.2,
+        "percent_of_datasheet": 72.0, "baselines": [{"name": "torch", "times_ours": 1.456}],
+        "error": {"ours": 1.9e-3, "torch": 2.1e-3},
+    }  # fmt: skip
+    others = [
+        case | {"what": "not shown", "shape": {"rows": 64}},
+        case | {"what": "of eight", "shape": {"batch": 8, "tokens": 10}},
+        case | {"kernel": "medusa_heads", "what": "heads", "shape": {"rows": 1}},
+        case | {"what": "pictures", "shape": {"times": 2}, "percent_of_datasheet": None},
+    ]
+    result = {"environment": ENVIRONMENT | {"gpu": "NVIDIA H200"}, "cases": [case, *others]}
+    text = tables(monkeypatch, kernels=[result])
+    assert (
+        "| NVIDIA H200 | skinny_gemm, down | rows 10, n 4,096, k 14,336 | fp8 | 17.1 | 3,457 "
+        "| 81 / 72 | 1.46 | 2e-03 / 2e-03 |" in text
+    )
+    assert "medusa_heads, heads" in text and "| 81 / - |" in text
+    assert "not shown" not in text and "of eight" not in text
+
+
+def test_one_more_player_has_a_price(monkeypatch: pytest.MonkeyPatch) -> None:
+    result = {
+        "environment": ENVIRONMENT, "world": "some", "frames_per_second_of_the_world": 15.0,
+        "ms_per_further_player": 20.57, "by_players": [{"players": 1, "frames_per_second_each": 9}],
+    }  # fmt: skip
+    text = tables(monkeypatch, players=[result])
+    assert "1: 9.0 (the world's rate is 15). One more costs 20.6 ms a step." in text
+    alone = tables(monkeypatch, players=[result | {"ms_per_further_player": None}])
+    assert "(the world's rate is 15).\n" in alone

@@ -90,7 +90,7 @@ class FakeWorker:
         await self._socket.send_multipart(encode_parts(message))
 
     async def ready(self) -> None:
-        await self.send(Ready(self.spec, self.seats))
+        await self.send(Ready(self.spec, self.seats, "jacobi"))
         self._tasks = [asyncio.create_task(self._listen()), asyncio.create_task(self._step())]
 
     async def loading(self, stage: str, progress: float) -> None:

@@ -429,11 +429,13 @@ class TestWorker:
 class TestHttp:
     async def test_page_health_worlds(self, rig: Rig) -> None:
         async with httpx.AsyncClient(base_url=rig.url) as http:
-            assert (await http.get("/health")).json()["ready"] is False
+            health = (await http.get("/health")).json()
+            assert health["ready"] is False and health["mode"] is None
             assert (await http.get("/worlds")).json() == []
             await rig.worker()
             await eventually_ready(rig)
             assert (await http.get("/worlds")).json()[0]["themes"] == ["day", "night"]
+            assert (await http.get("/health")).json()["mode"] == "jacobi"
             page = await http.get("/")
             assert page.status_code == 200
             assert page.headers["content-type"] == "text/html; charset=utf-8"

@@ -9,11 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+
+from tests.e2e.test_convert import CLI, TOKENIZER, _checkpoint
+
+
+def _run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "worldbridge.cli", "bench", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=170)
 
 
 def _bench(*arguments: str) -> dict[str, Any]:
-    command = [sys.executable, "-m", "worldbridge.cli", "bench", *arguments, "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=170, check=True)
+    done = _run(*arguments, "--json")
+    assert done.returncode == 0, done.stderr
     result: dict[str, Any] = json.loads(done.stdout)
     return result
 
@@ -25,14 +33,17 @@ def test_all_decode_modes_draw_the_same_tokens(tmp_path: Path) -> None:
     result = _bench("decode", "--quick", "--out", str(out))
     assert json.loads(out.read_text()) == result
     modes = {mode["name"]: mode for mode in result["modes"]}
-    assert {"sequential", "diagonal"} <= modes.keys()
+    assert {"sequential", "diagonal", "plain"} <= modes.keys()
     for mode in modes.values():
         assert mode["exact"] and mode["identical_to_sequential"], mode["name"]
         forward = mode["ms_per_forward"]
         assert 0 < forward["p10"] <= forward["p50"] <= forward["p90"]
         tokens = mode["tokens_per_forward"] * mode["forwards_per_latent"]
         assert tokens == pytest.approx(160, rel=0.01)
+    assert result["trained"] is True and result["baseline"] == "plain"
     assert modes["sequential"]["forwards_per_latent"] == 160
+    assert modes["plain"]["forwards_per_latent"] == 160 and modes["plain"]["times_plain"] == 1
+    assert modes["diagonal"]["times_plain"] > 3
     assert modes["sequential"]["times_sequential"] == 1
     # 10 rows of 16 tokens, each row one step behind the row above
     assert modes["diagonal"]["forwards_per_latent"] == 25
@@ -51,3 +62,74 @@ def test_every_further_player_costs_time() -> None:
     assert result["ms_per_further_player"] > 0
     carried = result["players_at_that_rate"]
     assert carried == sum(rate >= result["frames_per_second_of_the_world"] for rate in rates)
+
+
+@pytest.mark.e2e
+@pytest.mark.timeout(300)
+def test_a_converted_world_is_measured(tmp_path: Path) -> None:
+    world = tmp_path / "tiny-world"
+    source = _checkpoint(tmp_path / "source")
+    convert = [*CLI, "convert", str(source), "--tokenizer", str(TOKENIZER), "--out", str(world)]
+    subprocess.run(convert, check=True, capture_output=True, timeout=120)
+    # the model has seen three latents: two, and the one that is drawn
+    result = _bench(
+        "decode", "--world", str(world), "--quick", "--context", "2", "--mode", "diagonal"
+    )
+    modes = {mode["name"]: mode for mode in result["modes"]}
+    assert list(modes) == ["sequential", "diagonal", "plain"]
+    assert modes["sequential"]["exact"] and modes["plain"]["identical_to_sequential"]
+    assert not modes["diagonal"]["exact"]
+    assert modes["diagonal"]["forwards_per_latent"] < modes["sequential"]["forwards_per_latent"]
+    assert modes["plain"]["forwards_per_latent"] == 24 and result["context_tokens"] == 60
+    # a checkpoint does not say whether and how it was trained
+    assert result["trained"] is None and result["context_latents"] == 2
+    wrong = _run("decode", "--world", str(world), "--context", "3")
+    assert wrong.returncode == 2
+    assert "--context from 1 to 2, got 3" in " ".join(wrong.stderr.split())
+
+
+@pytest.mark.e2e
+@pytest.mark.timeout(180)
+def test_kernels_are_checked_without_a_gpu(tmp_path: Path) -> None:
+    pytest.importorskip("triton", reason="needs triton: pip install triton")
+    out = tmp_path / "check.json"
+    result = _bench("kernels", "--check", "--device", "cpu", "--out", str(out))
+    assert json.loads(out.read_text()) == result
+    assert result["within_limits"] and result["runs_in"] == "Triton's interpreter"
+    kernels = {case["kernel"] for case in result["cases"]}
+    assert {"skinny_gemm", "medusa_heads", "decode_attention", "sample_and_verify"} <= kernels
+    for case in result["cases"]:
+        assert case["within_limit"] and case["error"]["ours"] <= case["limit"]
+        assert case["error"]["torch"] <= 4 * case["limit"], case  # else it is another function
+    types = {(c["weights"], c["activations"]) for c in result["cases"]}
+    assert {("float32", "float32"), ("fp8", "float16"), ("int8", "float16")} <= types
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["kernels", "--device", "cpu"], "only be timed on a GPU: expected an NVIDIA GPU"),
+        (["kernels", "--check", "--device", "cpu", "--kernel", "gemm"], "no kernel 'gemm'"),
+        (["decode", "--preset", "cosmos-5"], "no preset 'cosmos-5': expected one of cosmos-4b"),
+        (["players", "--preset", "cosmos-5"], "no preset 'cosmos-5': expected one of cosmos-4b"),
+        (["decode", "--preset", "cosmos-4b", "--world", "embedded"], "a world or a preset"),
+        (["decode", "--device", "tpu"], "--device"),
+        (["decode", "--out", "/nowhere/x.json"], "--out in a directory that exists"),
+        (["decode", "--out", "/"], "names a file that this user may write"),
+    ],
+)
+def test_what_cannot_be_measured_ends_in_one_sentence(arguments: list[str], told: str) -> None:
+    if "kernels" in arguments:
+        pytest.importorskip("triton", reason="needs triton: pip install triton")
+    done = _run(*arguments)
+    assert done.returncode == 2 and done.stdout == ""
+    assert told in " ".join(done.stderr.split()) and "Traceback" not in done.stderr
+
+
+@pytest.mark.e2e
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+@pytest.mark.parametrize("what", ["kernels", "decode", "players"])
+def test_without_a_gpu_cuda_is_refused(what: str) -> None:
+    done = _run(what, "--device", "cuda")
+    assert done.returncode == 2 and "no CUDA device" in done.stderr

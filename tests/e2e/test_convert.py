@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
+import statistics
 import subprocess
 import sys
 from pathlib import Path
@@ -47,10 +49,20 @@ async def test_a_checkpoint_is_converted_served_and_played(tmp_path: Path) -> No
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     with serving(tmp_path / "log", "--world", str(world), "--seats", "1") as server:
-        pictures = []
-        async with connect(server.url, theme="zoo", seed=1) as client, asyncio.timeout(60):
-            while len(pictures) < 20:
-                pictures.append((await client.frame()).rgb())
+        pictures, headers = [], []
+        async with connect(server.url, theme="zoo", seed=1) as client, asyncio.timeout(120):
+            while len(pictures) < 70:
+                frame = await client.frame()
+                pictures.append(frame.rgb())
+                headers.append(frame.header)
+                if len(pictures) == 45:
+                    server.kill("worker")  # with pictures that were made and not shown
         assert pictures[0].shape == (64, 96, 3)
-        assert len({picture.tobytes() for picture in pictures}) > 10
+        assert len({picture.tobytes() for picture in pictures}) > 40
         assert server.process.poll() is None
+    numbers = [header.frame for header in headers]
+    assert sum(b > a + 1 for a, b in itertools.pairwise(numbers)) <= 3, numbers
+    times = [header.t_pixels for header in headers]
+    # otherwise the eight pictures of a latent would come at once, and then none for a while
+    found = sorted(b - a for a, b in itertools.pairwise(times[5:45]))
+    assert found[-4] < 3 * statistics.median(found), found

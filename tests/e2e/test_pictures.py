@@ -157,7 +157,8 @@ async def test_a_picture_is_dropped_on_the_page_and_played(
     assert not await page.evaluate("document.querySelector('#drop').matches(':popover-open')")
     assert await page.evaluate(TITLE) == "Your picture"
     await page.call("Page.reload")  # the choice outlives it, in this tab
-    await page.until(f"{VISIBLE.format('#picture .picture-thumb')} && {TITLE} === 'Your picture'", 60)
+    thumb = VISIBLE.format("#picture .picture-thumb")
+    await page.until(f"{thumb} && {TITLE} === 'Your picture'", 60)
     await page.evaluate("document.querySelector('#play').click()")
     await page.until("worldbridge.state === 'playing'", 120)
     assert await page.evaluate("worldbridge.session.pictures") == 1

@@ -19,9 +19,11 @@ import pytest
 import torch
 
 from tests.e2e.server import Server, alive, serving
+from tests.models.test_convert_conditioning import source as checkpoint
 from worldbridge.bridge.errors import BridgeError
 from worldbridge.engine_plugins.python import connect
 from worldbridge.engine_plugins.python.timing import LEGS
+from worldbridge.models.convert import convert
 from worldbridge.models.world_folder import EMBEDDED_WORLD
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
@@ -91,6 +93,25 @@ def test_a_missing_gpu_is_told() -> None:
     assert result.returncode == 2, result.stderr
     last = result.stderr.strip().splitlines()[-1]
     assert "no GPU" in last and "--device cpu" in last
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("world", "said"),
+    [
+        ("procedural", "expected a world that draws tokens"),
+        ("embedded", "expected a converted Cosmos world, got one with a token grid"),
+        ("converted", "got the device cpu; add --device cuda"),
+    ],
+)
+def test_weights_that_a_world_does_not_have_are_told(tmp_path: Path, world: str, said: str) -> None:
+    if world == "converted":
+        source = checkpoint(tmp_path / "source", condition_dim=8)
+        world = str(convert(source, tmp_path / "mine", name="mine"))
+    result = _refused("--world", world, "--weights", "fp8")
+    assert result.returncode == 2, result.stderr
+    assert result.stdout == ""
+    assert said in result.stderr.strip().splitlines()[-1]
     assert "Traceback" not in result.stderr
 
 

@@ -203,6 +203,14 @@ def test_a_workspace_serves_one_call_after_the_other() -> None:
 
 
 @pytest.mark.usefixtures("interpreter")
+def test_output_of_another_type_is_rounded_once() -> None:
+    given = _arguments()
+    half = torch.full((2, 3, 4, 16), torch.nan, dtype=torch.float16)
+    decode_attention(**given, out=half)
+    assert torch.equal(half, decode_attention(**given).half())
+
+
+@pytest.mark.usefixtures("interpreter")
 def test_a_wrong_ring_number_reads_nothing() -> None:
     q, keys = torch.randn(2, 1, 2, 16), torch.randn(1, 1, 20, 16)
     slabs = torch.tensor([5, -3])
@@ -244,7 +252,7 @@ def _arguments() -> dict[str, Any]:
         ({"workers": 2}, "workers"),
         ({"split": 48}, "split"),
         ({"block_rows": 8}, "block_rows"),
-        ({"out": torch.empty(2, 3, 4, 16).half()}, "out"),
+        ({"out": torch.empty(2, 3, 4, 16).double()}, "out"),
         ({"out": torch.empty(2, 3, 4, 32)[..., ::2]}, "out"),
     ],
 )

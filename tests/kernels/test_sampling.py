@@ -312,8 +312,11 @@ def test_refuses_the_cpu_without_an_interpreter() -> None:
     ("settings", "launches"),
     [({}, 3), ({"top_k": 64_000, "top_p": 0.8, "temperature": 0.9}, 2), ({"temperature": 0}, 1)],
 )
-def test_compiles_for_hopper_without_spills(settings: dict[str, Any], launches: int) -> None:
-    logits = torch.zeros(1, 10, 64_000, dtype=torch.bfloat16)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_compiles_for_hopper_without_spills(
+    settings: dict[str, Any], launches: int, dtype: torch.dtype
+) -> None:
+    logits = torch.zeros(1, 10, 64_000, dtype=dtype)
     numbers, drafts = torch.zeros(1, dtype=torch.int64), torch.zeros(1, 9, dtype=torch.int64)
     found = compile_launches(
         lambda: sample_and_verify(logits, numbers, numbers, drafts, **settings), sampling.__name__

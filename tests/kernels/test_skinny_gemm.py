@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import random
 from typing import Any
 
@@ -218,6 +219,27 @@ def _refused(**changes: Any) -> str:
     return str(caught.value)
 
 
+def test_output_of_another_type_is_rounded_once(interpreter: None) -> None:
+    torch.manual_seed(5)
+    x, weight = torch.randn(3, 40), torch.randn(6, 40)
+    half = torch.full((3, 6), NAN, dtype=torch.float16)
+    skinny_gemm(x, weight, out=half)
+    assert torch.equal(half, skinny_gemm(x, weight).half())
+
+
+def test_swiglu_does_not_leave_float16(interpreter: None) -> None:
+    """Products beyond its largest number stay finite; what is no number stays none."""
+    x = torch.tensor([[1.0, 0.0], [NAN, 0.0]], dtype=torch.float16)
+    gate = torch.tensor([[300.0, 0], [300.0, 0], [2.0, 0]], dtype=torch.float16)
+    up = torch.tensor([[400.0, 0], [-400.0, 0], [3.0, 0]], dtype=torch.float16)
+    found = skinny_gemm(x, interleave_rows(gate, up), epilogue="swiglu")
+    silu = 2 / (1 + math.exp(-2))
+    torch.testing.assert_close(
+        found[0], torch.tensor([65504.0, -65504.0, 3 * silu], dtype=torch.float16)
+    )
+    assert bool(found[1].isnan().all())
+
+
 def test_bad_arguments_are_refused(interpreter: None) -> None:
     zeros = torch.zeros
     assert "at most 128 rows, got 129" in _refused(x=zeros(129, 64))
@@ -245,7 +267,7 @@ def test_bad_arguments_are_refused(interpreter: None) -> None:
     assert "divides 32" in _refused(residual=zeros(3, 5), epilogue="silu_residual")
     assert "even number of rows" in _refused(weight=zeros(31, 64), epilogue="swiglu")
     assert "out: expected shape (3, 32)" in _refused(out=zeros(3, 31))
-    assert "out: expected torch.float32" in _refused(out=zeros(3, 32).half())
+    assert "out: expected torch.bfloat16 or" in _refused(out=zeros(3, 32).double())
     assert "out: expected strides (any, 1)" in _refused(out=zeros(32, 3).T)
     assert "out: expected rows 32 wide" in _refused(out=zeros(1, 32).expand(3, 32))
     assert "with 16 columns of their own" in _refused(

@@ -40,6 +40,9 @@ from worldbridge.models.tokenizer import (
 from worldbridge.models.transformer import TransformerConfig, VideoTransformer
 from worldbridge.models.transformer.config import COSMOS
 from worldbridge.models.world_folder import DamagedWorldError, load_world, read_manifest
+from worldbridge.runtime.cosmos_world import load_cosmos
+from worldbridge.runtime.errors import DamagedWeightsError
+from worldbridge.runtime.registry import spec_of
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 AR = ("ar_base", "ar_video2world", "ar_video2world_yarn")
@@ -534,3 +537,35 @@ def test_a_resolution_that_does_not_divide_is_refused(source: Path, tmp_path: Pa
     with pytest.raises(ConvertError, match="multiples of 4, got 10x16"):
         convert(source, tmp_path / "out", resolution=(10, 16))
     assert not (tmp_path / "out").exists()
+
+
+def test_rate_and_context_are_the_worlds_own(source: Path, tmp_path: Path) -> None:
+    plain = read_manifest(convert(source, tmp_path / "plain"))
+    assert plain["frames_per_second"] == 25 and "window" not in plain
+    trained = plain["transformer"]["latent_shape"][0]
+    out = convert(source, tmp_path / "out", frames_per_second=12.5, context=2, slide="rotate")
+    manifest = read_manifest(out)
+    assert manifest["frames_per_second"] == 12.5
+    assert manifest["window"] == {"latents": 2, "slide": "rotate"}
+    world = load_cosmos(out, seats=1, device="cpu", progress=lambda *_: None)
+    assert (world.spec.fps, world.spec.context_frames) == (12.5, 2)
+    assert (world.decoder.max_latents, world.decoder.slide) == (2, "rotate")
+    for wrong in (1, trained + 1):
+        with pytest.raises(ConvertError, match=f"2 to {trained} latents.*got {wrong}"):
+            convert(source, tmp_path / "no", context=wrong)
+    with pytest.raises(ConvertError, match="at most 120, got 0"):
+        convert(source, tmp_path / "no", frames_per_second=0)
+    assert not (tmp_path / "no").exists()
+
+
+@pytest.mark.parametrize(
+    "window", [{"latents": 9}, {"latents": "2"}, {"other": 1}, [2], {"keep": 0}, {"keep": "1"}]
+)
+def test_a_window_that_cannot_be_is_a_damaged_world(
+    window: object, source: Path, tmp_path: Path
+) -> None:
+    out = convert(source, tmp_path / "out")
+    manifest = read_manifest(out)
+    (out / "world.json").write_text(json.dumps({**manifest, "window": window}))
+    with pytest.raises(DamagedWeightsError, match="is damaged"):
+        spec_of(out)

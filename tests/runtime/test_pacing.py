@@ -97,3 +97,16 @@ def test_a_shift_is_made_little_by_little_and_then_kept() -> None:
         start = clock.next_start_ms()
         clock.stepped(start, start + 10.0)
     assert clock.deadline_ms == pytest.approx(due + 60 * 1000 / 30 - 500 / 30)
+
+
+def test_another_period_counts_from_the_next_frame_on() -> None:
+    clock = PresentationClock(20)
+    clock.restart(0.0)
+    clock.stepped(0.0, 1.0)
+    clock.set_period(80.0)
+    assert clock.deadline_ms == 50.0, "what is due next stays"
+    clock.stepped(48.0, 50.0)
+    assert clock.deadline_ms == 130.0
+    clock.set_period(80.0)
+    clock.stepped(128.0, 130.0)
+    assert (clock.deadline_ms, clock.stalls) == (210.0, 0)

@@ -15,7 +15,8 @@ from typer.testing import CliRunner
 from worldbridge.cli import app
 from worldbridge.config import ServeConfig
 
-BENCHES = ("decode", "players")
+BENCHES = ("decode", "kernels", "players")
+GROUPS = {"bench": BENCHES, "export": ("onnx", "tensorrt")}
 COMMANDS = ("serve", "profile", "eval", "train", "convert", "worlds", "version")
 HEAVY = ("torch", "numpy", "aiortc", "av", "starlette", "zmq", "rich.console")
 
@@ -37,12 +38,13 @@ def _loaded_by(statement: str) -> set[str]:
 
 def test_every_command_and_option_is_explained() -> None:
     group = typer.main.get_command(app)
-    assert set(group.commands) == {*COMMANDS, "bench"}  # type: ignore[attr-defined]
+    assert set(group.commands) == {*COMMANDS, *GROUPS}  # type: ignore[attr-defined]
     commands = dict(group.commands)  # type: ignore[attr-defined]
-    bench = commands["bench"]
-    assert bench.help
-    assert set(bench.commands) == set(BENCHES)
-    for name, command in {**commands, **bench.commands}.items():
+    for name, names in GROUPS.items():
+        assert commands[name].help
+        assert set(commands[name].commands) == set(names)
+        commands |= commands[name].commands
+    for name, command in commands.items():
         assert command.help, f"{name} has no help"
         for parameter in command.params:
             assert getattr(parameter, "help", None), f"{name} {parameter.name} has no help"
@@ -55,11 +57,13 @@ def test_help_of(command: str) -> None:
     assert f" {command} [OPTIONS]" in result.output
 
 
-@pytest.mark.parametrize("command", BENCHES)
-def test_help_of_bench(command: str) -> None:
-    result = CliRunner().invoke(app, ["bench", command, "--help"])
+@pytest.mark.parametrize(
+    ("group", "command"), [(group, command) for group in GROUPS for command in GROUPS[group]]
+)
+def test_help_of_groups(group: str, command: str) -> None:
+    result = CliRunner().invoke(app, [group, command, "--help"])
     assert result.exit_code == 0
-    assert f" bench {command} [OPTIONS]" in result.output
+    assert f" {group} {command} [OPTIONS]" in result.output
 
 
 @pytest.mark.parametrize(
@@ -68,7 +72,7 @@ def test_help_of_bench(command: str) -> None:
         (("decode", "--world", "narnia"), 4, "narnia"),
         (("decode", "--world", "procedural"), 2, "a world with a transformer"),
         (("decode", "--out", "/no/such/folder/x.json"), 2, "/no/such/folder"),
-        (("players", "--device", "abacus"), 2, "expected cpu or cuda, got 'abacus'"),
+        (("players", "--device", "abacus"), 2, "'abacus' is not one of 'cpu', 'cuda'"),
         (("players", "--most", "0"), 2, "--most"),
     ],
 )

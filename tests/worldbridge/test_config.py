@@ -49,6 +49,11 @@ def test_is_frozen() -> None:
         {"picture": (1,)},
         {"picture": ("a.png",) * 10},
         {"log_level": "chatty"},
+        {"mode": "magic"},
+        {"weights": "fp4"},
+        {"diagonal": 2},
+        {"diagonal": 2, "mode": "jacobi"},
+        {"diagonal": 0, "mode": "diagonal"},
         {"prompt": "a market"},
         {"prompt": " ", "t5": "t5-11b"},
         {"t5": "t5-11b"},
@@ -112,11 +117,33 @@ def test_a_prompt_is_a_file_or_a_text_with_its_encoder() -> None:
     assert ServeConfig(prompt="a market", t5="t5-11b").t5 == "t5-11b"
 
 
+def test_the_decode_mode_reaches_the_worker() -> None:
+    from worldbridge.runtime.worker import _parser
+    from worldbridge.supervisor import worker_spec
+
+    for config in (ServeConfig(), ServeConfig(mode="diagonal", diagonal=3)):
+        spec = worker_spec(config, "ipc://x", Path("/scratch"))
+        arguments = _parser().parse_args(list(spec.arguments[1:]))
+        assert (arguments.mode, arguments.diagonal) == (config.mode, config.diagonal)
+        assert arguments.remember == Path("/scratch/mode")
+        assert arguments.weights == "model"
+
+
+def test_how_weights_are_read_reaches_the_worker() -> None:
+    from worldbridge.runtime.worker import _parser
+    from worldbridge.supervisor import worker_spec
+
+    spec = worker_spec(ServeConfig(weights="fp8", device="cuda"), "ipc://x", Path("/scratch"))
+    arguments = _parser().parse_args(list(spec.arguments[1:]))
+    assert (arguments.weights, arguments.device) == ("fp8", "cuda")
+
+
 def test_a_prompt_reaches_the_worker_whatever_it_begins_with() -> None:
     from worldbridge.runtime.worker import _parser
     from worldbridge.supervisor import worker_spec
 
-    spec = worker_spec(ServeConfig(prompt="--help me", t5="t5-11b", seats=2), "ipc://x")
+    config = ServeConfig(prompt="--help me", t5="t5-11b", seats=2)
+    spec = worker_spec(config, "ipc://x", Path("/scratch"))
     arguments = _parser().parse_args(list(spec.arguments[1:]))
     assert (arguments.prompt, str(arguments.t5)) == ("--help me", "t5-11b")
     assert arguments.prompt_embeddings is None

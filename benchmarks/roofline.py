@@ -1,0 +1,83 @@
+"""What memory bandwidth allows: `python -m benchmarks.roofline`. Arithmetic; nothing is measured.
+
+A forward of few tokens reads every matrix once, and the keys and values of its context. No decoder
+is faster than these bytes over the datasheet's bandwidth, and none reaches it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from worldbridge.models.transformer import TransformerConfig, VideoTransformer
+from worldbridge.models.transformer.config import cosmos_4b_320p
+from worldbridge.runtime.bench.gpus import datasheet_bandwidth
+from worldbridge.runtime.decoding.staircase import Staircase
+
+__all__ = ["GPUS", "Limit", "limits"]
+
+GPUS = {"H100": "NVIDIA H100 80GB HBM3", "H200": "NVIDIA H200"}
+WEIGHTS = {"bf16": 2, "fp8": 1}  # bytes a number; keys and values stay bf16
+FRAMES = 8  # pictures of a latent
+RATE = 24.0  # frames/s that count as real time
+_PAIR_BYTES = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """Of one player. `needed`: tokens that a forward must give for RATE frames a second."""
+
+    gpu: str
+    weights: str
+    gigabytes: float  # read by a forward
+    milliseconds: float  # that this takes at least
+    sequential: float  # frames/s at most
+    diagonal: dict[int, float]  # the same, by the diagonal's step
+    needed: float
+
+
+def limits(config: TransformerConfig | None = None) -> list[Limit]:
+    """The 4B at 320x512 with a full context, on each GPU, in each type."""
+    config = config or cosmos_4b_320p()
+    with torch.device("meta"):
+        model = VideoTransformer(config)
+    numbers = sum(m.weight.numel() for m in model.modules() if isinstance(m, nn.Linear))
+    latents, height, width = config.latent_shape
+    pairs = 2 * config.n_layers * config.n_kv_heads * config.head_dim
+    context = latents * height * width * pairs * _PAIR_BYTES
+    return [
+        _limit(gpu, name, numbers * size + context, height, width)
+        for gpu in GPUS
+        for name, size in WEIGHTS.items()
+    ]
+
+
+def _limit(gpu: str, weights: str, read: int, height: int, width: int) -> Limit:
+    bandwidth = datasheet_bandwidth(GPUS[gpu])
+    assert bandwidth is not None
+    seconds = read / bandwidth
+    tokens = height * width
+
+    def rate(forwards: float) -> float:
+        return FRAMES / (forwards * seconds)
+
+    return Limit(
+        gpu=gpu,
+        weights=weights,
+        gigabytes=read / 1e9,
+        milliseconds=seconds * 1e3,
+        sequential=rate(tokens),
+        diagonal={k: rate(len(Staircase(height, width, k).stairs)) for k in (1, 2)},
+        needed=RATE / rate(tokens),
+    )
+
+
+def main() -> None:
+    for limit in limits():
+        print(limit)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,100 @@
+"""RMS norm of a few rows, into another type if wanted.
+
+Products with weights of one byte take float16, and a residual stream does not fit into float16
+before it is normalised; heads that guess tokens need the normalised state itself. Everywhere else
+the product does the norm in passing (`skinny_gemm`, `norm_eps`).
+
+Bytes moved: each row read and written once; 8 KB of either at 4096 channels in bfloat16. It is
+bound by its launch.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from worldbridge.kernels.checks import check_device, check_dtype, check_shape, check_strides
+
+__all__ = ["reference_rms_norm", "rms_norm", "rms_norm_kernel"]
+
+_FLOATS = (torch.bfloat16, torch.float16, torch.float32)
+
+
+@triton.jit(do_not_specialize=["count"])
+def rms_norm_kernel(
+    x, weight, rows, out, count, x_stride, out_stride, size, eps,
+    BLOCK: tl.constexpr, WEIGHT: tl.constexpr, ROWS: tl.constexpr, HALF: tl.constexpr,
+):  # fmt: skip
+    """Program: one row of `out`."""
+    target = tl.program_id(0).to(tl.int64)
+    source = target
+    if ROWS:
+        # a wrong number from the device must not reach memory that is not of x
+        source = tl.minimum(tl.maximum(tl.load(rows + target), 0), count - 1)
+    columns = tl.arange(0, BLOCK)
+    inside = columns < size
+    value = tl.load(x + source * x_stride + columns, mask=inside, other=0.0).to(tl.float32)
+    value = value * tl.rsqrt(tl.sum(value * value, axis=0) / size + eps)
+    if WEIGHT:
+        value = value * tl.load(weight + columns, mask=inside, other=0.0).to(tl.float32)
+    if HALF:  # float16 has no room for everything that the weight may make; NaN stays NaN
+        value = tl.where(value > 65504.0, 65504.0, tl.where(value < -65504.0, -65504.0, value))
+    tl.store(out + target * out_stride + columns, value.to(out.dtype.element_ty), mask=inside)
+
+
+def rms_norm(
+    x: Tensor,
+    eps: float,
+    *,
+    weight: Tensor | None = None,
+    rows: Tensor | None = None,
+    out: Tensor | None = None,
+) -> Tensor:
+    """x / sqrt(mean(x^2) + eps) * weight for each row: x [n, k] -> [n, k], rounded once.
+
+    With `rows` int64 [m], which is read on the device, only these rows, [m, k]. `out` may have
+    another floating type; in float16 it ends at the largest number instead of infinity.
+    Raises KernelArgumentError when shapes, strides or types do not fit.
+    """
+    check_dtype("x", x, _FLOATS)
+    check_shape("x", x, None, None)
+    check_strides("x", x, None, 1)
+    count, size = x.shape
+    if weight is not None:
+        check_dtype("weight", weight, _FLOATS)
+        check_shape("weight", weight, size)
+        check_strides("weight", weight, 1)
+    if rows is not None:
+        check_dtype("rows", rows, [torch.int64])
+        check_shape("rows", rows, None)
+        check_strides("rows", rows, 1)
+    taken = count if rows is None else len(rows)
+    if out is None:
+        out = torch.empty((taken, size), dtype=x.dtype, device=x.device)
+    check_dtype("out", out, _FLOATS)
+    check_shape("out", out, taken, size)
+    check_strides("out", out, None, 1)
+    given = {"x": x, "weight": weight, "rows": rows, "out": out}
+    check_device(**{name: tensor for name, tensor in given.items() if tensor is not None})
+    rms_norm_kernel[(taken,)](
+        x, weight, rows, out, count, x.stride(0), out.stride(0), size, eps,
+        BLOCK=triton.next_power_of_2(size), WEIGHT=weight is not None, ROWS=rows is not None,
+        HALF=out.dtype == torch.float16, num_warps=8, num_stages=1, enable_fp_fusion=True,
+    )  # fmt: skip
+    return out
+
+
+def reference_rms_norm(
+    x: Tensor,
+    eps: float,
+    *,
+    weight: Tensor | None = None,
+    rows: Tensor | None = None,
+    precision: torch.dtype = torch.float64,
+) -> Tensor:
+    """What `rms_norm` is measured against, in `precision`."""
+    x = (x if rows is None else x[rows]).to(precision)
+    x = x * torch.rsqrt(x.square().mean(-1, keepdim=True) + eps)
+    return x if weight is None else x * weight.to(precision)

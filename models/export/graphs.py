@@ -1,0 +1,232 @@
+"""What is exported: each graph as a module, with its example arguments and its description."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim
+
+from worldbridge.models.export.errors import ExportError
+from worldbridge.models.export.fixed_pass import FixedPass
+from worldbridge.models.tokenizer import VideoTokenizer
+from worldbridge.models.tokenizer.stream import Pass
+
+__all__ = ["Graph", "Pixels", "Slot", "Value", "build_graphs", "memory_of", "to_bytes"]
+
+Pixels = Literal["float", "bytes"]
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """An input or output; an axis of any length is named."""
+
+    name: str
+    dtype: torch.dtype
+    shape: tuple[int | str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """One tensor that a stream remembers: `output` of a step is `input` of the next one."""
+
+    input: str
+    output: str
+    layer: str
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Graph:
+    name: str
+    module: nn.Module
+    arguments: tuple[Tensor, ...]
+    inputs: tuple[Value, ...]
+    outputs: tuple[Value, ...]
+    dynamic: tuple[dict[int, Any], ...] | None = None  # torch.export's names of free axes
+
+
+def to_bytes(video: Tensor) -> Tensor:
+    """[1, 3, T, H, W] in [-1, 1] -> uint8 [1, T, H, W, 3], rounded as in served pictures."""
+    return video.permute(0, 2, 3, 4, 1).mul(127.5).add(128).clamp(0, 255).to(torch.uint8)
+
+
+class _Decoding(nn.Module):
+    def __init__(self, tokenizer: VideoTokenizer, pixels: Pixels) -> None:
+        super().__init__()
+        self.quantizer, self.pixels = tokenizer.quantizer, pixels
+        self.post_quant_conv, self.decoder = tokenizer.post_quant_conv, tokenizer.decoder
+
+    def pictures(self, codes: Tensor, run: Pass) -> Tensor:
+        dtype = self.post_quant_conv.conv3d.weight.dtype
+        values = self.quantizer.indices_to_codes(codes.flatten(0, 1), dtype).permute(0, 3, 1, 2)
+        video: Tensor = self.decoder(self.post_quant_conv(values), run).float()
+        return to_bytes(video) if self.pixels == "bytes" else video
+
+
+class WholeDecoder(_Decoding):
+    """codes int32 [1, t, h, w] -> the pictures of a video from its beginning."""
+
+    def forward(self, codes: Tensor) -> Tensor:
+        return self.pictures(codes, Pass(1))
+
+
+class FirstStep(_Decoding):
+    """codes int32 [1, 1, h, w] -> (the first picture, memory...)."""
+
+    def __init__(self, tokenizer: VideoTokenizer, pixels: Pixels, window: int | None) -> None:
+        super().__init__(tokenizer, pixels)
+        self.window = window
+
+    def forward(self, codes: Tensor) -> tuple[Tensor, ...]:
+        run = FixedPass(self.window, None)
+        return (self.pictures(codes, run), *run.memory().values())
+
+
+class NextStep(_Decoding):
+    """(codes int32 [1, 1, h, w], memory...) -> (the next n pictures, memory...)."""
+
+    def __init__(
+        self, tokenizer: VideoTokenizer, pixels: Pixels, window: int | None, layers: list[str]
+    ) -> None:
+        super().__init__(tokenizer, pixels)
+        self.window, self.layers = window, layers
+
+    def forward(self, codes: Tensor, *past: Tensor) -> tuple[Tensor, ...]:
+        run = FixedPass(self.window, dict(zip(self.layers, past, strict=True)))
+        pictures = self.pictures(codes, run)
+        memory = run.memory()
+        return (pictures, *(memory[layer] for layer in self.layers))
+
+
+class WholeEncoder(nn.Module):
+    """video float32 [1, 3, T, H, W] -> codes int32 [1, t, h, w]."""
+
+    def __init__(self, tokenizer: VideoTokenizer) -> None:
+        super().__init__()
+        self.encoder, self.quant_conv = tokenizer.encoder, tokenizer.quant_conv
+        self.quantizer = tokenizer.quantizer
+
+    def forward(self, video: Tensor) -> Tensor:
+        z: Tensor = self.quant_conv(
+            self.encoder(video.to(self.quant_conv.conv3d.weight.dtype), Pass(1))
+        )
+        values = self.quantizer.quantize(z.permute(0, 2, 3, 1))
+        indices = self.quantizer.codes_to_indices(values)
+        return indices.unsqueeze(0).to(torch.int32)
+
+
+# -- descriptions -------------------------------------------------------------------------------
+
+
+def memory_of(
+    tokenizer: VideoTokenizer, grid: tuple[int, int], window: int | None
+) -> tuple[Slot, ...]:
+    """What the decoder's stream remembers. Raises ExportError for a window that does not fit."""
+    _check_window(tokenizer, window)
+    # on the meta device: only shapes are computed
+    first = FirstStep(copy.deepcopy(tokenizer).to("meta"), "float", window)
+    run = FixedPass(window, None)
+    first.pictures(torch.zeros(1, 1, *grid, dtype=torch.int32, device="meta"), run)
+    return tuple(
+        Slot(f"state_{i:02}", f"next_{i:02}", layer, value.dtype, tuple(value.shape))
+        for i, (layer, value) in enumerate(run.memory().items())
+    )
+
+
+def _check_window(tokenizer: VideoTokenizer, window: int | None) -> None:
+    if tokenizer.config.attention and (window is None or window < 1):
+        raise ExportError(
+            "the window does not fit the tokenizer",
+            expected="at least 1 earlier latent for its temporal attention to see",
+            got=f"{window}",
+            remedy="choose another --window, or leave it out for the one that serving uses",
+        )
+
+
+def build_graphs(
+    tokenizer: VideoTokenizer,
+    grid: tuple[int, int],
+    window: int | None,
+    pixels: Pixels,
+    parts: frozenset[str],
+) -> list[Graph]:
+    """The graphs of `parts` (stream, decoder, encoder) for a latent grid of height x width."""
+    graphs = []
+    if "stream" in parts:
+        graphs += _stream_graphs(tokenizer, grid, window, pixels)
+    if "decoder" in parts:
+        graphs.append(_decoder_graph(tokenizer, grid, pixels))
+    if "encoder" in parts:
+        graphs.append(_encoder_graph(tokenizer, grid))
+    return graphs
+
+
+def _stream_graphs(
+    tokenizer: VideoTokenizer, grid: tuple[int, int], window: int | None, pixels: Pixels
+) -> list[Graph]:
+    slots = memory_of(tokenizer, grid, window)
+    codes = Value("codes", torch.int32, (1, 1, *grid))
+    example = torch.zeros(1, 1, *grid, dtype=torch.int32)
+    past = tuple(torch.zeros(slot.shape, dtype=slot.dtype) for slot in slots)
+    states = tuple(Value(slot.input, slot.dtype, slot.shape) for slot in slots)
+    after = tuple(Value(slot.output, slot.dtype, slot.shape) for slot in slots)
+
+    def pictures(count: int) -> Value:
+        return _pictures(tokenizer, grid, pixels, count)
+
+    return [
+        Graph(
+            "decoder_first",
+            FirstStep(tokenizer, pixels, window),
+            (example,),
+            (codes,),
+            (pictures(1), *after),
+        ),
+        Graph(
+            "decoder_next",
+            NextStep(tokenizer, pixels, window, [slot.layer for slot in slots]),
+            (example, *past),
+            (codes, *states),
+            (pictures(tokenizer.config.temporal_compression), *after),
+        ),
+    ]
+
+
+def _decoder_graph(tokenizer: VideoTokenizer, grid: tuple[int, int], pixels: Pixels) -> Graph:
+    return Graph(
+        "decoder",
+        WholeDecoder(tokenizer, pixels),
+        (torch.zeros(1, 3, *grid, dtype=torch.int32),),
+        (Value("codes", torch.int32, (1, "latents", *grid)),),
+        (_pictures(tokenizer, grid, pixels, "frames"),),
+        ({1: Dim("latents", min=1)},),
+    )
+
+
+def _encoder_graph(tokenizer: VideoTokenizer, grid: tuple[int, int]) -> Graph:
+    config = tokenizer.config
+    sides = tuple(side * config.spatial_compression for side in grid)
+    step = config.temporal_compression
+    return Graph(
+        "encoder",
+        WholeEncoder(tokenizer),
+        (torch.zeros(1, config.in_channels, 1 + 2 * step, *sides),),
+        (Value("video", torch.float32, (1, config.in_channels, "frames", *sides)),),
+        (Value("codes", torch.int32, (1, "latents", *grid)),),
+        ({2: step * Dim("later", min=0) + 1},),
+    )
+
+
+def _pictures(
+    tokenizer: VideoTokenizer, grid: tuple[int, int], pixels: Pixels, count: int | str
+) -> Value:
+    config = tokenizer.config
+    height, width = (side * config.spatial_compression for side in grid)
+    if pixels == "bytes":
+        return Value("pictures", torch.uint8, (1, count, height, width, config.out_channels))
+    return Value("video", torch.float32, (1, config.out_channels, count, height, width))

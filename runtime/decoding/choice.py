@@ -1,0 +1,75 @@
+"""Which decoder draws a world without token grid: kernels where they can run, PyTorch elsewhere."""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import Any
+
+from worldbridge.models.transformer import MedusaHeads, VideoTransformer
+from worldbridge.runtime.decoding.raster import RasterDecoder
+from worldbridge.runtime.decoding.raster_options import DEFAULT_DIAGONAL
+from worldbridge.runtime.decoding.sampler import Sampling
+from worldbridge.runtime.decoding.weight_store import WeightStore
+from worldbridge.runtime.errors import WeightsError
+from worldbridge.runtime.weights import Precision
+from worldbridge.runtime.window import Window
+from worldbridge.runtime.world import Progress
+
+__all__ = ["decoder_for"]
+
+_LEAST_HEAD = 16  # channels of a head that the attention kernel can take
+
+
+def decoder_for(
+    model: VideoTransformer,
+    capacity: int,
+    sampling: Sampling,
+    mode: str = "jacobi",
+    *,
+    heads: MedusaHeads | None = None,
+    diagonal: int = DEFAULT_DIAGONAL,
+    window: Window | None = None,
+    precision: Precision = "model",
+    packed: WeightStore | None = None,
+    progress: Progress | None = None,
+) -> RasterDecoder:
+    """A `DeviceDecoder` for a model on a CUDA device, where Triton is installed and the model is
+    such that the kernels can take it; else a `RasterDecoder`. They draw the same tokens.
+
+    `window`: how much of its past it sees (None: as trained). With a `precision` of one byte the
+    tokens are others. `packed` keeps the weights that several decoders of the model share.
+    `progress` is told what is compiled and recorded, which takes a minute or two the first time.
+
+    Raises WeightsError for a precision where no kernels draw.
+    """
+    past: dict[str, Any] = {}
+    if window is not None:
+        past = {"max_latents": window.latents, "keep": window.keep, "slide": window.slide}
+    if not _on_device(model):
+        if precision != "model":
+            raise WeightsError.no_kernels(precision, _why_not(model))
+        return RasterDecoder(
+            model, capacity, sampling, mode, heads=heads, diagonal=diagonal, **past
+        )
+    # not above: only machines with a GPU need Triton
+    from worldbridge.runtime.decoding.device_decoder import DeviceDecoder
+
+    told = progress or (lambda stage, done: None)
+    return DeviceDecoder(
+        model, capacity, sampling, mode, heads=heads, diagonal=diagonal, precision=precision,
+        packed=packed, progress=told, **past,
+    )  # fmt: skip
+
+
+def _on_device(model: VideoTransformer) -> bool:
+    return (
+        model.norm.weight.is_cuda
+        and importlib.util.find_spec("triton") is not None
+        and model.config.head_dim >= _LEAST_HEAD
+    )
+
+
+def _why_not(model: VideoTransformer) -> str:
+    device, channels = model.norm.weight.device, model.config.head_dim
+    triton = "" if importlib.util.find_spec("triton") is not None else "no "
+    return f"the device {device}, {triton}Triton, and heads of {channels} channels"
