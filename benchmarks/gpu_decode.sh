@@ -29,6 +29,12 @@ part machine nvidia-smi --query-gpu=name,driver_version,memory.total,clocks.max.
 # no strict configuration: plugins that these tests do without may be missing
 part tests python3 -m pytest -q -p no:cacheprovider -o addopts=--import-mode=importlib -m gpu \
   tests/kernels tests/runtime/decoding
+if command -v compute-sanitizer >/dev/null; then
+  part sanitizer compute-sanitizer --tool memcheck --error-exitcode 9 python3 -m pytest -q -x \
+    -p no:cacheprovider -o addopts=--import-mode=importlib -m gpu tests/kernels
+else
+  echo "== sanitizer: compute-sanitizer is not installed here, so no run under it"
+fi
 part kernels python3 -m worldbridge bench kernels $quick --out "$out/kernels.json"
 for weights in bf16 fp8 int8; do
   part "decode-$weights" python3 -m worldbridge bench decode --preset cosmos-4b-320p \
