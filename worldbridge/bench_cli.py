@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 from collections.abc import Callable
@@ -176,6 +177,7 @@ def kernels(
     """
     from worldbridge.tables import kernel_checks_table, kernels_table
 
+    _check_triton()
     if check and (device is Device.cpu or (device is None and not _has_gpu())):
         device = Device.cpu
         os.environ["TRITON_INTERPRET"] = "1"  # is read when triton is imported, so not later
@@ -196,6 +198,16 @@ def kernels(
             expected="errors within the limits",
             got=f"{wrong} of {len(result['cases'])} cases beyond them",
             remedy="see the cases above",
+        )
+
+
+def _check_triton() -> None:
+    if importlib.util.find_spec("triton") is None:
+        raise ConfigError(
+            "the kernels are written in Triton, which is not installed",
+            expected="the package triton",
+            got="none",
+            remedy="pip install 'worldbridge[gpu]'",
         )
 
 
