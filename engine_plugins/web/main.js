@@ -188,9 +188,13 @@ class Page {
   // -- going into a world and out of it -----------------------------------------------------------
 
   async begin() {
-    await this.choice.recall();
     const themes = this.preferences.themes;
     this.landing.show(themes, this.url.theme ?? this.preferences.theme, this.url.seed);
+    const recalled = this.choice.recall(); // a player who is quicker begins without
+    if (this.url.autoplay) {
+      await recalled;
+      if (this.session.state !== "idle") return;
+    }
     const fresh = this.stored.resume && Date.now() - this.stored.at < SEAT_KEPT_MS;
     const reloaded = performance.getEntriesByType("navigation")[0]?.type === "reload";
     if (fresh && reloaded && this.url.autoplay) return this.#resumeStored();

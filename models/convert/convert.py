@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -124,7 +125,9 @@ def _resized(
     frames = identity.config.latent_shape[0]
     shape = (frames, resolution[0] // scale, resolution[1] // scale)
     config = dataclasses.replace(identity.config, latent_shape=shape)
-    return dataclasses.replace(identity, config=config)
+    # the 4B at 320x512 is the preset cosmos-4b-320p
+    name = f"{re.sub('-[0-9]+p$', '', identity.name)}-{resolution[0]}p"
+    return dataclasses.replace(identity, name=name, config=config)
 
 
 def _play(

@@ -24,7 +24,6 @@ from worldbridge.runtime.bench.lineup import (
     Contender,
     GridLineup,
     Lineup,
-    Precision,
     RasterLineup,
     Subject,
 )
@@ -33,6 +32,7 @@ from worldbridge.runtime.bench.streams import Stream
 from worldbridge.runtime.bench.timing import Laps, percentiles, read_bandwidth
 from worldbridge.runtime.errors import DamagedWeightsError
 from worldbridge.runtime.registry import directory_of
+from worldbridge.runtime.weights import Precision
 from worldbridge.runtime.world import Progress
 
 __all__ = ["bench_decode", "measure"]

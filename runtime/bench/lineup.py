@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -33,10 +33,9 @@ from worldbridge.runtime.decoding import (
 from worldbridge.runtime.decoding.choice import decoder_for
 from worldbridge.runtime.decoding.packed import PackedLinear
 from worldbridge.runtime.decoding.raster_options import is_exact
+from worldbridge.runtime.weights import Precision
 
-__all__ = ["Contender", "GridLineup", "Lineup", "Precision", "RasterLineup", "Subject"]
-
-Precision = Literal["model", "fp8", "int8"]
+__all__ = ["Contender", "GridLineup", "Lineup", "RasterLineup", "Subject"]
 
 
 @dataclass(frozen=True, slots=True)

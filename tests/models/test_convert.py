@@ -529,8 +529,11 @@ def test_another_resolution_changes_the_grid_alone(source: Path, tmp_path: Path)
     out = convert(source, tmp_path / "out", resolution=(12, 20))
     manifest = read_manifest(out)
     assert manifest["transformer"]["latent_shape"][1:] == [3, 5]  # compression 4
+    assert manifest["name"] == "cosmos-12p"
     whole = convert(source, tmp_path / "whole")
     assert manifest["files"] == read_manifest(whole)["files"]
+    again = read_manifest(convert(out, tmp_path / "again", resolution=(16, 20)))
+    assert again["name"] == "cosmos-16p"
 
 
 def test_a_resolution_that_does_not_divide_is_refused(source: Path, tmp_path: Path) -> None:
