@@ -117,7 +117,7 @@ async def test_a_killed_worker_is_replaced_and_play_goes_on(
     page = await _play(browser, server.url)
     session, before = await _turn_and_stand(page)
     await asyncio.sleep(2.5)  # a snapshot is made once a second
-    allowed = 60.0 if busy() else 10.0
+    allowed = 60.0 if busy(0) else 10.0
     killed, began = server.kill("worker"), time.monotonic()
     await page.until("worldbridge.state === 'reconnecting'", 5)
     await page.until(PLAYING, allowed + 5)
