@@ -156,9 +156,11 @@ async def test_a_picture_is_dropped_on_the_page_and_played(
     await page.until(VISIBLE.format("#picture .picture-thumb"))
     assert not await page.evaluate("document.querySelector('#drop').matches(':popover-open')")
     assert await page.evaluate(TITLE) == "Your picture"
+    await page.evaluate("window.old = true")
     await page.call("Page.reload")  # the choice outlives it, in this tab
-    thumb = VISIBLE.format("#picture .picture-thumb")
-    await page.until(f"{thumb} && {TITLE} === 'Your picture'", 60)
+    # while the page is being built, not everything is there yet
+    thumb = "document.querySelector('#picture .picture-thumb')?.checkVisibility()"
+    await page.until(f"!window.old && {thumb} && {TITLE} === 'Your picture'", 60)
     await page.evaluate("document.querySelector('#play').click()")
     await page.until("worldbridge.state === 'playing'", 120)
     assert await page.evaluate("worldbridge.session.pictures") == 1
