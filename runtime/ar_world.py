@@ -6,7 +6,6 @@ memory are rebuilt from these, bit for bit, because they are computed again by t
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -41,6 +40,7 @@ from worldbridge.models.worlds import (
 )
 from worldbridge.models.worlds import actions as limits
 from worldbridge.runtime.camera import dead_reckoning
+from worldbridge.runtime.clock import now_ms
 from worldbridge.runtime.cosmos_world import cosmos_spec, load_cosmos
 from worldbridge.runtime.decoding import GridDecoder, GridSession, Sampling
 from worldbridge.runtime.errors import DamagedWeightsError, SnapshotError, UnknownThemeError
@@ -150,7 +150,7 @@ class ArWorld:
             state.codes = torch.cat([state.codes, codes[i : i + 1]])[-self.kept :]
             state.conditions = torch.cat([state.conditions, condition[i : i + 1]])[-self.kept :]
         poses = [Pose(*camera_pose(camera)) for camera in cameras]
-        t_tokens = time.monotonic() * 1000
+        t_tokens = now_ms()
         if self._pixel_thread is None:
             self._pixel_thread = ThreadPoolExecutor(1, thread_name_prefix="pixels")
         work = self._pixel_thread.submit(self._pixels, list(states), codes, poses, t_tokens)
@@ -222,7 +222,7 @@ class ArWorld:
                     latent[None, None], state.stream, False
                 )
                 i420.append(rgb_to_i420(unit_to_bytes(frames[0, :, -1])))
-        return Frames(i420, poses, t_tokens, time.monotonic() * 1000)
+        return Frames(i420, poses, t_tokens, now_ms())
 
     # -- rebuilding -----------------------------------------------------------------------------
 

@@ -13,7 +13,6 @@ report the cameras that those actions lead to, and the mark of the step that beg
 from __future__ import annotations
 
 import logging
-import time
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import wait
@@ -38,6 +37,7 @@ from worldbridge.models.worlds import (
     spawn,
 )
 from worldbridge.runtime.camera import Alignment
+from worldbridge.runtime.clock import now_ms
 from worldbridge.runtime.conditioning import (
     Conditioning,
     conditionings_of,
@@ -192,7 +192,7 @@ class CosmosWorld:
         shown = [state.pending.popleft() for state in states]
         t_tokens = max(picture.t_tokens for picture in shown)
         i420, poses = [p.i420 for p in shown], [p.pose for p in shown]
-        return Frames(i420, poses, t_tokens, _now_ms())
+        return Frames(i420, poses, t_tokens, now_ms())
 
     def snapshot(self, state: CosmosState) -> bytes:
         """The latents that the next picture depends on, and the controls of what is being made.
@@ -257,7 +257,7 @@ class CosmosWorld:
         lead = self.tempo.lead(self._players)
         due = [i for i, state in enumerate(states) if _is_due(state, lead)]
         self._order([states[i] for i in due], [marks[i] for i in due])
-        return Shown(pictures, _now_ms())
+        return Shown(pictures, now_ms())
 
     def rest(self) -> None:
         self.works.rest()
@@ -313,7 +313,7 @@ class CosmosWorld:
             # a client's camera is known only as of each latent
             poses.append(Pose(*camera_pose(camera)) if order.sent is None else order.sent)
         told = None if pose is None else pose[0]
-        return Coming(poses, camera, order, told, asked_ms=_now_ms())
+        return Coming(poses, camera, order, told, asked_ms=now_ms())
 
     def _collect(self, state: CosmosState) -> None:
         """Take over what is ready, up to what is not; remember a failure and go back before it."""
@@ -440,10 +440,6 @@ def _is_due(state: CosmosState, lead: int) -> bool:
 def _ahead(state: CosmosState) -> CameraState:
     """The camera after all that was begun."""
     return state.coming[-1].camera if state.coming else state.camera
-
-
-def _now_ms() -> float:
-    return time.monotonic() * 1000
 
 
 def cosmos_spec(manifest: dict[str, Any]) -> WorldSpec:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from worldbridge.models.condition import condition_vector
 from worldbridge.models.pictures import to_unit
+from worldbridge.models.progress import Progress
 from worldbridge.models.training.data import (
     EVALUATION_SEEDS,
     Clip,
@@ -30,7 +31,6 @@ from worldbridge.runtime.speculation import measure_guesses
 
 __all__ = ["Plan", "evaluate"]
 
-Progress = Callable[[str, float], None]
 
 
 _ENDING = 12  # the frames at the end of a rollout that are looked at

@@ -6,7 +6,6 @@ have to wait for others, are drawn together. A third thread waits for a GPU's co
 
 from __future__ import annotations
 
-import time
 import traceback
 import weakref
 from collections import deque
@@ -19,6 +18,7 @@ import torch
 from torch import Tensor
 
 from worldbridge.models.tokenizer import StreamState
+from worldbridge.runtime.clock import now_ms
 from worldbridge.runtime.conditioning import Conditioning
 from worldbridge.runtime.cosmos_state import Coming, Latent, Made, Work
 from worldbridge.runtime.decoding import RasterDecoder, RasterSnapshot
@@ -62,7 +62,7 @@ class LatentWorks:
     def make(self, work: Work, coming: Coming, latents: Sequence[Latent]) -> None:
         """Make the newest pictures of latents that were drawn before."""
         handed = [Handed(latent.codes) for latent in latents]
-        drawn = _Drawn(_now_ms(), 0.0, 1)
+        drawn = _Drawn(now_ms(), 0.0, 1)
         self._running()[1].submit(self._make, weakref.ref(work), coming, handed, drawn)
 
     def rest(self) -> None:
@@ -100,7 +100,7 @@ class LatentWorks:
 
     def _drew(self, jobs: list[_Job]) -> bool:
         """Whether it could be done. If not, a lone job is told why."""
-        begun = _now_ms()
+        begun = now_ms()
         try:
             codes, records = self._decode(jobs)
         except Exception as error:  # the boundary of a thread: whoever asked gets to know it
@@ -110,7 +110,7 @@ class LatentWorks:
             if len(jobs) == 1:
                 jobs[0][1].made.set_exception(error)
             return False
-        drawn = _Drawn(_now_ms(), _now_ms() - begun, len(jobs))
+        drawn = _Drawn(now_ms(), now_ms() - begun, len(jobs))
         for (work, coming), record, latent in zip(jobs, records, codes, strict=True):
             work.record, coming.drawn = record, True
             self._running()[1].submit(self._make, weakref.ref(work), coming, [latent], drawn)
@@ -176,7 +176,7 @@ def _finish(
     try:
         pictures = making.pictures()
         made = Made(
-            pictures, making.codes(), stream, drawn.t_tokens, _now_ms(),
+            pictures, making.codes(), stream, drawn.t_tokens, now_ms(),
             drawn.took_ms, drawn.together, making.milliseconds(),
         )  # fmt: skip
     except Exception as error:  # the boundary of a thread
@@ -197,7 +197,3 @@ def _spoil(reference: weakref.ref[Work], coming: Coming, error: Exception) -> No
 def _let_go(error: Exception) -> None:
     """A traceback would keep the sessions of a drawing, and with them their place in the cache."""
     traceback.clear_frames(error.__traceback__)
-
-
-def _now_ms() -> float:
-    return time.monotonic() * 1000

@@ -12,6 +12,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 
+from worldbridge.runtime.clock import now_ms
 from worldbridge.runtime.errors import ModeError
 from worldbridge.runtime.world import (
     Frames,
@@ -272,7 +273,7 @@ def _try(world: DecodedWorld, best: Trial | None, budget_s: float) -> Trial:
         try:
             while len(tokens) <= _LATENTS and sum(tokens[1:]) < _TIMED_S:
                 watch.begin()
-                begun = time.monotonic() * 1000
+                begun = now_ms()
                 frames = world.step([state], actions)
                 if watch.drawn:  # not one of the pictures that a latent leaves over
                     tokens.append((frames.t_tokens - begun) / 1000)

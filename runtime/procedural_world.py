@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import struct
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -26,6 +25,7 @@ from worldbridge.models.worlds.actions import (
     IMAGE_HEIGHT,
     IMAGE_WIDTH,
 )
+from worldbridge.runtime.clock import now_ms
 from worldbridge.runtime.errors import BadPictureError, SnapshotError, UnknownThemeError
 from worldbridge.runtime.i420 import rgb_to_i420
 from worldbridge.runtime.threads import one_thread
@@ -88,7 +88,7 @@ class ProceduralWorld:
         cameras = [
             step_camera(s.scene, s.camera, move) for s, move in zip(states, moves, strict=True)
         ]
-        t_tokens = time.monotonic() * 1000
+        t_tokens = now_ms()
         with one_thread():
             i420 = [
                 rgb_to_i420(render(s.scene, camera))
@@ -97,7 +97,7 @@ class ProceduralWorld:
         for state, camera in zip(states, cameras, strict=True):
             state.camera = camera  # only now: a step that raised has changed nothing
         poses = [Pose(*camera_pose(camera)) for camera in cameras]
-        return Frames(i420, poses, t_tokens, time.monotonic() * 1000)
+        return Frames(i420, poses, t_tokens, now_ms())
 
     def snapshot(self, state: ProceduralState) -> bytes:
         theme, camera = THEMES.index(state.scene.theme), state.camera

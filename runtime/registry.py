@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from worldbridge.models.progress import silent
 from worldbridge.runtime.errors import DamagedWeightsError, NoDeviceError, UnknownWorldError
 from worldbridge.runtime.modes import USUAL, Wanted, check_wanted, set_mode
 from worldbridge.runtime.weights import Precision, check_weights
@@ -45,7 +46,7 @@ def open_world(
         ModeError: the world cannot be decoded that way.
         WeightsError: its weights cannot be read that way.
     """
-    report = progress or _silent
+    report = progress or silent
     _check_device(device)
     if name == "procedural":
         check_wanted(wanted, None)
@@ -129,10 +130,6 @@ def _embedded_spec() -> WorldSpec:
     from worldbridge.runtime import ar_world
 
     return ar_world.embedded_spec()
-
-
-def _silent(stage: str, progress: float) -> None:
-    """For callers who do not watch."""
 
 
 _SPECS: dict[str, Callable[[], WorldSpec]] = {

@@ -15,7 +15,6 @@ import logging
 import math
 import secrets
 import sys
-import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +31,7 @@ from worldbridge.bridge.protocol import (
     encode_parts,
 )
 from worldbridge.runtime.capacity import players_carried
+from worldbridge.runtime.clock import now_ms
 from worldbridge.runtime.engine import Engine
 from worldbridge.runtime.errors import (
     DamagedWeightsError,
@@ -64,10 +64,6 @@ _HOPELESS = frozenset(
         UnknownWorldError, DamagedWeightsError, NoDeviceError, PromptError, ModeError, WeightsError,
     )  # fmt: skip
 )
-
-
-def now_ms() -> float:
-    return time.monotonic() * 1000
 
 
 class Worker:

@@ -9,6 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 from torch import Tensor
 
 from worldbridge.bridge.protocol import Pose, WorldSpec
+from worldbridge.models.progress import Progress
 
 __all__ = [
     "AimedWorld",
@@ -26,7 +27,6 @@ __all__ = [
     "WorldState",
 ]
 
-Progress = Callable[[str, float], None]
 """Told what is being loaded, and how far it is (0 to 1)."""
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from worldbridge.models.convert.files import Info
 from worldbridge.models.convert.recognise import Identity, recognise, verify
 from worldbridge.models.convert.tokenizer import TokenizerSource, open_tokenizer
 from worldbridge.models.new_folder import appearing, check_out
+from worldbridge.models.progress import Progress, silent
 from worldbridge.models.tokenizer import TokenizerConfig
 from worldbridge.models.transformer import TransformerConfig
 from worldbridge.models.world_folder import (
@@ -29,7 +30,6 @@ from worldbridge.models.world_folder import (
 
 __all__ = ["Progress", "convert", "plan_shards"]
 
-Progress = Callable[[str, float], None]  # what is being done, share of the whole
 
 _GIB = 1 << 30
 MAX_FPS = 120
@@ -74,7 +74,7 @@ def convert(
     Raises:
         ConvertError: the source is not what it should be, or `out` cannot be written.
     """
-    report = progress or _silent
+    report = progress or silent
     check_out(out, ConvertError)
     report("reading names and shapes", 0.0)
     world, wanted, folder = _open(source)
@@ -254,7 +254,3 @@ def _needed(world: Checkpoint, codec: TokenizerSource) -> int:
     return sum(info.bytes for info in world.infos.values()) + sum(
         value.nbytes for value in codec.state.values()
     )
-
-
-def _silent(stage: str, share: float) -> None:
-    """For callers who do not watch."""

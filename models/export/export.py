@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,12 +24,12 @@ from worldbridge.models.export.onnx_files import OPSET, require_exporter, write_
 from worldbridge.models.export.packages import optional, version_of
 from worldbridge.models.export.runners import OnnxRunner
 from worldbridge.models.new_folder import appearing, check_out
+from worldbridge.models.progress import Progress, silent
 from worldbridge.models.tokenizer import VideoTokenizer
 from worldbridge.models.world_folder import load_tokenizer
 
 __all__ = ["PARTS", "TOLERANCE", "Options", "Progress", "Source", "export_onnx", "open_source"]
 
-Progress = Callable[[str, float], None]  # what is being done, share of the whole
 
 PARTS = ("stream", "decoder", "encoder")
 TOLERANCE = 1e-4  # of the largest value
@@ -81,7 +80,7 @@ def export_onnx(
         DamagedWorldError: weights are missing or damaged.
         ExportError: anything else that is not as it should be; nothing is left behind.
     """
-    report = progress or _silent
+    report = progress or silent
     check_out(out, ExportError)
     require_exporter()
     report("reading weights", 0.0)
@@ -202,7 +201,3 @@ def _checked(
         "runtime": f"onnxruntime {version_of('onnxruntime')}",
         "findings": [finding.as_json() for finding in findings],
     }
-
-
-def _silent(stage: str, share: float) -> None:
-    """For callers who do not watch."""

@@ -29,6 +29,7 @@ from worldbridge.models.export.packages import require
 from worldbridge.models.export.runners import TensorRTRunner
 from worldbridge.models.export.tensorrt_engine import Range, build_engine
 from worldbridge.models.new_folder import appearing, check_out
+from worldbridge.models.progress import silent
 from worldbridge.models.world_folder import describe_file
 
 __all__ = ["PRECISIONS", "TIMINGS", "TensorRTOptions", "engine_ranges", "export_tensorrt"]
@@ -59,7 +60,7 @@ def export_tensorrt(
         ExportError: anything else. Nothing is left behind, except that with `keep_onnx` a machine
             without TensorRT or GPU still gets what `export_onnx` writes.
     """
-    report = progress or _silent
+    report = progress or silent
     check_out(out, ExportError)
     require_exporter()
     timings = _read_timings(options.timings)
@@ -196,7 +197,3 @@ def _checked(
         "runtime": f"TensorRT {data['tensorrt']}",
         "findings": [finding.as_json() for finding in findings],
     }
-
-
-def _silent(stage: str, share: float) -> None:
-    """For callers who do not watch."""

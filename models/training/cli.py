@@ -6,17 +6,16 @@ import dataclasses
 import os
 import shutil
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
+from worldbridge.models.progress import Progress
 from worldbridge.models.training.recipe import GPU, QUICK, Recipe
 from worldbridge.models.training.stages import STAGES, run_stages
 
 __all__ = ["STAGE_NAMES", "plan", "train"]
 
-Progress = Callable[[str, float], None]
 
 STAGE_NAMES = {
     "all": STAGES,

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from worldbridge.models.progress import Progress
 from worldbridge.models.tokenizer import VideoTokenizer
 from worldbridge.models.tokenizer.configs import EMBEDDED
 from worldbridge.models.training.data import make_pictures, make_tokens
@@ -25,7 +26,6 @@ __all__ = ["STAGES", "run_stages"]
 
 STAGES = ("pictures", "tokenizer", "tokens", "transformer", "heads", "export")
 
-Progress = Callable[[str, float], None]
 
 
 def run_stages(

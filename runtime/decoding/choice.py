@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 from typing import Any
 
+from worldbridge.models.progress import Progress, silent
 from worldbridge.models.transformer import MedusaHeads, VideoTransformer
 from worldbridge.runtime.decoding.raster import RasterDecoder
 from worldbridge.runtime.decoding.raster_options import DEFAULT_DIAGONAL
@@ -13,7 +14,6 @@ from worldbridge.runtime.decoding.weight_store import WeightStore
 from worldbridge.runtime.errors import WeightsError
 from worldbridge.runtime.weights import Precision
 from worldbridge.runtime.window import Window
-from worldbridge.runtime.world import Progress
 
 __all__ = ["decoder_for"]
 
@@ -54,7 +54,7 @@ def decoder_for(
     # not above: only machines with a GPU need Triton
     from worldbridge.runtime.decoding.device_decoder import DeviceDecoder
 
-    told = progress or (lambda stage, done: None)
+    told = progress or silent
     return DeviceDecoder(
         model, capacity, sampling, mode, heads=heads, diagonal=diagonal, precision=precision,
         packed=packed, progress=told, **past,

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from worldbridge.kernels.checks import interpreting
+from worldbridge.models.progress import Progress, silent
 from worldbridge.models.transformer import MedusaHeads, TransformerConfig, VideoTransformer
 from worldbridge.runtime.decoding.device_diagonal import DiagonalStep
 from worldbridge.runtime.decoding.device_graph import EagerSteps, GraphSteps, Reports, Steps
@@ -33,15 +34,10 @@ from worldbridge.runtime.decoding.sampler import Sampling
 from worldbridge.runtime.decoding.staircase import Staircase
 from worldbridge.runtime.decoding.weight_store import WeightStore
 from worldbridge.runtime.weights import Precision
-from worldbridge.runtime.world import Progress
 
 __all__ = ["DeviceDecoder"]
 
 _Context = list[tuple[Tensor, Tensor]]  # per layer: keys, values [1, Hkv, m, head_dim]
-
-
-def _silent(stage: str, done: float) -> None:
-    pass
 
 
 class DeviceDecoder(RasterDecoder):
@@ -77,7 +73,7 @@ class DeviceDecoder(RasterDecoder):
         group: int = 8,
         ahead: int = 0,
         packed: WeightStore | None = None,
-        progress: Progress = _silent,
+        progress: Progress = silent,
     ) -> None:
         super().__init__(
             model, capacity, sampling, mode, max_latents, slide,
