@@ -60,7 +60,8 @@ DEFAULT_CAPACITY = 8
 
 @dataclass(slots=True, eq=False)
 class ArState(WorldState):
-    """One stream. `codes` [n, H, W], `conditions` [n, C]: what a rebuild needs, oldest first."""
+    """One stream. `codes` [n, H, W], `conditions` [n, C]: what a rebuild needs, oldest first, on
+    the CPU."""
 
     theme: str
     camera: CameraState
@@ -126,7 +127,7 @@ class ArWorld:
                 scene = soften(build_scene(start.theme, start.seed))
                 camera = spawn(scene, start.seed)
                 video = to_unit(render(scene, camera))[None, :, None]
-            codes = self.tokenizer.encode(video)[0]
+            codes = self.tokenizer.encode(video.to(self.decoder.device))[0].cpu()
         gaze = torch.full((len(codes),), camera.pitch)
         condition = condition_vector(torch.zeros(len(codes), 4), gaze, start.theme)
         return self._rebuild(start.theme, camera, start.seed, 0, codes, condition)
@@ -145,9 +146,10 @@ class ArWorld:
             for state, (frames, recent) in zip(states, before, strict=True):
                 state.grid.frames, state.grid.recent = frames, recent
             raise
+        kept = codes.cpu()
         for i, state in enumerate(states):
             state.camera = cameras[i]
-            state.codes = torch.cat([state.codes, codes[i : i + 1]])[-self.kept :]
+            state.codes = torch.cat([state.codes, kept[i : i + 1]])[-self.kept :]
             state.conditions = torch.cat([state.conditions, condition[i : i + 1]])[-self.kept :]
         poses = [Pose(*camera_pose(camera)) for camera in cameras]
         t_tokens = now_ms()
@@ -240,10 +242,11 @@ class ArWorld:
         history = self.config.grid.previous_latents if self.config.grid and first > 0 else 0
         grid = self.decoder.open(seed)
         grid.frames = first + history
-        grid.recent = list(codes[:history].flip(0))
+        known = codes.to(self.decoder.device)
+        grid.recent = list(known[:history].flip(0))
         stream = self.tokenizer.decode_stream_init(1, self.height, self.width)
         with one_thread():  # with two, these small steps take longer
-            for latent, condition in zip(codes[history:], conditions[history:], strict=True):
+            for latent, condition in zip(known[history:], conditions[history:], strict=True):
                 self.decoder.force(grid, latent, condition)
                 _, stream = self.tokenizer.decode_step(latent[None, None], stream)
         codes, conditions = codes[-self.kept :].clone(), conditions[-self.kept :].clone()

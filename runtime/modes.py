@@ -46,6 +46,7 @@ _LATENTS = 4  # that are timed, where they take no longer than this:
 _TIMED_S = 2.0
 _SURE = 3  # forwards until the fastest one of them is taken for what a forward takes
 _HOPELESS = 3.0  # times as long as the best mode
+_TIMES_ENQUEUED = 4  # so many times what may be enqueued is timed at a stretch
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +68,9 @@ AUTO = Wanted("auto")
 class DecodedWorld(Protocol):
     """A world whose tokens can be decoded in several ways."""
 
-    decoder: Any  # has `mode`, `least_forwards` and `between`, called before every forward
+    # has `mode`, `least_forwards`, `between`, called before every forward, and `enqueued`, how many
+    # forwards may be ahead of the device
+    decoder: Any
 
     @property
     def spec(self) -> WorldSpec: ...
@@ -211,18 +214,30 @@ class _Hopeless(Exception):
 
 
 class _Watch:
-    """Times a latent from inside, by its forwards, and gives it up when it is hopeless."""
+    """Times a latent from inside, by its forwards, and gives it up when it is hopeless.
+
+    A decoder that enqueues forwards for a GPU marks up to `enqueued` of them before they begin. So
+    there a stretch of several times as many is timed: it takes at most that much longer than it
+    took to mark it.
+    """
 
     def __init__(self, decoder: Any, best_s: float | None, deadline: float) -> None:
         self._decoder, self._best_s, self._deadline = decoder, best_s, deadline
         self._marks: list[float] = []
-        self.forward_s = float("inf")  # the fastest one
+        self.forward_s = float("inf")  # what one takes at least
+        self._enqueued = int(decoder.enqueued)
         self._forwards = 0
 
     @property
     def least_s(self) -> float:
         """This latent takes no less."""
-        return self.forward_s * max(int(self._decoder.least_forwards), len(self._marks))
+        return self._forward_s * max(int(self._decoder.least_forwards), len(self._marks))
+
+    @property
+    def _forward_s(self) -> float:
+        if self.forward_s < float("inf") or not self._marks:
+            return self.forward_s
+        return (time.perf_counter() - self._marks[0]) / len(self._marks)  # too few to know better
 
     def begin(self) -> None:
         self._marks.clear()
@@ -236,11 +251,17 @@ class _Watch:
         """A forward begins. Raises _Hopeless."""
         now = time.perf_counter()
         if self._marks:
-            self.forward_s = min(self.forward_s, now - self._marks[-1])
-            self._forwards += 1
+            self._time(now)
         self._marks.append(now)
         if now > self._deadline or self._is_hopeless():
             raise _Hopeless
+
+    def _time(self, now: float) -> None:
+        """Another forward was marked."""
+        stretch = _TIMES_ENQUEUED * self._enqueued or 1
+        if len(self._marks) >= stretch:
+            self.forward_s = min(self.forward_s, (now - self._marks[-stretch]) / stretch)
+            self._forwards += 1
 
     def _is_hopeless(self) -> bool:
         if self._best_s is None or self._forwards < _SURE:

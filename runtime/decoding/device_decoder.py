@@ -107,6 +107,13 @@ class DeviceDecoder(RasterDecoder):
         counted.drafted, counted.kept = sums[3 : 3 + heads], sums[3 + heads :]
         return counted
 
+    @property
+    def enqueued(self) -> int:
+        """How many steps may be enqueued ahead of the device."""
+        if self.staircase is not None:
+            return len(self.staircase.stairs)
+        return Pace.most(self._group, self._ahead)
+
     def open(
         self,
         seed: int,

@@ -56,8 +56,8 @@ class EagerSteps:
 
 
 class GraphSteps:
-    """A graph for each bucket. The largest is recorded first, so that the others find room in its
-    memory."""
+    """A graph for each bucket. The largest is recorded first, all on one stream, so that the others
+    find room in its memory."""
 
     def __init__(self, step: DeviceLayers, progress: Progress) -> None:
         self.step = step
@@ -65,18 +65,20 @@ class GraphSteps:
         self._graphs: dict[int, torch.cuda.CUDAGraph] = {}
         pool, device = torch.cuda.graph_pool_handle(), step.keys.device
         with torch.cuda.device(device):
+            stream = torch.cuda.Stream()
             for i, bucket in enumerate(reversed(self.buckets)):
                 progress(f"recording a step for {bucket} players", i / len(self.buckets))
-                self._graphs[bucket] = self._record(bucket, pool)
+                self._graphs[bucket] = self._record(bucket, pool, stream)
         progress("recorded all steps", 1.0)
 
     def run(self, bucket: int) -> None:
         self._graphs[bucket].replay()
 
     @torch.inference_mode()
-    def _record(self, bucket: int, pool: Any) -> torch.cuda.CUDAGraph:
+    def _record(
+        self, bucket: int, pool: Any, stream: torch.cuda.Stream
+    ) -> torch.cuda.CUDAGraph:
         self.step.state.feed.done.fill_(self.step.shape.size)  # all idle: nothing is changed
-        stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             self.step.run(bucket)  # compiles what is not compiled yet

@@ -32,6 +32,11 @@ class Pace:
         self._width, self._group, self._ahead = width, group, ahead
         self._under_way: deque[int] = deque()
 
+    @staticmethod
+    def most(group: int, ahead: int) -> int:
+        """How many steps can be enqueued that no report is known of."""
+        return _GROUPS * group + ahead
+
     @property
     def finished(self) -> bool:
         return self.left == 0

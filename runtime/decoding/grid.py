@@ -128,6 +128,11 @@ class GridDecoder:
         """A latent takes no fewer, however good the guesses are."""
         return -(-self.slots // self.reach) if self.guesses else len(self.schedule)
 
+    @property
+    def enqueued(self) -> int:
+        """How many forwards may be enqueued ahead of the device: guesses are waited for."""
+        return 0 if self.device.type == "cpu" or self.guesses else len(self.schedule)
+
     # -- sessions -------------------------------------------------------------------------------
 
     def open(self, seed: int) -> GridSession:

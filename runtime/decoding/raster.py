@@ -37,6 +37,7 @@ from typing import cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.attention import bias
 
 from worldbridge.models.camera import check_poses, pluecker_rays
 from worldbridge.models.transformer import MedusaHeads, TransformerConfig, VideoTransformer
@@ -184,6 +185,11 @@ class RasterDecoder:
         if self.staircase is not None:
             return len(self.staircase.stairs)
         return -(-self.size // self.width)
+
+    @property
+    def enqueued(self) -> int:
+        """How many forwards may be enqueued ahead of the device; those here are waited for."""
+        return 0
 
     def window_start(self, latents: int) -> int:
         """The oldest latent that latent number `latents` is drawn from.
@@ -551,11 +557,22 @@ class RasterDecoder:
         steps = torch.arange(tokens.shape[1], device=self.device)
         places = torch.tensor(firsts, device=self.device)[:, None] + steps
         reach = []
-        for slab, first, own in zip(slabs, firsts, places, strict=True):
+        for slab, first in zip(slabs, firsts, strict=True):
             end = first + tokens.shape[1]
-            mask = torch.arange(end, device=self.device) <= own[:, None]
+            mask = self._causal(tokens.shape[1], end)
             reach.append(_Reach(slab, slice(first, end), end, mask))
         return self._forward(tokens, places, reach, pairs, views)
+
+    def _causal(self, rows: int, end: int) -> Tensor:
+        """[rows, end], True = see: the rows are the last of `end` places.
+
+        On a GPU not the mask itself, but what stands for it: with a mask and fewer key heads than
+        query heads, PyTorch's fast kernels are out of the question.
+        """
+        if self.device.type == "cuda":
+            return bias.causal_lower_right(rows, end)  # it never becomes a matrix
+        places = torch.arange(end, device=self.device)
+        return places <= places[end - rows :, None]
 
     def _forward(
         self,

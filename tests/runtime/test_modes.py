@@ -98,6 +98,7 @@ class Decoder:
         self.mode, self.forwards, self.ms = mode, forwards, ms
         self.least_forwards = forwards if least is None else least
         self.between: Callable[[], None] = lambda: None
+        self.enqueued = 0
         self.ran = 0
 
     def draw(self) -> None:
@@ -163,6 +164,38 @@ def test_what_cannot_win_is_given_up_at_once(caplog: pytest.LogCaptureFixture) -
     text = chosen(World(fast, slow), caplog)
     assert "sequential under " in text
     assert slow.ran <= 4  # then it is known what a thousand of them take
+
+
+class Enqueuing(Decoder):
+    """Marks sixteen forwards at once, and then waits until they are done, as on a GPU."""
+
+    def __init__(self, mode: str, forwards: int, ms: float, least: int | None = None) -> None:
+        super().__init__(mode, forwards, ms, least)
+        self.enqueued = 16
+
+    def draw(self) -> None:
+        for begin in range(0, self.forwards, self.enqueued):
+            some = min(self.enqueued, self.forwards - begin)
+            for _ in range(some):
+                self.between()
+            self.ran += some
+            time.sleep(some * self.ms / 1000)
+
+
+def test_forwards_that_are_enqueued_are_not_taken_for_instant_ones(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    fast, slow = Enqueuing("jacobi", 100, 1), Enqueuing("sequential", 4000, 1)
+    text = chosen(World(fast, slow), caplog)
+    under = float(text.partition("sequential under ")[2].split()[0])
+    assert slow.ran <= 6 * 16
+    assert 0.3 < under <= 2 / 4 / 0.6  # 4 s a latent of two pictures, known to three quarters
+
+
+def test_the_fastest_of_those_that_enqueue_is_taken(caplog: pytest.LogCaptureFixture) -> None:
+    slow, fast = Enqueuing("jacobi", 200, 1), Enqueuing("sequential", 100, 1)
+    assert chosen(World(slow, fast), caplog).startswith("auto: sequential")
+    assert fast.ran >= 2 * 100  # nothing was given up
 
 
 def test_many_forwards_are_given_up_too(caplog: pytest.LogCaptureFixture) -> None:
