@@ -16,6 +16,11 @@ __all__ = ["main", "render"]
 
 README = Path(__file__).parents[1] / "README.md"
 _DECODE = ("decode", "decode-fp8", "decode-int8")  # the last two of a GPU
+# the first is of the world's own choice, the others of modes chosen by hand
+_PLAYERS = (
+    "players", "players-sequential", "players-medusa", "players-jacobi", "players-diagonal-k1",
+    "players-diagonal-k2",
+)  # fmt: skip
 _GUESSING = ("jacobi", "medusa")
 _FORWARD = 10  # rows of one player's forward with nine heads
 
@@ -119,12 +124,12 @@ def _decode() -> str:
     text += "".join(f"\nOf random weights: {_after(note)}.\n" for note in notes)
     if not any(result["environment"]["gpu"] for result in results):
         text += f"\nOn a GPU: {MISSING.lower()}\n"
-    return text + "".join(_players(r) for r in read_results("players"))
+    return text + "".join(_players(r) for name in _PLAYERS for r in read_results(name))
 
 
 def _mode(result: dict[str, Any], mode: dict[str, Any]) -> tuple[str, ...]:
     # what guesses gain belongs to the weights, and random ones are nobody's
-    nobody = result["trained"] is False and mode["name"] in _GUESSING
+    nobody = result["trained"] is False and mode["name"].split()[0] in _GUESSING
     name = f"{result['world']}, {mode['name']}"
     told = ["random weights"] if result["trained"] is False else []
     if result.get("precision", "model") != "model" and mode["name"] != result["baseline"]:
@@ -137,11 +142,19 @@ def _mode(result: dict[str, Any], mode: dict[str, Any]) -> tuple[str, ...]:
         "yes" if mode["identical_to_sequential"] else "no",
         f"{mode['ms_per_forward']['p50']:.2f}",
         "-" if nobody else f"{mode['forwards_per_latent']:.1f}",
-        "-" if nobody else f"{mode['frames_per_second']:.1f}",
+        _at(mode) if nobody else f"{mode['frames_per_second']:.1f}",
         "-" if nobody or gain is None else f"{gain:.2f}",
         f"{mode['percent_of_measured_bandwidth']:.0f} / "
         f"{_whole(mode.get('percent_of_datasheet'))}",
     )
+
+
+def _at(result: dict[str, Any]) -> str:
+    """The frames per second of weights that guess so well, which these need not."""
+    return ", ".join(
+        f"{at['frames_per_second']:.1f} at {at['tokens_per_forward']:g} tokens a forward"
+        for at in result.get("frames_per_second_at", [])
+    ) or "-"
 
 
 def _after(note: str) -> str:
@@ -197,14 +210,19 @@ def _whole(value: float | None) -> str:
 
 
 def _players(result: dict[str, Any]) -> str:
+    nobody = result["weights"] == "random" and result["mode"] in _GUESSING
     each = ", ".join(
-        f"{row['players']}: {row['frames_per_second_each']:.1f}" for row in result["by_players"]
+        f"{row['players']}: {_at(row) if nobody else format(row['frames_per_second_each'], '.1f')}"
+        for row in result["by_players"]
     )
-    cost = result["ms_per_further_player"]
-    more = "" if cost is None else f" One more costs {cost:.1f} ms a step."
+    cost = result["ms_per_frame_per_further_player"]
+    more = "" if cost is None or nobody else f" One more costs {cost:.1f} ms a frame."
+    mode = "" if result["mode"] is None else f", mode {result['mode']}"
+    if result.get("diagonal") is not None:
+        mode += f" k={result['diagonal']}"
     return (
-        f"\nPlayers of {result['world']} on {machine(result)}, and the frames/s of each: {each} "
-        f"(the world's rate is {result['frames_per_second_of_the_world']:g}).{more}\n"
+        f"\nPlayers of {result['world']}{mode}, on {machine(result)}, and the frames/s of each: "
+        f"{each} (the world's rate is {result['frames_per_second_of_the_world']:g}).{more}\n"
     )
 
 

@@ -10,6 +10,7 @@ import argparse
 import os
 import sys
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,6 +22,10 @@ from worldbridge.runtime.bench.players import bench_players
 __all__ = ["main", "parts"]
 
 _PRESET = "cosmos-4b-320p"
+# tokens per forward that are published for the 4B model with nine heads (arXiv 2501.03575, table
+# 15): random weights guess as well as nobody's
+_PUBLISHED = 4.24
+_CHOICES = {"widths": (16, 32, 64), "diagonals": (1, 2), "acceptances": (_PUBLISHED,)}
 _Part = Callable[[], dict[str, Any]]
 
 
@@ -34,11 +39,19 @@ def parts(quick: bool, gpu: bool) -> dict[str, _Part]:
             "players": lambda: bench_players("embedded", most=4, device="cpu", **common),
         }
     on_gpu = {"preset": _PRESET, "device": "cuda", **common}
+    decode = partial(bench_decode, **on_gpu, **_CHOICES)
+    players = partial(bench_players, **on_gpu)
+    guessing = partial(players, most=8, acceptances=(_PUBLISHED,))
     return {
-        "decode": lambda: bench_decode(**on_gpu),
-        "decode-fp8": lambda: bench_decode(weights="fp8", **on_gpu),
-        "decode-int8": lambda: bench_decode(weights="int8", **on_gpu),
-        "players": lambda: bench_players(most=8, **on_gpu),
+        "decode": decode,
+        "decode-fp8": partial(decode, weights="fp8"),
+        "decode-int8": partial(decode, weights="int8"),
+        # one token per forward is far from the rate: it is for what one more player costs
+        "players-sequential": partial(players, most=3, mode="sequential"),
+        "players-medusa": partial(guessing, mode="medusa"),
+        "players-jacobi": partial(guessing, mode="jacobi"),
+        "players-diagonal-k1": partial(players, most=12, mode="diagonal", diagonal=1),
+        "players-diagonal-k2": partial(players, most=12, mode="diagonal", diagonal=2),
         "kernels": lambda: _kernels(quick),
     }
 

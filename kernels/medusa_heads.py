@@ -19,7 +19,12 @@ import torch.nn.functional as F
 from worldbridge.kernels.checks import KernelArgumentError, check_shape, check_strides
 from worldbridge.kernels.skinny_gemm import MAX_ROWS, Workspace, config_for, skinny_gemm
 
-__all__ = ["medusa_heads", "medusa_workspace", "reference_medusa_heads"]
+__all__ = ["medusa_heads", "medusa_workspace", "reference_medusa_heads", "rows_together"]
+
+
+def rows_together(heads: int) -> int:
+    """Of how many rows `medusa_heads` reads the unembedding once: it takes no more at a time."""
+    return MAX_ROWS // (heads + 1)
 
 
 def medusa_workspace(
@@ -57,9 +62,9 @@ def medusa_heads(
 
     x (rows, d), the hidden state after the model's last norm; `heads` (h * d, d), the heads'
     weights stacked; `unembedding` (vocab, d). Weights may be quantised, with their scales.
-    rows * (h + 1) must be at most 128. `hidden` (rows, h + 1, d) keeps the heads' hidden states;
-    `hidden` and `out` must be contiguous and are allocated when left out. `workspace`,
-    `programs` and `overlap` as for `skinny_gemm`. Raises `KernelArgumentError`.
+    rows * (h + 1) must be at most 256 (`rows_together`). `hidden` (rows, h + 1, d) keeps the
+    heads' hidden states; `hidden` and `out` must be contiguous and are allocated when left out.
+    `workspace`, `programs` and `overlap` as for `skinny_gemm`. Raises `KernelArgumentError`.
     """
     check_shape("x", x, None, None)
     rows, width = x.shape
@@ -67,7 +72,7 @@ def medusa_heads(
     check_shape("heads", heads, count * width, width)
     check_shape("unembedding", unembedding, None, width)
     vocab = unembedding.shape[0]
-    if rows * (count + 1) > MAX_ROWS:
+    if rows > rows_together(count):
         raise KernelArgumentError(
             "x", expected=f"rows * (heads + 1) of at most {MAX_ROWS}",
             got=f"{rows} * ({count} + 1) = {rows * (count + 1)}",

@@ -190,7 +190,7 @@ def _row_threshold(
     return _value(result)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["top_k"])  # 1 would become a constant, which cannot be converted
 def threshold_kernel(
     logits, peaks, candidates, thresholds, row_stride, vocabulary, groups,
     temperature, top_k, top_p,
@@ -472,15 +472,18 @@ def _find_thresholds(
         peaks_kernel[triton.cdiv(groups, peak_block), rows](
             flat, workspace.peaks, flat.stride(0), vocabulary, groups, float(temperature),
             BLOCK=peak_block, GROUP=_GROUP, SCALED=temperature != 1,
-            num_warps=4, num_stages=1, enable_fp_fusion=False,
+            # told no number, the assembler chose 48 behind triton 3.6, and spilled two of 51
+            num_warps=4, num_stages=1, maxnreg=80, enable_fp_fusion=False,
         )  # fmt: skip
     threshold_kernel[(rows,)](
         flat, workspace.peaks, workspace.candidates, workspace.thresholds,
         flat.stride(0), vocabulary, groups, float(temperature), top_k, float(top_p),
         BLOCK=block, PEAKS=triton.next_power_of_2(groups), SCALED=temperature != 1,
         TOP_K=top_k < vocabulary, TOP_P=top_p < 1, COMPACT=compact,
-        # told no number of registers, the assembler chose 80 for float32 and spilled one
-        num_warps=8, num_stages=2, maxnreg=128, enable_fp_fusion=False,
+        # Told no number of registers, the assembler chose 80 for float32 and spilled one (behind
+        # triton 3.9); told 128, it spilled twelve (behind 3.6). There is one program a row, far
+        # fewer than multiprocessors, so it costs nothing to let it have all that a thread can.
+        num_warps=8, num_stages=2, maxnreg=255, enable_fp_fusion=False,
     )  # fmt: skip
 
 

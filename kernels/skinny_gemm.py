@@ -1,4 +1,4 @@
-"""Matrix product of a few rows with a large weight: y = x W^T, 1 to 128 rows.
+"""Matrix product of a few rows with a large weight: y = x W^T, 1 to 256 rows.
 
 Decoding multiplies a handful of rows with every weight of the model, so its speed is the speed at
 which weights are read. What this kernel does about that:
@@ -9,9 +9,10 @@ which weights are read. What this kernel does about that:
   `CHUNK` along k. All chunks of all tiles form one line that is divided evenly among the
   programs, so every multiprocessor reads as much as any other, whatever the weight's shape.
 - *One order of summation.* A chunk is summed from zero, and a tile adds its chunks in ascending
-  order, whoever computed them. `CHUNK` is a constant, so the number of programs, the GPU's
-  number of multiprocessors and the other rows of the batch never change a result (their number
-  does choose the width of the instruction; that it makes no difference is for the GPU tests to
+  order, whoever computed them. `CHUNK` is a constant and a step along k (`block_k`) one for each
+  type of weight, so the number of programs, the GPU's number of multiprocessors and the other
+  rows of the batch never change a result, the norm's sum of squares included (their number does
+  choose the width of the instruction; that it makes no difference is for the GPU tests to
   say). Programs that share a tile leave their sums in a workspace; the one that arrives last
   adds them up. No floating-point atomics.
 - *Fused ends.* The scale of an RMS norm of x, the scales of a quantised weight, a residual sum,
@@ -55,10 +56,11 @@ __all__ = [
 ]
 
 CHUNK: Final = 512  # length of k that is summed at a stretch; part of what the result is
-MAX_ROWS: Final = 128
+MAX_ROWS: Final = 256
 ACTIVATIONS: Final = (torch.bfloat16, torch.float16, torch.float32)
 QUANTIZED: Final = (torch.float8_e4m3fn, torch.int8)
 Epilogue = Literal["none", "residual", "swiglu", "silu_residual"]
+PARTS = tl.constexpr(8)  # of a row's squares along k: neighbours in a thread, and no further
 _EPILOGUES: Final = {"none": 0, "residual": 1, "swiglu": 2, "silu_residual": 3}
 
 
@@ -77,6 +79,21 @@ def _program_of(unit, units, programs):
 
 
 @triton.jit
+def _folded(values, COLUMNS: tl.constexpr):
+    """(rows, n) -> (rows, COLUMNS): sums of neighbours, then of neighbouring sums, and so on.
+
+    `tl.sum` adds in an order that comes from how the compiler spreads a tile over threads, which
+    the tile's size decides. This order is written down.
+    """
+    for _ in tl.static_range(16):
+        if values.shape[1] > COLUMNS:
+            pairs = tl.reshape(values, (values.shape[0], values.shape[1] // 2, 2))
+            even, odd = tl.split(pairs)
+            values = even + odd
+    return values
+
+
+@triton.jit
 def _chunk(
     x_ptr, w_ptr, tile, chunk, rows, n, k, x_stride, w_stride,
     BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, CHUNK: tl.constexpr, TOKENS: tl.constexpr,
@@ -85,29 +102,32 @@ def _chunk(
     """Products of one weight tile over one chunk of k: (BLOCK_N, TOKENS), and each row's sum of
     squares over that chunk: (TOKENS,)."""
     # Beyond the last row or column the last one is read again, and never written: no masks here.
-    columns = tl.minimum(tile * BLOCK_N + tl.arange(0, BLOCK_N), n - 1).to(tl.int64)
+    columns = tl.minimum(tl.arange(0, BLOCK_N), n - 1 - tile * BLOCK_N)
     tokens = tl.minimum(tl.arange(0, TOKENS), rows - 1)
     ks = tl.arange(0, BLOCK_K)
-    w_tile = w_ptr + columns[:, None] * w_stride + ks[None, :]
-    x_tile = x_ptr + tokens[:, None] * x_stride + ks[None, :]
+    w_tile = w_ptr + (tile * BLOCK_N).to(tl.int64) * w_stride
+    w_cells = columns[:, None] * w_stride + ks[None, :]
+    x_cells = tokens[:, None] * x_stride + ks[None, :]  # 32 bits, which fill fewer registers
     sums = tl.zeros((BLOCK_N, TOKENS), tl.float32)
-    squares = tl.zeros((TOKENS,), tl.float32)
+    squares = tl.zeros((TOKENS, PARTS), tl.float32)
     for start in range(chunk * CHUNK, tl.minimum(chunk * CHUNK + CHUNK, k), BLOCK_K):
         if EVEN_K:
-            w = tl.load(w_tile + start, eviction_policy="evict_first")
-            x = tl.load(x_tile + start, eviction_policy="evict_last")
+            w = tl.load(w_tile + (w_cells + start), eviction_policy="evict_first")
+            x = tl.load(x_ptr + (x_cells + start), eviction_policy="evict_last")
         else:
             inside = (start + ks < k)[None, :]
-            w = tl.load(w_tile + start, mask=inside, other=0.0, eviction_policy="evict_first")
-            x = tl.load(x_tile + start, mask=inside, other=0.0, eviction_policy="evict_last")
+            w_part = w_tile + (w_cells + start)
+            w = tl.load(w_part, mask=inside, other=0.0, eviction_policy="evict_first")
+            x_part = x_ptr + (x_cells + start)
+            x = tl.load(x_part, mask=inside, other=0.0, eviction_policy="evict_last")
         if UPCAST:  # the interpreter computes nothing right in bfloat16
             w = w.to(tl.float32)
             x = x.to(tl.float32)
         if NORM:
             values = x.to(tl.float32)
-            squares += tl.sum(values * values, axis=1)
+            squares += _folded(values * values, PARTS)  # of 16 bits, their squares are exact
         sums = tl.dot(w.to(x.dtype), tl.trans(x), sums, input_precision=PRECISION)
-    return sums, squares
+    return sums, tl.reshape(_folded(squares, 1), (TOKENS,))
 
 
 @triton.jit
@@ -162,18 +182,21 @@ def _finish(
         columns = tile * (BLOCK_N // 2) + tl.arange(0, BLOCK_N // 2)
         n = n // 2
     written = (columns < n)[:, None] & (tokens < rows)[None, :]
-    row_starts = tokens.to(tl.int64)[None, :]
+    row_starts = tokens[None, :]  # 32 bits reach every cell: see the launcher
     if EPILOGUE == 3:
         total = _silu(total)
     if (EPILOGUE == 1) | (EPILOGUE == 3):
-        source = residual_ptr + row_starts * residual_stride + (columns % residual_columns)[:, None]
+        repeated = columns
+        if EPILOGUE == 3:
+            repeated = columns % residual_columns
+        source = residual_ptr + (row_starts * residual_stride + repeated[:, None])
         residual = tl.load(source, mask=written, other=0.0)
         total = residual.to(tl.float32) + total
         if COPY_RESIDUAL:  # into the residual_columns in front of the output
-            target = out_ptr + row_starts * out_stride + (columns - residual_columns)[:, None]
+            target = out_ptr + (row_starts * out_stride + (columns - residual_columns)[:, None])
             copied = written & (columns < residual_columns)[:, None]
             tl.store(target, residual.to(out_ptr.dtype.element_ty), mask=copied)
-    target = out_ptr + row_starts * out_stride + columns[:, None]
+    target = out_ptr + (row_starts * out_stride + columns[:, None])
     tl.store(target, total.to(out_ptr.dtype.element_ty), mask=written)
 
 
@@ -250,6 +273,9 @@ def skinny_gemm_kernel(
                 residual_stride, residual_columns, out_stride, norm_eps,
                 BLOCK_N, TOKENS, EPILOGUE, NORM, COPY_RESIDUAL,
             )  # fmt: skip
+            # nobody reads these any more, so no register holds them while a tile is finished
+            total = tl.zeros((BLOCK_N, TOKENS), tl.float32)
+            squares = tl.zeros((TOKENS,), tl.float32)
 
 
 # --- the launcher ----------------------------------------------------------------------------
@@ -257,7 +283,8 @@ def skinny_gemm_kernel(
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """Tile sizes and resources of one launch. They change a result only if the matrix unit's own
+    """Tile sizes and resources of one launch. Of these `block_k` is part of what the result is: it
+    says which products are added first. The others change a result only if the matrix unit's own
     order of summation depends on the shape of its instruction."""
 
     block_n: int
@@ -266,7 +293,6 @@ class Config:
     num_warps: int
     num_stages: int
     programs_per_multiprocessor: int = 2
-    max_registers: int | None = None  # per thread
 
 
 def config_for(rows: int, weight_dtype: torch.dtype) -> Config:
@@ -276,15 +302,19 @@ def config_for(rows: int, weight_dtype: torch.dtype) -> Config:
     tokens = max(32 if quantized else 16, triton.next_power_of_2(rows))
     # Two programs on a multiprocessor hide each other's pauses between chunks. From 64 tokens on
     # the two tiles of float32 sums leave registers for one, which gets a longer pipeline instead.
-    # Weights of one byte are widened in registers: shorter steps, shared by more warps.
     alone = tokens > 32
-    block_k = 32 if quantized and tokens > 64 else 128 // max(2, weight_dtype.itemsize)
+    # The sums of a program: what its registers hold. float32 products take registers of their own,
+    # because they are no work for the matrix unit.
+    cells = 64 * 128 if weight_dtype == torch.float32 else 128 * 128
+    # float8 widens in registers; shared by more warps, it still lets two programs fit
+    spread = alone or weight_dtype == torch.float8_e4m3fn
     return Config(
-        block_n=128, block_k=block_k, tokens=tokens,
-        num_warps=8 if quantized or alone else 4, num_stages=6 if quantized or alone else 4,
+        block_n=min(128, cells // tokens),
+        block_k=128 // max(2, weight_dtype.itemsize),  # whatever the rows: see the module
+        tokens=tokens,
+        num_warps=8 if spread else 4,
+        num_stages=5 if tokens > 128 else 6 if quantized or alone else 4,
         programs_per_multiprocessor=1 if alone else 2,
-        # so that two fit: int8 would take more, float8 does with as many and no limit
-        max_registers=128 if weight_dtype == torch.int8 and not alone else None,
     )  # fmt: skip
 
 
@@ -367,7 +397,7 @@ def skinny_gemm(
 ) -> torch.Tensor:
     """`epilogue(norm(x) @ (weight * scale).T)`, written to `out`.
 
-    x (rows, k) of bf16, fp16 or fp32, 1 to 128 rows; weight (n, k) of x's dtype, or float8_e4m3fn
+    x (rows, k) of bf16, fp16 or fp32, 1 to 256 rows; weight (n, k) of x's dtype, or float8_e4m3fn
     or int8 with `scale` (n,) float32. Rows may be apart (any stride), elements of a row not.
     `norm_eps` divides each row of x by its root mean square; the norm's own weight belongs folded
     into `weight` (`quantize.fold_norm`). `out` is of x's type when left out, else of any of these
@@ -399,6 +429,12 @@ def skinny_gemm(
     _check_out(out, rows, columns, in_front)
     config = config or config_for(rows, weight.dtype)
     _check_config(config, rows)
+    for name, tensor, high in (
+        ("x", x, rows), ("weight", weight, config.block_n), ("residual", residual, rows),
+        ("out", out, rows),
+    ):  # fmt: skip
+        if tensor is not None:
+            _check_reach(name, tensor, high)
     division = _divide(n, k, config, device, programs)
     if workspace is None:
         workspace = Workspace.allocate([(config, n, k)], device, programs)
@@ -414,7 +450,7 @@ def skinny_gemm(
         EPILOGUE=_EPILOGUES[epilogue], NORM=norm_eps is not None, COPY_RESIDUAL=copy_residual,
         EVEN_K=k % config.block_k == 0, UPCAST=interpreting(), PRECISION="ieee", PDL=overlap,
         num_warps=config.num_warps, num_stages=config.num_stages,
-        maxnreg=config.max_registers, launch_pdl=overlap, enable_fp_fusion=True,
+        launch_pdl=overlap, enable_fp_fusion=True,
     )  # fmt: skip
     return out
 
@@ -424,6 +460,15 @@ def _check_config(config: Config, rows: int) -> None:
         raise KernelArgumentError(
             "config", expected=f"at least {rows} tokens and a block_k that divides {CHUNK}",
             got=f"{config.tokens} tokens, block_k {config.block_k}", remedy="use config_for",
+        )  # fmt: skip
+
+
+def _check_reach(name: str, tensor: torch.Tensor, rows: int) -> None:
+    """The kernel counts the elements of a tile's rows in 32 bits."""
+    if rows * tensor.stride(0) + tensor.shape[1] >= 2**31:
+        raise KernelArgumentError(
+            name, expected=f"{rows} rows within 2^31 elements", got=f"strides {tensor.stride()}",
+            remedy="make it contiguous first, or give the product fewer rows",
         )  # fmt: skip
 
 

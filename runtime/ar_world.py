@@ -46,6 +46,7 @@ from worldbridge.runtime.decoding import GridDecoder, GridSession, Sampling
 from worldbridge.runtime.errors import DamagedWeightsError, SnapshotError, UnknownThemeError
 from worldbridge.runtime.i420 import rgb_to_i420, unit_to_bytes
 from worldbridge.runtime.modes import Wanted
+from worldbridge.runtime.pixels import EAGER
 from worldbridge.runtime.start_pictures import start_video
 from worldbridge.runtime.threads import one_thread
 from worldbridge.runtime.weights import Precision
@@ -337,10 +338,11 @@ def load_directory(
     progress: Progress,
     context: Tensor | None = None,
     weights: Precision = "model",
+    pixels: str = EAGER,
 ) -> WorldModel:
     """The world in a folder of `worldbridge train` or `convert`. Raises DamagedWeightsError.
 
-    `weights`: how a converted world's transformer is read; see `CosmosWorld`.
+    `weights` and `pixels` are of converted worlds; see `CosmosWorld`.
     """
     directory_spec(directory)  # what is wrong in a world.json is told before weights are read
     if _manifest(directory).get("kind") != "cosmos":
@@ -348,7 +350,7 @@ def load_directory(
     try:
         return load_cosmos(
             directory, seats=seats, device=device, progress=progress, context=context,
-            weights=weights,
+            weights=weights, pixels=pixels,
         )  # fmt: skip
     except DamagedWorldError as error:
         raise DamagedWeightsError.of(error) from error

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from worldbridge.bridge.protocol import WorldSpec
 from worldbridge.models.pictures import MAX_PICTURES, to_unit
+from worldbridge.models.progress import silent
 from worldbridge.models.tokenizer.reach import decoder_reach
 from worldbridge.models.transformer import TransformerConfig
 from worldbridge.models.world_folder import World, load_world
@@ -55,13 +56,15 @@ from worldbridge.runtime.cosmos_state import (
     Work,
 )
 from worldbridge.runtime.decoding import RasterDecoder, RasterSnapshot, Sampling
-from worldbridge.runtime.decoding.choice import decoder_for
+from worldbridge.runtime.decoding.choice import decoder_for, pack_first
 from worldbridge.runtime.decoding.raster_options import DEFAULT_DIAGONAL
 from worldbridge.runtime.decoding.weight_store import WeightStore
 from worldbridge.runtime.errors import UnknownThemeError
 from worldbridge.runtime.latent_pictures import picture_maker
 from worldbridge.runtime.latent_works import LatentWorks
 from worldbridge.runtime.modes import Wanted
+from worldbridge.runtime.pixels import EAGER
+from worldbridge.runtime.seats import Ring, places_that_fit, stream_bytes
 from worldbridge.runtime.start_pictures import start_video
 from worldbridge.runtime.tempo import Tempo
 from worldbridge.runtime.weights import Precision
@@ -80,12 +83,16 @@ class CosmosWorld:
     """WorldModel and LookaheadWorld over a transformer without token grid and a causal tokenizer.
 
     Args:
+        capacity: places for sessions; `capacity` says how many there are, which on a GPU are no
+            more than its memory holds beside the weights.
         context: [m, context_dim], the text that the world is told, if it takes one.
         lead: begin a latent when so many pictures are left (None: by measuring).
         progress: told what is compiled and recorded for a GPU.
         weights: how the transformer's are read; with one byte each, other tokens are drawn.
+        pixels: how a GPU makes the pictures, see `runtime/pixels.py`.
 
-    Raises WeightsError for such weights where no kernels draw.
+    Raises WeightsError for such weights where no kernels draw, and PixelsError for engines of
+    another world.
     """
 
     def __init__(
@@ -97,23 +104,27 @@ class CosmosWorld:
         lead: int | None = None,
         progress: Progress | None = None,
         weights: Precision = "model",
+        pixels: str = EAGER,
     ) -> None:
         self._progress = progress
         self.weights, self._packed = weights, WeightStore()  # which all its decoders share
         self.spec = cosmos_spec(world.manifest)
         self.past = window_of(world.manifest, world.transformer.config)
         self.tokenizer, self.config = world.tokenizer, world.transformer.config
-        self.transformer, self.heads, self.capacity = world.transformer, world.heads, capacity
+        self.transformer, self.heads = world.transformer, world.heads
+        _, self.height, self.width = self.config.latent_shape
+        self.capacity = self._places(capacity)
         self.sampling = Sampling(**world.manifest["sampling"])
         self.decoder = self.make_decoder(Wanted(mode))
         if weights != "model":
             log.warning("%s weights: tokens differ from the model's own", weights)
         self.device = self.decoder.device
         self.told = Conditioning(world.manifest, self.config, self.device, context)
-        _, self.height, self.width = self.config.latent_shape
         # The tokenizer's temporal attention reaches as far back as the transformer: bounded.
         window = self.decoder.max_latents
-        self.maker = picture_maker(self.tokenizer, self.height, self.width, window)
+        self.maker = picture_maker(
+            self.tokenizer, self.height, self.width, window, pixels, progress or silent
+        )
         self.works = LatentWorks(lambda: self.decoder, self.told, self.maker)
         self.tempo = Tempo(1000 / self.spec.fps, self.spec.frames_per_latent, lead)
         self._players = 1
@@ -282,6 +293,17 @@ class CosmosWorld:
             precision=self.weights,
             packed=self._packed,
             progress=self._progress,
+        )
+
+    def _places(self, wanted: int) -> int:
+        """How many of the wanted places the memory holds. The weights that decoding packs come
+        first: every decoder needs them."""
+        pack_first(self.transformer, self.heads, self.weights, self._packed)
+        own, latents = self.transformer.norm.weight, self.past.latents
+        ring = Ring(self.config, latents, own.element_size())
+        size = self.height, self.width
+        return places_that_fit(
+            wanted, ring, lambda: stream_bytes(self.tokenizer, *size, latents), own.device
         )
 
     # -- making latents -------------------------------------------------------------------------
@@ -477,9 +499,10 @@ def load_cosmos(
     progress: Progress,
     context: Tensor | None = None,
     weights: Precision = "model",
+    pixels: str = EAGER,
 ) -> CosmosWorld:
-    """The world in a folder made by `worldbridge convert`. Raises DamagedWorldError, and
-    WeightsError for weights that nothing here can read."""
+    """The world in a folder made by `worldbridge convert`. Raises DamagedWorldError, WeightsError
+    for weights that nothing here can read, and PixelsError."""
     progress("reading weights", 0.1)
     world = load_world(directory, keep_types=True)
     progress("moving weights", 0.6)
@@ -493,4 +516,5 @@ def load_cosmos(
         context=context,
         progress=lambda stage, done: progress(stage, 0.7 + 0.2 * done),
         weights=weights,
+        pixels=pixels,
     )

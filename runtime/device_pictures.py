@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -10,13 +9,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from worldbridge.models.tokenizer import StreamState, VideoTokenizer
-from worldbridge.runtime.i420 import i420_planes, i420_size, unit_to_bytes
+from worldbridge.models.tokenizer import StreamState, TokenizerConfig
+from worldbridge.runtime.device_pixels import PixelSource
+from worldbridge.runtime.i420 import i420_size
 from worldbridge.runtime.latent_pictures import Handed, Making
 
 __all__ = ["CudaPictures"]
-
-_KERNEL_PATCH = 4  # pixels and frames, what kernels/pixels.py joins
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,27 +43,20 @@ class _Copying:
 
 
 class CudaPictures:
-    """Tokenizers with the published patches go from bands to I420 in one kernel.
-
-    The network's features are in channels-last order by themselves (`models/tokenizer/layers.py`).
-    """
+    """Of the tokenizer that `config` describes; `source` makes a latent's pictures."""
 
     def __init__(
-        self, tokenizer: VideoTokenizer, height: int, width: int, window: int, device: torch.device
-    ) -> None:
-        self._tokenizer, self._device = tokenizer, device
-        self._shape = height, width, window
-        config = tokenizer.config
-        scale = config.spatial_compression
-        self._size = i420_size(height * scale, width * scale)
-        has_kernels = importlib.util.find_spec("triton") is not None
-        fits = config.patch_time and config.patch_size == _KERNEL_PATCH
-        self._in_one_kernel = has_kernels and fits
+        self, config: TokenizerConfig, source: PixelSource, grid: tuple[int, int],
+        device: torch.device,
+    ) -> None:  # fmt: skip
+        self._config, self._source, self._device = config, source, device
+        height, width = (side * config.spatial_compression for side in grid)
+        self._size = i420_size(height, width)
         self._stream, self._other = torch.cuda.Stream(device), torch.cuda.Stream(device)
         self._pinned: list[Tensor] = []
 
     def fresh(self) -> StreamState:
-        return self._tokenizer.decode_stream_init(1, *self._shape)
+        return self._source.fresh()
 
     def aside(self) -> AbstractContextManager[object]:
         return torch.cuda.stream(self._other)
@@ -85,10 +76,10 @@ class CudaPictures:
         with self._beside(latents) as (begun, ended):
             for number, latent in enumerate(latents):
                 codes = latent.codes.to(self._device, non_blocking=True)
-                planes, stream = self._planes(codes, stream)
+                planes, stream = self._source.planes(codes, stream)
                 count += len(planes)
                 left = len(latents) - 1 - number
-                if left * self._tokenizer.config.temporal_compression < newest:
+                if left * self._config.temporal_compression < newest:
                     parts.append(self._to_host(planes))
             host = torch.empty(codes.shape, dtype=codes.dtype, pin_memory=True)
             host.copy_(codes, non_blocking=True)
@@ -108,20 +99,8 @@ class CudaPictures:
             yield begun, ended
             ended.record(self._stream)
 
-    def _planes(self, codes: Tensor, stream: StreamState) -> tuple[Tensor, StreamState]:
-        """Pictures uint8 [T, size] of one latent."""
-        if self._in_one_kernel:
-            # here, because only what runs on a GPU needs Triton
-            from worldbridge.kernels.pixels import i420_of_patches
-
-            first = stream.fresh
-            patches, stream = self._tokenizer.decode_step_patches(codes[None, None], stream)
-            return i420_of_patches(patches.contiguous(), first)[0], stream
-        pixels, stream = self._tokenizer.decode_step(codes[None, None], stream, check_range=False)
-        return i420_planes(unit_to_bytes(pixels[0].float()).transpose(0, 1)), stream
-
     def _to_host(self, planes: Tensor) -> Tensor:
-        frames = self._tokenizer.config.temporal_compression
+        frames = self._config.temporal_compression
         full = len(planes) == frames and self._pinned
         host = (
             self._pinned.pop()
@@ -133,5 +112,5 @@ class CudaPictures:
 
     def give_back(self, parts: Sequence[Tensor]) -> None:
         """Pinned memory is slow to get, so whole latents' is used again."""
-        frames = self._tokenizer.config.temporal_compression
+        frames = self._config.temporal_compression
         self._pinned += [part for part in parts if len(part) == frames]

@@ -115,6 +115,11 @@ class PromptError(WorldError):
     exit_code = 2
 
 
+class SeatsError(WorldError):
+    code = "world_failed"
+    exit_code = 2
+
+
 class WeightsError(WorldError):
     code = "world_failed"
     exit_code = 2
@@ -128,6 +133,11 @@ class WeightsError(WorldError):
             got=got,
             remedy="add --device cuda, or leave --weights out",
         )
+
+
+class PixelsError(WorldError):
+    code = "world_failed"
+    exit_code = 2
 
 
 class UnknownThemeError(WorldError):

@@ -16,8 +16,10 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from worldbridge.models.progress import Progress, silent
 from worldbridge.models.tokenizer import StreamState, VideoTokenizer
 from worldbridge.runtime.i420 import i420_planes, unit_to_bytes
+from worldbridge.runtime.pixels import EAGER
 from worldbridge.runtime.threads import one_thread
 
 __all__ = ["CpuPictures", "Handed", "Making", "PictureMaker", "picture_maker"]
@@ -73,13 +75,27 @@ class PictureMaker(Protocol):
         ...
 
 
-def picture_maker(tokenizer: VideoTokenizer, height: int, width: int, window: int) -> PictureMaker:
-    """For the tokenizer's device; a latent is height x width, `window` as in `StreamState`."""
+def picture_maker(
+    tokenizer: VideoTokenizer,
+    height: int,
+    width: int,
+    window: int,
+    pixels: str = EAGER,
+    progress: Progress = silent,
+) -> PictureMaker:
+    """For the tokenizer's device; a latent is height x width, `window` as in `StreamState`.
+
+    `pixels`: how a GPU makes them, see `runtime/pixels.py`; `progress` is told what is compiled.
+    Raises PixelsError for engines that were not made for this world.
+    """
     device = tokenizer.post_quant_conv.conv3d.weight.device
     if device.type == "cuda":
         from worldbridge.runtime.device_pictures import CudaPictures
+        from worldbridge.runtime.device_pixels import pixel_source
 
-        return CudaPictures(tokenizer, height, width, window, device)
+        grid = height, width
+        source = pixel_source(pixels, tokenizer, grid, window, device, progress)
+        return CudaPictures(tokenizer.config, source, grid, device)
     return CpuPictures(tokenizer, height, width, window)
 
 

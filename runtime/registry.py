@@ -11,6 +11,7 @@ from torch import Tensor
 from worldbridge.models.progress import silent
 from worldbridge.runtime.errors import DamagedWeightsError, NoDeviceError, UnknownWorldError
 from worldbridge.runtime.modes import USUAL, Wanted, check_wanted, set_mode
+from worldbridge.runtime.pixels import EAGER, check_pixels
 from worldbridge.runtime.weights import Precision, check_weights
 from worldbridge.runtime.world import Progress, WorldModel, WorldSpec
 
@@ -29,6 +30,7 @@ def open_world(
     context: Tensor | None = None,
     wanted: Wanted = USUAL,
     weights: Precision = "model",
+    pixels: str = EAGER,
 ) -> WorldModel:
     """The world called `name`, or the one in the directory `name` that holds a world.json.
 
@@ -38,6 +40,7 @@ def open_world(
         context: the text that the world is told (`runtime/prompt.py`), if it takes one.
         wanted: which way it is decoded; "auto" measures here and now.
         weights: how those of its transformer are read; with one byte each, other tokens are drawn.
+        pixels: how a GPU makes its pictures, see `runtime/pixels.py`.
 
     Raises:
         NoDeviceError: no GPU here.
@@ -45,12 +48,14 @@ def open_world(
         DamagedWeightsError: weights are missing, truncated or altered.
         ModeError: the world cannot be decoded that way.
         WeightsError: its weights cannot be read that way.
+        PixelsError: its pictures cannot be made that way.
     """
     report = progress or silent
     _check_device(device)
     if name == "procedural":
         check_wanted(wanted, None)
         check_weights(weights, None, device)
+        check_pixels(pixels, None, device)
         return _open_procedural(device, fps, report)
     directory = directory_of(name)
     # imported here: who serves the rendered world should not wait for the neural one's imports
@@ -59,13 +64,14 @@ def open_world(
     manifest = ar_world.manifest_of(directory)
     check_wanted(wanted, manifest)
     check_weights(weights, manifest, device)
+    check_pixels(pixels, manifest, device)
     world: WorldModel
     if directory is None:
         world = ar_world.load_embedded(seats=seats, device=device, progress=report)
     else:
         world = ar_world.load_directory(
             directory, seats=seats, device=device, progress=report, context=context,
-            weights=weights,
+            weights=weights, pixels=pixels,
         )  # fmt: skip
     set_mode(world, wanted, report)
     return world

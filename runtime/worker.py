@@ -2,9 +2,9 @@
 
 A thin shell around `Engine`: a socket, a clock, and the end of the process. The process that is
 started loads the world and forks the one that serves it (`respawn`). Exit codes: 0 told to
-stop or left alone, 1 the world failed, 2 wrong arguments, or a prompt, a decode mode or weights
-that the world cannot take, 4 unknown world, 5 damaged weights; all but wrong arguments print one
-line of JSON {code, message, expected, got, remedy} on stderr.
+stop or left alone, 1 the world failed, 2 wrong arguments, or a prompt, a decode mode, weights or a
+way to make pictures that the world cannot take, 4 unknown world, 5 damaged weights; all but wrong
+arguments print one line of JSON {code, message, expected, got, remedy} on stderr.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ from worldbridge.runtime.errors import (
     ModeError,
     NoDeviceError,
     PromptError,
+    SeatsError,
     UnknownWorldError,
     WeightsError,
     WorldError,
@@ -48,6 +49,7 @@ from worldbridge.runtime.process import StopSignal, die_with_parent
 from worldbridge.runtime.prompt import Prompt, read_prompt
 from worldbridge.runtime.registry import open_world
 from worldbridge.runtime.respawn import Respawner
+from worldbridge.runtime.seats import check_seats, most_tried, seats_of
 from worldbridge.runtime.world import LookaheadWorld, PipelinedWorld, WorldModel, WorldStart
 
 __all__ = ["Worker", "main"]
@@ -57,11 +59,11 @@ log = logging.getLogger(__name__)
 GATEWAY_SILENCE_MS = 10_000.0
 LINGER_MS = 500
 WARM_UP_STEPS = 3
-MOST_MEASURED = 4  # players that are tried together, if nobody said how many there may be
 _HOPELESS = frozenset(
     e.exit_code
     for e in (
         UnknownWorldError, DamagedWeightsError, NoDeviceError, PromptError, ModeError, WeightsError,
+        SeatsError,
     )  # fmt: skip
 )
 
@@ -127,7 +129,7 @@ class Worker:
 def warm_up(world: WorldModel, seats: int) -> float:
     """The first steps are slow (lazy allocations, kernel choice); take them before a player does.
 
-    Returns how many milliseconds the last step of one session took.
+    Returns how many milliseconds the fastest whole latent of one session took.
 
     Raises:
         WorldFailedError: a world that cannot make a frame is not ready.
@@ -135,14 +137,15 @@ def warm_up(world: WorldModel, seats: int) -> float:
     start = WorldStart(world.spec.themes[0], 0)
     try:
         states = [world.open(start) for _ in range(seats)]
-        alone_ms = 0.0
-        for _ in range(WARM_UP_STEPS):
+        pictures, times = world.spec.frames_per_latent, []
+        for _ in range(max(WARM_UP_STEPS, pictures)):
             begun = now_ms()
             world.step(states[:1], torch.zeros(1, 4))
-            alone_ms = now_ms() - begun
+            times.append(now_ms() - begun)
         if seats > 1:
             world.step(states, torch.zeros(seats, 4))
-        return alone_ms
+        # a latent is drawn in one of its steps, wherever in it one begins to count
+        return min(sum(times[i : i + pictures]) for i in range(len(times) - pictures + 1))
     except WorldError:
         raise
     except Exception as error:
@@ -158,7 +161,8 @@ class _Loaded:
 def load(arguments: argparse.Namespace, text: torch.Tensor | None) -> _Loaded:
     """Load and warm up the world, telling the gateway how far it is. Raises WorldError.
 
-    Without `--seats`, it lets in as many players as keep the world's frame rate on this machine.
+    Without `--seats`, it lets in as many players as keep the world's frame rate on this machine,
+    and as the memory has room for.
     """
     with zmq.Context() as context, _connect(arguments, context) as socket:
 
@@ -171,19 +175,26 @@ def load(arguments: argparse.Namespace, text: torch.Tensor | None) -> _Loaded:
             arguments.world,
             device=arguments.device,
             fps=arguments.fps,
-            seats=arguments.seats or MOST_MEASURED,
+            seats=arguments.seats or most_tried(arguments.device),
             progress=progress,
             context=text,
             wanted=remembered(wanted, arguments.remember),
             weights=arguments.weights,
+            pixels=arguments.pixels,
         )
         remember(world, wanted, arguments.remember)
+        if arguments.seats is not None:
+            check_seats(world, arguments.seats)
         progress("making the first frames", 0.9)
         alone_ms = warm_up(world, arguments.seats or 1)
         if arguments.seats is not None:
             return _Loaded(world, arguments.seats)
         progress("counting how many players this machine carries", 0.95)
-        seats = players_carried(world, MOST_MEASURED, alone_ms)
+        most = seats_of(world, most_tried(arguments.device))
+        seats = players_carried(
+            world, most, alone_ms,
+            lambda players: progress(f"trying {players} players together", 0.95),
+        )  # fmt: skip
         log.info("%d players at %g frames/s", seats, world.spec.fps)
     return _Loaded(world, seats)
 
@@ -290,6 +301,7 @@ def _parser() -> argparse.ArgumentParser:
         "--remember", type=Path, help="file that keeps the mode found by --mode auto, for the next"
     )
     parser.add_argument("--weights", default="model", help="how weights are read: model, fp8, int8")
+    parser.add_argument("--pixels", default="eager", help="eager, compiled, or a folder of engines")
     parser.add_argument("--prompt-embeddings", type=Path, help="file with T5 embeddings")
     parser.add_argument("--prompt", help="a text for worlds that take one")
     parser.add_argument("--t5", type=Path, help="folder of the encoder for --prompt")

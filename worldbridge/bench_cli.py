@@ -48,6 +48,19 @@ Preset = Annotated[
         help="Random weights in published shapes, such as cosmos-4b-320p, instead of a world."
     ),
 ]
+ReadAs = Annotated[
+    Weights | None,
+    typer.Option(help="Read the weights in this type (fp8 and int8: on a GPU)."),
+]
+Acceptance = Annotated[
+    list[float] | None,
+    typer.Option(
+        min=1,
+        help="Also tell the frames/s of modes that guess at so many tokens per forward, from the "
+        "time of a forward that is measured: frames of a latent / (tokens of a latent / tokens per "
+        "forward x ms per forward, p50, + ms of all else that a latent takes). Repeatable.",
+    ),
+]
 On = Annotated[Device, typer.Option(help="Where to run.")]
 Threads = Annotated[
     int | None, typer.Option(min=1, max=256, help="CPU threads; without it, all cores.")
@@ -60,10 +73,7 @@ def decode(
     world: World = None,
     preset: Preset = None,
     device: On = Device.cpu,
-    weights: Annotated[
-        Weights | None,
-        typer.Option(help="Read the weights in this type (fp8 and int8: on a GPU)."),
-    ] = None,
+    weights: ReadAs = None,
     context: Annotated[
         int | None,
         typer.Option(
@@ -76,6 +86,23 @@ def decode(
         list[str] | None,
         typer.Option(help="Measure this mode besides sequential; repeatable. All without it."),
     ] = None,
+    width: Annotated[
+        list[int] | None,
+        typer.Option(
+            min=1,
+            help="Tokens that a forward of mode jacobi feeds; repeatable, each is measured by "
+            "itself.  [default: 16]",
+        ),
+    ] = None,
+    diagonal: Annotated[
+        list[int] | None,
+        typer.Option(
+            min=1,
+            help="How far a row is ahead of the next one in mode diagonal; repeatable, each is "
+            "measured by itself.  [default: 2]",
+        ),
+    ] = None,
+    acceptance: Acceptance = None,
     threads: Threads = None,
     quick: Quick = False,
     out: Out = None,
@@ -85,13 +112,14 @@ def decode(
 
     Every mode draws the same stream. Reports the time of a forward, forwards and tokens per
     latent, frames per second, what share of the machine's memory bandwidth is used, and whether
-    the tokens are those of sequential decoding. In the same run the plain way is measured: on a
+    the tokens are those of sequential decoding. How often guesses are right is a property of the
+    weights: with random ones, use --acceptance. In the same run the plain way is measured: on a
     CPU the model's own layers, one token per forward; on a GPU the published decoder's way,
     compiled and recorded.
     --quick ends within a minute on two cores (of the embedded world).
     """
+    from worldbridge.decode_table import decode_table
     from worldbridge.runtime.bench.decode import bench_decode
-    from worldbridge.tables import decode_table
 
     def work(progress: Any) -> dict[str, Any]:
         return bench_decode(
@@ -101,6 +129,9 @@ def decode(
             weights=None if weights is None else weights.value,
             context=context,
             only=mode or (),
+            widths=width or (),
+            diagonals=diagonal or (),
+            acceptances=acceptance or (),
             quick=quick,
             threads=threads or _cores(),
             progress=progress,
@@ -117,6 +148,12 @@ def players(
     mode: Annotated[
         str, typer.Option(help=f"How tokens are decoded: {', '.join(MODES)}.")
     ] = "auto",
+    diagonal: Annotated[
+        int | None,
+        typer.Option(min=1, help="With --mode diagonal: how far a row is ahead of the next one."),
+    ] = None,
+    weights: ReadAs = None,
+    acceptance: Acceptance = None,
     threads: Threads = None,
     device: On = Device.cpu,
     quick: Quick = False,
@@ -125,7 +162,8 @@ def players(
 ) -> None:
     """Find how many players a world carries at its frame rate.
 
-    Steps one, two and more sessions together, pixels included, and tells what one more costs.
+    Steps one, two and more sessions together, pixels included, and tells what one more costs. Whole
+    latents are timed; a step is one picture of every player.
     --quick ends within a minute on two cores.
     """
     from worldbridge.runtime.bench.players import bench_players
@@ -140,6 +178,9 @@ def players(
             threads=threads or _cores(),
             device=device,
             mode=mode,
+            diagonal=diagonal,
+            weights=None if weights is None else weights.value,
+            acceptances=acceptance or (),
             progress=progress,
         )
 

@@ -55,6 +55,11 @@ class ServeConfig:
         f"How a converted world's weights are read on a GPU: {', '.join(WEIGHTS)}. model draws the "
         "model's own tokens; fp8 and int8 read one byte per weight and draw other ones.",
     )
+    pixels: str = _option(
+        "eager",
+        "How a GPU makes a converted world's pictures: eager, compiled (by torch.compile, a minute "
+        "or two at the first start), or a folder of `worldbridge export tensorrt`.",
+    )
     token: str | None = _option(
         None, "Secret that clients have to present to be let in.", TOKEN_VARIABLE
     )
@@ -94,6 +99,8 @@ class ServeConfig:
             fits = self.mode == "diagonal" and self.diagonal >= 1
             _check(fits, "diagonal", "a positive number, with mode diagonal", self.diagonal)
         _check(self.weights in WEIGHTS, "weights", " or ".join(WEIGHTS), self.weights)
+        ways = "eager, compiled or a folder of `worldbridge export tensorrt`"
+        _check(self.pixels != "", "pixels", ways, self.pixels)
         if self.token is not None:
             hidden = "*" * len(self.token)
             _check(0 < len(self.token) <= 256, "token", "1 to 256 characters", hidden)

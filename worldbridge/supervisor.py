@@ -88,7 +88,7 @@ def worker_spec(config: ServeConfig, endpoint: str, scratch: Path) -> ChildSpec:
     if config.diagonal is not None:
         arguments += ["--diagonal", str(config.diagonal)]
     arguments += ["--threads", str(config.model_threads), "--device", config.device]
-    arguments += ["--weights", config.weights]
+    arguments += ["--weights", config.weights, f"--pixels={config.pixels}"]
     if config.seats is not None:
         arguments += ["--seats", str(config.seats)]
     for name in ("prompt_embeddings", "prompt", "t5"):

@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from rich.console import Group, RenderableType
 from rich.table import Table
 
 from worldbridge.bridge.protocol import WorldSpec
+from worldbridge.decode_table import environment_block, rates_at
 
 if TYPE_CHECKING:
     from worldbridge.runtime.load_report import LoadReport
 
 __all__ = [
-    "decode_table",
     "kernel_checks_table",
     "kernels_table",
     "load_table",
@@ -65,51 +66,32 @@ def load_table(reports: Sequence[LoadReport]) -> Table:
     return table
 
 
-def decode_table(result: Mapping[str, Any]) -> Table:
-    """Of `worldbridge bench decode`."""
-    where = result["gpu"]["name"] if result["gpu"] else f"{result['threads']} threads"
-    title = f"{result['world']}, {result['latents']} latents, {where}"
-    caption = f"same: tokens as sequential; speed-up: over {result['baseline']}"
-    if "note" in result:
-        caption += f"\n{result['note']}"
-    table = Table("mode", title=title, caption=caption)
-    # narrow enough for 80 columns
-    for head in ("exact", "same", "ms each", "forwards", "fps", "speed-up", "% read"):
-        table.add_column(head, justify="right")
-    for mode in result["modes"]:
-        table.add_row(
-            mode["name"],
-            "yes" if mode["exact"] else "no",
-            "yes" if mode["identical_to_sequential"] else f"{mode['tokens_as_sequential']:.1%}",
-            f"{mode['ms_per_forward']['p50']:.2f}",
-            f"{mode['forwards_per_latent']:.1f}",
-            f"{mode['frames_per_second']:.2f}",
-            f"{mode['times_plain']:.2f}",
-            f"{mode['percent_of_measured_bandwidth']:.0f}",
-        )
-    return table
-
-
-def players_table(result: Mapping[str, Any]) -> Table:
+def players_table(result: Mapping[str, Any]) -> RenderableType:
     """Of `worldbridge bench players`."""
     rate = result["frames_per_second_of_the_world"]
     title = f"{result['world']} at {rate:g} frames/s: {result['players_at_that_rate']} players"
-    more = result["ms_per_further_player"]
-    caption = None if more is None else f"one more player costs {more:.1f} ms a step"
+    if result["mode"] is not None:
+        k = result["diagonal"]
+        title += f", mode {result['mode']}" + ("" if k is None else f" k={k}")
+    more = result["ms_per_frame_per_further_player"]
+    caption = None if more is None else f"one more player costs {more:.3g} ms a frame"
     table = Table("players", title=title, caption=caption)
-    for head in ("ms/step p10 / p50 / p90", "frames/s each"):
+    wanted = sorted(rates_at(result["by_players"][0]))
+    heads = ("ms/step p10 / p50 / p90", "frames/s each", *(f"at {t:g} tokens" for t in wanted))
+    for head in heads:
         table.add_column(head, justify="right")
     for row in result["by_players"]:
-        step = row["ms_per_step"]
+        step, at = row["ms_per_step"], rates_at(row)
         table.add_row(
             str(row["players"]),
             " / ".join(f"{step[p]:.1f}" for p in ("p10", "p50", "p90")),
             f"{row['frames_per_second_each']:.2f}",
+            *(f"{at[tokens]:.2f}" for tokens in wanted),
         )
-    return table
+    return Group(environment_block(result), table)
 
 
-def kernels_table(result: Mapping[str, Any]) -> Table:
+def kernels_table(result: Mapping[str, Any]) -> RenderableType:
     """Of `worldbridge bench kernels`."""
     gpu = result["gpu"]
     title = f"{gpu['name']}, {result['measured_read_bandwidth_gb_s']:,.0f} GB/s measured"
@@ -130,7 +112,7 @@ def kernels_table(result: Mapping[str, Any]) -> Table:
             f"{error['ours']:.1e}",
             f"{error['torch']:.1e}",
         )
-    return table
+    return Group(environment_block(result), table)
 
 
 def kernel_checks_table(result: Mapping[str, Any]) -> Table:

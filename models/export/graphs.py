@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 from worldbridge.models.export.errors import ExportError
-from worldbridge.models.export.fixed_pass import FixedPass
 from worldbridge.models.tokenizer import VideoTokenizer
+from worldbridge.models.tokenizer.fixed_pass import FixedPass
 from worldbridge.models.tokenizer.stream import Pass
 
 __all__ = ["Graph", "Pixels", "Slot", "Value", "build_graphs", "memory_of", "to_bytes"]

@@ -123,8 +123,12 @@ class VideoTokenizer(nn.Module):
         """
         checks.state(state, "decode", len(indices), *indices.shape[2:])
         run = Pass(len(indices), state)
+        return self.decode_pass(indices, run, patches=True), run.next_state(indices.shape[1])
+
+    def decode_pass(self, indices: Tensor, run: Pass, *, patches: bool = False) -> Tensor:
+        """What `decode_step` does, or `decode_step_patches`, with a past of the caller's making."""
         z = self.post_quant_conv(self._look_up(indices))
-        return self.decoder.patches(z, run), run.next_state(indices.shape[1])
+        return self.decoder.patches(z, run) if patches else self.decoder(z, run)
 
     # Folded codes [B * t, D, h, w], see layers.py
 

@@ -8,7 +8,7 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.attention.bias import causal_lower_right
+from torch.nn.attention import bias as causal
 
 from worldbridge.kernels.attention import (
     AttentionWorkspace,
@@ -24,7 +24,7 @@ from worldbridge.runtime.bench.kernel_case import (
     Maker,
     Operands,
     Sizes,
-    error_limit,
+    error_floor,
     relative_error,
     type_name,
 )
@@ -50,7 +50,7 @@ def attention_cases(maker: Maker, sizes: Sizes, dtype: torch.dtype) -> Iterator[
                     make=partial(_attention_operands, maker, sizes, dtype, batch, context, tokens),
                     error=relative_error,
                     measure="largest difference / largest value",
-                    limit=error_limit(dtype),
+                    floor=error_floor(dtype),
                 )
 
 
@@ -85,7 +85,7 @@ def _attention_operands(
 def _grouped(q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
     """One token sees everything; of several, each sees what lies before it (lower right)."""
     tokens = q.shape[1]
-    bias = None if tokens == 1 else causal_lower_right(tokens, keys.shape[2])
+    bias = None if tokens == 1 else causal.causal_lower_right(tokens, keys.shape[2])
     out = F.scaled_dot_product_attention(
         q.transpose(1, 2), keys, values, attn_mask=bias, enable_gqa=True
     )
@@ -131,7 +131,7 @@ def rope_cases(maker: Maker, sizes: Sizes, dtype: torch.dtype) -> Iterator[Case]
                 make=partial(_rope_operands, maker, sizes, dtype, batch, tokens),
                 error=relative_error,
                 measure="largest difference / largest value",
-                limit=error_limit(dtype),
+                floor=error_floor(dtype),
             )
 
 
@@ -198,7 +198,7 @@ def norm_cases(maker: Maker, sizes: Sizes, dtype: torch.dtype) -> Iterator[Case]
             make=partial(_norm_operands, maker, rows, sizes.dim, dtype),
             error=relative_error,
             measure="largest difference / largest value",
-            limit=error_limit(dtype),
+            floor=error_floor(dtype),
         )
 
 

@@ -31,7 +31,7 @@ from worldbridge.runtime.bench.kernel_case import (
     Maker,
     Operands,
     Sizes,
-    error_limit,
+    error_floor,
     relative_error,
     type_name,
 )
@@ -86,7 +86,7 @@ def gemm_cases(
                     make=partial(_gemm_operands, maker, product, rows, taken, kind),
                     error=relative_error,
                     measure="largest difference / largest value",
-                    limit=error_limit(taken),
+                    floor=error_floor(taken),
                 )
 
 
@@ -182,7 +182,7 @@ def medusa_cases(
                 make=partial(_medusa_operands, maker, sizes, rows, taken, kind),
                 error=relative_error,
                 measure="largest difference / largest value",
-                limit=2 * error_limit(taken),  # rounded twice: the states are stored
+                floor=2 * error_floor(taken),  # rounded twice: the states are stored
             )
 
 

@@ -13,16 +13,23 @@ import torch
 
 from worldbridge.runtime.bench.timing import percentiles
 
-__all__ = ["ColdLaunches", "copies_for"]
+__all__ = ["ColdLaunches", "copies_for", "rotated"]
 
 _COLD = 5  # times the L2 cache
 _MOST = 64  # sets of operands; small ones are flushed from the cache instead
+_LEAST_LAUNCHES = 8  # of a graph: the start of one takes as long as some percent of a large product
 _WARM_UP = 3
 
 
 def copies_for(bytes_moved: int, cache: int) -> int:
     """How many sets of operands are needed until one has left the cache again."""
     return min(_MOST, 1 + -(-_COLD * cache // max(1, bytes_moved)))
+
+
+def rotated(launches: Sequence[Callable[[], object]]) -> list[Callable[[], object]]:
+    """The launches in turn, whole rounds, until there are enough of them for a graph. Between two
+    uses of a set lie all the others, as they do from one replay to the next."""
+    return list(launches) * -(-_LEAST_LAUNCHES // len(launches))
 
 
 class ColdLaunches:
@@ -32,13 +39,17 @@ class ColdLaunches:
         cache = torch.cuda.get_device_properties(device).L2_cache_size
         self.copies = copies_for(bytes_moved, cache)
         self._samples = samples
+        self.launches = self.copies  # of the newest graph
         self._flush: torch.Tensor | None = None
         if (self.copies - 1) * bytes_moved < _COLD * cache:
             self._flush = torch.ones((_COLD + 1) * cache // 4, device=device)
 
     def time(self, launches: Sequence[Callable[[], object]]) -> dict[str, float]:
-        """p10, p50 and p90 in ms of one launch, each sample a mean over all `launches`."""
+        """p10, p50 and p90 in ms of one launch, each sample a mean over a graph of them."""
+        if self._flush is None:  # where the cache is flushed, a second round would find it warm
+            launches = rotated(launches)
         graph = self._record(launches)
+        self.launches = len(launches)
         ends = [torch.cuda.Event(enable_timing=True) for _ in range(2 * self._samples)]
         for sample in range(-_WARM_UP, self._samples):
             if self._flush is not None:

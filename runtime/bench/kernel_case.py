@@ -23,7 +23,7 @@ __all__ = [
     "Operands",
     "Sizes",
     "differing",
-    "error_limit",
+    "error_floor",
     "relative_error",
     "type_name",
 ]
@@ -61,7 +61,13 @@ class Case:
     make: Callable[[], Operands]
     error: Callable[[Tensor, Tensor], float]
     measure: str  # what `error` means
-    limit: float  # of `error` that a check allows
+    # A check allows an error of `of_torch` times torch's, in the same types, and always `floor`.
+    floor: float
+    of_torch: float = 2.0
+
+    def limit(self, torchs: float) -> float:
+        """Of `error`, where torch's is `torchs`."""
+        return max(self.of_torch * torchs, self.floor)
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +138,7 @@ def differing(found: Tensor, expected: Tensor) -> float:
     return float((found != expected).double().mean())
 
 
-def error_limit(dtype: torch.dtype) -> float:
-    """Twice to four times what rounding to `dtype` once costs; more for sums of float32."""
-    return 2 * torch.finfo(dtype).eps if dtype != torch.float32 else 1e-5
+def error_floor(dtype: torch.dtype) -> float:
+    """What rounding the largest value to `dtype` once may cost; a little more for sums of float32.
+    A smaller error of torch's is good luck."""
+    return torch.finfo(dtype).eps / 2 if dtype != torch.float32 else 1e-6

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -32,21 +33,41 @@ from worldbridge.runtime.decoding import (
 )
 from worldbridge.runtime.decoding.choice import decoder_for
 from worldbridge.runtime.decoding.packed import PackedLinear
-from worldbridge.runtime.decoding.raster_options import is_exact
+from worldbridge.runtime.decoding.raster_options import DEFAULT_DIAGONAL, DEFAULT_WIDTH, is_exact
+from worldbridge.runtime.decoding.staircase import Staircase
+from worldbridge.runtime.decoding.weight_store import WeightStore
 from worldbridge.runtime.weights import Precision
 
-__all__ = ["Contender", "GridLineup", "Lineup", "RasterLineup", "Subject"]
+__all__ = [
+    "GUESSING",
+    "Contender",
+    "GridLineup",
+    "Lineup",
+    "RasterLineup",
+    "Subject",
+    "check_acceptances",
+    "check_choices",
+]
+
+GUESSING = ("jacobi", "medusa")  # modes whose speed depends on how often guesses are right
+_MOST_ROWS = 64  # of one session in a step on a GPU, as `kernels/attention.py` has it
 
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """What is decoded, and how."""
+    """What is decoded, and how.
+
+    `widths` are windows of mode jacobi, `diagonals` the steps of mode diagonal; each makes a
+    contender of its own. Without any, the usual one does.
+    """
 
     world: World
     device: torch.device
     precision: Precision = "model"
     context: int | None = None  # latents behind which every measured one begins
     trained: bool | None = True  # None: the world does not say
+    widths: tuple[int, ...] = ()
+    diagonals: tuple[int, ...] = ()
 
     @property
     def config(self) -> TransformerConfig:
@@ -63,6 +84,10 @@ class Contender:
     pair_bytes: int  # of the keys and values of one token of the context
     rows: int | None  # that a forward runs, where it is always the same number
     how: Callable[[], str]  # asked for after it has run
+    mode: str
+    width: int | None = None  # of mode jacobi, where it can be chosen
+    diagonal: int | None = None  # of mode diagonal
+    least_forwards: int | None = None  # that draw a latent, of a mode that guesses
 
 
 class Lineup(Protocol):
@@ -89,6 +114,44 @@ def _modes(known: Sequence[str], world: World, only: Sequence[str]) -> list[str]
     return ["sequential", *(m for m in has if m != "sequential" and (not only or m in only))]
 
 
+@dataclass(frozen=True, slots=True)
+class _Way:
+    """A mode, and what can be chosen about it."""
+
+    mode: str
+    width: int = DEFAULT_WIDTH
+    diagonal: int = DEFAULT_DIAGONAL
+
+    @property
+    def name(self) -> str:
+        """The usual choice has the mode's own name."""
+        if self.mode == "jacobi" and self.width != DEFAULT_WIDTH:
+            return f"jacobi W={self.width}"
+        if self.mode == "diagonal" and self.diagonal != DEFAULT_DIAGONAL:
+            return f"diagonal k={self.diagonal}"
+        return self.mode
+
+
+def _ways(modes: Sequence[str], subject: Subject) -> dict[str, _Way]:
+    """By their names. Raises ValueError for choices that no mode of these takes."""
+    chosen = {"jacobi": ("--width", subject.widths), "diagonal": ("--diagonal", subject.diagonals)}
+    for mode, (option, values) in chosen.items():
+        if values and mode not in modes:
+            raise ValueError(
+                f"{option} belongs to mode {mode}: expected --mode {mode} beside it, got modes "
+                f"{', '.join(modes)}; add it, or leave {option} out"
+            )
+    ways: list[_Way] = []
+    for mode in modes:
+        if mode == "jacobi":
+            ways += [_Way(mode, width=w) for w in subject.widths or (DEFAULT_WIDTH,)]
+        elif mode == "diagonal":
+            ways += [_Way(mode, diagonal=k) for k in subject.diagonals or (DEFAULT_DIAGONAL,)]
+        else:
+            ways.append(_Way(mode))
+    return {way.name: way for way in ways}
+
+
 def _matrices(model: VideoTransformer) -> list[torch.Tensor]:
     return [m.weight for m in model.modules() if isinstance(m, nn.Linear)]
 
@@ -109,6 +172,11 @@ class GridLineup:
                 "a world with a token grid is decoded behind its full window, and in its own "
                 "precision: expected neither --context nor --weights; leave them out"
             )
+        if subject.widths or subject.diagonals:
+            raise ValueError(
+                "a world with a token grid is decoded along the diagonals that it was trained "
+                "with, and with one window: expected neither --width nor --diagonal; leave them out"
+            )
         self._world = subject.world
         self.names = [*_modes(DECODE_MODES, subject.world, only), self.plain]
 
@@ -127,7 +195,11 @@ class GridLineup:
             if name == "medusa":
                 assert self._world.heads is not None
                 weights += self._world.heads.weight.numel() * (2 if halved else 4)
-        told = Contender(name, True, weights, _pair_bytes(config, 4), None, lambda: how)
+        least = stream.least_forwards if isinstance(stream, GridStream) else None
+        told = Contender(
+            name, True, weights, _pair_bytes(config, 4), None, lambda: how, name,
+            least_forwards=least if name in GUESSING else None,
+        )  # fmt: skip
         return told, stream
 
 
@@ -140,8 +212,10 @@ class RasterLineup:
         _check(subject)
         self._subject = subject
         self._sampling = Sampling(**subject.world.manifest["sampling"])
+        self._packed = WeightStore()
         self.plain = "published" if subject.device.type == "cuda" else "plain"
-        self.names = [*_modes(RASTER_MODES, subject.world, only), self.plain]
+        self._ways = _ways(_modes(RASTER_MODES, subject.world, only), subject)
+        self.names = [*self._ways, self.plain]
         self._told, self._start = self._begin()
         self._steps: list[Step] = []  # what `sequential` drew its latents from
 
@@ -149,13 +223,19 @@ class RasterLineup:
         config = self._subject.config
         if name == self.plain:
             return self._plain()
-        decoder, weights, how = self._decoder(name)
+        way = self._ways[name]
+        decoder, weights, how = self._decoder(way)
         fixed = self._subject.context is not None
         stream = RasterStream(decoder, self._told, self._start, fixed=fixed)
         if name == "sequential":
             self._steps = stream.steps
         pairs = _pair_bytes(config, self._subject.world.transformer.norm.weight.element_size())
-        told = Contender(name, is_exact(name, config), weights, pairs, decoder.rows, lambda: how)
+        told = Contender(
+            name, is_exact(way.mode, config), weights, pairs, decoder.rows, lambda: how, way.mode,
+            width=way.width if way.mode == "jacobi" else None,
+            diagonal=way.diagonal if way.mode == "diagonal" else None,
+            least_forwards=decoder.least_forwards if way.mode in GUESSING else None,
+        )  # fmt: skip
         return told, stream
 
     def _plain(self) -> tuple[Contender, Stream]:
@@ -169,16 +249,17 @@ class RasterLineup:
         stream = PlainRasterStream(plain, self._steps)
         weights = sum(w.nbytes for w in _matrices(world.transformer))
         pairs = _pair_bytes(self._subject.config, world.transformer.norm.weight.element_size())
-        return Contender(self.plain, True, weights, pairs, 1, lambda: plain.how), stream
+        told = Contender(self.plain, True, weights, pairs, 1, lambda: plain.how, self.plain)
+        return told, stream
 
-    def _decoder(self, mode: str) -> tuple[Any, int, str]:
+    def _decoder(self, way: _Way) -> tuple[Any, int, str]:
         """A decoder, how much of the weights its forward reads, and what it is."""
         world, dtype = self._subject.world, str(self._subject.world.transformer.norm.weight.dtype)
-        decoder, own = self._built(mode), dtype.removeprefix("torch.")
-        packed = getattr(decoder, "weights", None)
-        if packed is not None:  # a DeviceDecoder
+        decoder, own = self._built(way), dtype.removeprefix("torch.")
+        step = getattr(decoder, "step", None)
+        if step is not None:  # a DeviceDecoder
             stored = own if self._subject.precision == "model" else self._subject.precision
-            return decoder, packed.bytes_per_step, f"{stored} weights, our kernels, CUDA graphs"
+            return decoder, step.bytes_read(1), f"{stored} weights, our kernels, CUDA graphs"
         weights = sum(w.nbytes for w in _matrices(world.transformer))
         if decoder.heads is not None:  # guesses are turned into logits by a pass of their own
             output = world.transformer.output.weight
@@ -186,17 +267,13 @@ class RasterLineup:
             weights += decoder.heads.weight.nbytes + output.nbytes
         return decoder, weights, f"{own}, torch"
 
-    def _built(self, mode: str) -> RasterDecoder:
+    def _built(self, way: _Way) -> RasterDecoder:
         """As a world would choose it, with room for two sessions."""
-        world, precision = self._subject.world, self._subject.precision
-        if precision == "model":
-            return decoder_for(world.transformer, 2, self._sampling, mode, heads=world.heads)
-        # imported here: it brings Triton, which a CPU has no use for
-        from worldbridge.runtime.decoding.device_decoder import DeviceDecoder
-
-        return DeviceDecoder(
-            world.transformer, 2, self._sampling, mode, heads=world.heads, precision=precision
-        )
+        world = self._subject.world
+        return decoder_for(
+            world.transformer, 2, self._sampling, way.mode, heads=world.heads, width=way.width,
+            diagonal=way.diagonal, precision=self._subject.precision, packed=self._packed,
+        )  # fmt: skip
 
     def _begin(self) -> tuple[Conditioning, RasterSnapshot]:
         """What the first latent is drawn from."""
@@ -206,7 +283,7 @@ class RasterLineup:
         told, start = start_of(subject.world)
         if subject.context is None or len(start.codes) >= subject.context:
             return told, start
-        decoder, _, _ = self._decoder("sequential")
+        decoder, _, _ = self._decoder(_Way("sequential"))
         stream = RasterStream(decoder, told, start, fixed=False)
         for number in range(subject.context - len(start.codes)):
             stream.latent(number, lambda: None)
@@ -225,3 +302,45 @@ def _check(subject: Subject) -> None:
             f"this model knows {most + 1} latents, the one that is drawn included: expected a "
             f"--context from 1 to {most}, got {subject.context}"
         )
+    check_choices(subject.config, subject.device, subject.widths, subject.diagonals)
+
+
+def check_choices(
+    config: TransformerConfig,
+    device: torch.device,
+    widths: Sequence[int],
+    diagonals: Sequence[int],
+) -> None:
+    """Windows of jacobi and steps of diagonal, for a model without token grid. Raises ValueError.
+    """
+    _, height, width = config.latent_shape
+    on_gpu = device.type == "cuda"
+    widest = min(_MOST_ROWS, height * width) if on_gpu else height * width
+    for window in widths:
+        if not 1 <= window <= widest:
+            raise ValueError(
+                f"a window is of tokens of one latent, on a GPU of at most {_MOST_ROWS}: expected "
+                f"a --width from 1 to {widest}, got {window}"
+            )
+    for k in diagonals:
+        if not 1 <= k <= width:
+            raise ValueError(
+                f"a row of this model's latents has {width} tokens: expected a --diagonal from 1 "
+                f"to {width}, got {k}"
+            )
+        if on_gpu and (rows := Staircase(height, width, k).rows) > _MOST_ROWS:
+            raise ValueError(
+                f"--diagonal {k} runs {rows} tokens in a forward: expected at most {_MOST_ROWS} on "
+                "a GPU; choose a larger one"
+            )
+
+
+def check_acceptances(config: TransformerConfig, acceptances: Sequence[float]) -> None:
+    """Tokens per forward of a mode that guesses. Raises ValueError."""
+    tokens = math.prod(config.latent_shape[1:])
+    for acceptance in acceptances:
+        if not 1 <= acceptance <= tokens:
+            raise ValueError(
+                "a forward draws one token at least, and no more than a latent has: expected an "
+                f"--acceptance from 1 to {tokens}, got {acceptance:g}"
+            )

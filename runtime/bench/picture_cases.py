@@ -22,7 +22,7 @@ from worldbridge.runtime.bench.kernel_case import (
     Maker,
     Operands,
     Sizes,
-    error_limit,
+    error_floor,
     relative_error,
     type_name,
 )
@@ -47,7 +47,8 @@ def picture_cases(maker: Maker, sizes: Sizes, dtype: torch.dtype) -> Iterator[Ca
         error=_levels,
         measure="largest difference in levels of 255",
         # a pixel that lies on a border between two levels, and what it does to its chroma value
-        limit=1.0 if dtype == torch.float32 else 2.0,
+        floor=1.0 if dtype == torch.float32 else 2.0,
+        of_torch=0.0,
     )
 
 
@@ -94,7 +95,7 @@ def code_cases(maker: Maker, sizes: Sizes, dtype: torch.dtype) -> Iterator[Case]
         make=partial(_code_operands, maker, sizes, dtype),
         error=relative_error,
         measure="largest difference / largest value",
-        limit=error_limit(dtype),
+        floor=error_floor(dtype),
     )
 
 

@@ -26,6 +26,7 @@ from worldbridge.runtime.decoding import RasterSnapshot
 from worldbridge.runtime.world import WorldStart
 
 __all__ = [
+    "ForwardMarks",
     "GridStream",
     "PlainGridStream",
     "PlainRasterStream",
@@ -42,6 +43,8 @@ _Mark = Callable[[], None]
 
 class Stream(Protocol):
     """`mark` is called before every forward of a latent, and after the last one."""
+
+    closes: bool  # whether the last forward draws nothing, but feeds the finished latent once more
 
     def latent(self, number: int, mark: _Mark) -> Tensor:
         """Draw the next latent [h, w]."""
@@ -63,6 +66,8 @@ def _action(number: int) -> Tensor:
 class GridStream:
     """A world with a token grid, in one of its decode modes."""
 
+    closes = False
+
     def __init__(self, world: World, mode: str) -> None:
         self._world = ArWorld(world, 1, mode)
         self._state = _opened(self._world)
@@ -77,12 +82,19 @@ class GridStream:
         return codes[0]
 
     @property
+    def least_forwards(self) -> int:
+        """Of a latent, however good guesses are."""
+        return self._world.decoder.least_forwards
+
+    @property
     def context_tokens(self) -> int:
         return _grid_context(self._world, self._state.grid.frames - 1)
 
 
 class PlainGridStream:
     """The same stream without any of what the modes do."""
+
+    closes = False
 
     def __init__(self, world: World) -> None:
         self._world = ArWorld(world, 1, "sequential")
@@ -142,13 +154,15 @@ class RasterStream:
     the same latents, with other noise. `steps` keeps what each was drawn from.
     """
 
+    closes = True
+
     def __init__(
         self, decoder: Any, told: Conditioning, start: RasterSnapshot, *, fixed: bool
     ) -> None:
         """`decoder`: a RasterDecoder or one with its interface, with room for two sessions."""
         self._decoder, self._told, self._start, self._fixed = decoder, told, start, fixed
         self._session = decoder.restore(start)
-        self._marks = _ForwardMarks(decoder)
+        self._marks = ForwardMarks(decoder)
         self._camera = CameraState(0.0, 0.0)
         self.steps: list[Step] = []
 
@@ -179,7 +193,7 @@ class RasterStream:
         return self.steps[-1].context_tokens
 
 
-class _ForwardMarks:
+class ForwardMarks:
     """Marks every forward of a decoder: those that it tells of, and the steps that a decoder on the
     device enqueues in groups, of which it tells once each."""
 
@@ -222,6 +236,8 @@ class _MarkedSteps:
 
 class PlainRasterStream:
     """Draws the latents of another stream again, each from what that one drew it from."""
+
+    closes = False
 
     def __init__(self, plain: PlainRaster, steps: Sequence[Step]) -> None:
         self._plain, self._steps, self._latest = plain, steps, steps[0]

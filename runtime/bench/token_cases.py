@@ -46,7 +46,8 @@ def token_cases(maker: Maker, sizes: Sizes) -> Iterator[Case]:
                     make=partial(_operands, maker, sizes, sampling, batch, tokens),
                     error=differing,
                     measure="share of tokens and of counts of right guesses that differ",
-                    limit=0.0,
+                    floor=0.0,
+                    of_torch=0.0,
                 )
 
 

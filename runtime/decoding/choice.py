@@ -8,14 +8,14 @@ from typing import Any
 from worldbridge.models.progress import Progress, silent
 from worldbridge.models.transformer import MedusaHeads, VideoTransformer
 from worldbridge.runtime.decoding.raster import RasterDecoder
-from worldbridge.runtime.decoding.raster_options import DEFAULT_DIAGONAL
+from worldbridge.runtime.decoding.raster_options import DEFAULT_DIAGONAL, DEFAULT_WIDTH
 from worldbridge.runtime.decoding.sampler import Sampling
 from worldbridge.runtime.decoding.weight_store import WeightStore
 from worldbridge.runtime.errors import WeightsError
 from worldbridge.runtime.weights import Precision
 from worldbridge.runtime.window import Window
 
-__all__ = ["decoder_for"]
+__all__ = ["decoder_for", "pack_first"]
 
 _LEAST_HEAD = 16  # channels of a head that the attention kernel can take
 
@@ -27,6 +27,7 @@ def decoder_for(
     mode: str = "jacobi",
     *,
     heads: MedusaHeads | None = None,
+    width: int = DEFAULT_WIDTH,
     diagonal: int = DEFAULT_DIAGONAL,
     window: Window | None = None,
     precision: Precision = "model",
@@ -36,12 +37,16 @@ def decoder_for(
     """A `DeviceDecoder` for a model on a CUDA device, where Triton is installed and the model is
     such that the kernels can take it; else a `RasterDecoder`. They draw the same tokens.
 
+    `heads` guess in mode `medusa`. In mode `jacobi` they could guess what no earlier draw is for,
+    but then every step would read the unembedding twice, or run all heads behind every row.
+    `width`: tokens that a forward of mode `jacobi` feeds.
     `window`: how much of its past it sees (None: as trained). With a `precision` of one byte the
     tokens are others. `packed` keeps the weights that several decoders of the model share.
     `progress` is told what is compiled and recorded, which takes a minute or two the first time.
 
     Raises WeightsError for a precision where no kernels draw.
     """
+    heads = heads if mode == "medusa" else None
     past: dict[str, Any] = {}
     if window is not None:
         past = {"max_latents": window.latents, "keep": window.keep, "slide": window.slide}
@@ -49,16 +54,27 @@ def decoder_for(
         if precision != "model":
             raise WeightsError.no_kernels(precision, _why_not(model))
         return RasterDecoder(
-            model, capacity, sampling, mode, heads=heads, diagonal=diagonal, **past
+            model, capacity, sampling, mode, heads=heads, width=width, diagonal=diagonal, **past
         )
     # not above: only machines with a GPU need Triton
     from worldbridge.runtime.decoding.device_decoder import DeviceDecoder
 
     told = progress or silent
     return DeviceDecoder(
-        model, capacity, sampling, mode, heads=heads, diagonal=diagonal, precision=precision,
-        packed=packed, progress=told, **past,
+        model, capacity, sampling, mode, heads=heads, width=width, diagonal=diagonal,
+        precision=precision, packed=packed, progress=told, **past,
     )  # fmt: skip
+
+
+def pack_first(
+    model: VideoTransformer, heads: MedusaHeads | None, precision: Precision, packed: WeightStore
+) -> None:
+    """Pack the weights that the decoders of a model are going to share, where kernels draw, so that
+    what is free of the memory then is free for sessions."""
+    if _on_device(model):
+        from worldbridge.runtime.decoding.device_weights import DeviceWeights
+
+        DeviceWeights.pack(model, heads, precision, packed)
 
 
 def _on_device(model: VideoTransformer) -> bool:

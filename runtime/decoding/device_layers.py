@@ -105,8 +105,14 @@ class Buffers:
     """Between the kernels. `n` sessions of `rows` tokens are the first n * rows rows."""
 
     def __init__(
-        self, config: TransformerConfig, weights: DeviceWeights, shape: StepShape, keys: Tensor
+        self,
+        config: TransformerConfig,
+        weights: DeviceWeights,
+        shape: StepShape,
+        keys: Tensor,
+        logits: int | None = None,
     ) -> None:
+        """`logits`: rows of these, if not one for each row."""
         device, rows = keys.device, shape.sessions * shape.rows
         query = config.n_heads * config.head_dim
 
@@ -120,12 +126,13 @@ class Buffers:
         self.query = empty(own, rows, query)
         self.mixed = empty(taken, rows, query)
         self.hidden = empty(taken, rows, config.ffn_hidden_size)
-        self.logits = empty(torch.float32, rows, config.vocab_size)
+        self.logits = empty(torch.float32, logits or rows, config.vocab_size)
         self.drawn = torch.zeros(shape.sessions, shape.rows, dtype=torch.int64, device=device)
 
 
 class DeviceLayers:
-    """`logits` runs the network over what a step feeds, `sample` draws from them."""
+    """`features` runs the network over what a step feeds, `logits` goes on to what `sample` draws
+    from."""
 
     def __init__(
         self,
@@ -158,8 +165,21 @@ class DeviceLayers:
         """One step of the first places of `state`."""
         raise NotImplementedError
 
+    def bytes_read(self, sessions: int) -> int:
+        """What a step of so many sessions reads of the weights."""
+        return self.weights.bytes_read(sessions, self.shape.rows)
+
+    def own_logits(self, sessions: int) -> Tensor:
+        """Float32 [n, rows, vocab], what the newest step of n sessions drew from."""
+        return self.buffers.logits[: sessions * self.shape.rows].unflatten(0, (sessions, -1))
+
     def logits(self, placed: Placed) -> Tensor:
         """Float32 [n * rows, vocab]; `buffers.stream` keeps the stream before the last norm."""
+        logits = self.buffers.logits[: placed.tokens.numel()]
+        return self._product(self.features(placed), self.weights.output, logits)
+
+    def features(self, placed: Placed) -> Tensor:
+        """[n * rows, dim], what logits are made of."""
         buffers, rows = self.buffers, placed.tokens.numel()
         stream = self._embed(placed)
         added = self._absolute_positions(placed)
@@ -172,8 +192,7 @@ class DeviceLayers:
             hidden = self._under_norm(stream, layer.gate_up, buffers.hidden[:rows], "swiglu")
             self._add_product(hidden, layer.down, stream)
         features, eps = buffers.normed[:rows], self.config.norm_eps
-        rms_norm(stream, eps, weight=self.weights.norm, out=features)
-        return self._product(features, self.weights.output, buffers.logits[:rows])
+        return rms_norm(stream, eps, weight=self.weights.norm, out=features)
 
     def sample(
         self,
@@ -284,9 +303,10 @@ class DeviceLayers:
         residual: Tensor | None = None,
         norm_eps: float | None = None,
     ) -> Tensor:
-        """More rows than the kernel takes read the matrix more than once."""
-        for first in range(0, len(x), MAX_ROWS):
-            part = slice(first, min(first + MAX_ROWS, len(x)))
+        """More rows than the kernel takes read the matrix more than once, in parts alike."""
+        each = -(-len(x) // -(-len(x) // MAX_ROWS))
+        for first in range(0, len(x), each):
+            part = slice(first, min(first + each, len(x)))
             skinny_gemm(
                 x[part], matrix.rows, scale=matrix.scale, epilogue=epilogue, norm_eps=norm_eps,
                 residual=None if residual is None else residual[part], out=out[part],

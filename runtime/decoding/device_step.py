@@ -6,6 +6,11 @@ what follows, and moves the sessions on. The host decides nothing in between and
 a step can be recorded as one CUDA graph and be repeated. What it does is what
 `RasterDecoder._round` does, which is the reference.
 
+Heads guess behind one row of a session, which is known only when the others are drawn. Reading the
+unembedding again for it would cost more than to let them guess behind every row, in the pass that
+the model's own logits need anyway. So that is done where the rows and guesses of all sessions are
+few enough for one product; then the logits behind the row in question are picked.
+
 A session whose latent is complete is idle: the step changes nothing of it. So steps may be repeated
 more often than necessary, and a batch may have places that nobody uses.
 """
@@ -23,9 +28,9 @@ from worldbridge.kernels.feed import (
     place_guesses,
     take_tokens,
 )
-from worldbridge.kernels.medusa_heads import medusa_heads, medusa_workspace
+from worldbridge.kernels.medusa_heads import medusa_heads, medusa_workspace, rows_together
 from worldbridge.kernels.norm import rms_norm
-from worldbridge.kernels.skinny_gemm import MAX_ROWS, Workspace
+from worldbridge.kernels.skinny_gemm import Workspace
 from worldbridge.models.transformer import TransformerConfig
 from worldbridge.runtime.decoding.device_layers import Buffers, DeviceLayers, Placed, StepShape
 from worldbridge.runtime.decoding.device_weights import DeviceWeights, Matrix
@@ -40,18 +45,28 @@ class _StepBuffers(Buffers):
     def __init__(
         self, config: TransformerConfig, weights: DeviceWeights, shape: StepShape, keys: Tensor
     ) -> None:
-        super().__init__(config, weights, shape, keys)
         device, heads, taken = keys.device, weights.count_of_heads, weights.activations
+        # rows of the most sessions whose heads guess behind all of them at once
+        together = _together(weights, shape) * shape.rows
+        apart = 0 if together == shape.sessions * shape.rows else shape.sessions * shape.rows
+        super().__init__(config, weights, shape, keys, max(apart, together * (heads + 1)))
 
         def empty(dtype: torch.dtype, *sizes: int) -> Tensor:
             return torch.empty(sizes, dtype=dtype, device=device)
 
         self.accepted = torch.zeros(shape.sessions, dtype=torch.int64, device=device)
         self.states = empty(taken, shape.sessions, config.dim)
-        self.head_states = empty(taken, shape.sessions, heads + 1, config.dim)
+        self.head_states = empty(taken, max(shape.sessions, together), heads + 1, config.dim)
         self.head_logits = empty(torch.float32, shape.sessions, heads + 1, config.vocab_size)
         self.guesses = torch.zeros(shape.sessions, heads + 1, dtype=torch.int64, device=device)
         self.guessed = torch.zeros(shape.sessions, dtype=torch.int64, device=device)
+
+
+def _together(weights: DeviceWeights, shape: StepShape) -> int:
+    """The most sessions whose heads guess behind all rows at once."""
+    if weights.heads is None:
+        return 0
+    return min(shape.sessions, rows_together(weights.count_of_heads) // shape.rows)
 
 
 class DeviceStep(DeviceLayers):
@@ -72,55 +87,83 @@ class DeviceStep(DeviceLayers):
         super().__init__(config, weights, keys, values, sampling, shape)
         self.fed = Fed.allocate(shape.sessions, shape.rows, keys.device)
         self.guessing = Guessing.allocate(shape.sessions, keys.device)
-        # of one pass over the unembedding
-        self.head_sessions = max(1, MAX_ROWS // (weights.count_of_heads + 1))
+        # of one pass over the unembedding, where it is one of its own
+        self.head_sessions = max(1, rows_together(weights.count_of_heads))
         self.head_space: Workspace | None = None
         if weights.heads is not None:
-            together = min(shape.sessions, self.head_sessions)
-            self.head_space = medusa_workspace(together, weights.heads.rows, weights.output.rows)
+            most = max(
+                min(shape.sessions, self.head_sessions), _together(weights, shape) * shape.rows
+            )
+            self.head_space = medusa_workspace(most, weights.heads.rows, weights.output.rows)
 
     @torch.inference_mode()
     def run(self, sessions: int) -> None:
         """Repeatable, without any wait of the host, and without effect on idle sessions."""
         buffers, feed, fed = self.buffers, self.state.feed.first(sessions), self.fed.first(sessions)
         take_tokens(feed, fed)
-        logits = self.logits(Placed(fed.tokens, fed.slots))
+        placed, heads = Placed(fed.tokens, fed.slots), self.weights.heads
+        if heads is not None and self._guesses_together(sessions):
+            features = self.features(placed)
+            self._heads(heads, features, self._all_logits(sessions))
+        else:
+            self.logits(placed)
         drawn, accepted = buffers.drawn[:sessions], buffers.accepted[:sessions]
         self.sample(
-            logits.view(sessions, self.shape.rows, -1), fed.positions, self.state.seeds[:sessions],
+            self.own_logits(sessions), fed.positions, self.state.seeds[:sessions],
             (drawn, accepted), fed.drafts, fed.limits,
         )  # fmt: skip
-        guessing = None if self.weights.heads is None else self.guessing.first(sessions)
+        guessing = None if heads is None else self.guessing.first(sessions)
         keep_tokens(feed, drawn, accepted, follow=self.shape.follow, guessing=guessing)
-        if self.weights.heads is not None and guessing is not None:
-            stream = buffers.stream[: len(logits)]
-            self._guess(self.weights.heads, stream, feed, guessing)
+        if heads is not None and guessing is not None:
+            self._guess(heads, feed, guessing)
 
-    def _guess(self, heads: Matrix, stream: Tensor, feed: Feed, guessing: Guessing) -> None:
+    def own_logits(self, sessions: int) -> Tensor:
+        if self._guesses_together(sessions):
+            return self._all_logits(sessions)[:, 0].unflatten(0, (sessions, -1))
+        return super().own_logits(sessions)
+
+    def _guesses_together(self, sessions: int) -> bool:
+        return self.weights.guesses_together(sessions * self.shape.rows)
+
+    def _all_logits(self, sessions: int) -> Tensor:
+        """[n * rows, 1 + heads, vocab], the model's own behind each row, and its heads'."""
+        kinds = self.weights.count_of_heads + 1
+        return self.buffers.logits[: sessions * self.shape.rows * kinds].unflatten(0, (-1, kinds))
+
+    def _guess(self, heads: Matrix, feed: Feed, guessing: Guessing) -> None:
         """Write the heads' guesses into the line.
 
         The first of the logits are the model's own, behind the same row; what they draw is known
         already, and drawing it again lets one launch serve all, with consecutive positions.
         """
-        buffers, output, sessions = self.buffers, self.weights.output, len(guessing.rows)
-        states = rms_norm(
-            stream, self.config.norm_eps, weight=self.weights.norm, rows=guessing.rows,
-            out=buffers.states[:sessions],
-        )  # fmt: skip
-        for first in range(0, sessions, self.head_sessions):
-            part = slice(first, min(first + self.head_sessions, sessions))
-            medusa_heads(
-                states[part], heads.rows, output.rows,
-                head_scale=heads.scale, unembedding_scale=output.scale,
-                hidden=buffers.head_states[part], out=buffers.head_logits[part],
-                workspace=self.head_space,
+        buffers, sessions = self.buffers, len(guessing.rows)
+        logits, guesses = buffers.head_logits[:sessions], buffers.guesses[:sessions]
+        if self._guesses_together(sessions):
+            torch.index_select(self._all_logits(sessions), 0, guessing.rows, out=logits)
+        else:
+            states = rms_norm(
+                buffers.stream[: sessions * self.shape.rows], self.config.norm_eps,
+                weight=self.weights.norm, rows=guessing.rows, out=buffers.states[:sessions],
             )  # fmt: skip
-        guesses = buffers.guesses[:sessions]
+            parts = zip(
+                states.split(self.head_sessions), logits.split(self.head_sessions), strict=True
+            )
+            for some, out in parts:
+                self._heads(heads, some, out)
         self.sample(
-            buffers.head_logits[:sessions], guessing.positions, self.state.seeds[:sessions],
+            logits, guessing.positions, self.state.seeds[:sessions],
             (guesses, buffers.guessed[:sessions]),
         )  # fmt: skip
         place_guesses(feed, guesses, guessing)
+
+    def _heads(self, heads: Matrix, features: Tensor, out: Tensor) -> None:
+        """Logits of the model and its heads behind features [m, dim] -> [m, 1 + heads, vocab]."""
+        output = self.weights.output
+        medusa_heads(
+            features, heads.rows, output.rows,
+            head_scale=heads.scale, unembedding_scale=output.scale,
+            hidden=self.buffers.head_states[: len(features)], out=out, workspace=self.head_space,
+        )  # fmt: skip
 
     def _make_buffers(self) -> _StepBuffers:
         return _StepBuffers(self.config, self.weights, self.shape, self.keys)

@@ -25,8 +25,9 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from worldbridge.kernels.medusa_heads import rows_together
 from worldbridge.kernels.quantize import fold_norm, quantize_rows
-from worldbridge.kernels.skinny_gemm import interleave_rows
+from worldbridge.kernels.skinny_gemm import MAX_ROWS, interleave_rows
 from worldbridge.models.transformer import MedusaHeads, VideoTransformer
 from worldbridge.models.transformer.layers import Block
 from worldbridge.runtime.decoding.weight_store import WeightStore
@@ -133,14 +134,36 @@ class DeviceWeights:
 
     @property
     def bytes_per_step(self) -> int:
-        """What a step reads of them: every matrix once, and with heads the unembedding twice, for
-        guesses are drawn after the tokens they follow. (Up to 128 rows; see `DeviceStep`.)"""
-        matrices = [self.output] if self.heads is None else [self.output, self.output, self.heads]
+        """What a step reads of them for one session, which feeds a row for each guess and one more;
+        without heads the same for any number of rows that a session can have."""
+        return self.bytes_read(1, self.count_of_heads + 1)
+
+    def bytes_read(self, sessions: int, rows: int) -> int:
+        """What a step reads of them for so many sessions of so many rows: every matrix once for
+        each `MAX_ROWS` rows. With heads, where these cannot guess behind all rows at once
+        (`guesses_together`), they and the unembedding are read again for the guesses."""
+        passes = -(-sessions * rows // MAX_ROWS)
+        total = passes * sum(matrix.bytes for matrix in self._of_layers())
+        if self.heads is None:
+            return total + passes * self.output.bytes
+        both = self.heads.bytes + self.output.bytes
+        if self.guesses_together(sessions * rows):
+            return total + both
+        guessing = -(-sessions // max(1, rows_together(self.count_of_heads)))
+        return total + passes * self.output.bytes + guessing * both
+
+    def guesses_together(self, rows: int) -> bool:
+        """Whether one pass over the unembedding makes the model's logits and all heads' for so
+        many rows. Which of the rows guess is known only when the model's own have drawn."""
+        return self.heads is not None and rows <= rows_together(self.count_of_heads)
+
+    def _of_layers(self) -> list[Matrix]:
+        matrices = []
         for layer in self.layers:
             matrices += [layer.qkv, layer.out, layer.gate_up, layer.down]
             if layer.cross is not None:
                 matrices += [layer.cross.query, layer.cross.out]
-        return sum(matrix.bytes for matrix in matrices)
+        return matrices
 
 
 def _layer(block: Block, precision: Precision) -> LayerWeights:

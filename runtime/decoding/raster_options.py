@@ -6,6 +6,7 @@ from worldbridge.models.transformer import MedusaHeads, TransformerConfig
 
 __all__ = [
     "DEFAULT_DIAGONAL",
+    "DEFAULT_WIDTH",
     "RASTER_MODES",
     "SLIDES",
     "check_heads",
@@ -16,6 +17,7 @@ __all__ = [
 RASTER_MODES = ("sequential", "jacobi", "medusa", "diagonal")
 SLIDES = ("reprefill", "rotate")
 DEFAULT_DIAGONAL = 2  # as others use with models of this kind
+DEFAULT_WIDTH = 16  # tokens that a forward of mode `jacobi` feeds, as the decoders have it
 
 
 def is_exact(mode: str, config: TransformerConfig) -> bool:

@@ -100,6 +100,21 @@ def test_random_weights_say_nothing_of_guesses(monkeypatch: pytest.MonkeyPatch) 
     assert text.count("On a GPU: not yet measured.") == 1  # kernels
 
 
+def test_a_stated_acceptance_stands_for_random_guesses(monkeypatch: pytest.MonkeyPatch) -> None:
+    at = [{"tokens_per_forward": 4.24, "frames_per_second": 24.12}]
+    random = decoded(trained=False, baseline="published")
+    random["modes"] = [
+        mode | {"name": name, "frames_per_second_at": at}
+        for name, mode in zip(("jacobi W=64", "medusa"), random["modes"], strict=True)
+    ]
+    random["modes"].append(random["modes"][0] | {"name": "diagonal k=1"})
+    text = tables(monkeypatch, decode=[random])
+    for name in ("jacobi W=64", "medusa"):
+        assert f"| some, {name} (random weights) |" in text
+    assert text.count("| 2.35 | - | 24.1 at 4.24 tokens a forward | - | 12 / - |") == 2
+    assert "| some, diagonal k=1 (random weights) | yes | yes | 2.35 | 160.0 | 2.7 |" in text
+
+
 def test_kernels_of_one_forward_are_listed(monkeypatch: pytest.MonkeyPatch) -> None:
     case = {
         "kernel": "skinny_gemm", "what": "down", "weights": "fp8",
@@ -127,9 +142,34 @@ def test_kernels_of_one_forward_are_listed(monkeypatch: pytest.MonkeyPatch) -> N
 def test_one_more_player_has_a_price(monkeypatch: pytest.MonkeyPatch) -> None:
     result = {
         "environment": ENVIRONMENT, "world": "some", "frames_per_second_of_the_world": 15.0,
-        "ms_per_further_player": 20.57, "by_players": [{"players": 1, "frames_per_second_each": 9}],
+        "ms_per_frame_per_further_player": 20.57, "mode": "diagonal", "weights": "the world's",
+        "by_players": [{"players": 1, "frames_per_second_each": 9}],
     }  # fmt: skip
     text = tables(monkeypatch, players=[result])
-    assert "1: 9.0 (the world's rate is 15). One more costs 20.6 ms a step." in text
-    alone = tables(monkeypatch, players=[result | {"ms_per_further_player": None}])
+    assert "Players of some, mode diagonal, on 2 cores of Test CPU," in text
+    assert "1: 9.0 (the world's rate is 15). One more costs 20.6 ms a frame." in text
+    alone = tables(monkeypatch, players=[result | {"ms_per_frame_per_further_player": None}])
     assert "(the world's rate is 15).\n" in alone
+    rendered = tables(monkeypatch, players=[result | {"mode": None}])
+    assert "Players of some, on 2 cores" in rendered
+
+
+def test_players_are_told_for_every_mode(monkeypatch: pytest.MonkeyPatch) -> None:
+    at = [{"tokens_per_forward": 4.24, "frames_per_second": 31.2}]
+    row = {"players": 1, "frames_per_second_each": 9.0, "frames_per_second_at": at}
+    result = {
+        "environment": ENVIRONMENT, "world": "some", "frames_per_second_of_the_world": 25.0,
+        "ms_per_frame_per_further_player": 2.57, "weights": "random", "by_players": [row],
+        "mode": "medusa",
+    }  # fmt: skip
+    plain = {"by_players": [{"players": 1, "frames_per_second_each": 9.0}]}
+    text = tables(
+        monkeypatch, players_medusa=[result],
+        players_sequential=[result | plain | {"mode": "sequential"}],
+        players_diagonal_k1=[result | plain | {"mode": "diagonal", "diagonal": 1}],
+    )  # fmt: skip
+    assert "mode sequential, on 2 cores of Test CPU, and the frames/s of each: 1: 9.0 (" in text
+    assert "mode diagonal k=1, on" in text and text.count("costs 2.6 ms a frame") == 2
+    # what random heads cost is said for the acceptance that was stated, and for no other
+    assert "mode medusa, on 2 cores" in text
+    assert "1: 31.2 at 4.24 tokens a forward (the world's rate is 25).\n" in text

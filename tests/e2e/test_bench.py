@@ -59,7 +59,7 @@ def test_every_further_player_costs_time() -> None:
     rates = [row["frames_per_second_each"] for row in result["by_players"]]
     assert [row["players"] for row in result["by_players"]] == [1, 2, 3]
     assert rates[0] > rates[2] > 0
-    assert result["ms_per_further_player"] > 0
+    assert result["ms_per_frame_per_further_player"] > 0 and result["frames_per_latent"] == 1
     carried = result["players_at_that_rate"]
     assert carried == sum(rate >= result["frames_per_second_of_the_world"] for rate in rates)
 
@@ -73,10 +73,16 @@ def test_a_converted_world_is_measured(tmp_path: Path) -> None:
     subprocess.run(convert, check=True, capture_output=True, timeout=120)
     # the model has seen three latents: two, and the one that is drawn
     result = _bench(
-        "decode", "--world", str(world), "--quick", "--context", "2", "--mode", "diagonal"
-    )
+        "decode", "--world", str(world), "--quick", "--context", "2", "--mode", "diagonal",
+        "--mode", "jacobi", "--width", "4", "--width", "16", "--diagonal", "1", "--diagonal", "2",
+        "--acceptance", "4",
+    )  # fmt: skip
     modes = {mode["name"]: mode for mode in result["modes"]}
-    assert list(modes) == ["sequential", "diagonal", "plain"]
+    assert list(modes) == [
+        "sequential", "jacobi W=4", "jacobi", "diagonal k=1", "diagonal", "plain"
+    ]  # fmt: skip
+    [at] = modes["jacobi W=4"]["frames_per_second_at"]
+    assert at["tokens_per_forward"] == 4 and at["frames_per_second"] > 0
     assert modes["sequential"]["exact"] and modes["plain"]["identical_to_sequential"]
     assert not modes["diagonal"]["exact"]
     assert modes["diagonal"]["forwards_per_latent"] < modes["sequential"]["forwards_per_latent"]
@@ -115,6 +121,15 @@ def test_kernels_are_checked_without_a_gpu(tmp_path: Path) -> None:
         (["players", "--preset", "cosmos-5"], "no preset 'cosmos-5': expected one of cosmos-4b"),
         (["decode", "--preset", "cosmos-4b", "--world", "embedded"], "a world or a preset"),
         (["decode", "--device", "tpu"], "--device"),
+        (["decode", "--width", "0"], "--width"),
+        (["decode", "--width", "8"], "neither --width nor --diagonal"),
+        (["decode", "--acceptance", "0.5"], "--acceptance"),
+        (["decode", "--preset", "cosmos-4b-320p", "--diagonal", "33"], "--diagonal from 1 to 32"),
+        (["decode", "--preset", "cosmos-4b-320p", "--acceptance", "700"], "1 to 640, got 700"),
+        (["players", "--diagonal", "2"], "the diagonal does not fit the decode mode"),
+        (["players", "--weights", "int8"], "this world has no int8 weights"),
+        (["players", "--weights", "bf16", "--world", "procedural"], "for a world without weights"),
+        (["players", "--mode", "sequential", "--acceptance", "4"], "belongs to modes that guess"),
         (["decode", "--out", "/nowhere/x.json"], "--out in a directory that exists"),
         (["decode", "--out", "/"], "names a file that this user may write"),
     ],

@@ -115,6 +115,27 @@ def test_weights_that_a_world_does_not_have_are_told(tmp_path: Path, world: str,
     assert "Traceback" not in result.stderr
 
 
+@pytest.mark.parametrize(
+    ("world", "pixels", "said"),
+    [
+        ("procedural", "compiled", "got one that is rendered"),
+        ("embedded", "compiled", "got one with a token grid"),
+        ("embedded", "fast", "expected eager, compiled, or a folder made by"),
+        ("converted", "compiled", "got the device cpu; add --device cuda"),
+    ],
+)
+def test_a_way_to_make_pictures_that_is_none_is_told(
+    tmp_path: Path, world: str, pixels: str, said: str
+) -> None:
+    if world == "converted":
+        source = checkpoint(tmp_path / "source", condition_dim=8)
+        world = str(convert(source, tmp_path / "mine", name="mine"))
+    result = _refused("--world", world, "--pixels", pixels)
+    assert result.returncode == 2, result.stderr
+    assert said in result.stderr.strip().splitlines()[-1]
+    assert "Traceback" not in result.stderr
+
+
 @pytest.mark.parametrize("harm", ["altered", "truncated", "missing"])
 def test_damaged_weights_are_told(tmp_path: Path, harm: str) -> None:
     folder = tmp_path / "world"

@@ -20,9 +20,16 @@ _POINTERS = {
 _OPTIONS = ("num_warps", "num_stages", "launch_pdl", "enable_fp_fusion", "maxnreg")
 
 
-def compile_launches(launch: Callable[[], object], *modules: str) -> list[CompiledKernel]:
+def compile_launches(
+    launch: Callable[[], object], *modules: str, ones: bool = False
+) -> list[CompiledKernel]:
     """Every kernel that `launch` would start, compiled for sm_90 with the launcher's own
-    arguments. `modules` are those whose `check_device` lets CPU tensors pass meanwhile."""
+    arguments. `modules` are those whose `check_device` lets CPU tensors pass meanwhile.
+
+    `ones`: as if every integer were 1, which the compiler makes a constant. A constant has not all
+    that a number has, so a kernel may compile for every value but this, and the interpreter does
+    not tell. With all of them at once, whatever is computed from them is a constant too.
+    """
     found: list[tuple[Any, tuple[Any, ...], dict[str, Any]]] = []
 
     def record(kernel: Any, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> None:
@@ -35,10 +42,12 @@ def compile_launches(launch: Callable[[], object], *modules: str) -> list[Compil
             )
         stack.enter_context(mock.patch.object(triton.JITFunction, "run", record))
         launch()
-    return [_compile(*call) for call in found]
+    return [_compile(*call, ones) for call in found]
 
 
-def _compile(kernel: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> CompiledKernel:
+def _compile(
+    kernel: Any, args: tuple[Any, ...], kwargs: dict[str, Any], ones: bool
+) -> CompiledKernel:
     options = {name: kwargs.pop(name) for name in _OPTIONS if name in kwargs}
     constant = {parameter.name for parameter in kernel.params if parameter.is_constexpr}
     general = {parameter.name for parameter in kernel.params if parameter.do_not_specialize}
@@ -53,7 +62,7 @@ def _compile(kernel: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Comp
             aligned += [name] * (value.data_ptr() % 16 == 0)
         elif isinstance(value, float):
             signature[name] = "fp32"
-        elif value == 1 and name not in general:
+        elif (ones or value == 1) and name not in general:
             constexprs[name] = 1
         else:
             signature[name] = "i32" if abs(value) < 2**31 else "i64"

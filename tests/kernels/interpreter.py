@@ -8,8 +8,11 @@ the interpreter instead of the driver.
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 from unittest import mock
 
@@ -18,23 +21,44 @@ import triton.language as tl
 from triton import knobs
 from triton.runtime.interpreter import InterpretedFunction
 
+from worldbridge import kernels
+
 # what the interpreter replaces functions in
 _PATCHED: tuple[Any, ...] = (
     tl, tl.core, tl.math, tl.tensor, tl.dtype, tl.condition, tl.core.tensor_descriptor_base,
 )  # fmt: skip
 
 
+# Modules whose functions have been called during the launch. A call replaces what it needs of the
+# language in its module, which stays until the launch ends; to do so once is enough, and halves
+# the time of a launch.
+_called: set[int] = set()
+
+
 def _launch(kernel: Any, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> Any:
+    _called.clear()
     return InterpretedFunction(kernel.fn).run(*args, grid=grid, warmup=warmup, **kwargs)
 
 
 def _call(function: Any, *args: Any, **kwargs: Any) -> Any:
     """A function under @triton.jit called by a kernel: the library's own (tl.sum) or ours."""
-    return InterpretedFunction(function.fn)(*args, **kwargs)
+    plain, module = _interpreted(function.fn), id(function.fn.__globals__)
+    if module in _called:
+        return plain.rewrite()(*args, **kwargs)
+    _called.add(module)
+    return plain(*args, **kwargs)
+
+
+@cache
+def _interpreted(function: Any) -> Any:
+    return InterpretedFunction(function)
 
 
 @contextmanager
 def interpreted() -> Iterator[None]:
+    for module in pkgutil.iter_modules(kernels.__path__):
+        # Defined while the interpreter rules, a kernel could never be compiled any more.
+        importlib.import_module(f"{kernels.__name__}.{module.name}")
     before = [dict(vars(holder)) for holder in _PATCHED]
     interpret = knobs.runtime.interpret
     knobs.runtime.interpret = True

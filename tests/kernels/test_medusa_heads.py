@@ -29,7 +29,10 @@ def _weights(count: int, width: int, vocab: int) -> tuple[torch.Tensor, torch.Te
 
 @pytest.mark.parametrize(
     ("rows", "count", "width", "vocab", "programs"),
-    [(1, 1, 16, 30, None), (3, 4, 100, 300, 3), (2, 9, 130, 257, 7), (12, 2, 600, 140, 5)],
+    [
+        (1, 1, 16, 30, None), (3, 4, 100, 300, 3), (2, 9, 130, 257, 7), (12, 2, 600, 140, 5),
+        (20, 9, 60, 90, 3),
+    ],
 )
 def test_agrees_with_float64(
     interpreter: None, rows: int, count: int, width: int, vocab: int, programs: int | None
@@ -96,7 +99,7 @@ def _refused(**changes: Any) -> str:
 
 def test_bad_arguments_are_refused(interpreter: None) -> None:
     zeros = torch.zeros
-    assert "got 43 * (2 + 1) = 129" in _refused(x=zeros(43, 16))
+    assert "got 86 * (2 + 1) = 258" in _refused(x=zeros(86, 16))
     assert "expected square weights" in _refused(heads=zeros(33, 16))
     assert "heads: expected shape (64, 32), got shape (32, 16)" in _refused(
         x=zeros(3, 32), unembedding=zeros(40, 32)

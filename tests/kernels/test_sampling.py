@@ -13,11 +13,15 @@ from torch import Tensor
 
 pytest.importorskip("triton", reason="needs triton: pip install triton")
 
+import triton
+import triton.language as tl
+
 from tests.kernels.ahead_of_time import compile_launches
 from worldbridge.kernels import sampling
 from worldbridge.kernels.checks import KernelArgumentError
 from worldbridge.kernels.sampling import (
     SamplingWorkspace,
+    _gumbel,
     keep_thresholds,
     philox_uniform,
     reference_keep,
@@ -149,33 +153,87 @@ def test_extreme_rows() -> None:
         assert 0 <= int(drawn) < 100
 
 
+SKEWED = torch.tensor([1.0, 0.0, -1.0, 1.5, 0.8, -2.0, 0.2, 0.1])
+
+
+def surprise(drawn: Tensor, logits: Tensor, kept: Tensor, temperature: float = 1.0) -> float:
+    """Chi-square of draws against the kept codes' probabilities, over its 0.999 quantile (by the
+    formula of Wilson and Hilferty, 1931). Fails at once where something else was drawn."""
+    counts = drawn.flatten().bincount(minlength=len(logits))
+    assert not counts[~kept].any(), "drawn, and not among those that are kept"
+    scaled = (logits.double() / temperature).masked_fill(~kept, -torch.inf)
+    expected = scaled.softmax(-1)[kept] * drawn.numel()
+    assert float(expected.min()) >= 5, "too few draws for a chi-square"
+    statistic = float(((counts[kept] - expected).square() / expected).sum())
+    freedom = int(kept.sum()) - 1
+    spread = 2 / (9 * freedom)
+    return statistic / (freedom * (1 - spread + 3.0902 * math.sqrt(spread)) ** 3)
+
+
+@triton.jit
+def _noise_kernel(out, first, seed, POSITIONS: tl.constexpr):
+    """Noise of consecutive positions, for a vocabulary of one block."""
+    position = first + tl.arange(0, POSITIONS)
+    noise = _gumbel(position.to(tl.uint64) + 1, tl.load(seed).to(tl.uint64), POSITIONS)
+    tl.store(out + tl.arange(0, POSITIONS)[:, None] * 8 + tl.arange(0, 8)[None, :], noise)
+
+
+@interpreted
+@pytest.mark.parametrize("logits", [torch.zeros(8), SKEWED], ids=["equal", "skewed"])
+def test_frequencies_of_many_positions(logits: Tensor) -> None:
+    """16,384 draws from the noise of four seeds; it is the one that draws, as the first show."""
+    drawn = []
+    for seed in (0, 7, -5, 2**62 + 1):
+        noise = torch.full((4096, 8), torch.nan)
+        _noise_kernel[(1,)](noise, 0, torch.tensor([seed]), POSITIONS=4096)
+        drawn.append((logits + noise).argmax(1))
+        given = logits.expand(1, 4, 8), torch.tensor([0]), torch.tensor([seed])
+        tokens, _ = sample_and_verify(*given, top_p=1.0, top_k=8, chunk=64)
+        assert torch.equal(tokens[0], drawn[-1][:4])
+    everything = torch.ones(8, dtype=torch.bool)
+    assert surprise(torch.stack(drawn), logits, everything) < 1
+    for ahead in (1, 2, 8):  # neighbours are independent
+        pairs = torch.stack([8 * own[ahead:] + own[:-ahead] for own in drawn])
+        both = (logits[:, None] + logits[None, :]).flatten()
+        likely = both.softmax(-1) * pairs.numel() >= 5
+        among = pairs[likely[pairs]]
+        assert surprise(among, both, likely) < 1
+
+
+@pytest.mark.slow
 @interpreted
 def test_frequencies_follow_the_distribution() -> None:
-    torch.manual_seed(2)
-    logits, draws = torch.tensor([1.0, 0.0, -1.0, 2.0, 0.5, -3.0, 0.2, 0.1]), 300
-    positions, seeds = torch.arange(10) * 10**6, torch.arange(10)
-    given = logits.expand(10, draws // 10, 8), positions, seeds
-    settings: dict[str, Any] = {"temperature": 0.8, "top_p": 1.0, "top_k": 8}
-    drawn, _ = sample_and_verify(*given, chunk=64, **settings)
-    expected = (logits.double() / 0.8).softmax(-1) * draws
-    found = drawn.flatten().bincount(minlength=8)
-    statistic = float(((found - expected).square() / expected).sum())
-    assert statistic < 24.3  # 0.999 of chi-square with 7 degrees of freedom
+    """2,400 draws by the whole kernel, of 40 sequences that one launch draws."""
+    positions, seeds = torch.arange(40) * 10**6, torch.arange(40)
+    drawn, _ = sample_and_verify(
+        SKEWED.expand(40, 60, 8), positions, seeds, temperature=0.8, top_p=1.0, top_k=8, chunk=64
+    )
+    assert surprise(drawn, SKEWED, torch.ones(8, dtype=torch.bool), 0.8) < 1
 
 
 @interpreted
-def test_only_the_nucleus_is_drawn_and_all_of_it() -> None:
-    logits, draws = torch.tensor([1.0, 0.0, -1.0, 1.5, 0.8, -3.0, 0.2, 0.1]), 64
+@pytest.mark.parametrize("settings", [{"top_p": 0.7, "top_k": 8}, {"top_p": 1.0, "top_k": 5}])
+def test_only_what_is_kept_is_drawn_and_all_of_it(settings: dict[str, Any]) -> None:
     drawn, _ = sample_and_verify(
-        logits.expand(2, draws // 2, 8), torch.tensor([0, 99]), torch.tensor([1, 2]),
-        top_p=0.7, top_k=8, chunk=64,
-    )  # fmt: skip
-    kept = reference_keep(logits, top_p=0.7, top_k=8)
-    assert set(drawn.flatten().tolist()) == set(kept.nonzero()[:, 0].tolist())
-    expected = logits.double().masked_fill(~kept, -torch.inf).softmax(-1)[kept] * draws
-    found = drawn.flatten().bincount(minlength=8)[kept]
-    statistic = float(((found - expected).square() / expected).sum())
-    assert int(kept.sum()) == 3 and statistic < 13.8  # 0.999, 2 degrees of freedom
+        SKEWED.expand(8, 25, 8), torch.arange(8) * 99, torch.arange(8), chunk=64, **settings
+    )
+    kept = reference_keep(SKEWED, **settings)
+    assert surprise(drawn, SKEWED, kept) < 1 and 3 <= int(kept.sum()) <= 5
+
+
+@interpreted
+def test_what_is_drawn_was_kept_whatever_the_logits() -> None:
+    """Rows that differ, in one launch; codes more than one program draws."""
+    torch.manual_seed(8)
+    logits = torch.randn(5, 12, 200) * torch.logspace(-1, 1, 12)[None, :, None]
+    for settings in ({"top_p": 0.6, "top_k": 200}, {"top_p": 0.95, "top_k": 3}):
+        drawn, _ = sample_and_verify(
+            logits, torch.arange(5), torch.arange(5), chunk=128, **settings
+        )
+        for row, token in zip(logits.flatten(0, 1), drawn.flatten().tolist(), strict=True):
+            # a nucleus that ends within rounding of top_p may have one code more
+            most = reference_keep(row, top_p=settings["top_p"] + 1e-5, top_k=settings["top_k"])
+            assert bool(most[token])
 
 
 @interpreted
@@ -310,7 +368,14 @@ def test_refuses_the_cpu_without_an_interpreter() -> None:
 
 @pytest.mark.parametrize(
     ("settings", "launches"),
-    [({}, 3), ({"top_k": 64_000, "top_p": 0.8, "temperature": 0.9}, 2), ({"temperature": 0}, 1)],
+    [
+        ({}, 3),
+        ({"temperature": 0.9}, 3),
+        ({"top_p": 1.0}, 3),
+        ({"top_k": 5_000}, 2),  # more than there are peaks
+        ({"top_k": 64_000, "top_p": 0.8, "temperature": 0.9}, 2),
+        ({"temperature": 0}, 1),
+    ],
 )
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 def test_compiles_for_hopper_without_spills(
@@ -345,3 +410,18 @@ def test_gpu_tokens_are_those_of_the_reference(settings: dict[str, Any]) -> None
     expected, _ = reference_sample_and_verify(logits, positions, seeds, **settings)
     # the device's logarithm and exponential differ from the host's in the last bit
     assert float((found[0] == expected).float().mean()) >= 31 / 32
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("settings", SETTINGS[:4])
+def test_gpu_frequencies_of_262144_draws(settings: dict[str, Any]) -> None:
+    torch.manual_seed(9)
+    logits = torch.randn(100).mul(1.5).sort().values
+    seeds = torch.arange(4096, device="cuda") - 2048
+    given = logits.cuda().expand(4096, 64, 100), seeds.abs() * 10**9, seeds
+    drawn = sample_and_verify(*given, **settings)[0].cpu()
+    temperature = settings.get("temperature", 1.0)
+    kept = reference_keep(logits, **settings)
+    assert surprise(drawn, logits, kept, temperature) < 1
+    assert len(drawn.unique(dim=0)) == 4096  # no two sequences alike

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 import random
 from typing import Any
 
+import numpy
 import pytest
 
 pytest.importorskip("triton", reason="needs triton: pip install triton")
@@ -15,10 +17,12 @@ import torch
 
 from tests.kernels.ahead_of_time import compile_launches
 from worldbridge.kernels.checks import KernelArgumentError
-from worldbridge.kernels.compile import MAX_SHARED_BYTES
+from worldbridge.kernels.compile import MAX_SHARED_BYTES, CompiledKernel
 from worldbridge.kernels.quantize import dequantize_rows, fold_norm, quantize_rows
 from worldbridge.kernels.skinny_gemm import (
     CHUNK,
+    MAX_ROWS,
+    PARTS,
     Epilogue,
     Workspace,
     config_for,
@@ -128,6 +132,51 @@ def test_neighbours_never_change_a_row(interpreter: None) -> None:
         spoiled, weight, residual=residual, epilogue="residual", norm_eps=1e-5, programs=3
     )
     assert torch.equal(among[6], together[6]) and among[0].isnan().all()
+
+
+@pytest.mark.parametrize(("rows", "epilogue"), [(129, "swiglu"), (200, "residual"), (256, "none")])
+def test_many_rows(interpreter: None, rows: int, epilogue: Epilogue) -> None:
+    """More than the matrix unit takes at once: against float64, and each row as if alone."""
+    torch.manual_seed(rows)
+    x, weight = torch.randn(rows, CHUNK + 70), torch.randn(100, CHUNK + 70) / 24
+    options: dict[str, Any] = {"epilogue": epilogue, "norm_eps": 1e-5}
+    residual = _residual(epilogue, rows, 100, 3)
+    found = skinny_gemm(x, weight, residual=residual, programs=3, **options)
+    expected = reference_skinny_gemm(x, weight, residual=residual, dtype=torch.float64, **options)
+    torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-5)
+    for part in (slice(0, 1), slice(rows - 1, rows), slice(60, 77)):
+        own = None if residual is None else residual[part]
+        alone = skinny_gemm(x[part], weight, residual=own, programs=3, **options)
+        # the interpreter's own product rounds otherwise when it is of another shape
+        torch.testing.assert_close(alone, found[part], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("rows", [1, 20, 40, 100, 140])
+def test_squares_of_the_norm_are_added_in_one_order(interpreter: None, rows: int) -> None:
+    """That which is written down, to the bit, in any tile. Weights of one 1 leave only the norm."""
+    torch.manual_seed(11)
+    k = 3 * CHUNK
+    x = (torch.randn(140, k) * torch.logspace(-3, 3, k)[torch.randperm(k)])[:rows]
+    places = torch.tensor([5, 700, k - 1])
+    weight = torch.zeros(3, k)
+    weight[torch.arange(3), places] = 1.0
+    found = skinny_gemm(x, weight, norm_eps=1e-5, programs=2)
+    block, parts = config_for(rows, torch.float32).block_k, int(PARTS.value)
+    squares = torch.zeros(rows)
+    for chunk in x.split(CHUNK, dim=1):
+        sums = torch.zeros(rows, parts)
+        for step in chunk.split(block, dim=1):
+            sums += _halved(step * step, parts)
+        squares += _halved(sums, 1)[:, 0]
+    mean = squares.numpy() / numpy.float32(k)  # whose division and root are exact for any length
+    scale = numpy.float32(1) / numpy.sqrt(mean + numpy.float32(1e-5))
+    assert torch.equal(found, x[:, places] * torch.from_numpy(scale)[:, None])
+
+
+def _halved(values: torch.Tensor, columns: int) -> torch.Tensor:
+    while values.shape[1] > columns:
+        values = values[:, 0::2] + values[:, 1::2]
+    return values
 
 
 def test_residual_may_be_the_output(interpreter: None) -> None:
@@ -242,7 +291,11 @@ def test_swiglu_does_not_leave_float16(interpreter: None) -> None:
 
 def test_bad_arguments_are_refused(interpreter: None) -> None:
     zeros = torch.zeros
-    assert "at most 128 rows, got 129" in _refused(x=zeros(129, 64))
+    assert "at most 256 rows, got 257" in _refused(x=zeros(257, 64))
+    apart = torch.empty_strided((3, 64), (2**30, 1), device="meta")
+    assert "x: expected 3 rows within 2^31 elements" in _refused(
+        x=apart, weight=torch.empty(32, 64, device="meta")
+    )
     assert "x: expected shape (any, any)" in _refused(x=zeros(0, 64))
     assert "x: expected shape (any, any)" in _refused(x=zeros(64))
     assert "x: expected strides (any, 1)" in _refused(x=zeros(64, 3).T)
@@ -288,47 +341,124 @@ def test_without_a_gpu_the_launcher_names_the_reference() -> None:
 
 # --- ahead of time, for sm_90 ----------------------------------------------------------------
 
-# rows, n, k, x, weight, epilogue: the layers of a 4B model
-LAUNCHES = [
-    (1, 6144, 4096, torch.bfloat16, torch.bfloat16, "none"),
-    (10, 28672, 4096, torch.bfloat16, torch.bfloat16, "swiglu"),
-    (64, 4096, 14336, torch.bfloat16, torch.bfloat16, "residual"),
-    (100, 64000, 4096, torch.bfloat16, torch.bfloat16, "none"),
-    (10, 28672, 4096, torch.float16, torch.float8_e4m3fn, "swiglu"),
-    (100, 64000, 4096, torch.float16, torch.float8_e4m3fn, "none"),
-    (10, 4096, 14336, torch.bfloat16, torch.int8, "residual"),
-    (128, 4096, 14336, torch.bfloat16, torch.int8, "residual"),
-]
+HALF, BFLOAT, FLOAT = torch.float16, torch.bfloat16, torch.float32
+FLOAT8, INT8 = torch.float8_e4m3fn, torch.int8
 
 
-@pytest.mark.parametrize(
-    ("rows", "n", "k", "dtype", "weight_dtype", "epilogue"), LAUNCHES,
-    ids=[f"{rows}x{n}-{str(w).split('.')[1]}-{e}" for rows, n, _, _, w, e in LAUNCHES],
-)  # fmt: skip
-def test_compiles_to_warpgroup_products_without_spills(
-    rows: int, n: int, k: int, dtype: torch.dtype, weight_dtype: torch.dtype, epilogue: Epilogue
-) -> None:
-    quantised = weight_dtype.itemsize == 1
+@dataclasses.dataclass(frozen=True)
+class Product:
+    """One of those that a decode step is made of."""
+
+    epilogue: Epilogue
+    norm: bool
+    out: torch.dtype
+
+
+def products_of(x: torch.dtype, weight: torch.dtype) -> list[Product]:
+    """With weights of float8 the residual stream is float32, and is normed before."""
+    norm, stream = weight != FLOAT8, FLOAT if weight == FLOAT8 else x
+    return [
+        Product("none", norm, x if norm else BFLOAT),  # queries, keys and values
+        Product("residual", False, stream),  # behind attention, and down
+        Product("swiglu", norm, x),  # gate and up
+        Product("none", False, FLOAT),  # the unembedding
+        Product("silu_residual", False, x),  # heads
+    ]
+
+
+# of the models that there are, every product at every tile; of others those that need most
+GRID = [
+    (x, weight, tokens, product)
+    for x, weight, few in [
+        (BFLOAT, BFLOAT, False), (HALF, FLOAT8, False), (BFLOAT, INT8, False),
+        (HALF, HALF, True), (HALF, INT8, True),
+    ]
+    for tokens in (16, 32, 64, 128, 256)
+    if tokens >= config_for(1, weight).tokens
+    for product in products_of(x, weight)
+    if not few or product.epilogue == "none"
+] + [  # without matrix unit, slow to compile, and only ever used by tests
+    (FLOAT, FLOAT, tokens, Product("none", True, FLOAT)) for tokens in (32, 256)
+]  # fmt: skip
+
+
+def _name(value: object) -> str:
+    if isinstance(value, Product):
+        return f"{value.epilogue}{'-norm' * value.norm}-{_name(value.out)}"
+    return str(value).removeprefix("torch.")
+
+
+def _compiled(
+    x: torch.dtype, weight: torch.dtype, rows: int, product: Product, n: int = 4096
+) -> CompiledKernel:
+    """At the 4B's width."""
+    k, epilogue = 4096, product.epilogue
+    columns = n // 2 if epilogue in ("swiglu", "silu_residual") else n
+    residual, out = None, torch.empty(rows, columns, dtype=product.out)
+    if epilogue == "residual":
+        residual = out
+    elif epilogue == "silu_residual":
+        residual = torch.empty(rows, columns, dtype=x)
+        out = torch.empty(rows, columns + n, dtype=x)[:, columns:]
     (kernel,) = compile_launches(
         lambda: skinny_gemm(
-            torch.empty(rows, k, dtype=dtype), torch.empty(n, k, dtype=weight_dtype),
-            scale=torch.empty(n) if quantised else None, epilogue=epilogue, norm_eps=1e-5,
-            residual=torch.empty(rows, n, dtype=dtype) if epilogue == "residual" else None,
+            torch.empty(rows, k, dtype=x), torch.empty(n, k, dtype=weight), out=out,
+            scale=torch.empty(n) if weight.itemsize == 1 else None, residual=residual,
+            epilogue=epilogue, norm_eps=1e-5 if product.norm else None,
+            copy_residual=epilogue == "silu_residual",
         ),
         MODULE,
     )  # fmt: skip
-    config = config_for(rows, weight_dtype)
-    operand = {torch.bfloat16: "bf16.bf16", torch.float16: "f16.f16"}[dtype]
-    assert kernel.instructions("wgmma.mma_async") == [
-        f"wgmma.mma_async.sync.aligned.m64n{config.tokens}k16.f32.{operand}"
-    ]
-    assert not kernel.instructions("mma.sync")
+    return kernel
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("x", "weight", "tokens", "product"), GRID, ids=_name)
+def test_compiles_to_warpgroup_products_without_spills(
+    x: torch.dtype, weight: torch.dtype, tokens: int, product: Product
+) -> None:
+    """Whatever a decode step can ask for, with any number of rows."""
+    config = config_for(tokens, weight)
+    assert config.tokens == tokens
+    kernel = _compiled(x, weight, tokens, product)
     assert not kernel.spills, f"{kernel.stack_bytes} bytes of stack"
     assert kernel.instructions("cp.async.c[ag]"), "weights are not copied asynchronously"
     assert kernel.shared_bytes * config.programs_per_multiprocessor <= MAX_SHARED_BYTES
     # 64 Ki registers have to hold as many programs as are meant to run side by side
     used = kernel.registers * 32 * config.num_warps * config.programs_per_multiprocessor
     assert used <= 65536
+    assert not kernel.instructions("mma.sync")
+    if x != FLOAT:
+        operand = {BFLOAT: "bf16.bf16", HALF: "f16.f16"}[x]
+        assert kernel.instructions("wgmma.mma_async") == [  # two warpgroups share 256 tokens
+            f"wgmma.mma_async.sync.aligned.m64n{min(128, tokens)}k16.f32.{operand}"
+        ]
+
+
+@pytest.mark.parametrize("rows", [1, 10])
+def test_odd_sizes_compile_without_spills(rows: int) -> None:
+    """A vocabulary that is no multiple of anything."""
+    assert not _compiled(BFLOAT, BFLOAT, rows, Product("none", False, FLOAT), n=64001).spills
+
+
+@pytest.mark.parametrize("weight", [FLOAT, BFLOAT, HALF, FLOAT8, INT8], ids=_name)
+def test_the_number_of_rows_decides_nothing_that_rounds(weight: torch.dtype) -> None:
+    """A step along k is part of what the result is; and a workspace for many rows does for few."""
+    configs = [config_for(rows, weight) for rows in range(1, MAX_ROWS + 1)]
+    assert len({config.block_k for config in configs}) == 1
+    assert all(config.tokens >= rows for rows, config in enumerate(configs, 1))
+    device = torch.device("cpu")
+    for programs in (None, 132):
+        for n, k in ((48, 48), (6144, 4096), (4096, 14336), (64000, 4096)):
+            sizes = [
+                [len(tensor) for tensor in (space.partials, space.squares, space.counters)]
+                for rows in (1, 17, 33, 65, 129)
+                for space in [
+                    Workspace.allocate([(configs[rows - 1], n, k)], device, programs)
+                ]
+            ]  # fmt: skip
+            for fewer, more in itertools.pairwise(sizes):
+                assert all(a <= b for a, b in zip(fewer, more, strict=True)), (n, k, sizes)
 
 
 def test_weights_are_fetched_before_the_kernel_before_has_ended() -> None:
@@ -366,7 +496,9 @@ def _distance(found: torch.Tensor, exact: torch.Tensor) -> float:
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("epilogue", EPILOGUES)
-@pytest.mark.parametrize(("rows", "n", "k"), [(1, 4096, 4096), (10, 6144, 4096), (100, 1000, 700)])
+@pytest.mark.parametrize(
+    ("rows", "n", "k"), [(1, 4096, 4096), (10, 6144, 4096), (100, 1000, 700), (160, 4096, 4096)]
+)
 def test_error_on_a_gpu_is_at_most_twice_torchs(
     rows: int, n: int, k: int, epilogue: Epilogue
 ) -> None:
@@ -398,11 +530,11 @@ def test_error_of_quantised_weights_on_a_gpu(dtype: torch.dtype) -> None:
 @pytest.mark.gpu
 def test_nothing_changes_a_row_on_a_gpu() -> None:
     """Neither the number of programs, nor how many rows are fed, nor a replayed graph."""
-    x, weight = _on_gpu(128, 6144, 4096)
+    x, weight = _on_gpu(256, 6144, 4096)
     all_rows = skinny_gemm(x, weight, norm_eps=1e-5)
     for programs in (1, 7, 132, 528):
         assert torch.equal(skinny_gemm(x, weight, norm_eps=1e-5, programs=programs), all_rows)
-    for rows in (1, 10, 16, 17, 33, 64, 65):
+    for rows in (1, 10, 16, 17, 33, 64, 65, 128, 129, 200):
         assert torch.equal(skinny_gemm(x[:rows], weight, norm_eps=1e-5), all_rows[:rows]), rows
     workspace = Workspace.allocate([(config_for(10, weight.dtype), 6144, 4096)], x.device)
     out = torch.full((10, 6144), NAN, device="cuda", dtype=torch.bfloat16)
@@ -414,6 +546,22 @@ def test_nothing_changes_a_row_on_a_gpu() -> None:
         out.fill_(NAN)
         graph.replay()
         assert torch.equal(out, all_rows[:10])
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.int8])
+@pytest.mark.parametrize("epilogue", ["none", "swiglu"])
+def test_nothing_changes_a_row_of_quantised_weights(dtype: torch.dtype, epilogue: Epilogue) -> None:
+    """The norm's sum of squares neither, which is added in every width of the tile."""
+    x, weight = _on_gpu(256, 6144, 4096)
+    rows, scale = quantize_rows(weight, dtype)
+    for activations in (torch.bfloat16, torch.float16):
+        own = x.to(activations)
+        options: dict[str, Any] = {"scale": scale, "epilogue": epilogue, "norm_eps": 1e-5}
+        together = skinny_gemm(own, rows, **options)
+        for count in (1, 10, 32, 33, 64, 65, 128, 129, 200):
+            found = skinny_gemm(own[:count], rows, **options)
+            assert torch.equal(found, together[:count]), count
 
 
 @pytest.mark.gpu

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
@@ -15,14 +13,12 @@ import torch
 import triton
 from torch import Tensor
 from torch.nn.attention import bias
-from triton.runtime.interpreter import InterpretedFunction
 
-from tests.kernels.interpreter import interpreted
+from tests.kernels.interpreter import _launch, interpreted
 from tests.pretend import tensors
 from tests.pretend.streams import Event, Recorder, RuleError, Stream, Timeline
 from tests.pretend.tensors import CudaTensor, GpuMode, NumberedMode
 from tests.pretend.threads import following_threads
-from worldbridge import kernels
 
 __all__ = ["Gpu", "pretended_gpu"]
 
@@ -67,9 +63,6 @@ class _Graph:
 @contextmanager
 def pretended_gpu() -> Iterator[Gpu]:
     """Raises RuleError at the end for rules that were broken where nobody could be told."""
-    for module in pkgutil.iter_modules(kernels.__path__):
-        # Defined while the interpreter rules, a kernel could never be compiled any more.
-        importlib.import_module(f"{kernels.__name__}.{module.name}")
     gpu = Gpu()
     timeline = gpu.timeline
     with ExitStack() as stack:
@@ -185,7 +178,7 @@ def _launching(gpu: Gpu) -> Any:
         def launch() -> None:
             before = [value.inner.clone() for value in used]
             with _ONE_AT_A_TIME:
-                InterpretedFunction(kernel.fn).run(*plain, grid=grid, warmup=warmup, **named)
+                _launch(kernel, *plain, grid=grid, warmup=warmup, **named)
             changed = [
                 value
                 for value, was in zip(used, before, strict=True)

@@ -59,6 +59,15 @@ def test_a_converted_world_shows_the_same_pictures() -> None:
     assert apart(found, expected) <= 1  # rounding
 
 
+@pytest.mark.slow
+def test_compiled_pictures_are_made_on_their_stream() -> None:
+    """Of fixed shapes; nothing is compiled here, see `tests/runtime/test_device_pixels.py`."""
+    expected = shown(CosmosWorld(small_world("cpu"), 1), 20)
+    with pretended_gpu():
+        found = shown(CosmosWorld(small_world("cuda"), 1, pixels="compiled"), 20)
+    assert apart(found, expected) <= 1
+
+
 def shown_again(world: CosmosWorld, data: bytes) -> list[bytes]:
     state = world.restore(data)
     pictures = [world.step([state], ACTION).i420[0] for _ in range(2)]

@@ -51,6 +51,7 @@ def test_is_frozen() -> None:
         {"log_level": "chatty"},
         {"mode": "magic"},
         {"weights": "fp4"},
+        {"pixels": ""},
         {"diagonal": 2},
         {"diagonal": 2, "mode": "jacobi"},
         {"diagonal": 0, "mode": "diagonal"},
@@ -126,16 +127,18 @@ def test_the_decode_mode_reaches_the_worker() -> None:
         arguments = _parser().parse_args(list(spec.arguments[1:]))
         assert (arguments.mode, arguments.diagonal) == (config.mode, config.diagonal)
         assert arguments.remember == Path("/scratch/mode")
-        assert arguments.weights == "model"
+        assert (arguments.weights, arguments.pixels) == ("model", "eager")
 
 
 def test_how_weights_are_read_reaches_the_worker() -> None:
     from worldbridge.runtime.worker import _parser
     from worldbridge.supervisor import worker_spec
 
-    spec = worker_spec(ServeConfig(weights="fp8", device="cuda"), "ipc://x", Path("/scratch"))
+    config = ServeConfig(weights="fp8", device="cuda", pixels="--engines")
+    spec = worker_spec(config, "ipc://x", Path("/scratch"))
     arguments = _parser().parse_args(list(spec.arguments[1:]))
     assert (arguments.weights, arguments.device) == ("fp8", "cuda")
+    assert arguments.pixels == "--engines"
 
 
 def test_a_prompt_reaches_the_worker_whatever_it_begins_with() -> None:

@@ -11,8 +11,9 @@ import torch
 from worldbridge.models.tokenizer import TokenizerConfig
 from worldbridge.models.transformer import TransformerConfig
 from worldbridge.models.world_folder import World
+from worldbridge.runtime.bench import lineup
 from worldbridge.runtime.bench.decode import bench_decode, measure
-from worldbridge.runtime.bench.lineup import RasterLineup, Subject
+from worldbridge.runtime.bench.lineup import RasterLineup, Subject, check_choices
 from worldbridge.runtime.bench.presets import PRESETS, random_world
 from worldbridge.runtime.bench.streams import RasterStream, random_past
 from worldbridge.runtime.decoding import RasterDecoder, Sampling
@@ -71,6 +72,61 @@ def test_forwards_and_bytes_are_counted(result: dict[str, Any]) -> None:
     )
 
 
+def test_the_usual_modes_keep_their_names_and_say_what_they_are(result: dict[str, Any]) -> None:
+    modes = {mode["name"]: mode for mode in result["modes"]}
+    chosen = {name: (m["mode"], m["width"], m["diagonal"]) for name, m in modes.items()}
+    assert chosen["jacobi"] == ("jacobi", 16, None)
+    assert chosen["diagonal"] == ("diagonal", None, 2)
+    assert chosen["medusa"] == ("medusa", None, None) and chosen["plain"] == ("plain", None, None)
+    assert {(m["tokens_per_latent"], m["batch"]) for m in result["modes"]} == {(SIZE, 1)}
+    assert result["frames_per_latent"] == 8
+    assert not any("frames_per_second_at" in mode for mode in result["modes"])
+    # the plain way feeds no latent again
+    assert modes["plain"]["ms_closing_forward"] is None
+    assert all(modes[n]["ms_closing_forward"] > 0 for n in ("sequential", "medusa", "diagonal"))
+
+
+@pytest.fixture(scope="module")
+def chosen(world: World) -> dict[str, Any]:
+    subject = Subject(
+        world, CPU, context=3, trained=False, widths=(4, 12, 4), diagonals=(1, 2, 4)
+    )
+    return measure(
+        subject, only=(), acceptances=(1.0, 3.5, 6.0), quick=True, progress=quiet
+    )
+
+
+def test_every_window_and_every_diagonal_is_measured_by_itself(chosen: dict[str, Any]) -> None:
+    modes = {mode["name"]: mode for mode in chosen["modes"]}
+    assert list(modes) == [
+        "sequential", "jacobi W=4", "jacobi W=12", "medusa", "diagonal k=1", "diagonal",
+        "diagonal k=4", "plain",
+    ]  # fmt: skip
+    assert modes["jacobi W=4"]["rows_per_forward"] == modes["jacobi W=4"]["width"] == 4
+    assert modes["jacobi W=12"]["rows_per_forward"] == 12
+    for name in ("jacobi W=4", "jacobi W=12", "diagonal k=4"):  # four tokens a row: one by one
+        assert modes[name]["identical_to_sequential"], name
+    # W + (H - 1) k forwards draw, and one feeds the latent again
+    forwards = [modes[n]["forwards_per_latent"] for n in modes if modes[n]["diagonal"]]
+    assert forwards == [4 + 2 * 1 + 1, 4 + 2 * 2 + 1, 4 + 2 * 4 + 1]
+
+
+def test_a_stated_acceptance_is_computed_from_what_was_measured(chosen: dict[str, Any]) -> None:
+    modes = {mode["name"]: mode for mode in chosen["modes"]}
+    guessing = [name for name, mode in modes.items() if "frames_per_second_at" in mode]
+    assert guessing == ["jacobi W=4", "jacobi W=12", "medusa"]
+    for name in guessing:
+        mode = modes[name]
+        found = {
+            at["tokens_per_forward"]: at["frames_per_second"] for at in mode["frames_per_second_at"]
+        }
+        # no more tokens than a forward has rows
+        assert list(found) == ([1.0, 3.5, 6.0] if name == "jacobi W=12" else [1.0, 3.5])
+        for tokens, rate in found.items():
+            ms = SIZE / tokens * mode["ms_per_forward"]["p50"] + mode["ms_closing_forward"]
+            assert rate == pytest.approx(8 / (ms / 1000), rel=1e-3)
+
+
 def test_random_weights_are_called_that(result: dict[str, Any]) -> None:
     assert result["trained"] is False and "random weights" in result["note"]
     assert result["context_latents"] == 3 and result["device"] == "cpu" and result["gpu"] is None
@@ -86,8 +142,8 @@ def test_without_a_context_the_window_fills_and_slides(world: World) -> None:
 
 
 def test_a_fixed_context_of_a_world_is_reached_by_drawing(world: World) -> None:
-    lineup = RasterLineup(Subject(world, CPU, context=3, trained=None), ("jacobi",))
-    _, stream = lineup.contender("sequential")
+    ways = RasterLineup(Subject(world, CPU, context=3, trained=None), ("jacobi",))
+    _, stream = ways.contender("sequential")
     first, second = (stream.latent(i, lambda: None) for i in range(2))
     assert isinstance(stream, RasterStream)
     assert [len(step.past.codes) for step in stream.steps] == [3, 3]
@@ -128,6 +184,11 @@ def test_steps_that_a_decoder_enqueues_in_groups_are_marked_one_by_one(world: Wo
     [
         ({"context": 4}, (), "expected a --context from 1 to 3, got 4"),
         ({"precision": "fp8"}, (), "expected --device cuda, got cpu with fp8"),
+        ({"widths": (13,)}, (), "expected a --width from 1 to 12, got 13"),
+        ({"widths": (0,)}, (), "expected a --width from 1 to 12, got 0"),
+        ({"diagonals": (5,)}, (), "expected a --diagonal from 1 to 4, got 5"),
+        ({"widths": (4,)}, ("medusa",), "--width belongs to mode jacobi: expected --mode jacobi"),
+        ({"diagonals": (1,)}, ("jacobi",), "--diagonal belongs to mode diagonal"),
         ({}, ("magic",), "no decode mode 'magic'"),
     ],
 )
@@ -137,6 +198,48 @@ def test_what_does_not_fit_is_refused(
     subject = dataclasses.replace(Subject(world, CPU), **changes)
     with pytest.raises(ValueError, match=told):
         measure(subject, only=only, quick=True, progress=quiet)
+
+
+@pytest.mark.parametrize(
+    ("acceptance", "only", "told"),
+    [
+        (0.5, (), "--acceptance from 1 to 12, got 0.5"),
+        (12.5, (), "--acceptance from 1 to 12, got 12.5"),
+        (float("nan"), (), "--acceptance from 1 to 12, got nan"),
+        (4.24, ("diagonal",), "belongs to modes that guess: expected jacobi or medusa"),
+    ],
+)
+def test_an_acceptance_that_cannot_be_is_refused(
+    world: World, acceptance: float, only: tuple[str, ...], told: str
+) -> None:
+    with pytest.raises(ValueError, match=told):
+        measure(
+            Subject(world, CPU), only=only, acceptances=(acceptance,), quick=True, progress=quiet
+        )
+
+
+def test_what_a_gpu_cannot_take_is_told_before_anything_is_made() -> None:
+    config, gpu = PRESETS["cosmos-4b-320p"], torch.device("cuda")
+    check_choices(config, gpu, (1, 16, 64), (1, 2, 32))
+    with pytest.raises(ValueError, match="--width from 1 to 64, got 65"):
+        check_choices(config, gpu, (16, 65), ())
+    with pytest.raises(ValueError, match="--diagonal from 1 to 32, got 33"):
+        check_choices(config, gpu, (), (33,))
+    tall = dataclasses.replace(config, latent_shape=(5, 80, 128))
+    with pytest.raises(ValueError, match="--diagonal 1 runs [0-9]+ tokens in a forward"):
+        check_choices(tall, gpu, (), (1,))
+    check_choices(config, CPU, (640,), ())
+    with pytest.raises(ValueError, match="--width from 1 to 640, got 641"):
+        bench_decode(preset="cosmos-4b-320p", widths=(641,), quick=True, threads=1, progress=quiet)
+    with pytest.raises(ValueError, match="--acceptance from 1 to 640, got 700"):
+        bench_decode(
+            preset="cosmos-4b-320p", acceptances=(700.0,), quick=True, threads=1, progress=quiet
+        )
+
+
+def test_the_most_rows_are_those_of_the_kernels() -> None:
+    attention = pytest.importorskip("worldbridge.kernels.attention")
+    assert lineup._MOST_ROWS == attention.MAX_TOKENS
 
 
 def test_a_world_without_heads_has_no_mode_medusa(world: World) -> None:
@@ -154,6 +257,8 @@ def test_bad_options_of_a_whole_run_are_refused() -> None:
         bench_decode("procedural", **options)
     with pytest.raises(ValueError, match="neither --context nor --weights"):
         bench_decode("embedded", context=2, **options)
+    with pytest.raises(ValueError, match="neither --width nor --diagonal"):
+        bench_decode("embedded", widths=(8,), **options)
     if not torch.cuda.is_available():
         with pytest.raises(NoDeviceError, match="no GPU"):
             bench_decode(preset="cosmos-4b-320p", device="cuda", **options)

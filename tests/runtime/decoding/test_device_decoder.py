@@ -83,6 +83,7 @@ def poisoned(decoder: DeviceDecoder) -> None:
         (PLAIN, "medusa", {"heads": heads_for(PLAIN, 4)}),
         (SHORT, "medusa", {"heads": heads_for(SHORT, 7)}),  # more than tokens in a latent
         (SHORT, "medusa", {"heads": heads_for(SHORT, 3, 50.0)}),  # wrong nearly always
+        (SHORT, "medusa", {"heads": heads_for(SHORT, 16)}),  # too many to guess behind every row
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -122,7 +123,7 @@ def test_logits_of_a_step_are_those_of_the_reference(config: TransformerConfig) 
         mine = sessions[device]
         device._begin(mine, [device._pairs(session, told) for session in mine])
         device.steps.run(2)
-    found = device.step.buffers.logits.view(2, 4, -1)
+    found = device.step.own_logits(2)
     for i, session in enumerate(sessions[plain]):
         pairs = [plain._pairs(session, told)]
         expected = plain.logits([session], lines[i][None], [0], pairs)[0]
@@ -159,6 +160,20 @@ def test_batches_of_any_composition_and_places_nobody_uses() -> None:
     mine, expected = ([opened(d, s, 1 + s % 2) for s in (1, 2, 3)] for d in (device, plain))
     device.steps.buckets = (2, 4)
     for step, who in enumerate([(2,), (0, 1), (2, 0, 1), (1,)]):
+        found = decode(device, [mine[i] for i in who], step)
+        assert torch.equal(found, decode(plain, [expected[i] for i in who], step))
+    assert vars(device.counts) == vars(plain.counts)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["medusa", "jacobi"])
+def test_heads_guess_behind_all_rows_of_few_sessions_and_behind_one_of_many(mode: str) -> None:
+    """16 rows and 15 heads: 256 rows of one session are one product, those of two are not."""
+    plain, device = pair(SHORT, 2, mode, width=16, heads=heads_for(SHORT, 15))
+    poisoned(device)
+    assert [device.weights.guesses_together(n * 16) for n in (1, 2)] == [True, False]
+    mine, expected = ([opened(d, s, 1) for s in (1, 2)] for d in (device, plain))
+    for step, who in enumerate([(0,), (1, 0), (1,)]):
         found = decode(device, [mine[i] for i in who], step)
         assert torch.equal(found, decode(plain, [expected[i] for i in who], step))
     assert vars(device.counts) == vars(plain.counts)

@@ -86,7 +86,7 @@ def test_logits_of_bfloat16_are_as_near_to_float64_as_torchs() -> None:
     with torch.inference_mode():
         decoder._begin([session], [None])
         decoder.steps.run(1)
-    mine = decoder.step.buffers.logits[:16]
+    mine = decoder.step.own_logits(1)[0]
     assert (mine - expected).norm() <= 2 * (plain - expected).norm()
 
 
@@ -128,7 +128,7 @@ def test_weights_of_one_byte_draw_alike_recorded_or_not(precision: Any) -> None:
         if not recorded:
             decoder.steps = EagerSteps(decoder.step)
         results.append(run(decoder, opened(decoder, 4), 2))
-        assert bool(decoder.step.buffers.logits[:10].isfinite().all())
+        assert bool(decoder.step.own_logits(1).isfinite().all())
     assert torch.equal(*results)
 
 

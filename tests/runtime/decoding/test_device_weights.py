@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from unittest import mock
 
 import pytest
 import torch
@@ -25,6 +26,7 @@ from tests.runtime.decoding.test_raster_decoder import build as plain_build
 from worldbridge.kernels.quantize import dequantize_rows
 from worldbridge.models.transformer import MedusaHeads, TransformerConfig, VideoTransformer
 from worldbridge.models.transformer.config import cosmos_4b_320p
+from worldbridge.runtime.decoding import device_layers
 from worldbridge.runtime.decoding.device_decoder import DeviceDecoder
 from worldbridge.runtime.decoding.device_step import DeviceStep, StepShape
 from worldbridge.runtime.decoding.device_weights import DeviceWeights, Matrix, Precision
@@ -51,7 +53,7 @@ def test_matrices_that_need_no_packing_are_the_models_own() -> None:
 
 @pytest.mark.parametrize(
     ("precision", "heads", "gigabytes"),
-    [("model", 0, 7.504), ("model", 9, 8.330), ("fp8", 0, 3.755), ("int8", 9, 4.170)],
+    [("model", 0, 7.504), ("model", 9, 7.806), ("fp8", 0, 3.755), ("int8", 9, 3.907)],
 )
 def test_a_step_of_the_4b_reads_what_arithmetic_says(
     precision: Precision, heads: int, gigabytes: float
@@ -61,6 +63,28 @@ def test_a_step_of_the_4b_reads_what_arithmetic_says(
         guessing = MedusaHeads(4096, heads).bfloat16() if heads else None
         packed = DeviceWeights.pack(model, guessing, precision)
     assert packed.bytes_per_step / 1e9 == pytest.approx(gigabytes, abs=0.002)
+
+
+@pytest.mark.parametrize(
+    ("heads", "sessions", "rows", "gigabytes"),
+    [
+        (0, 8, 20, 7.504),  # a diagonal
+        (0, 12, 20, 7.504),
+        (0, 13, 20, 2 * 7.504),  # 260 rows
+        (9, 2, 10, 7.806),  # guesses behind all of 20 rows: 200
+        (9, 3, 10, 8.330),  # behind 3 of 30, which are known only then
+        (9, 1, 16, 7.806),
+        (9, 2, 16, 8.330),
+        (9, 26, 10, 2 * 7.504 + 2 * (0.302 + 0.524)),
+    ],
+)
+def test_what_is_read_depends_on_the_number_of_rows(
+    heads: int, sessions: int, rows: int, gigabytes: float
+) -> None:
+    with torch.device("meta"):
+        model = VideoTransformer(cosmos_4b_320p()).bfloat16()
+        packed = DeviceWeights.pack(model, MedusaHeads(4096, heads).bfloat16() if heads else None)
+    assert packed.bytes_read(sessions, rows) / 1e9 == pytest.approx(gigabytes, abs=0.003)
 
 
 def dequantized(model: VideoTransformer, weights: DeviceWeights) -> VideoTransformer:
@@ -111,7 +135,7 @@ def test_logits_are_those_of_the_weights_that_bytes_stand_for(
         if config.takes_camera:
             twin.view = session.view
         device.steps.run(1)
-    mine = device.step.buffers.logits[:3]
+    mine = device.step.own_logits(1)[0]
     pairs = [reference._pairs(twin, told(config))]
     expected = reference.logits([twin], line[None], [0], pairs)[0]
     exact = device.logits([session], line[None], [0], [device._pairs(session, told(config))])[0]
@@ -132,13 +156,16 @@ def told(config: TransformerConfig) -> Tensor | None:
 def test_more_rows_than_a_product_takes_are_taken_in_parts() -> None:
     weights = DeviceWeights.pack(build(SHORT), None)
     rings = torch.zeros(2, 9, 2, 34, 16)
-    shape = StepShape(sessions=9, rows=16, width=16, size=6, follow=False)
+    shape = StepShape(sessions=9, rows=30, width=30, size=6, follow=False)
     step = DeviceStep(SHORT, weights, rings, rings.clone(), SAMPLING, shape)
-    x = torch.randn(144, 48)
-    out, stream = torch.full((144, 128), torch.nan), torch.randn(144, 48)
+    x = torch.randn(270, 48)
+    out, stream = torch.full((270, 128), torch.nan), torch.randn(270, 48)
     torch.testing.assert_close(
         step._product(x, weights.layers[0].qkv, out), x @ weights.layers[0].qkv.rows.T
     )
     expected = stream + out[:, :64] @ weights.layers[0].out.rows.T
     step._add_product(out[:, :64], weights.layers[0].out, stream)
     torch.testing.assert_close(stream, expected)
+    with mock.patch.object(device_layers, "skinny_gemm") as product:
+        step._product(x, weights.layers[0].qkv, out)
+    assert [len(call.args[0]) for call in product.call_args_list] == [135, 135]

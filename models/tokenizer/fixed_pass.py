@@ -50,7 +50,8 @@ class FixedPass(Pass):
         if not any(key.endswith(".k") for key in self.written):
             return self.written
         if self.first:
-            seen = torch.ones(1, 1, dtype=torch.int32)
+            device = next(iter(self.written.values())).device
+            seen = torch.ones(1, 1, dtype=torch.int32, device=device)
         else:
             seen = (self.past[SEEN] + 1).clamp(max=self.window)
         return {**self.written, SEEN: seen}

@@ -1,0 +1,197 @@
+"""Latents to I420 planes on a GPU, in PyTorch, compiled, or by TensorRT.
+
+Whatever makes the pictures remembers a stream in a `StreamState` of its own.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from worldbridge.models.progress import Progress
+from worldbridge.models.tokenizer import StreamState, VideoTokenizer
+from worldbridge.models.tokenizer.fixed_pass import FixedPass
+from worldbridge.runtime.errors import PixelsError
+from worldbridge.runtime.i420 import i420_planes, unit_to_bytes
+from worldbridge.runtime.pixels import COMPILED, EAGER
+
+__all__ = ["CompiledPixels", "EagerPixels", "EnginePixels", "PixelSource", "pixel_source"]
+
+_KERNEL_PATCH = 4  # pixels and frames, what kernels/pixels.py joins
+
+
+class PixelSource(Protocol):
+    def fresh(self) -> StreamState:
+        """Of a stream that has seen no latent."""
+        ...
+
+    def planes(self, codes: Tensor, stream: StreamState) -> tuple[Tensor, StreamState]:
+        """Pictures uint8 [T, I420 bytes] of the next latent [h, w], and the stream behind it."""
+        ...
+
+
+def pixel_source(
+    pixels: str,
+    tokenizer: VideoTokenizer,
+    grid: tuple[int, int],
+    window: int,
+    device: torch.device,
+    progress: Progress,
+) -> PixelSource:
+    """`pixels` as in `runtime/pixels.py`; a latent is `grid`, `window` as in `StreamState`.
+
+    Raises PixelsError for engines that were not made for this world.
+    """
+    if pixels == EAGER:
+        return EagerPixels(tokenizer, grid, window)
+    if pixels == COMPILED:
+        compiled = CompiledPixels(tokenizer, grid, window)
+        compiled.prepare(device, progress)
+        return compiled
+    return EnginePixels(Path(pixels), tokenizer, grid, window, device)
+
+
+class _Joined:
+    """Tokenizers with the published patches go from bands to I420 in one kernel."""
+
+    def __init__(self, tokenizer: VideoTokenizer) -> None:
+        config = tokenizer.config
+        has_kernels = importlib.util.find_spec("triton") is not None
+        self.patches = bool(
+            has_kernels and config.patch_time and config.patch_size == _KERNEL_PATCH
+        )
+
+    def planes(self, made: Tensor, first: bool) -> Tensor:
+        """Haar patches, or frames [1, C, T, H, W], to I420 [T, bytes]."""
+        if self.patches:
+            # here, because only what runs on a GPU needs Triton
+            from worldbridge.kernels.pixels import i420_of_patches
+
+            return i420_of_patches(made.contiguous(), first)[0]
+        return i420_planes(unit_to_bytes(made[0].float()).transpose(0, 1))
+
+
+class EagerPixels:
+    """By PyTorch, operation by operation.
+
+    The network's features are in channels-last order by themselves (`models/tokenizer/layers.py`).
+    """
+
+    def __init__(self, tokenizer: VideoTokenizer, grid: tuple[int, int], window: int) -> None:
+        self._tokenizer, self._grid, self._window = tokenizer, grid, window
+        self._joined = _Joined(tokenizer)
+
+    def fresh(self) -> StreamState:
+        return self._tokenizer.decode_stream_init(1, *self._grid, self._window)
+
+    def planes(self, codes: Tensor, stream: StreamState) -> tuple[Tensor, StreamState]:
+        first, latent = stream.fresh, codes[None, None]
+        if self._joined.patches:
+            made, stream = self._tokenizer.decode_step_patches(latent, stream)
+        else:
+            made, stream = self._tokenizer.decode_step(latent, stream, check_range=False)
+        return self._joined.planes(made, first), stream
+
+
+class CompiledPixels:
+    """The network compiled for one latent of one stream, whose memory has fixed shapes.
+
+    It has two graphs: of a stream's first latent, and of all others. What they compute is what
+    `EagerPixels` computes, in another order.
+    """
+
+    def __init__(self, tokenizer: VideoTokenizer, grid: tuple[int, int], window: int) -> None:
+        self._tokenizer, self._grid, self._window = tokenizer, grid, window
+        self._joined = _Joined(tokenizer)
+        self._begin: Any = torch.compile(self._first, dynamic=False)
+        self._go_on: Any = torch.compile(self._next, dynamic=False)
+
+    def fresh(self) -> StreamState:
+        return self._tokenizer.decode_stream_init(1, *self._grid, self._window)
+
+    def planes(self, codes: Tensor, stream: StreamState) -> tuple[Tensor, StreamState]:
+        latent = codes[None, None]
+        if stream.fresh:
+            made, cache = self._begin(latent)
+        else:
+            made, cache = self._go_on(latent, dict(stream.cache))
+        after = replace(stream, counts=(stream.counts[0] + 1,), cache=cache)
+        return self._joined.planes(made, stream.fresh), after
+
+    @torch.inference_mode()
+    def prepare(self, device: torch.device, progress: Progress) -> None:
+        """Compile all there is, which takes a minute or two at the first start on a machine."""
+        codes, stream = torch.zeros(self._grid, dtype=torch.long, device=device), self.fresh()
+        # what a first latent remembers may lie in memory in another order than later on
+        stages = "first pictures of a stream", "pictures behind them", "pictures from then on"
+        for number, what in enumerate(stages):
+            progress(f"compiling the {what}", number / len(stages))
+            _, stream = self.planes(codes, stream)
+
+    def _first(self, codes: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        run = FixedPass(self._window, None)
+        made = self._tokenizer.decode_pass(codes, run, patches=self._joined.patches)
+        return made, run.memory()
+
+    def _next(self, codes: Tensor, cache: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        run = FixedPass(self._window, cache)
+        made = self._tokenizer.decode_pass(codes, run, patches=self._joined.patches)
+        return made, run.memory()
+
+
+class EnginePixels:
+    """By the engines that `worldbridge export tensorrt` made of this world's tokenizer."""
+
+    def __init__(
+        self,
+        folder: Path,
+        tokenizer: VideoTokenizer,
+        grid: tuple[int, int],
+        window: int,
+        device: torch.device,
+    ) -> None:
+        """Raises PixelsError."""
+        # not above: only here anything of the export is needed
+        from worldbridge.models.export import ExportError, TensorRTDecoder
+
+        try:
+            self._decoder = TensorRTDecoder(folder)
+        except ExportError as error:
+            made = "a folder made by `worldbridge export tensorrt`"
+            raise _unfit(folder, made, str(error)) from error
+        exported = self._decoder.exported
+        if exported.config != tokenizer.config:
+            raise _unfit(folder, "engines of this world's tokenizer", "those of another one")
+        ours = *grid, window if tokenizer.config.attention else None
+        theirs = exported.height, exported.width, exported.window
+        if theirs != ours:
+            raise _unfit(
+                folder, "grid {} x {}, window {}".format(*ours), "{} x {}, {}".format(*theirs)
+            )
+        self._grid, self._window, self._device = grid, exported.window, device
+
+    def fresh(self) -> StreamState:
+        return self._decoder.decode_stream_init(1, *self._grid, self._window)
+
+    def planes(self, codes: Tensor, stream: StreamState) -> tuple[Tensor, StreamState]:
+        frames, stream = self._decoder.decode_step(codes[None, None], stream, check_range=False)
+        if self._decoder.exported.pixels == "bytes":
+            rgb = frames[0].permute(0, 3, 1, 2)
+        else:
+            rgb = unit_to_bytes(frames[0]).transpose(0, 1)
+        return i420_planes(rgb.to(self._device)), stream
+
+
+def _unfit(folder: Path, expected: str, got: str) -> PixelsError:
+    return PixelsError(
+        f"the engines in {folder} do not fit",
+        expected=expected,
+        got=got,
+        remedy="make them again from this world with `worldbridge export tensorrt`, or leave "
+        "--pixels out",
+    )
