@@ -16,7 +16,6 @@ from worldbridge.runtime import device_pictures
 from worldbridge.runtime.ar_world import ArWorld
 from worldbridge.runtime.cosmos_world import CosmosWorld
 from worldbridge.runtime.device_pictures import CudaPictures
-from worldbridge.runtime.modes import Wanted
 from worldbridge.runtime.registry import open_world
 from worldbridge.runtime.world import WorldStart
 
@@ -101,16 +100,15 @@ def test_what_the_picture_streams_wait_for_is_needed(
         assert what == "wait for the drawing"
 
 
-@pytest.mark.parametrize("mode", ["diagonal", "jacobi"])
-def test_the_embedded_world_shows_the_same_pictures(mode: str) -> None:
+def test_the_embedded_world_shows_the_same_pictures() -> None:
     def pictures(world: ArWorld) -> tuple[list[list[bytes]], bytes]:
         states = [world.open(WorldStart("city", 3)), world.open(WorldStart("zoo", 4))]
         both = ACTION.expand(2, -1)
         return [world.step(states, both).i420 for _ in range(2)], world.snapshot(states[1])
 
-    expected, saved = pictures(open_world("embedded", wanted=Wanted(mode)))  # type: ignore[arg-type]
+    expected, saved = pictures(open_world("embedded"))  # type: ignore[arg-type]
     with pretended_gpu():
-        world = open_world("embedded", device="cuda", wanted=Wanted(mode))
+        world = open_world("embedded", device="cuda")
         assert isinstance(world, ArWorld) and world.decoder.device.type == "cuda"
         found, also = pictures(world)
         again = world.restore(saved)
