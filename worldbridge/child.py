@@ -26,6 +26,8 @@ def end_with(parent: int) -> None:
 def main() -> None:
     # A terminal's Ctrl-C reaches the whole group; stopping in order is the supervisor's work.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Under nohup this would be ignored, too; here it is how the supervisor asks for a new start.
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     end_with(int(os.environ["WORLDBRIDGE_PARENT"]))
     module, sys.argv = sys.argv[1], sys.argv[1:]
     runpy.run_module(module, run_name="__main__", alter_sys=True)
