@@ -56,19 +56,26 @@ def pixel_source(
     return EnginePixels(Path(pixels), tokenizer, grid, window, device)
 
 
-class _Joined:
-    """Tokenizers with the published patches go from bands to I420 in one kernel."""
+class _TokenizerPixels:
+    """What the two ways of running the network in PyTorch share.
 
-    def __init__(self, tokenizer: VideoTokenizer) -> None:
+    Tokenizers with the published patches go from bands to I420 in one kernel.
+    """
+
+    def __init__(self, tokenizer: VideoTokenizer, grid: tuple[int, int], window: int) -> None:
+        self._tokenizer, self._grid, self._window = tokenizer, grid, window
         config = tokenizer.config
         has_kernels = importlib.util.find_spec("triton") is not None
-        self.patches = bool(
+        self._patches = bool(
             has_kernels and config.patch_time and config.patch_size == _KERNEL_PATCH
         )
 
-    def planes(self, made: Tensor, first: bool) -> Tensor:
+    def fresh(self) -> StreamState:
+        return self._tokenizer.decode_stream_init(1, *self._grid, self._window)
+
+    def _joined(self, made: Tensor, first: bool) -> Tensor:
         """Haar patches, or frames [1, C, T, H, W], to I420 [T, bytes]."""
-        if self.patches:
+        if self._patches:
             # here, because only what runs on a GPU needs Triton
             from worldbridge.kernels.pixels import i420_of_patches
 
@@ -76,29 +83,22 @@ class _Joined:
         return i420_planes(unit_to_bytes(made[0].float()).transpose(0, 1))
 
 
-class EagerPixels:
+class EagerPixels(_TokenizerPixels):
     """By PyTorch, operation by operation.
 
     The network's features are in channels-last order by themselves (`models/tokenizer/layers.py`).
     """
 
-    def __init__(self, tokenizer: VideoTokenizer, grid: tuple[int, int], window: int) -> None:
-        self._tokenizer, self._grid, self._window = tokenizer, grid, window
-        self._joined = _Joined(tokenizer)
-
-    def fresh(self) -> StreamState:
-        return self._tokenizer.decode_stream_init(1, *self._grid, self._window)
-
     def planes(self, codes: Tensor, stream: StreamState) -> tuple[Tensor, StreamState]:
         first, latent = stream.fresh, codes[None, None]
-        if self._joined.patches:
+        if self._patches:
             made, stream = self._tokenizer.decode_step_patches(latent, stream)
         else:
             made, stream = self._tokenizer.decode_step(latent, stream, check_range=False)
-        return self._joined.planes(made, first), stream
+        return self._joined(made, first), stream
 
 
-class CompiledPixels:
+class CompiledPixels(_TokenizerPixels):
     """The network compiled for one latent of one stream, whose memory has fixed shapes.
 
     It has two graphs: of a stream's first latent, and of all others. What they compute is what
@@ -106,22 +106,15 @@ class CompiledPixels:
     """
 
     def __init__(self, tokenizer: VideoTokenizer, grid: tuple[int, int], window: int) -> None:
-        self._tokenizer, self._grid, self._window = tokenizer, grid, window
-        self._joined = _Joined(tokenizer)
-        self._begin: Any = torch.compile(self._first, dynamic=False)
-        self._go_on: Any = torch.compile(self._next, dynamic=False)
-
-    def fresh(self) -> StreamState:
-        return self._tokenizer.decode_stream_init(1, *self._grid, self._window)
+        super().__init__(tokenizer, grid, window)
+        # a graph for no memory and one for memory
+        self._compiled: Any = torch.compile(self._latent, dynamic=False)
 
     def planes(self, codes: Tensor, stream: StreamState) -> tuple[Tensor, StreamState]:
-        latent = codes[None, None]
-        if stream.fresh:
-            made, cache = self._begin(latent)
-        else:
-            made, cache = self._go_on(latent, dict(stream.cache))
+        cache = None if stream.fresh else dict(stream.cache)
+        made, cache = self._compiled(codes[None, None], cache)
         after = replace(stream, counts=(stream.counts[0] + 1,), cache=cache)
-        return self._joined.planes(made, stream.fresh), after
+        return self._joined(made, stream.fresh), after
 
     @torch.inference_mode()
     def prepare(self, device: torch.device, progress: Progress) -> None:
@@ -133,14 +126,11 @@ class CompiledPixels:
             progress(f"compiling the {what}", number / len(stages))
             _, stream = self.planes(codes, stream)
 
-    def _first(self, codes: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        run = FixedPass(self._window, None)
-        made = self._tokenizer.decode_pass(codes, run, patches=self._joined.patches)
-        return made, run.memory()
-
-    def _next(self, codes: Tensor, cache: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+    def _latent(
+        self, codes: Tensor, cache: dict[str, Tensor] | None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         run = FixedPass(self._window, cache)
-        made = self._tokenizer.decode_pass(codes, run, patches=self._joined.patches)
+        made = self._tokenizer.decode_pass(codes, run, patches=self._patches)
         return made, run.memory()
 
 

@@ -132,12 +132,6 @@ class DeviceWeights:
     def count_of_heads(self) -> int:
         return 0 if self.heads is None else len(self.heads.rows) // len(self.norm)
 
-    @property
-    def bytes_per_step(self) -> int:
-        """What a step reads of them for one session, which feeds a row for each guess and one more;
-        without heads the same for any number of rows that a session can have."""
-        return self.bytes_read(1, self.count_of_heads + 1)
-
     def bytes_read(self, sessions: int, rows: int) -> int:
         """What a step reads of them for so many sessions of so many rows: every matrix once for
         each `MAX_ROWS` rows. With heads, where these cannot guess behind all rows at once

@@ -35,7 +35,7 @@ _PATCHED: tuple[Any, ...] = (
 _called: set[int] = set()
 
 
-def _launch(kernel: Any, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> Any:
+def launch_interpreted(kernel: Any, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> Any:
     _called.clear()
     return InterpretedFunction(kernel.fn).run(*args, grid=grid, warmup=warmup, **kwargs)
 
@@ -64,7 +64,7 @@ def interpreted() -> Iterator[None]:
     knobs.runtime.interpret = True
     try:
         with (
-            mock.patch.object(triton.JITFunction, "run", _launch),
+            mock.patch.object(triton.JITFunction, "run", launch_interpreted),
             mock.patch.object(triton.JITFunction, "__call__", _call),
         ):
             yield

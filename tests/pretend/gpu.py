@@ -14,7 +14,7 @@ import triton
 from torch import Tensor
 from torch.nn.attention import bias
 
-from tests.kernels.interpreter import _launch, interpreted
+from tests.kernels.interpreter import interpreted, launch_interpreted
 from tests.pretend import tensors
 from tests.pretend.streams import Event, Recorder, RuleError, Stream, Timeline
 from tests.pretend.tensors import CudaTensor, GpuMode, NumberedMode
@@ -178,7 +178,7 @@ def _launching(gpu: Gpu) -> Any:
         def launch() -> None:
             before = [value.inner.clone() for value in used]
             with _ONE_AT_A_TIME:
-                _launch(kernel, *plain, grid=grid, warmup=warmup, **named)
+                launch_interpreted(kernel, *plain, grid=grid, warmup=warmup, **named)
             changed = [
                 value
                 for value, was in zip(used, before, strict=True)
