@@ -1,0 +1,196 @@
+"""Replay streams of the golden files through every decoder.
+
+A stream (`tests/golden/decoding/NAME.npz`) holds what its sessions start from, the controls of each
+latent, and the expected tokens. A run is a plain dictionary that says how to decode a stream. Only
+the functions `decode_raster`, `decode_grid` and `decode_device` know how a decoder is built.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from worldbridge.models.golden import load_reference
+from worldbridge.models.transformer import MedusaHeads, VideoTransformer
+from worldbridge.models.world_folder import EMBEDDED_WORLD, load_world
+from worldbridge.runtime.decoding.grid import GridDecoder
+from worldbridge.runtime.decoding.raster import RasterDecoder
+from worldbridge.runtime.decoding.sampler import Sampling
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+Run = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """The inputs of B sessions of P prompt latents and N latents to decode, with the tokens.
+
+    `model` names a folder (see `load_model`). Shapes: prompt [B, P, h, w]; context [B, m, c];
+    conditions [B, P + N, c]; poses [B, P + N, 8]. `tokens` maps the name of an expectation to
+    int64 [B, N, h, w].
+    """
+
+    model: str
+    sampling: Mapping[str, Any]
+    seeds: Sequence[int]
+    latents: int
+    prompt: Tensor
+    context: Tensor | None
+    conditions: Tensor | None
+    poses: Tensor | None
+    tokens: Mapping[str, Tensor]
+
+
+# -- adapters: the only places that know the decoders' interfaces ----------------------------------
+
+
+def decode_raster(stream: Stream, run: Run) -> Tensor:
+    """Return the tokens [B, N, h, w] that `RasterDecoder` draws."""
+    model = load_model(stream.model)
+    options = {name: run[name] for name in _RASTER_OPTIONS if name in run}
+    heads = _heads(model, run)
+    sessions = run.get("sessions", [0])
+    decoder = RasterDecoder(
+        model, len(sessions) + 1, Sampling(**stream.sampling), run["mode"], heads=heads, **options
+    )
+    return _play_raster(decoder, stream, run)
+
+
+def decode_device(stream: Stream, run: Run) -> Tensor:
+    """Return the tokens [B, N, h, w] that `DeviceDecoder` draws, here in Triton's interpreter."""
+    from worldbridge.runtime.decoding.device_decoder import DeviceDecoder
+
+    model = load_model(stream.model)
+    options = {name: run[name] for name in _RASTER_OPTIONS if name in run}
+    sessions = run.get("sessions", [0])
+    decoder = DeviceDecoder(
+        model, len(sessions), Sampling(**stream.sampling), run["mode"],
+        heads=_heads(model, run), split=32, context_rows=9, **options,
+    )  # fmt: skip
+    return _play_raster(decoder, stream, run)
+
+
+def decode_grid(stream: Stream, run: Run) -> Tensor:
+    """Return the tokens [B, N, h, w] that `GridDecoder` draws."""
+    model = load_model(stream.model)
+    options = {"width": run["width"]} if "width" in run else {}
+    heads = _heads(model, run)
+    which = run.get("sessions", [0])
+    decoder = GridDecoder(
+        model, len(which), Sampling(**stream.sampling), run["mode"], heads, **options
+    )
+    assert stream.conditions is not None
+    prompt_latents = stream.prompt.shape[1]
+    sessions = [decoder.open(stream.seeds[i]) for i in which]
+    for i, session in zip(which, sessions, strict=True):
+        for codes, condition in zip(stream.prompt[i], stream.conditions[i], strict=False):
+            decoder.force(session, codes, condition)
+    drawn = [
+        decoder.decode(sessions, stream.conditions[which, prompt_latents + t])
+        for t in range(run.get("latents", stream.latents))
+    ]
+    return torch.stack(drawn, dim=1)
+
+
+def _play_raster(decoder: RasterDecoder, stream: Stream, run: Run) -> Tensor:
+    which, prompt_latents = run.get("sessions", [0]), stream.prompt.shape[1]
+    conditions, poses, context = stream.conditions, stream.poses, stream.context
+    sessions = [
+        decoder.open(
+            stream.seeds[i],
+            stream.prompt[i],
+            context=None if context is None else context[i],
+            conditions=None if conditions is None else conditions[i, :prompt_latents],
+            poses=None if poses is None else poses[i, :prompt_latents],
+        )
+        for i in which
+    ]
+    drawn = []
+    for t in range(run.get("latents", stream.latents)):
+        if t == run.get("restore_before"):
+            for place in range(len(sessions)):
+                snapshot = decoder.snapshot(sessions[place])
+                sessions[place] = decoder.restore(snapshot)
+        now = prompt_latents + t
+        drawn.append(
+            decoder.decode(
+                sessions,
+                None if conditions is None else conditions[which, now],
+                None if poses is None else poses[which, now],
+            )
+        )
+    return torch.stack(drawn, dim=1)
+
+
+DECODERS = {"raster": decode_raster, "device": decode_device, "grid": decode_grid}
+_RASTER_OPTIONS = ("max_latents", "slide", "keep", "width", "padding", "diagonal")
+
+
+# -- models and files ------------------------------------------------------------------------------
+
+
+@cache
+def load_model(name: str) -> VideoTransformer:
+    """Return a transformer: "embedded", a reference network of `tests/golden`, or a tiny world."""
+    if name == "embedded":
+        return load_world(EMBEDDED_WORLD).transformer
+    if (GOLDEN / name / "model.pt").exists():
+        return load_reference(GOLDEN / name)[0].requires_grad_(False)
+    return load_world(GOLDEN / "worlds" / name).transformer
+
+
+def _heads(model: VideoTransformer, run: Run) -> MedusaHeads | None:
+    """Return the heads of a run: the embedded world's, or random ones; drafts change no token."""
+    heads = run.get("heads")
+    if heads is None:
+        return None
+    if heads == "own":
+        return load_world(EMBEDDED_WORLD).heads
+    dim, rng = model.config.dim, np.random.default_rng(heads)
+    weights = rng.standard_normal((heads, dim, dim), np.float32) * 0.02
+    return MedusaHeads.merged(list(torch.from_numpy(weights))).requires_grad_(False)
+
+
+@cache
+def load_runs() -> Mapping[str, Run]:
+    """Return the runs of the golden files by name."""
+    runs: Mapping[str, Run] = json.loads((GOLDEN / "decoding" / "runs.json").read_text())
+    return runs
+
+
+@cache
+def load_stream(name: str) -> Stream:
+    """Return a stream of the golden files."""
+    folder = GOLDEN / "decoding"
+    fields = json.loads((folder / f"{name}.json").read_text())
+    with np.load(folder / f"{name}.npz") as arrays:
+        tensors = {key: torch.from_numpy(arrays[key]) for key in arrays}
+    return Stream(
+        **fields,
+        prompt=tensors["prompt"],
+        context=tensors.get("context"),
+        conditions=tensors.get("conditions"),
+        poses=tensors.get("poses"),
+        tokens={
+            k.removeprefix("tokens_"): v for k, v in tensors.items() if k.startswith("tokens_")
+        },
+    )
+
+
+def processor() -> dict[str, str]:
+    """Return what decides how float32 and float16 sums are rounded on this machine."""
+    model = ""
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        lines = info.read_text().splitlines()
+        model = next((x.split(":")[1].strip() for x in lines if x.startswith("model name")), "")
+    capability = torch.backends.cpu.get_cpu_capability()
+    return {"torch": torch.__version__.split("+")[0], "cpu": model, "capability": capability}
