@@ -139,7 +139,7 @@ link_typing() {
   for name in "$ROOT"/worldbridge/*; do
     case "$name" in *__pycache__) ;; *) ln -s "$name" "$tree/" ;; esac
   done
-  for name in runtime kernels bridge engine_plugins models; do ln -s "$ROOT/$name" "$tree/$name"; done
+  for name in runtime kernels bridge engine_plugins models benchmarks; do ln -s "$ROOT/$name" "$tree/$name"; done
 }
 
 # --- the browser of the tests ----------------------------------------------------------------
@@ -184,7 +184,7 @@ run_check() {
   say "mypy (strict)"
   (cd "$ROOT" && MYPYPATH=.typing "$PY" -m mypy -p worldbridge)
   say "import rule"
-  (cd "$ROOT" && "$PY" -m pytest -q tests/house/test_layering.py)
+  (cd "$ROOT" && "$PY" -m pytest -q tests/repo/test_layering.py)
 }
 
 run_node_tests() {

@@ -1,4 +1,6 @@
-"""What bringing a checkpoint costs, at full size: `python -m benchmarks.conversion 4b 13b`.
+"""Measure the conversion of checkpoints at full size.
+
+Run `python -m worldbridge.benchmarks.conversion 4b 13b`.
 
 Writes a checkpoint of random weights in the published layout, converts it, and loads what came of
 it on the CPU, each in a process of its own whose largest memory is taken. The three need disk space
@@ -19,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.environment import result_path, write_result
+from worldbridge.benchmarks.results_store import result_path, write_result
 
 __all__ = ["main"]
 
@@ -74,7 +76,7 @@ def measure(size: str, load: bool, place: Path | None) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("sizes", nargs="*", default=["4b"], help="4b, 5b, 12b, 13b")
     parser.add_argument("--no-load", action="store_true", help="convert only")
     parser.add_argument("--dir", type=Path, help="where there is disk space; default: /tmp")

@@ -1,38 +1,54 @@
-"""The machine that a result was measured on, and where results are kept."""
+"""The machine that a figure was measured on."""
 
 from __future__ import annotations
 
-import json
-import re
+import os
+import platform
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from worldbridge.runtime.bench.environment import describe
+import torch
 
-__all__ = ["RESULTS", "describe", "read_results", "result_path", "write_result"]
+from worldbridge.benchmarks.gpu_watch import GpuWatch
 
-RESULTS = Path(__file__).parent / "results"
+__all__ = ["describe"]
 
-
-def machine_name(environment: dict[str, Any]) -> str:
-    """A folder name: the GPU, or the processor and its cores."""
-    text = environment["gpu"] or f"{environment['processor']} {environment['cores']} cores"
-    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
+_PACKAGES = ("torch", "triton", "numpy", "aiortc", "av", "uvloop", "websockets", "pyzmq")
 
 
-def write_result(name: str, result: dict[str, Any]) -> Path:
-    """Write `results/<machine>/<name>.json` with the environment beside the result."""
-    path = result_path(name)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"environment": describe(), **result}, indent=1) + "\n")
-    return path
+def describe(watch: GpuWatch | None = None) -> dict[str, Any]:
+    """Processor, cores, GPU with driver and clocks, versions, date.
+
+    The clocks are those that `watch` saw while something was measured; without it, those of now,
+    which say little of a GPU that has nothing to do.
+    """
+    gpu = torch.cuda.is_available()
+    if gpu and watch is None:
+        watch = GpuWatch(torch.device("cuda", torch.cuda.current_device()))
+    return {
+        "processor": _processor(),
+        "cores": len(os.sched_getaffinity(0)),
+        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30),
+        "gpu": torch.cuda.get_device_name() if gpu else None,
+        **({"gpu_state": watch.state()} if gpu and watch is not None else {}),
+        "python": platform.python_version(),
+        "system": platform.platform(terse=True),
+        "packages": {name: v for name in _PACKAGES if (v := _version(name)) is not None},
+        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
+    }
 
 
-def result_path(name: str) -> Path:
-    """Where that result of this machine is, or would be."""
-    return RESULTS / machine_name(describe()) / f"{name}.json"
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
-def read_results(name: str) -> list[dict[str, Any]]:
-    """That result of every machine."""
-    return [json.loads(path.read_text()) for path in sorted(RESULTS.glob(f"*/{name}.json"))]
+def _processor() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.machine()

@@ -1,4 +1,6 @@
-"""How close our Cosmos networks are to the reference outputs: `python -m benchmarks.fidelity`.
+"""Compare our Cosmos networks with the reference outputs.
+
+Run `python -m worldbridge.benchmarks.fidelity`.
 
 Also: streaming decode against whole decode, what a window of the temporal attention changes, what
 both ways of sliding an endless stream's window change, and the parameters of the published sizes.
@@ -15,8 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.environment import write_result
-from worldbridge.models.golden import (
+from worldbridge.benchmarks.results_store import write_result
+from worldbridge.models.convert.reference import (
     check_tokenizer,
     load_reference,
     load_tokenizer_reference,
@@ -97,7 +99,8 @@ def _splits(latents: int) -> list[list[int]]:
 def _stream(
     tokenizer: VideoTokenizer, indices: Tensor, sizes: list[int], window: int | None = None
 ) -> Tensor:
-    state = tokenizer.decode_stream_init(1, *indices.shape[2:], window=window)
+    height, width = indices.shape[2:]
+    state = tokenizer.decode_stream_init(1, height, width, window=window)
     parts = []
     for chunk in indices.split(sizes, dim=1):
         part, state = tokenizer.decode_step(chunk, state)
@@ -144,7 +147,7 @@ def _next_logits(model: VideoTransformer, way: str, seed: int) -> Tensor:
     shape = (3, *config.latent_shape[1:])
     codes = torch.randint(config.vocab_size, shape, generator=generator)
     slid = way != "kept"
-    options = {"max_latents": 2, "slide": way} if slid else {}
+    options: dict[str, Any] = {"max_latents": 2, "slide": way} if slid else {}
     decoder = RasterDecoder(model, 1, Sampling(), "sequential", keep=1, **options)
     session = decoder.open(seed, codes[:1])
     decoder.force(session, codes[1])

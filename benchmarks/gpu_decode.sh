@@ -51,7 +51,7 @@ gpu_tests=(python3 -m pytest -q -rfs -p no:cacheprovider -W ignore::pytest.Pytes
 
 part machine nvidia-smi --query-gpu=name,driver_version,memory.total,clocks.max.sm,clocks.max.memory --format=csv
 part tests "${gpu_tests[@]}" -o timeout=300 tests/kernels tests/runtime/decoding \
-  tests/runtime/bench
+  tests/benchmarks/bench
 sanitizer=(compute-sanitizer --error-exitcode 9 --tool)
 command -v compute-sanitizer >/dev/null || sanitizer=(echo "compute-sanitizer is not here; not run:")
 # Inside the blocks of PyTorch's allocator nobody sees a write beyond a tensor's end, so each tensor

@@ -9,8 +9,8 @@ root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 links="$(mktemp -d)"
 trap 'rm -rf "$links"' EXIT
 mkdir "$links/worldbridge"
-for name in "$root"/worldbridge/*.py; do ln -s "$name" "$links/worldbridge/"; done
-for name in runtime models kernels bridge engine_plugins; do
+for name in "$root"/worldbridge/*; do ln -s "$name" "$links/worldbridge/"; done
+for name in runtime models kernels bridge engine_plugins benchmarks; do
   ln -s "$root/$name" "$links/worldbridge/$name"
 done
 # `tests` and `benchmarks` are found in the repository, behind the tree

@@ -1,4 +1,6 @@
-"""Frames per second and input to photon of a served world: `python -m benchmarks.latency`.
+"""Measure frame rate and input-to-photon latency of a served world.
+
+Run `python -m worldbridge.benchmarks.latency`.
 
 Three runs, each with a server of its own: the profiler against the embedded world, a headless
 Chromium against the embedded world, and a headless Chromium against the procedural world at 30
@@ -18,11 +20,11 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.environment import write_result
 from tests.e2e.chromium import Page, chromium, find_chromium
 from tests.e2e.server import Server, serving
 from tests.e2e.table import read_latency_table
-from worldbridge.profile import measure
+from worldbridge.benchmarks.results_store import write_result
+from worldbridge.cli.profile import measure
 
 __all__ = ["main"]
 

@@ -1,4 +1,7 @@
-"""Write the README's tables from the committed results: `python -m benchmarks.readme [--check]`."""
+"""Write the README's tables from the committed results.
+
+Run `python -m worldbridge.benchmarks.readme [--check]`.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +11,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks.environment import read_results
-from benchmarks.markdown import MISSING, machine, newest, table
-from benchmarks.readme_cosmos import conversion, fidelity, limits
+from worldbridge.benchmarks.markdown import MISSING, machine, newest, table
+from worldbridge.benchmarks.readme_cosmos import conversion, fidelity, limits
+from worldbridge.benchmarks.results_store import read_results
 
 __all__ = ["main", "render"]
 
@@ -18,9 +21,13 @@ README = Path(__file__).parents[1] / "README.md"
 _DECODE = ("decode", "decode-fp8", "decode-int8")  # the last two of a GPU
 # the first is of the world's own choice, the others of modes chosen by hand
 _PLAYERS = (
-    "players", "players-sequential", "players-medusa", "players-jacobi", "players-diagonal-k1",
+    "players",
+    "players-sequential",
+    "players-medusa",
+    "players-jacobi",
+    "players-diagonal-k1",
     "players-diagonal-k2",
-)  # fmt: skip
+)
 _GUESSING = ("jacobi", "medusa")
 _FORWARD = 10  # rows of one player's forward with nine heads
 
@@ -51,9 +58,12 @@ def render(text: str) -> str:
     }
     for name, block in blocks.items():
         pattern = rf"(<!-- begin:{name} -->\n).*?(<!-- end:{name} -->)"
-        text, count = re.subn(pattern, lambda m, b=block: m[1] + b + m[2], text, flags=re.S)
+        before = re.search(pattern, text, flags=re.S)
+        count = 0 if before is None else len(re.findall(pattern, text, flags=re.S))
         if count != 1:
             raise ValueError(f"README.md: expected one block {name!r}, found {count}")
+        assert before is not None
+        text = text[: before.end(1)] + block + text[before.start(2) :]
     return text
 
 
@@ -144,17 +154,19 @@ def _mode(result: dict[str, Any], mode: dict[str, Any]) -> tuple[str, ...]:
         "-" if nobody else f"{mode['forwards_per_latent']:.1f}",
         _at(mode) if nobody else f"{mode['frames_per_second']:.1f}",
         "-" if nobody or gain is None else f"{gain:.2f}",
-        f"{mode['percent_of_measured_bandwidth']:.0f} / "
-        f"{_whole(mode.get('percent_of_datasheet'))}",
+        f"{mode['percent_of_measured_bandwidth']:.0f} / {_whole(mode.get('percent_of_datasheet'))}",
     )
 
 
 def _at(result: dict[str, Any]) -> str:
     """The frames per second of weights that guess so well, which these need not."""
-    return ", ".join(
-        f"{at['frames_per_second']:.1f} at {at['tokens_per_forward']:g} tokens a forward"
-        for at in result.get("frames_per_second_at", [])
-    ) or "-"
+    return (
+        ", ".join(
+            f"{at['frames_per_second']:.1f} at {at['tokens_per_forward']:g} tokens a forward"
+            for at in result.get("frames_per_second_at", [])
+        )
+        or "-"
+    )
 
 
 def _after(note: str) -> str:
@@ -198,8 +210,7 @@ def _kernel(result: dict[str, Any], case: dict[str, Any]) -> tuple[str, ...]:
         case["weights"],
         f"{1000 * case['ms']['p50']:.1f}",
         f"{case['gb_per_second']:,.0f}",
-        f"{_whole(case['percent_of_measured_bandwidth'])} / "
-        f"{_whole(case['percent_of_datasheet'])}",
+        f"{_whole(case['percent_of_measured_bandwidth'])} / {_whole(case['percent_of_datasheet'])}",
         f"{case['baselines'][0]['times_ours']:.2f}",
         f"{error['ours']:.0e} / {error['torch']:.0e}",
     )
@@ -235,9 +246,7 @@ def _quality() -> str:
     rows = [
         (text, f"{quality[name]:.2f}", goal) for name, text, goal in _QUALITY if name in quality
     ]
-    note = (
-        f"Measured on {machine(result)}, {result['environment']['date']}, {quality['scenes']}.\n"
-    )
+    note = f"Measured on {machine(result)}, {result['environment']['date']}, {quality['scenes']}.\n"
     made = quality.get("training", {})
     if made:
         note += (
@@ -301,7 +310,9 @@ def main() -> None:
     new = render(old)
     if options.check:
         if new != old:
-            sys.exit("README.md is not what the results say; run python -m benchmarks.readme")
+            sys.exit(
+                "README.md is not what the results say; run python -m worldbridge.benchmarks.readme"
+            )
         return
     README.write_text(new)
 

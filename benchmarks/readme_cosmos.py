@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from benchmarks import roofline
-from benchmarks.environment import read_results
-from benchmarks.markdown import MISSING, machine, newest, table
+from worldbridge.benchmarks import roofline
+from worldbridge.benchmarks.markdown import MISSING, machine, newest, table
+from worldbridge.benchmarks.results_store import read_results
 
 __all__ = ["conversion", "fidelity", "limits"]
 
@@ -85,9 +85,14 @@ def conversion() -> str:
         for told in result["sizes"]
     ]
     head = (
-        "machine", "size", "weights (GB)", "converted (s)", "most memory (GiB)",
-        "loaded from disk (s)", "most memory (GiB)",
-    )  # fmt: skip
+        "machine",
+        "size",
+        "weights (GB)",
+        "converted (s)",
+        "most memory (GiB)",
+        "loaded from disk (s)",
+        "most memory (GiB)",
+    )
     return table(head, rows) if rows else MISSING + "\n"
 
 
@@ -105,8 +110,11 @@ def limits() -> str:
         for limit in roofline.limits()
     ]
     head = (
-        "GPU, weights", "GB a forward", "ms a forward, at least", "frames/s sequential, at most",
+        "GPU, weights",
+        "GB a forward",
+        "ms a forward, at least",
+        "frames/s sequential, at most",
         f"tokens per forward for {roofline.RATE:g} frames/s, at least",
         "frames/s `diagonal` 1 / 2, at most",
-    )  # fmt: skip
+    )
     return table(head, rows)

@@ -1,4 +1,6 @@
-"""What memory bandwidth allows: `python -m benchmarks.roofline`. Arithmetic; nothing is measured.
+"""Compute what memory bandwidth allows: `python -m worldbridge.benchmarks.roofline`.
+
+Arithmetic only; nothing is measured.
 
 A forward of few tokens reads every matrix once, and the keys and values of its context. No decoder
 is faster than these bytes over the datasheet's bandwidth, and none reaches it.
@@ -11,10 +13,10 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from worldbridge.benchmarks.gpus import datasheet_bandwidth
 from worldbridge.models.transformer import TransformerConfig, VideoTransformer
 from worldbridge.models.transformer.config import cosmos_4b_320p
-from worldbridge.runtime.bench.gpus import datasheet_bandwidth
-from worldbridge.runtime.decoding.staircase import Staircase
+from worldbridge.runtime.decoding.schedule import WavefrontSchedule
 
 __all__ = ["GPUS", "Limit", "limits"]
 
@@ -69,7 +71,7 @@ def _limit(gpu: str, weights: str, read: int, height: int, width: int) -> Limit:
         gigabytes=read / 1e9,
         milliseconds=seconds * 1e3,
         sequential=rate(tokens),
-        diagonal={k: rate(len(Staircase(height, width, k).stairs)) for k in (1, 2)},
+        diagonal={k: rate(len(WavefrontSchedule(height, width, k).stairs)) for k in (1, 2)},
         needed=RATE / rate(tokens),
     )
 

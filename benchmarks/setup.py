@@ -1,4 +1,6 @@
-"""What a newcomer waits for: `python -m benchmarks.setup` clones this checkout and starts it.
+"""Measure set-up time: clone this checkout and start the server.
+
+Run `python -m worldbridge.benchmarks.setup`.
 
 Measures a fresh clone to its ready line, what was downloaded, and a second start.
 """
@@ -13,7 +15,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from benchmarks.environment import write_result
+from worldbridge.benchmarks.results_store import write_result
 
 __all__ = ["main"]
 

@@ -1,4 +1,6 @@
-"""Decode modes, players and kernels of this machine: `python -m benchmarks.speed [PART ...]`.
+"""Measure decode modes, players and kernels on this machine.
+
+Run `python -m worldbridge.benchmarks.speed [PART ...]`.
 
 With a GPU it measures the shapes of the 4B model with random weights, in bfloat16 and with weights
 of one byte, and the kernels; without one the embedded world.
@@ -15,9 +17,9 @@ from typing import Any
 
 import torch
 
-from benchmarks.environment import write_result
-from worldbridge.runtime.bench.decode import bench_decode
-from worldbridge.runtime.bench.players import bench_players
+from worldbridge.benchmarks.decode.bench import bench_decode
+from worldbridge.benchmarks.decode.players import bench_players
+from worldbridge.benchmarks.results_store import write_result
 
 __all__ = ["main", "parts"]
 
@@ -25,7 +27,11 @@ _PRESET = "cosmos-4b-320p"
 # tokens per forward that are published for the 4B model with nine heads (arXiv 2501.03575, table
 # 15): random weights guess as well as nobody's
 _PUBLISHED = 4.24
-_CHOICES = {"widths": (16, 32, 64), "diagonals": (1, 2), "acceptances": (_PUBLISHED,)}
+_CHOICES: dict[str, Any] = {
+    "widths": (16, 32, 64),
+    "diagonals": (1, 2),
+    "acceptances": (_PUBLISHED,),
+}
 _Part = Callable[[], dict[str, Any]]
 
 
@@ -57,7 +63,7 @@ def parts(quick: bool, gpu: bool) -> dict[str, _Part]:
 
 
 def _kernels(quick: bool) -> dict[str, Any]:
-    from worldbridge.runtime.bench.kernels import bench_kernels  # Triton is only needed here
+    from worldbridge.benchmarks.kernels.bench import bench_kernels  # Triton is only needed here
 
     return bench_kernels("cuda", only=(), quick=quick, progress=_tell)
 

@@ -11,8 +11,8 @@ import os
 import sys
 from typing import Any, Final
 
-from .config import GatewayConfig
-from .server import run_gateway
+from worldbridge.bridge.config import GatewayConfig
+from worldbridge.bridge.gateway.process import run_gateway
 
 EXIT_CONFIG: Final = 2
 TOKEN_VARIABLE: Final = "WORLDBRIDGE_TOKEN"

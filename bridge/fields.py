@@ -11,7 +11,7 @@ from typing import Any, Final, NoReturn, TypeVar
 
 import msgpack
 
-from .errors import BAD_MESSAGE, MESSAGE_TOO_LARGE, ProtocolError
+from worldbridge.bridge.errors import BAD_MESSAGE, MESSAGE_TOO_LARGE, ProtocolError
 
 MAX_DEPTH: Final = 8
 MAX_ITEMS: Final = 1024

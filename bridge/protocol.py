@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Final, Literal, Self, TypeVar
 
 import msgpack
 
-from .errors import (
+from worldbridge.bridge.errors import (
     BAD_PICTURE,
     ERROR_CODES,
     INVALID_INPUT,
@@ -25,22 +25,67 @@ from .errors import (
     BridgeError,
     ProtocolError,
 )
-from .fields import Buffer, Fields, cut_out, show, unpack_binaries, unpack_map
+from worldbridge.bridge.fields import Buffer, Fields, cut_out, show, unpack_binaries, unpack_map
 
 __all__ = [
-    "PROTOCOL_VERSION", "BridgeError", "ProtocolError", "Buffer",
-    "Role", "Video", "State", "WorldKind",
-    "Pose", "Snapshot", "WorldSpec", "Seats", "FrameHeader", "RawPictures",
-    "Hello", "Start", "Input", "Ping", "Offer", "Shown", "StatsRequest", "Bye", "ClientMessage",
-    "Welcome", "Status", "Frame", "Error", "Pong", "Answer", "Stats", "ServerMessage",
-    "OpenSession", "SessionInput", "StartSession", "CloseSession", "FrameAck", "ShiftFrames",
+    "PROTOCOL_VERSION",
+    "BridgeError",
+    "ProtocolError",
+    "Buffer",
+    "Role",
+    "Video",
+    "State",
+    "WorldKind",
+    "Pose",
+    "ControllerState",
+    "WorldSpec",
+    "Seats",
+    "FrameHeader",
+    "PromptFrames",
+    "Hello",
+    "Start",
+    "Input",
+    "Ping",
+    "Offer",
+    "FrameShown",
+    "StatsRequest",
+    "Bye",
+    "ClientMessage",
+    "Welcome",
+    "Status",
+    "Frame",
+    "Error",
+    "Pong",
+    "Answer",
+    "Stats",
+    "ServerMessage",
+    "OpenSession",
+    "SessionInput",
+    "RestartSession",
+    "CloseSession",
+    "FrameAck",
+    "ShiftPhase",
     "WorkerPing",
-    "Shutdown", "GatewayMessage",
-    "Loading", "Ready", "Opened", "Failed", "RawFrame", "SessionSnapshot", "WorkerPong",
-    "WorkerStats", "WorkerMessage", "Message",
-    "encode", "encode_parts",
-    "decode_client", "decode_server", "decode_gateway", "decode_worker", "i420_bytes",
-]  # fmt: skip
+    "Shutdown",
+    "GatewayMessage",
+    "Loading",
+    "Ready",
+    "Opened",
+    "Failed",
+    "RawFrame",
+    "SessionSnapshot",
+    "WorkerPong",
+    "WorkerStats",
+    "WorkerMessage",
+    "Message",
+    "encode",
+    "encode_parts",
+    "decode_client",
+    "decode_server",
+    "decode_gateway",
+    "decode_worker",
+    "i420_bytes",
+]
 
 PROTOCOL_VERSION: Final = 1
 
@@ -105,7 +150,7 @@ class Pose:
 
 
 @dataclass(frozen=True, slots=True)
-class Snapshot:
+class ControllerState:
     """The full state of one controller at one moment; absent fields mean "nothing held".
 
     `axes` is [leftX, leftY, rightX, rightY], `buttons` has bit i for W3C button i, `keys` holds
@@ -123,9 +168,7 @@ class Snapshot:
     @classmethod
     def read(cls, f: Fields) -> Self:
         a, b, c, d = f.numbers("axes", AXES, -1.0, 1.0) if f.has("axes") else (0.0,) * AXES
-        x, y = (
-            f.numbers("pointer", 2, -MAX_PIXELS, MAX_PIXELS) if f.has("pointer") else (0.0, 0.0)
-        )
+        x, y = f.numbers("pointer", 2, -MAX_PIXELS, MAX_PIXELS) if f.has("pointer") else (0.0, 0.0)
         return cls(
             seq=f.integer("seq"),
             time=f.number("time", -MAX_MS, MAX_MS),
@@ -238,7 +281,7 @@ class FrameHeader:
 
 
 @dataclass(frozen=True, slots=True)
-class RawPictures:
+class PromptFrames:
     """Decoded pictures, oldest first: `rgb` is uint8 [count, height, width, 3]."""
 
     count: int
@@ -339,13 +382,16 @@ class Input:
     """The newest snapshots, newest first: repeating the last few makes lost packets harmless."""
 
     TYPE: ClassVar[str] = "input"
-    snapshots: tuple[Snapshot, ...]
+    snapshots: tuple[ControllerState, ...]
 
     @classmethod
     def read(cls, f: Fields) -> Self:
         strict = Fields(f.raw(), code=INVALID_INPUT)
         return cls(
-            tuple(Snapshot.read(s) for s in strict.children("snapshots", 1, SNAPSHOTS_PER_INPUT))
+            tuple(
+                ControllerState.read(s)
+                for s in strict.children("snapshots", 1, SNAPSHOTS_PER_INPUT)
+            )
         )
 
 
@@ -370,7 +416,7 @@ class Offer:
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
+class FrameShown:
     """A frame reached the screen: client-clock times, and `offset` = client - server clock.
 
     `refresh` is the period of the client's display in ms.
@@ -552,7 +598,7 @@ class OpenSession:
     theme: str | None = None
     seed: int | None = None
     snapshot: bytes | None = None
-    pictures: RawPictures | None = None
+    pictures: PromptFrames | None = None
 
     @classmethod
     def read(cls, f: Fields) -> Self:
@@ -561,7 +607,7 @@ class OpenSession:
             theme=f.maybe("theme", lambda: f.text("theme", MAX_NAME)),
             seed=f.maybe("seed", lambda: f.integer("seed", 0, MAX_SEED)),
             snapshot=f.maybe("snapshot", lambda: f.binary("snapshot", MAX_SNAPSHOT)),
-            pictures=f.maybe("pictures", lambda: RawPictures.read(f.child("pictures"))),
+            pictures=f.maybe("pictures", lambda: PromptFrames.read(f.child("pictures"))),
         )
 
 
@@ -571,27 +617,27 @@ class SessionInput:
 
     TYPE: ClassVar[str] = "input"
     session: str
-    snapshot: Snapshot
+    snapshot: ControllerState
     t_input: float
 
     @classmethod
     def read(cls, f: Fields) -> Self:
         return cls(
             session=f.text("session", MAX_NAME),
-            snapshot=Snapshot.read(f.child("snapshot")),
+            snapshot=ControllerState.read(f.child("snapshot")),
             t_input=f.number("t_input", -MAX_MS, MAX_MS),
         )
 
 
 @dataclass(frozen=True, slots=True)
-class StartSession:
+class RestartSession:
     """Begin anew. Theme and seed stay if they are absent; without pictures there are none."""
 
     TYPE: ClassVar[str] = "start"
     session: str
     theme: str | None = None
     seed: int | None = None
-    pictures: RawPictures | None = None
+    pictures: PromptFrames | None = None
 
     @classmethod
     def read(cls, f: Fields) -> Self:
@@ -599,7 +645,7 @@ class StartSession:
             session=f.text("session", MAX_NAME),
             theme=f.maybe("theme", lambda: f.text("theme", MAX_NAME)),
             seed=f.maybe("seed", lambda: f.integer("seed", 0, MAX_SEED)),
-            pictures=f.maybe("pictures", lambda: RawPictures.read(f.child("pictures"))),
+            pictures=f.maybe("pictures", lambda: PromptFrames.read(f.child("pictures"))),
         )
 
 
@@ -627,7 +673,7 @@ class FrameAck:
 
 
 @dataclass(frozen=True, slots=True)
-class ShiftFrames:
+class ShiftPhase:
     """The frames of this session should come `ms` later from now on, or earlier if negative."""
 
     TYPE: ClassVar[str] = "shift"
@@ -768,10 +814,16 @@ class WorkerStats:
 
 # --- bytes ------------------------------------------------------------------------------------
 
-ClientMessage = Hello | Start | Input | Ping | Offer | Shown | StatsRequest | Bye
+ClientMessage = Hello | Start | Input | Ping | Offer | FrameShown | StatsRequest | Bye
 ServerMessage = Welcome | Status | Frame | Error | Pong | Answer | Stats
 GatewayMessage = (
-    OpenSession | SessionInput | StartSession | CloseSession | FrameAck | ShiftFrames | WorkerPing
+    OpenSession
+    | SessionInput
+    | RestartSession
+    | CloseSession
+    | FrameAck
+    | ShiftPhase
+    | WorkerPing
     | Shutdown
 )
 WorkerMessage = (
@@ -781,7 +833,7 @@ Message = ClientMessage | ServerMessage | GatewayMessage | WorkerMessage
 Kind = TypeVar("Kind")
 
 _CLIENT: Final[Mapping[str, type[ClientMessage]]] = {
-    kind.TYPE: kind for kind in (Hello, Start, Input, Ping, Offer, Shown, StatsRequest, Bye)
+    kind.TYPE: kind for kind in (Hello, Start, Input, Ping, Offer, FrameShown, StatsRequest, Bye)
 }
 _SERVER: Final[Mapping[str, type[ServerMessage]]] = {
     kind.TYPE: kind for kind in (Welcome, Status, Frame, Error, Pong, Answer, Stats)
@@ -789,10 +841,16 @@ _SERVER: Final[Mapping[str, type[ServerMessage]]] = {
 _GATEWAY: Final[Mapping[str, type[GatewayMessage]]] = {
     kind.TYPE: kind
     for kind in (
-        OpenSession, SessionInput, StartSession, CloseSession, FrameAck, ShiftFrames, WorkerPing,
+        OpenSession,
+        SessionInput,
+        RestartSession,
+        CloseSession,
+        FrameAck,
+        ShiftPhase,
+        WorkerPing,
         Shutdown,
     )
-}  # fmt: skip
+}
 _PlainWorkerMessage = Loading | Ready | Opened | Failed | WorkerPong | WorkerStats
 _WORKER: Final[Mapping[str, type[_PlainWorkerMessage]]] = {
     kind.TYPE: kind for kind in (Loading, Ready, Opened, Failed, WorkerPong, WorkerStats)
@@ -825,7 +883,7 @@ def _to_map(value: Any) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, Pose | Snapshot | WorldSpec | Seats | FrameHeader | RawPictures):
+    if isinstance(value, Pose | ControllerState | WorldSpec | Seats | FrameHeader | PromptFrames):
         return _to_map(value)
     if isinstance(value, tuple):
         return [_plain(item) for item in value]

@@ -57,10 +57,29 @@ MAX_TOKENS = 64
 
 @triton.jit
 def _split(
-    q, keys, values, mask, begin, ring, head, reach, limit, window, scale, kv_slot, mask_token,
-    token, lag, BLOCK_D: tl.constexpr, SIZE: tl.constexpr, ROWS: tl.constexpr,
-    BLOCK: tl.constexpr, SPLIT: tl.constexpr, MASKED: tl.constexpr, UPCAST: tl.constexpr,
-):  # fmt: skip
+    q,
+    keys,
+    values,
+    mask,
+    begin,
+    ring,
+    head,
+    reach,
+    limit,
+    window,
+    scale,
+    kv_slot,
+    mask_token,
+    token,
+    lag,
+    BLOCK_D: tl.constexpr,
+    SIZE: tl.constexpr,
+    ROWS: tl.constexpr,
+    BLOCK: tl.constexpr,
+    SPLIT: tl.constexpr,
+    MASKED: tl.constexpr,
+    UPCAST: tl.constexpr,
+):
     """Maximum, sum and weighted values of one split, for scores in powers of two."""
     columns = tl.arange(0, BLOCK_D)
     top = tl.full((ROWS,), float("-inf"), tl.float32)
@@ -69,10 +88,14 @@ def _split(
     for offset in range(0, SPLIT, BLOCK):
         slots = begin + offset + tl.arange(0, BLOCK)
         if MASKED:
-            seen = tl.load(
-                mask + token[:, None] * mask_token + slots[None, :],
-                mask=(lag[:, None] >= 0) & (slots < limit)[None, :], other=0,
-            ) != 0  # fmt: skip
+            seen = (
+                tl.load(
+                    mask + token[:, None] * mask_token + slots[None, :],
+                    mask=(lag[:, None] >= 0) & (slots < limit)[None, :],
+                    other=0,
+                )
+                != 0
+            )
             used = tl.max(seen.to(tl.int32), axis=0) != 0
         else:
             # how many positions ago the slot was written, seen from the last new token
@@ -104,9 +127,18 @@ def _split(
 
 @triton.jit
 def _combine(
-    partial, tops, totals, target, rows, splits, all_rows,
-    SIZE: tl.constexpr, BLOCK_D: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
-):  # fmt: skip
+    partial,
+    tops,
+    totals,
+    target,
+    rows,
+    splits,
+    all_rows,
+    SIZE: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):
     """Adds the splits in ascending order and writes rows of `target`, COLUMNS channels at a time.
 
     .cg: other programs wrote the parts during this launch.
@@ -138,14 +170,44 @@ def _combine(
 
 @triton.jit(do_not_specialize=["tokens", "window"])
 def attention_kernel(
-    q, keys, values, out, positions, mask, slabs, partial, tops, totals, counters,
-    tokens, ring, capacity, window, splits, scale,
-    q_batch, q_token, q_head, out_batch, out_token, kv_slab, kv_head, kv_slot,
-    mask_batch, mask_token,
-    KV_HEADS: tl.constexpr, GROUP: tl.constexpr, SIZE: tl.constexpr, BLOCK_D: tl.constexpr,
-    ROWS: tl.constexpr, BLOCK: tl.constexpr, SPLIT: tl.constexpr, MASKED: tl.constexpr,
-    SLABS: tl.constexpr, UPCAST: tl.constexpr,
-):  # fmt: skip
+    q,
+    keys,
+    values,
+    out,
+    positions,
+    mask,
+    slabs,
+    partial,
+    tops,
+    totals,
+    counters,
+    tokens,
+    ring,
+    capacity,
+    window,
+    splits,
+    scale,
+    q_batch,
+    q_token,
+    q_head,
+    out_batch,
+    out_token,
+    kv_slab,
+    kv_head,
+    kv_slot,
+    mask_batch,
+    mask_token,
+    KV_HEADS: tl.constexpr,
+    GROUP: tl.constexpr,
+    SIZE: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    ROWS: tl.constexpr,
+    BLOCK: tl.constexpr,
+    SPLIT: tl.constexpr,
+    MASKED: tl.constexpr,
+    SLABS: tl.constexpr,
+    UPCAST: tl.constexpr,
+):
     """Program (tile of packed rows, worker, session and key head). `counters`, int32, one for each
     tile and session and key head, is left at zero."""
     worker, workers = tl.program_id(1), tl.num_programs(1)
@@ -199,10 +261,29 @@ def attention_kernel(
         place = split * all_rows + rows
         if visible:
             top, total, mixed = _split(
-                query, keys + shared, values + shared, mask, begin, ring, head, reach, limit,
-                window, scale, kv_slot, mask_token, token, lag,
-                BLOCK_D, SIZE, ROWS, BLOCK, SPLIT, MASKED, UPCAST,
-            )  # fmt: skip
+                query,
+                keys + shared,
+                values + shared,
+                mask,
+                begin,
+                ring,
+                head,
+                reach,
+                limit,
+                window,
+                scale,
+                kv_slot,
+                mask_token,
+                token,
+                lag,
+                BLOCK_D,
+                SIZE,
+                ROWS,
+                BLOCK,
+                SPLIT,
+                MASKED,
+                UPCAST,
+            )
             tl.store(tops + place, top, mask=inside)
             tl.store(totals + place, total, mask=inside)
             part = partial + (place[:, None] * BLOCK_D + columns[None, :])
@@ -216,9 +297,18 @@ def attention_kernel(
         target = out + session.to(tl.int64) * out_batch + token[:, None] * out_token
         target += heads[:, None] * SIZE
         _combine(
-            partial, tops, totals, target, rows, splits, all_rows,
-            SIZE, BLOCK_D, ROWS, min(32, BLOCK_D),
-        )  # fmt: skip
+            partial,
+            tops,
+            totals,
+            target,
+            rows,
+            splits,
+            all_rows,
+            SIZE,
+            BLOCK_D,
+            ROWS,
+            min(32, BLOCK_D),
+        )
         tl.store(counter, 0)
 
 
@@ -236,9 +326,15 @@ class AttentionWorkspace:
 
     @classmethod
     def allocate(
-        cls, batch: int, tokens: int, heads: int, keys: Tensor, *,
-        block_rows: int = 64, split: int = 256,
-    ) -> AttentionWorkspace:  # fmt: skip
+        cls,
+        batch: int,
+        tokens: int,
+        heads: int,
+        keys: Tensor,
+        *,
+        block_rows: int = 64,
+        split: int = 256,
+    ) -> AttentionWorkspace:
         """For queries [batch, tokens, heads, D] and keys [capacity, Hkv, S, D]."""
         _, kv_heads, ring, size = keys.shape
         rows = tokens * (heads // kv_heads)
@@ -288,42 +384,80 @@ def decode_attention(
     workers = splits if workers is None else workers
     if not 1 <= workers <= splits:
         raise KernelArgumentError(
-            "workers", expected=f"1 to {splits}, the number of splits", got=str(workers),
+            "workers",
+            expected=f"1 to {splits}, the number of splits",
+            got=str(workers),
             remedy="leave it out to use one program per split",
-        )  # fmt: skip
+        )
     if out is None:
         out = torch.empty((batch, tokens, heads, size), dtype=q.dtype, device=q.device)
     check_shape("out", out, batch, tokens, heads, size)
     check_strides("out", out, None, None, size, 1)
     check_dtype("out", out, _FLOATS)
     needed = AttentionWorkspace.allocate(
-        batch, tokens, heads, keys if workspace is None else keys.to("meta"),
-        block_rows=block_rows, split=split,
-    )  # fmt: skip
+        batch,
+        tokens,
+        heads,
+        keys if workspace is None else keys.to("meta"),
+        block_rows=block_rows,
+        split=split,
+    )
     if workspace is None:
         workspace = needed
     check_workspace(workspace, needed)
     given = {"positions": positions, "mask": mask, "slabs": slabs}
     check_device(
-        q=q, keys=keys, values=values, out=out, partial=workspace.partial,
+        q=q,
+        keys=keys,
+        values=values,
+        out=out,
+        partial=workspace.partial,
         **{name: tensor for name, tensor in given.items() if tensor is not None},
-    )  # fmt: skip
+    )
     group = heads // kv_heads
     grid = (triton.cdiv(tokens * group, block_rows), workers, batch * kv_heads)
     attention_kernel[grid](
-        q, keys, values, out, positions, None if mask is None else mask.view(torch.uint8), slabs,
-        workspace.partial, workspace.tops, workspace.totals, workspace.counters,
-        tokens, ring, capacity, window, splits,
+        q,
+        keys,
+        values,
+        out,
+        positions,
+        None if mask is None else mask.view(torch.uint8),
+        slabs,
+        workspace.partial,
+        workspace.tops,
+        workspace.totals,
+        workspace.counters,
+        tokens,
+        ring,
+        capacity,
+        window,
+        splits,
         (size**-0.5 if scale is None else scale) * 1.4426950408889634,  # log2(e)
-        q.stride(0), q.stride(1), q.stride(2), out.stride(0), out.stride(1),
-        keys.stride(0), keys.stride(1), keys.stride(2),
+        q.stride(0),
+        q.stride(1),
+        q.stride(2),
+        out.stride(0),
+        out.stride(1),
+        keys.stride(0),
+        keys.stride(1),
+        keys.stride(2),
         0 if mask is None or len(mask) == 1 else mask.stride(0),
         0 if mask is None else mask.stride(1),
-        KV_HEADS=kv_heads, GROUP=group, SIZE=size, BLOCK_D=triton.next_power_of_2(size),
-        ROWS=block_rows, BLOCK=min(32, split), SPLIT=split, MASKED=mask is not None,
-        SLABS=slabs is not None, UPCAST=interpreting(),
-        num_warps=4, num_stages=3, enable_fp_fusion=True,
-    )  # fmt: skip
+        KV_HEADS=kv_heads,
+        GROUP=group,
+        SIZE=size,
+        BLOCK_D=triton.next_power_of_2(size),
+        ROWS=block_rows,
+        BLOCK=min(32, split),
+        SPLIT=split,
+        MASKED=mask is not None,
+        SLABS=slabs is not None,
+        UPCAST=interpreting(),
+        num_warps=4,
+        num_stages=3,
+        enable_fp_fusion=True,
+    )
     return out
 
 
@@ -341,52 +475,69 @@ def _check(
     check_dtype("values", values, [q.dtype])
     if keys.shape[2] * keys.stride(2) >= 2**31:
         raise KernelArgumentError(
-            "keys", expected="a ring that 32 bits can address", got=f"strides {keys.stride()}",
+            "keys",
+            expected="a ring that 32 bits can address",
+            got=f"strides {keys.stride()}",
             remedy="lay keys out as [capacity, Hkv, S, D]",
-        )  # fmt: skip
+        )
     batch, tokens, heads, size = q.shape
     if size < 16:
         raise KernelArgumentError(
-            "q", expected="heads of at least 16 channels", got=str(size),
+            "q",
+            expected="heads of at least 16 channels",
+            got=str(size),
             remedy="call the torch reference",
-        )  # fmt: skip
+        )
     if tokens > MAX_TOKENS:
         raise KernelArgumentError(
-            "q", expected=f"1 to {MAX_TOKENS} tokens", got=str(tokens),
+            "q",
+            expected=f"1 to {MAX_TOKENS} tokens",
+            got=str(tokens),
             remedy="use scaled_dot_product_attention for long inputs",
-        )  # fmt: skip
+        )
     if heads % keys.shape[1]:
         raise KernelArgumentError(
-            "q", expected=f"a multiple of {keys.shape[1]} heads", got=str(heads),
+            "q",
+            expected=f"a multiple of {keys.shape[1]} heads",
+            got=str(heads),
             remedy="pass one group of query heads per key head",
-        )  # fmt: skip
+        )
     for name, value, least in (("block_rows", block_rows, 16), ("split", split, 16)):
         if value < least or value & (value - 1):
             raise KernelArgumentError(
-                name, expected=f"a power of two of at least {least}", got=str(value),
+                name,
+                expected=f"a power of two of at least {least}",
+                got=str(value),
                 remedy="leave it out",
-            )  # fmt: skip
+            )
     return batch, tokens, heads, size
 
 
 def _check_sight(
-    q: Tensor, keys: Tensor, positions: Tensor | None, mask: Tensor | None,
-    slabs: Tensor | None, window: int | None,
-) -> int:  # fmt: skip
+    q: Tensor,
+    keys: Tensor,
+    positions: Tensor | None,
+    mask: Tensor | None,
+    slabs: Tensor | None,
+    window: int | None,
+) -> int:
     """Arguments that say who sees what. Returns the window."""
     (batch, tokens), (capacity, _, ring, _) = q.shape[:2], keys.shape
     if (positions is None) == (mask is None) or (mask is not None and window is not None):
         raise KernelArgumentError(
-            "positions", expected="either positions (and perhaps a window), or a mask",
+            "positions",
+            expected="either positions (and perhaps a window), or a mask",
             got=f"positions {'' if positions is not None else 'not '}given, mask "
             f"{'' if mask is not None else 'not '}given, window {window}",
             remedy="say in one way what queries see",
-        )  # fmt: skip
+        )
     if slabs is None and batch > capacity:
         raise KernelArgumentError(
-            "keys", expected=f"a ring for each of {batch} sessions", got=f"{capacity} rings",
+            "keys",
+            expected=f"a ring for each of {batch} sessions",
+            got=f"{capacity} rings",
             remedy="pass a larger slab, or slabs",
-        )  # fmt: skip
+        )
     for name, tensor in (("positions", positions), ("slabs", slabs)):
         if tensor is not None:
             check_dtype(name, tensor, [torch.int64])
@@ -401,9 +552,11 @@ def _check_sight(
     window = most if window is None else window
     if not 1 <= window <= most:
         raise KernelArgumentError(
-            "window", expected=f"1 to {most}, which leaves {tokens - 1} of {ring} slots to drafts",
-            got=str(window), remedy="use a longer ring or a shorter window",
-        )  # fmt: skip
+            "window",
+            expected=f"1 to {most}, which leaves {tokens - 1} of {ring} slots to drafts",
+            got=str(window),
+            remedy="use a longer ring or a shorter window",
+        )
     return window
 
 

@@ -45,19 +45,22 @@ def check_device(**tensors: torch.Tensor) -> torch.device:
     for name, tensor in tensors.items():
         if tensor.device != device or (device.type != "cuda" and not interpreting()):
             raise KernelArgumentError(
-                name, expected="all tensors on one CUDA device",
+                name,
+                expected="all tensors on one CUDA device",
                 got=", ".join(f"{other} on {t.device}" for other, t in tensors.items()),
                 remedy="move them there, or call the torch reference",
-            )  # fmt: skip
+            )
     return device
 
 
 def check_dtype(name: str, tensor: torch.Tensor, allowed: Sequence[torch.dtype]) -> None:
     if tensor.dtype not in allowed:
         raise KernelArgumentError(
-            name, expected=" or ".join(str(dtype) for dtype in allowed), got=str(tensor.dtype),
+            name,
+            expected=" or ".join(str(dtype) for dtype in allowed),
+            got=str(tensor.dtype),
             remedy=f"convert it with .to({allowed[0]})",
-        )  # fmt: skip
+        )
 
 
 def check_shape(name: str, tensor: torch.Tensor, *sizes: int | None) -> None:
@@ -70,9 +73,11 @@ def check_shape(name: str, tensor: torch.Tensor, *sizes: int | None) -> None:
     if not fits:
         wanted_text = ", ".join("any" if size is None else str(size) for size in sizes)
         raise KernelArgumentError(
-            name, expected=f"shape ({wanted_text})", got=f"shape {shape}",
+            name,
+            expected=f"shape ({wanted_text})",
+            got=f"shape {shape}",
             remedy="pass a tensor of that shape (none of its sizes may be 0)",
-        )  # fmt: skip
+        )
 
 
 def check_strides(name: str, tensor: torch.Tensor, *strides: int | None) -> None:
@@ -84,9 +89,11 @@ def check_strides(name: str, tensor: torch.Tensor, *strides: int | None) -> None
     if not fits:
         wanted_text = ", ".join("any" if stride is None else str(stride) for stride in strides)
         raise KernelArgumentError(
-            name, expected=f"strides ({wanted_text})", got=f"strides {tensor.stride()}",
+            name,
+            expected=f"strides ({wanted_text})",
+            got=f"strides {tensor.stride()}",
             remedy="make it contiguous first",
-        )  # fmt: skip
+        )
 
 
 def check_workspace(have: object, need: object) -> None:
@@ -98,6 +105,8 @@ def check_workspace(have: object, need: object) -> None:
         check_strides(name, tensor, 1)
         if tensor.numel() < least.numel():
             raise KernelArgumentError(
-                name, expected=f"at least {least.numel()} elements", got=str(tensor.numel()),
+                name,
+                expected=f"at least {least.numel()} elements",
+                got=str(tensor.numel()),
                 remedy="allocate the workspace for the largest call",
-            )  # fmt: skip
+            )

@@ -116,8 +116,10 @@ def _resource_usage(cubin: bytes) -> tuple[int, int, int]:
         file.flush()
         report = subprocess.run(
             [knobs.nvidia.cuobjdump.path, "-res-usage", file.name],
-            capture_output=True, text=True, check=True,
-        ).stdout  # fmt: skip
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
     found = _USAGE.search(report)
     if found is None:
         raise RuntimeError(f"expected a line of resource usage from cuobjdump, got {report!r}")

@@ -28,10 +28,7 @@ def rows_together(heads: int) -> int:
 
 
 def medusa_workspace(
-    rows: int,
-    heads: torch.Tensor,
-    unembedding: torch.Tensor,
-    programs: int | None = None,
+    rows: int, heads: torch.Tensor, unembedding: torch.Tensor, programs: int | None = None
 ) -> Workspace:
     """What `medusa_heads` needs for up to `rows` rows with these weights."""
     count, width = _count_heads(heads)
@@ -74,10 +71,11 @@ def medusa_heads(
     vocab = unembedding.shape[0]
     if rows > rows_together(count):
         raise KernelArgumentError(
-            "x", expected=f"rows * (heads + 1) of at most {MAX_ROWS}",
+            "x",
+            expected=f"rows * (heads + 1) of at most {MAX_ROWS}",
             got=f"{rows} * ({count} + 1) = {rows * (count + 1)}",
             remedy="feed fewer rows at a time or use fewer heads",
-        )  # fmt: skip
+        )
     if hidden is None:
         hidden = torch.empty(rows, count + 1, width, dtype=x.dtype, device=x.device)
     if out is None:
@@ -89,15 +87,26 @@ def medusa_heads(
     if workspace is None:
         workspace = medusa_workspace(rows, heads, unembedding, programs)
     skinny_gemm(
-        x, heads, scale=head_scale, residual=x, epilogue="silu_residual", copy_residual=True,
+        x,
+        heads,
+        scale=head_scale,
+        residual=x,
+        epilogue="silu_residual",
+        copy_residual=True,
         out=hidden.view(rows, (count + 1) * width)[:, width:],
-        workspace=workspace, programs=programs, overlap=overlap,
-    )  # fmt: skip
+        workspace=workspace,
+        programs=programs,
+        overlap=overlap,
+    )
     skinny_gemm(
-        hidden.view(rows * (count + 1), width), unembedding, scale=unembedding_scale,
+        hidden.view(rows * (count + 1), width),
+        unembedding,
+        scale=unembedding_scale,
         out=out.view(rows * (count + 1), vocab),
-        workspace=workspace, programs=programs, overlap=overlap,
-    )  # fmt: skip
+        workspace=workspace,
+        programs=programs,
+        overlap=overlap,
+    )
     return out
 
 
@@ -107,9 +116,11 @@ def _count_heads(heads: torch.Tensor) -> tuple[int, int]:
     stacked, width = heads.shape
     if stacked % width:
         raise KernelArgumentError(
-            "heads", expected="square weights of one width, stacked: (heads * d, d)",
-            got=f"shape {tuple(heads.shape)}", remedy="stack them with torch.cat(weights)",
-        )  # fmt: skip
+            "heads",
+            expected="square weights of one width, stacked: (heads * d, d)",
+            got=f"shape {tuple(heads.shape)}",
+            remedy="stack them with torch.cat(weights)",
+        )
     return stacked // width, width
 
 

@@ -24,9 +24,20 @@ _FLOATS = (torch.bfloat16, torch.float16, torch.float32)
 
 @triton.jit(do_not_specialize=["count"])
 def rms_norm_kernel(
-    x, weight, rows, out, count, x_stride, out_stride, size, eps,
-    BLOCK: tl.constexpr, WEIGHT: tl.constexpr, ROWS: tl.constexpr, HALF: tl.constexpr,
-):  # fmt: skip
+    x,
+    weight,
+    rows,
+    out,
+    count,
+    x_stride,
+    out_stride,
+    size,
+    eps,
+    BLOCK: tl.constexpr,
+    WEIGHT: tl.constexpr,
+    ROWS: tl.constexpr,
+    HALF: tl.constexpr,
+):
     """Program: one row of `out`."""
     target = tl.program_id(0).to(tl.int64)
     source = target
@@ -79,10 +90,23 @@ def rms_norm(
     given = {"x": x, "weight": weight, "rows": rows, "out": out}
     check_device(**{name: tensor for name, tensor in given.items() if tensor is not None})
     rms_norm_kernel[(taken,)](
-        x, weight, rows, out, count, x.stride(0), out.stride(0), size, eps,
-        BLOCK=triton.next_power_of_2(size), WEIGHT=weight is not None, ROWS=rows is not None,
-        HALF=out.dtype == torch.float16, num_warps=8, num_stages=1, enable_fp_fusion=True,
-    )  # fmt: skip
+        x,
+        weight,
+        rows,
+        out,
+        count,
+        x.stride(0),
+        out.stride(0),
+        size,
+        eps,
+        BLOCK=triton.next_power_of_2(size),
+        WEIGHT=weight is not None,
+        ROWS=rows is not None,
+        HALF=out.dtype == torch.float16,
+        num_warps=8,
+        num_stages=1,
+        enable_fp_fusion=True,
+    )
     return out
 
 

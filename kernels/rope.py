@@ -46,12 +46,39 @@ def _turned(first, second, weight, cos, sin, columns, eps, HALF: tl.constexpr):
 
 @triton.jit
 def rope_write_kernel(
-    qkv, out, keys, values, q_weight, k_weight, cos, sin, positions, slots, rows, slabs,
-    tokens, table_rows, ring, capacity, eps,
-    qkv_batch, qkv_token, out_batch, out_token, kv_slab, kv_head, kv_slot, table_stride,
-    HEADS: tl.constexpr, KV_HEADS: tl.constexpr, HALF: tl.constexpr, BLOCK_HALF: tl.constexpr,
-    BLOCK_HEADS: tl.constexpr, PLACED: tl.constexpr, SLABS: tl.constexpr,
-):  # fmt: skip
+    qkv,
+    out,
+    keys,
+    values,
+    q_weight,
+    k_weight,
+    cos,
+    sin,
+    positions,
+    slots,
+    rows,
+    slabs,
+    tokens,
+    table_rows,
+    ring,
+    capacity,
+    eps,
+    qkv_batch,
+    qkv_token,
+    out_batch,
+    out_token,
+    kv_slab,
+    kv_head,
+    kv_slot,
+    table_stride,
+    HEADS: tl.constexpr,
+    KV_HEADS: tl.constexpr,
+    HALF: tl.constexpr,
+    BLOCK_HALF: tl.constexpr,
+    BLOCK_HEADS: tl.constexpr,
+    PLACED: tl.constexpr,
+    SLABS: tl.constexpr,
+):
     session = tl.program_id(0) // tokens
     token = tl.program_id(0) % tokens
     block = tl.program_id(1)
@@ -146,27 +173,66 @@ def rope_write(
     check_dtype("out", out, [qkv.dtype])
     given = {"positions": positions, "slots": slots, "rows": rows, "slabs": slabs}
     check_device(
-        qkv=qkv, q_weight=q_weight, k_weight=k_weight, cos=cos, sin=sin, keys=keys, values=values,
-        out=out, **{name: tensor for name, tensor in given.items() if tensor is not None},
-    )  # fmt: skip
+        qkv=qkv,
+        q_weight=q_weight,
+        k_weight=k_weight,
+        cos=cos,
+        sin=sin,
+        keys=keys,
+        values=values,
+        out=out,
+        **{name: tensor for name, tensor in given.items() if tensor is not None},
+    )
     grid = (batch * tokens, triton.cdiv(heads, _HEADS) + triton.cdiv(kv_heads, _HEADS))
     rope_write_kernel[grid](
-        qkv, out, keys, values, q_weight, k_weight, cos, sin, positions, slots, rows, slabs,
-        tokens, len(cos), ring, capacity, eps,
-        qkv.stride(0), qkv.stride(1), out.stride(0), out.stride(1),
-        keys.stride(0), keys.stride(1), keys.stride(2), cos.stride(0),
-        HEADS=heads, KV_HEADS=kv_heads, HALF=size // 2,
-        BLOCK_HALF=triton.next_power_of_2(size // 2), BLOCK_HEADS=_HEADS,
-        PLACED=slots is not None, SLABS=slabs is not None,
-        num_warps=2, num_stages=1, enable_fp_fusion=True,
-    )  # fmt: skip
+        qkv,
+        out,
+        keys,
+        values,
+        q_weight,
+        k_weight,
+        cos,
+        sin,
+        positions,
+        slots,
+        rows,
+        slabs,
+        tokens,
+        len(cos),
+        ring,
+        capacity,
+        eps,
+        qkv.stride(0),
+        qkv.stride(1),
+        out.stride(0),
+        out.stride(1),
+        keys.stride(0),
+        keys.stride(1),
+        keys.stride(2),
+        cos.stride(0),
+        HEADS=heads,
+        KV_HEADS=kv_heads,
+        HALF=size // 2,
+        BLOCK_HALF=triton.next_power_of_2(size // 2),
+        BLOCK_HEADS=_HEADS,
+        PLACED=slots is not None,
+        SLABS=slabs is not None,
+        num_warps=2,
+        num_stages=1,
+        enable_fp_fusion=True,
+    )
     return out
 
 
 def _check(
-    qkv: Tensor, q_weight: Tensor, k_weight: Tensor, cos: Tensor, sin: Tensor,
-    keys: Tensor, values: Tensor,
-) -> tuple[int, int, int]:  # fmt: skip
+    qkv: Tensor,
+    q_weight: Tensor,
+    k_weight: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    keys: Tensor,
+    values: Tensor,
+) -> tuple[int, int, int]:
     check_dtype("qkv", qkv, _FLOATS)
     check_shape("qkv", qkv, None, None, None)
     check_strides("qkv", qkv, None, None, 1)
@@ -178,14 +244,18 @@ def _check(
     batch, tokens, width = qkv.shape
     if size % 2 or width % size or width // size <= 2 * kv_heads:
         raise KernelArgumentError(
-            "qkv", expected=f"(H + 2 * {kv_heads}) heads of an even size, {size} by keys",
-            got=f"{width} columns", remedy="fuse queries, keys and values into rows in this order",
-        )  # fmt: skip
+            "qkv",
+            expected=f"(H + 2 * {kv_heads}) heads of an even size, {size} by keys",
+            got=f"{width} columns",
+            remedy="fuse queries, keys and values into rows in this order",
+        )
     if tokens > ring:
         raise KernelArgumentError(
-            "qkv", expected=f"at most {ring} tokens, one per slot of the ring", got=f"{tokens}",
+            "qkv",
+            expected=f"at most {ring} tokens, one per slot of the ring",
+            got=f"{tokens}",
             remedy="use a longer ring",
-        )  # fmt: skip
+        )
     for name, weight in (("q_weight", q_weight), ("k_weight", k_weight)):
         check_shape(name, weight, size)
         check_strides(name, weight, 1)
@@ -194,32 +264,46 @@ def _check(
         check_shape(name, table, None if name == "cos" else len(cos), size // 2)
         check_strides(name, table, cos.stride(0), 1)
     for name, tensor in (
-        ("q_weight", q_weight), ("k_weight", k_weight), ("keys", keys), ("values", values),
-    ):  # fmt: skip
+        ("q_weight", q_weight),
+        ("k_weight", k_weight),
+        ("keys", keys),
+        ("values", values),
+    ):
         check_dtype(name, tensor, [qkv.dtype])
     return batch, tokens, width
 
 
 def _check_places(
-    batch: int, tokens: int, keys: Tensor, positions: Tensor | None, slots: Tensor | None,
-    rows: Tensor | None, slabs: Tensor | None,
-) -> None:  # fmt: skip
+    batch: int,
+    tokens: int,
+    keys: Tensor,
+    positions: Tensor | None,
+    slots: Tensor | None,
+    rows: Tensor | None,
+    slabs: Tensor | None,
+) -> None:
     if (slots is None) != (rows is None) or (slots is None) == (positions is None):
         names = {"positions": positions, "slots": slots, "rows": rows}
         given = [name for name, tensor in names.items() if tensor is not None]
         raise KernelArgumentError(
-            "positions", expected="either positions, or slots and rows",
-            got=" and ".join(given) or "none of them", remedy="say in one way where tokens go",
-        )  # fmt: skip
+            "positions",
+            expected="either positions, or slots and rows",
+            got=" and ".join(given) or "none of them",
+            remedy="say in one way where tokens go",
+        )
     if slabs is None and batch > len(keys):
         raise KernelArgumentError(
-            "keys", expected=f"a ring for each of {batch} sessions", got=f"{len(keys)} rings",
+            "keys",
+            expected=f"a ring for each of {batch} sessions",
+            got=f"{len(keys)} rings",
             remedy="pass a larger slab, or slabs",
-        )  # fmt: skip
+        )
     for name, tensor, shape in (
-        ("positions", positions, (batch,)), ("slots", slots, (batch, tokens)),
-        ("rows", rows, (batch, tokens)), ("slabs", slabs, (batch,)),
-    ):  # fmt: skip
+        ("positions", positions, (batch,)),
+        ("slots", slots, (batch, tokens)),
+        ("rows", rows, (batch, tokens)),
+        ("slabs", slabs, (batch,)),
+    ):
         if tensor is not None:
             check_dtype(name, tensor, [torch.int64])
             check_shape(name, tensor, *shape)

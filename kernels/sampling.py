@@ -86,9 +86,16 @@ def _load(source, lanes, count, temperature, SCALED: tl.constexpr):
 
 @triton.jit
 def peaks_kernel(
-    logits, peaks, row_stride, vocabulary, groups, temperature,
-    BLOCK: tl.constexpr, GROUP: tl.constexpr, SCALED: tl.constexpr,
-):  # fmt: skip
+    logits,
+    peaks,
+    row_stride,
+    vocabulary,
+    groups,
+    temperature,
+    BLOCK: tl.constexpr,
+    GROUP: tl.constexpr,
+    SCALED: tl.constexpr,
+):
     """Program (chunk of BLOCK groups, row)."""
     group = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     lanes = group[:, None] * GROUP + tl.arange(0, GROUP)[None, :]
@@ -128,9 +135,15 @@ def _gather(
 
 @triton.jit
 def _above(
-    source, count, temperature, middle, top, BLOCK: tl.constexpr, SCALED: tl.constexpr,
+    source,
+    count,
+    temperature,
+    middle,
+    top,
+    BLOCK: tl.constexpr,
+    SCALED: tl.constexpr,
     MASS: tl.constexpr,
-):  # fmt: skip
+):
     """Number or mass of what is above `middle`, and the keys next to it: above, and not above."""
     sums = tl.zeros((BLOCK,), tl.float32)
     above = tl.full((BLOCK,), _HIGHEST, tl.int32)
@@ -151,9 +164,17 @@ def _above(
 
 @triton.jit
 def _smallest(
-    source, count, temperature, low, high, most, top, BLOCK: tl.constexpr, SCALED: tl.constexpr,
+    source,
+    count,
+    temperature,
+    low,
+    high,
+    most,
+    top,
+    BLOCK: tl.constexpr,
+    SCALED: tl.constexpr,
     MASS: tl.constexpr,
-):  # fmt: skip
+):
     """The smallest key above which lies no more than `most`.
 
     `high` is the key of an element that is kept; nothing up to `low` is.
@@ -172,9 +193,17 @@ def _smallest(
 
 @triton.jit
 def _row_threshold(
-    source, count, low, temperature, top_k, top_p,
-    BLOCK: tl.constexpr, SCALED: tl.constexpr, TOP_K: tl.constexpr, TOP_P: tl.constexpr,
-):  # fmt: skip
+    source,
+    count,
+    low,
+    temperature,
+    top_k,
+    top_p,
+    BLOCK: tl.constexpr,
+    SCALED: tl.constexpr,
+    TOP_K: tl.constexpr,
+    TOP_P: tl.constexpr,
+):
     _, _, high = _above(source, count, temperature, _HIGHEST, 0.0, BLOCK, SCALED, False)
     top = _value(high)
     result = high
@@ -192,11 +221,23 @@ def _row_threshold(
 
 @triton.jit(do_not_specialize=["top_k"])  # 1 would become a constant, which cannot be converted
 def threshold_kernel(
-    logits, peaks, candidates, thresholds, row_stride, vocabulary, groups,
-    temperature, top_k, top_p,
-    BLOCK: tl.constexpr, PEAKS: tl.constexpr, SCALED: tl.constexpr,
-    TOP_K: tl.constexpr, TOP_P: tl.constexpr, COMPACT: tl.constexpr,
-):  # fmt: skip
+    logits,
+    peaks,
+    candidates,
+    thresholds,
+    row_stride,
+    vocabulary,
+    groups,
+    temperature,
+    top_k,
+    top_p,
+    BLOCK: tl.constexpr,
+    PEAKS: tl.constexpr,
+    SCALED: tl.constexpr,
+    TOP_K: tl.constexpr,
+    TOP_P: tl.constexpr,
+    COMPACT: tl.constexpr,
+):
     """Program: one row. PEAKS is the number of groups, rounded up to a power of two."""
     row = tl.program_id(0).to(tl.int64)
     logits += row * row_stride
@@ -251,9 +292,17 @@ def _gumbel(counter, seed, GROUPS: tl.constexpr):
 
 @triton.jit
 def _chunk_best(
-    logits, first, vocabulary, threshold, temperature, counter, seed,
-    GROUPS: tl.constexpr, SCALED: tl.constexpr, GREEDY: tl.constexpr,
-):  # fmt: skip
+    logits,
+    first,
+    vocabulary,
+    threshold,
+    temperature,
+    counter,
+    seed,
+    GROUPS: tl.constexpr,
+    SCALED: tl.constexpr,
+    GREEDY: tl.constexpr,
+):
     """Score and code of the best of GROUPS * 8 codes; the lower code of equal ones."""
     group = tl.arange(0, GROUPS)
     lane = first + group[:, None] * 8 + tl.arange(0, 8)[None, :]
@@ -271,9 +320,20 @@ def _chunk_best(
 
 @triton.jit
 def _verify(
-    scores, codes, tokens, drafts, accepted, session, count, chunks, limit, vocabulary,
-    BLOCK_TOKENS: tl.constexpr, BLOCK_CHUNKS: tl.constexpr, DRAFTS: tl.constexpr,
-):  # fmt: skip
+    scores,
+    codes,
+    tokens,
+    drafts,
+    accepted,
+    session,
+    count,
+    chunks,
+    limit,
+    vocabulary,
+    BLOCK_TOKENS: tl.constexpr,
+    BLOCK_CHUNKS: tl.constexpr,
+    DRAFTS: tl.constexpr,
+):
     """Tokens of a session from the best of its chunks, and how many of them are final."""
     token = tl.arange(0, BLOCK_TOKENS)
     chunk = tl.arange(0, BLOCK_CHUNKS)
@@ -297,12 +357,30 @@ def _verify(
 
 @triton.jit
 def draw_kernel(
-    logits, thresholds, positions, seeds, drafts, limits, tokens, accepted,
-    scores, codes, counters, batch_stride, token_stride, vocabulary, temperature,
-    GROUPS: tl.constexpr, BLOCK_TOKENS: tl.constexpr, BLOCK_CHUNKS: tl.constexpr,
-    SCALED: tl.constexpr, GREEDY: tl.constexpr, ALL: tl.constexpr, DRAFTS: tl.constexpr,
+    logits,
+    thresholds,
+    positions,
+    seeds,
+    drafts,
+    limits,
+    tokens,
+    accepted,
+    scores,
+    codes,
+    counters,
+    batch_stride,
+    token_stride,
+    vocabulary,
+    temperature,
+    GROUPS: tl.constexpr,
+    BLOCK_TOKENS: tl.constexpr,
+    BLOCK_CHUNKS: tl.constexpr,
+    SCALED: tl.constexpr,
+    GREEDY: tl.constexpr,
+    ALL: tl.constexpr,
+    DRAFTS: tl.constexpr,
     LIMITS: tl.constexpr,
-):  # fmt: skip
+):
     """Program (chunk of GROUPS * 8 codes, token, session). `counters`, int32 [B], stays zero."""
     chunk, chunks = tl.program_id(0), tl.num_programs(0)
     token, count = tl.program_id(1), tl.num_programs(1)
@@ -318,9 +396,17 @@ def draw_kernel(
         counter += (chunk * GROUPS).to(tl.uint64)
         source = logits + session.to(tl.int64) * batch_stride + token * token_stride
         score, code = _chunk_best(
-            source, chunk * GROUPS * 8, vocabulary, threshold, temperature, counter,
-            tl.load(seeds + session).to(tl.uint64), GROUPS, SCALED, GREEDY,
-        )  # fmt: skip
+            source,
+            chunk * GROUPS * 8,
+            vocabulary,
+            threshold,
+            temperature,
+            counter,
+            tl.load(seeds + session).to(tl.uint64),
+            GROUPS,
+            SCALED,
+            GREEDY,
+        )
         tl.store(scores + row * chunks + chunk, score)
         tl.store(codes + row * chunks + chunk, code)
         tl.debug_barrier()  # the scores have to be written before one thread says so
@@ -329,9 +415,20 @@ def draw_kernel(
             if LIMITS:
                 limit = tl.load(limits + session)
             _verify(
-                scores, codes, tokens, drafts, accepted, session, count, chunks, limit, vocabulary,
-                BLOCK_TOKENS, BLOCK_CHUNKS, DRAFTS,
-            )  # fmt: skip
+                scores,
+                codes,
+                tokens,
+                drafts,
+                accepted,
+                session,
+                count,
+                chunks,
+                limit,
+                vocabulary,
+                BLOCK_TOKENS,
+                BLOCK_CHUNKS,
+                DRAFTS,
+            )
             tl.store(counters + session, 0)
     else:
         if chunk == 0:
@@ -416,25 +513,47 @@ def sample_and_verify(
     _check_integers("accepted", out[1], (batch,))
     optional = {"drafts": drafts, "limits": limits}
     check_device(
-        logits=logits, positions=positions, seeds=seeds, tokens=out[0], accepted=out[1],
+        logits=logits,
+        positions=positions,
+        seeds=seeds,
+        tokens=out[0],
+        accepted=out[1],
         workspace=workspace.scores,
         **{name: tensor for name, tensor in optional.items() if tensor is not None},
-    )  # fmt: skip
+    )
     keep_all = temperature == 0 or (top_p == 1 and top_k >= vocabulary)
     if not keep_all:
         _find_thresholds(logits, workspace, temperature, top_p, top_k)
     chunks = triton.cdiv(vocabulary, chunk)
     draw_kernel[chunks, tokens, batch](
-        logits, workspace.thresholds, positions, seeds, drafts, limits, *out,
-        workspace.scores, workspace.codes, workspace.counters,
-        logits.stride(0), logits.stride(1), vocabulary, float(temperature),
-        GROUPS=chunk // 8, BLOCK_TOKENS=triton.next_power_of_2(tokens),
+        logits,
+        workspace.thresholds,
+        positions,
+        seeds,
+        drafts,
+        limits,
+        *out,
+        workspace.scores,
+        workspace.codes,
+        workspace.counters,
+        logits.stride(0),
+        logits.stride(1),
+        vocabulary,
+        float(temperature),
+        GROUPS=chunk // 8,
+        BLOCK_TOKENS=triton.next_power_of_2(tokens),
         BLOCK_CHUNKS=triton.next_power_of_2(chunks),
-        SCALED=temperature != 1, GREEDY=temperature == 0, ALL=keep_all,
-        DRAFTS=drafts is not None and tokens > 1, LIMITS=limits is not None,
+        SCALED=temperature != 1,
+        GREEDY=temperature == 0,
+        ALL=keep_all,
+        DRAFTS=drafts is not None and tokens > 1,
+        LIMITS=limits is not None,
         # here the assembler chose 128 for single tokens without limits, and spilled too
-        num_warps=4, num_stages=1, maxnreg=160, enable_fp_fusion=False,
-    )  # fmt: skip
+        num_warps=4,
+        num_stages=1,
+        maxnreg=160,
+        enable_fp_fusion=False,
+    )
     return out
 
 
@@ -470,21 +589,46 @@ def _find_thresholds(
     if compact:
         peak_block = min(64, triton.next_power_of_2(groups))
         peaks_kernel[triton.cdiv(groups, peak_block), rows](
-            flat, workspace.peaks, flat.stride(0), vocabulary, groups, float(temperature),
-            BLOCK=peak_block, GROUP=_GROUP, SCALED=temperature != 1,
+            flat,
+            workspace.peaks,
+            flat.stride(0),
+            vocabulary,
+            groups,
+            float(temperature),
+            BLOCK=peak_block,
+            GROUP=_GROUP,
+            SCALED=temperature != 1,
             # told no number, the assembler chose 48 behind triton 3.6, and spilled two of 51
-            num_warps=4, num_stages=1, maxnreg=80, enable_fp_fusion=False,
-        )  # fmt: skip
+            num_warps=4,
+            num_stages=1,
+            maxnreg=80,
+            enable_fp_fusion=False,
+        )
     threshold_kernel[(rows,)](
-        flat, workspace.peaks, workspace.candidates, workspace.thresholds,
-        flat.stride(0), vocabulary, groups, float(temperature), top_k, float(top_p),
-        BLOCK=block, PEAKS=triton.next_power_of_2(groups), SCALED=temperature != 1,
-        TOP_K=top_k < vocabulary, TOP_P=top_p < 1, COMPACT=compact,
+        flat,
+        workspace.peaks,
+        workspace.candidates,
+        workspace.thresholds,
+        flat.stride(0),
+        vocabulary,
+        groups,
+        float(temperature),
+        top_k,
+        float(top_p),
+        BLOCK=block,
+        PEAKS=triton.next_power_of_2(groups),
+        SCALED=temperature != 1,
+        TOP_K=top_k < vocabulary,
+        TOP_P=top_p < 1,
+        COMPACT=compact,
         # Told no number of registers, the assembler chose 80 for float32 and spilled one (behind
         # triton 3.9); told 128, it spilled twelve (behind 3.6). There is one program a row, far
         # fewer than multiprocessors, so it costs nothing to let it have all that a thread can.
-        num_warps=8, num_stages=2, maxnreg=255, enable_fp_fusion=False,
-    )  # fmt: skip
+        num_warps=8,
+        num_stages=2,
+        maxnreg=255,
+        enable_fp_fusion=False,
+    )
 
 
 def _check_logits(logits: Tensor) -> None:
@@ -494,9 +638,13 @@ def _check_logits(logits: Tensor) -> None:
 
 
 def _check(
-    logits: Tensor, positions: Tensor, seeds: Tensor, drafts: Tensor | None,
-    limits: Tensor | None, chunk: int,
-) -> tuple[int, int, int]:  # fmt: skip
+    logits: Tensor,
+    positions: Tensor,
+    seeds: Tensor,
+    drafts: Tensor | None,
+    limits: Tensor | None,
+    chunk: int,
+) -> tuple[int, int, int]:
     _check_logits(logits)
     batch, tokens, vocabulary = logits.shape
     _check_integers("positions", positions, (batch,))

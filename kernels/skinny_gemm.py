@@ -95,10 +95,24 @@ def _folded(values, COLUMNS: tl.constexpr):
 
 @triton.jit
 def _chunk(
-    x_ptr, w_ptr, tile, chunk, rows, n, k, x_stride, w_stride,
-    BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, CHUNK: tl.constexpr, TOKENS: tl.constexpr,
-    EVEN_K: tl.constexpr, NORM: tl.constexpr, UPCAST: tl.constexpr, PRECISION: tl.constexpr,
-):  # fmt: skip
+    x_ptr,
+    w_ptr,
+    tile,
+    chunk,
+    rows,
+    n,
+    k,
+    x_stride,
+    w_stride,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    CHUNK: tl.constexpr,
+    TOKENS: tl.constexpr,
+    EVEN_K: tl.constexpr,
+    NORM: tl.constexpr,
+    UPCAST: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
     """Products of one weight tile over one chunk of k: (BLOCK_N, TOKENS), and each row's sum of
     squares over that chunk: (TOKENS,)."""
     # Beyond the last row or column the last one is read again, and never written: no masks here.
@@ -132,9 +146,17 @@ def _chunk(
 
 @triton.jit
 def _collect(
-    partial_ptr, square_ptr, tile, chunks, units, programs, slots,
-    BLOCK_N: tl.constexpr, TOKENS: tl.constexpr, NORM: tl.constexpr,
-):  # fmt: skip
+    partial_ptr,
+    square_ptr,
+    tile,
+    chunks,
+    units,
+    programs,
+    slots,
+    BLOCK_N: tl.constexpr,
+    TOKENS: tl.constexpr,
+    NORM: tl.constexpr,
+):
     """Adds up a shared tile: the first program's running sum, then every later chunk in order."""
     tokens = tl.arange(0, TOKENS)
     cells = tl.arange(0, BLOCK_N)[:, None] * TOKENS + tokens[None, :]
@@ -161,11 +183,25 @@ def _silu(value):
 
 @triton.jit
 def _finish(
-    total, squares, scale_ptr, residual_ptr, out_ptr, tile, rows, n, k,
-    residual_stride, residual_columns, out_stride, norm_eps,
-    BLOCK_N: tl.constexpr, TOKENS: tl.constexpr, EPILOGUE: tl.constexpr, NORM: tl.constexpr,
+    total,
+    squares,
+    scale_ptr,
+    residual_ptr,
+    out_ptr,
+    tile,
+    rows,
+    n,
+    k,
+    residual_stride,
+    residual_columns,
+    out_stride,
+    norm_eps,
+    BLOCK_N: tl.constexpr,
+    TOKENS: tl.constexpr,
+    EPILOGUE: tl.constexpr,
+    NORM: tl.constexpr,
     COPY_RESIDUAL: tl.constexpr,
-):  # fmt: skip
+):
     """Scales, activation, residual, and the only write of a tile."""
     tokens = tl.arange(0, TOKENS)
     columns = tile * BLOCK_N + tl.arange(0, BLOCK_N)
@@ -202,13 +238,36 @@ def _finish(
 
 @triton.jit(do_not_specialize=["rows"])
 def skinny_gemm_kernel(
-    x_ptr, w_ptr, scale_ptr, residual_ptr, out_ptr, partial_ptr, square_ptr, counter_ptr,
-    rows, n, k, x_stride, w_stride, residual_stride, residual_columns, out_stride,
-    norm_eps, slots,
-    BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, CHUNK: tl.constexpr, TOKENS: tl.constexpr,
-    EPILOGUE: tl.constexpr, NORM: tl.constexpr, COPY_RESIDUAL: tl.constexpr,
-    EVEN_K: tl.constexpr, UPCAST: tl.constexpr, PRECISION: tl.constexpr, PDL: tl.constexpr,
-):  # fmt: skip
+    x_ptr,
+    w_ptr,
+    scale_ptr,
+    residual_ptr,
+    out_ptr,
+    partial_ptr,
+    square_ptr,
+    counter_ptr,
+    rows,
+    n,
+    k,
+    x_stride,
+    w_stride,
+    residual_stride,
+    residual_columns,
+    out_stride,
+    norm_eps,
+    slots,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    CHUNK: tl.constexpr,
+    TOKENS: tl.constexpr,
+    EPILOGUE: tl.constexpr,
+    NORM: tl.constexpr,
+    COPY_RESIDUAL: tl.constexpr,
+    EVEN_K: tl.constexpr,
+    UPCAST: tl.constexpr,
+    PRECISION: tl.constexpr,
+    PDL: tl.constexpr,
+):
     """See the module. `partial_ptr` holds `slots` tiles of float32 for each program: the chunks of
     a tile that an earlier program began, and last the running sum of a tile it began itself and
     another finishes. `counter_ptr` counts arrivals, one int32 per tile, and is left at zero."""
@@ -224,9 +283,13 @@ def skinny_gemm_kernel(
         line_starts = begin % chunks * CHUNK + tl.arange(0, CHUNK // BLOCK_K) * BLOCK_K
         lines = row_starts.to(tl.int64)[:, None] * w_stride + tl.minimum(line_starts, k - 1)
         tl.inline_asm_elementwise(
-            "prefetch.global.L2 [$1]; mov.b32 $0, 0;", "=r,l", [w_ptr + lines],
-            dtype=tl.int32, is_pure=False, pack=1,
-        )  # fmt: skip
+            "prefetch.global.L2 [$1]; mov.b32 $0, 0;",
+            "=r,l",
+            [w_ptr + lines],
+            dtype=tl.int32,
+            is_pure=False,
+            pack=1,
+        )
         tl.extra.cuda.gdc_wait()
         tl.extra.cuda.gdc_launch_dependents()  # they too wait for this kernel's end
 
@@ -237,9 +300,24 @@ def skinny_gemm_kernel(
         tile = unit // chunks
         chunk = unit % chunks
         sums, chunk_squares = _chunk(
-            x_ptr, w_ptr, tile, chunk, rows, n, k, x_stride, w_stride,
-            BLOCK_N, BLOCK_K, CHUNK, TOKENS, EVEN_K, NORM, UPCAST, PRECISION,
-        )  # fmt: skip
+            x_ptr,
+            w_ptr,
+            tile,
+            chunk,
+            rows,
+            n,
+            k,
+            x_stride,
+            w_stride,
+            BLOCK_N,
+            BLOCK_K,
+            CHUNK,
+            TOKENS,
+            EVEN_K,
+            NORM,
+            UPCAST,
+            PRECISION,
+        )
         total = tl.where(chunk == 0, sums, total + sums)
         squares = tl.where(chunk == 0, chunk_squares, squares + chunk_squares)
         began_here = tile * chunks >= begin
@@ -263,16 +341,39 @@ def skinny_gemm_kernel(
                 if arrived == last - first:
                     tl.store(counter_ptr + tile, 0)  # ready for the next launch
                     total, squares = _collect(
-                        partial_ptr, square_ptr, tile, chunks, units, programs, slots,
-                        BLOCK_N, TOKENS, NORM,
-                    )  # fmt: skip
+                        partial_ptr,
+                        square_ptr,
+                        tile,
+                        chunks,
+                        units,
+                        programs,
+                        slots,
+                        BLOCK_N,
+                        TOKENS,
+                        NORM,
+                    )
                     done = True
         if done:
             _finish(
-                total, squares, scale_ptr, residual_ptr, out_ptr, tile, rows, n, k,
-                residual_stride, residual_columns, out_stride, norm_eps,
-                BLOCK_N, TOKENS, EPILOGUE, NORM, COPY_RESIDUAL,
-            )  # fmt: skip
+                total,
+                squares,
+                scale_ptr,
+                residual_ptr,
+                out_ptr,
+                tile,
+                rows,
+                n,
+                k,
+                residual_stride,
+                residual_columns,
+                out_stride,
+                norm_eps,
+                BLOCK_N,
+                TOKENS,
+                EPILOGUE,
+                NORM,
+                COPY_RESIDUAL,
+            )
             # nobody reads these any more, so no register holds them while a tile is finished
             total = tl.zeros((BLOCK_N, TOKENS), tl.float32)
             squares = tl.zeros((TOKENS,), tl.float32)
@@ -315,7 +416,7 @@ def config_for(rows: int, weight_dtype: torch.dtype) -> Config:
         num_warps=8 if spread else 4,
         num_stages=5 if tokens > 128 else 6 if quantized or alone else 4,
         programs_per_multiprocessor=1 if alone else 2,
-    )  # fmt: skip
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -367,9 +468,11 @@ def _divide(
     programs = min(programs, tiles * chunks)
     if programs < 1 or tiles * chunks * (programs + 1) >= 2**31:
         raise KernelArgumentError(
-            "programs", expected=f"at least 1, and {tiles * chunks} units * programs < 2^31",
-            got=str(programs), remedy="leave it out",
-        )  # fmt: skip
+            "programs",
+            expected=f"at least 1, and {tiles * chunks} units * programs < 2^31",
+            got=str(programs),
+            remedy="leave it out",
+        )
     slots = min(chunks - 1, triton.cdiv(tiles * chunks, programs)) + 1
     return _Division(tiles, programs, slots)
 
@@ -430,9 +533,11 @@ def skinny_gemm(
     config = config or config_for(rows, weight.dtype)
     _check_config(config, rows)
     for name, tensor, high in (
-        ("x", x, rows), ("weight", weight, config.block_n), ("residual", residual, rows),
+        ("x", x, rows),
+        ("weight", weight, config.block_n),
+        ("residual", residual, rows),
         ("out", out, rows),
-    ):  # fmt: skip
+    ):
         if tensor is not None:
             _check_reach(name, tensor, high)
     division = _divide(n, k, config, device, programs)
@@ -440,36 +545,62 @@ def skinny_gemm(
         workspace = Workspace.allocate([(config, n, k)], device, programs)
     _check_workspace(workspace, config, division)
     skinny_gemm_kernel[(division.programs,)](
-        x, weight, scale, residual, out,
-        workspace.partials, workspace.squares, workspace.counters,
-        rows, n, k, x.stride(0), weight.stride(0),
+        x,
+        weight,
+        scale,
+        residual,
+        out,
+        workspace.partials,
+        workspace.squares,
+        workspace.counters,
+        rows,
+        n,
+        k,
+        x.stride(0),
+        weight.stride(0),
         residual.stride(0) if residual is not None else 0,
         residual.shape[1] if residual is not None else 1,
-        out.stride(0), norm_eps if norm_eps is not None else 0.0, division.slots,
-        BLOCK_N=config.block_n, BLOCK_K=config.block_k, CHUNK=CHUNK, TOKENS=config.tokens,
-        EPILOGUE=_EPILOGUES[epilogue], NORM=norm_eps is not None, COPY_RESIDUAL=copy_residual,
-        EVEN_K=k % config.block_k == 0, UPCAST=interpreting(), PRECISION="ieee", PDL=overlap,
-        num_warps=config.num_warps, num_stages=config.num_stages,
-        launch_pdl=overlap, enable_fp_fusion=True,
-    )  # fmt: skip
+        out.stride(0),
+        norm_eps if norm_eps is not None else 0.0,
+        division.slots,
+        BLOCK_N=config.block_n,
+        BLOCK_K=config.block_k,
+        CHUNK=CHUNK,
+        TOKENS=config.tokens,
+        EPILOGUE=_EPILOGUES[epilogue],
+        NORM=norm_eps is not None,
+        COPY_RESIDUAL=copy_residual,
+        EVEN_K=k % config.block_k == 0,
+        UPCAST=interpreting(),
+        PRECISION="ieee",
+        PDL=overlap,
+        num_warps=config.num_warps,
+        num_stages=config.num_stages,
+        launch_pdl=overlap,
+        enable_fp_fusion=True,
+    )
     return out
 
 
 def _check_config(config: Config, rows: int) -> None:
     if config.tokens < rows or CHUNK % config.block_k:
         raise KernelArgumentError(
-            "config", expected=f"at least {rows} tokens and a block_k that divides {CHUNK}",
-            got=f"{config.tokens} tokens, block_k {config.block_k}", remedy="use config_for",
-        )  # fmt: skip
+            "config",
+            expected=f"at least {rows} tokens and a block_k that divides {CHUNK}",
+            got=f"{config.tokens} tokens, block_k {config.block_k}",
+            remedy="use config_for",
+        )
 
 
 def _check_reach(name: str, tensor: torch.Tensor, rows: int) -> None:
     """The kernel counts the elements of a tile's rows in 32 bits."""
     if rows * tensor.stride(0) + tensor.shape[1] >= 2**31:
         raise KernelArgumentError(
-            name, expected=f"{rows} rows within 2^31 elements", got=f"strides {tensor.stride()}",
+            name,
+            expected=f"{rows} rows within 2^31 elements",
+            got=f"strides {tensor.stride()}",
             remedy="make it contiguous first, or give the product fewer rows",
-        )  # fmt: skip
+        )
 
 
 def _check_operands(
@@ -480,19 +611,22 @@ def _check_operands(
     rows, k = x.shape
     if rows > MAX_ROWS:
         raise KernelArgumentError(
-            "x", expected=f"at most {MAX_ROWS} rows", got=f"{rows} rows",
+            "x",
+            expected=f"at most {MAX_ROWS} rows",
+            got=f"{rows} rows",
             remedy="use torch.matmul, which is better for many rows, or split them",
-        )  # fmt: skip
+        )
     check_strides("x", x, None, 1)
     check_dtype("weight", weight, (x.dtype, *QUANTIZED))
     check_shape("weight", weight, None, k)
     check_strides("weight", weight, None, 1)
     if (weight.dtype in QUANTIZED) != (scale is not None):
         raise KernelArgumentError(
-            "scale", expected="a scale exactly when the weight is float8_e4m3fn or int8",
+            "scale",
+            expected="a scale exactly when the weight is float8_e4m3fn or int8",
             got=f"{'no ' if scale is None else ''}scale with {weight.dtype}",
             remedy="pass weight and scale as quantize_rows returns them",
-        )  # fmt: skip
+        )
     if scale is not None:
         check_dtype("scale", scale, (torch.float32,))
         check_shape("scale", scale, weight.shape[0])
@@ -506,8 +640,8 @@ def _check_epilogue(
     """The number of output columns."""
     if epilogue not in _EPILOGUES:
         raise KernelArgumentError(
-            "epilogue", expected=" or ".join(_EPILOGUES), got=repr(epilogue), remedy="choose one",
-        )  # fmt: skip
+            "epilogue", expected=" or ".join(_EPILOGUES), got=repr(epilogue), remedy="choose one"
+        )
     wanted = epilogue in ("residual", "silu_residual")
     if wanted != (residual is not None) or (copy_residual and epilogue != "silu_residual"):
         raise KernelArgumentError(
@@ -524,14 +658,18 @@ def _check_epilogue(
         check_strides("residual", residual, None, 1)
         if n % residual.shape[1]:
             raise KernelArgumentError(
-                "residual", expected=f"a number of columns that divides {n}",
-                got=f"{residual.shape[1]} columns", remedy="stack whole heads in the weight",
-            )  # fmt: skip
+                "residual",
+                expected=f"a number of columns that divides {n}",
+                got=f"{residual.shape[1]} columns",
+                remedy="stack whole heads in the weight",
+            )
     if epilogue == "swiglu" and n % 2:
         raise KernelArgumentError(
-            "weight", expected="an even number of rows for swiglu", got=f"{n} rows",
+            "weight",
+            expected="an even number of rows for swiglu",
+            got=f"{n} rows",
             remedy="interleave gate and up with interleave_rows",
-        )  # fmt: skip
+        )
     return n // 2 if epilogue == "swiglu" else n
 
 
@@ -542,10 +680,11 @@ def _check_out(out: torch.Tensor, rows: int, columns: int, in_front: int) -> Non
     check_dtype("out", out, ACTIVATIONS)
     if out.storage_offset() < in_front or (rows > 1 and out.stride(0) < columns + in_front):
         raise KernelArgumentError(
-            "out", expected=f"rows {columns} wide with {in_front} columns of their own before each",
+            "out",
+            expected=f"rows {columns} wide with {in_front} columns of their own before each",
             got=f"storage offset {out.storage_offset()}, strides {out.stride()}",
             remedy=f"pass buffer[:, {in_front}:] of a contiguous buffer",
-        )  # fmt: skip
+        )
 
 
 def _check_workspace(workspace: Workspace, config: Config, division: _Division) -> None:
@@ -558,9 +697,11 @@ def _check_workspace(workspace: Workspace, config: Config, division: _Division) 
         found = getattr(workspace, name).numel()
         if found < size:
             raise KernelArgumentError(
-                f"workspace.{name}", expected=f"at least {size} elements", got=f"{found}",
+                f"workspace.{name}",
+                expected=f"at least {size} elements",
+                got=f"{found}",
                 remedy="allocate it with Workspace.allocate, naming every launch it is for",
-            )  # fmt: skip
+            )
 
 
 # --- the reference ---------------------------------------------------------------------------

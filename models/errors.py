@@ -26,6 +26,4 @@ class InputError(ValueError):
     @classmethod
     def of(cls, error: Told) -> Self:
         """The same report as another kind of error."""
-        return cls(
-            error.message, expected=error.expected, got=error.got, remedy=error.remedy
-        )
+        return cls(error.message, expected=error.expected, got=error.got, remedy=error.remedy)

@@ -9,15 +9,15 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-from worldbridge.bridge.protocol import Pose, Snapshot
-from worldbridge.models.worlds.actions import FRAMES_PER_SECOND, MAX_PITCH_DEG, MAX_YAW_DEG
+from worldbridge.bridge.protocol import ControllerState, Pose
+from worldbridge.models.procedural.actions import FRAMES_PER_SECOND, MAX_PITCH_DEG, MAX_YAW_DEG
 
 __all__ = [
     "NEUTRAL",
     "Action",
     "ControlLatch",
     "ControlMemory",
-    "Latched",
+    "LatchedControls",
     "TurnLimits",
     "held_action",
 ]
@@ -50,7 +50,7 @@ class TurnLimits:
         return cls(MAX_YAW_DEG * share, MAX_PITCH_DEG * share)
 
 
-def held_action(snapshot: Snapshot) -> Action:
+def held_action(snapshot: ControllerState) -> Action:
     """What keys and sticks ask for (not the pointer). Components may exceed 1: not yet clamped."""
     keys = set(snapshot.keys)
     left_x, left_y = _outside_dead_zone(*snapshot.axes[:2])
@@ -92,7 +92,7 @@ class ControlMemory:
 
 
 @dataclass(frozen=True, slots=True)
-class Latched:
+class LatchedControls:
     """The controls of one frame, and which input they come from (seq -1: none, times 0).
 
     `pose` is the client's own camera, if it sends one.
@@ -116,11 +116,11 @@ class ControlLatch:
     def __init__(self, limits: TurnLimits, memory: ControlMemory | None = None) -> None:
         self._limits = limits
         self.memory = memory or ControlMemory()
-        self._newest: Snapshot | None = None
+        self._newest: ControllerState | None = None
         self._t_input = 0.0
         self._heard_ms = -math.inf
 
-    def offer(self, snapshot: Snapshot, t_input_ms: float, now_ms: float) -> bool:
+    def offer(self, snapshot: ControllerState, t_input_ms: float, now_ms: float) -> bool:
         """Whether the snapshot is news. `now_ms` is this process's time, for the silence rule."""
         if snapshot.seq <= self.memory.seq:
             if not self._silent(now_ms):
@@ -132,17 +132,17 @@ class ControlLatch:
         self._newest, self._t_input, self._heard_ms = snapshot, t_input_ms, now_ms
         return True
 
-    def take(self, now_ms: float) -> Latched:
+    def take(self, now_ms: float) -> LatchedControls:
         """The controls for a frame whose step starts now."""
         snapshot = self._newest
         if snapshot is None or self._silent(now_ms):
             self.memory = replace(self.memory, turn_deg=(0.0, 0.0))
-            return Latched()
+            return LatchedControls()
         strafe, forward, yaw, pitch = held_action(snapshot)
         pointer_yaw, pointer_pitch = self._turn(snapshot.pointer)
         action = strafe, forward, yaw + pointer_yaw, pitch + pointer_pitch
         clamped = tuple(_clamp(value) for value in action)
-        return Latched(
+        return LatchedControls(
             (clamped[0], clamped[1], clamped[2], clamped[3]),
             snapshot.seq,
             snapshot.time,

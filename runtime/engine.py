@@ -23,23 +23,23 @@ from worldbridge.bridge.protocol import (
     GatewayMessage,
     Opened,
     OpenSession,
-    RawPictures,
+    PromptFrames,
+    RestartSession,
     SessionInput,
     SessionSnapshot,
-    ShiftFrames,
+    ShiftPhase,
     Shutdown,
-    StartSession,
     WorkerMessage,
     WorkerPing,
     WorkerPong,
     WorkerStats,
 )
-from worldbridge.runtime.controls import Latched
+from worldbridge.runtime.controls import LatchedControls
 from worldbridge.runtime.errors import NoFreeSeatError, WorldError, WorldFailedError
-from worldbridge.runtime.pacing import PresentationClock
+from worldbridge.runtime.presentation_clock import PresentationClock
 from worldbridge.runtime.session import Session, open_session, pack_session, restore_session
-from worldbridge.runtime.timing import LegStatistics
-from worldbridge.runtime.world import (
+from worldbridge.runtime.stats import LegStatistics
+from worldbridge.runtime.worlds.contract import (
     AimedWorld,
     Frames,
     LookaheadWorld,
@@ -63,7 +63,7 @@ class _Turn:
     """One session's part of a step."""
 
     session: Session
-    latched: Latched
+    latched: LatchedControls
     state: object = None  # the session's world when the step began
 
 
@@ -71,7 +71,7 @@ class _Turn:
 class _Mark:
     """The controls of one step, as a world that looks ahead gives them back with a picture."""
 
-    latched: Latched
+    latched: LatchedControls
     latched_ms: float
 
 
@@ -129,10 +129,10 @@ class Engine:
                 session.latch.offer(message.snapshot, message.t_input, now_ms)
             case FrameAck():
                 return [*session.box.acked(message.frame)]
-            case ShiftFrames():
+            case ShiftPhase():
                 if len(self._sessions) == 1:  # several displays have no phase in common
                     self._clock.shift(message.ms)
-            case StartSession():
+            case RestartSession():
                 return self._start(session, message, now_ms)
             case CloseSession():
                 self._forget(session.id)
@@ -160,7 +160,7 @@ class Engine:
         return open_session(self._world, message.session, start)
 
     def _start(
-        self, session: Session, message: StartSession, now_ms: float
+        self, session: Session, message: RestartSession, now_ms: float
     ) -> list[WorkerMessage]:
         """Begin anew in the same session. Theme and seed stay if not named: neither = reset."""
         theme = message.theme if message.theme is not None else session.start.theme
@@ -237,7 +237,7 @@ class Engine:
         self, session: Session, picture: Picture, t_done: float, batch: int
     ) -> Sequence[WorkerMessage]:
         # made again after a restart, it answers nobody: its past is not this worker's
-        mark = picture.mark if isinstance(picture.mark, _Mark) else _Mark(Latched(), t_done)
+        mark = picture.mark if isinstance(picture.mark, _Mark) else _Mark(LatchedControls(), t_done)
         latched = mark.latched
         t_tokens = max(picture.t_tokens, mark.latched_ms)
         header = FrameHeader(
@@ -378,7 +378,7 @@ class Engine:
         self._sessions.pop(session, None)
 
 
-def _pixels(pictures: RawPictures | None) -> torch.Tensor | None:
+def _pixels(pictures: PromptFrames | None) -> torch.Tensor | None:
     """uint8 [T, 3, H, W]."""
     if pictures is None:
         return None

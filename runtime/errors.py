@@ -23,7 +23,7 @@ from typing import ClassVar, Self
 from worldbridge.models.errors import Told
 
 __all__ = [
-    "BadPictureError",
+    "BadPromptFrameError",
     "DamagedWeightsError",
     "ModeError",
     "NoDeviceError",
@@ -32,7 +32,7 @@ __all__ = [
     "SnapshotError",
     "UnknownThemeError",
     "UnknownWorldError",
-    "WeightsError",
+    "WeightDtypeError",
     "WorldError",
     "WorldFailedError",
 ]
@@ -61,9 +61,7 @@ class WorldError(Exception):
 
         Only for kinds that are made of the four texts alone.
         """
-        return cls(
-            error.message, expected=error.expected, got=error.got, remedy=error.remedy
-        )
+        return cls(error.message, expected=error.expected, got=error.got, remedy=error.remedy)
 
     def __str__(self) -> str:
         return f"{self.message}: expected {self.expected}, got {self.got}; {self.remedy}"
@@ -120,7 +118,7 @@ class SeatsError(WorldError):
     exit_code = 2
 
 
-class WeightsError(WorldError):
+class WeightDtypeError(WorldError):
     code = "world_failed"
     exit_code = 2
 
@@ -135,7 +133,7 @@ class WeightsError(WorldError):
         )
 
 
-class PixelsError(WorldError):
+class DetokenizerError(WorldError):
     code = "world_failed"
     exit_code = 2
 
@@ -152,7 +150,7 @@ class UnknownThemeError(WorldError):
         )
 
 
-class BadPictureError(WorldError):
+class BadPromptFrameError(WorldError):
     code = "bad_picture"
 
     @classmethod

@@ -14,9 +14,9 @@ import msgpack
 from worldbridge.bridge.protocol import FrameHeader, Pose, RawFrame
 from worldbridge.runtime.controls import Action, ControlLatch, ControlMemory, TurnLimits
 from worldbridge.runtime.errors import SnapshotError
-from worldbridge.runtime.world import WorldModel, WorldStart
+from worldbridge.runtime.worlds.contract import WorldModel, WorldStart
 
-__all__ = ["FrameBox", "Session", "open_session", "pack_session", "restore_session"]
+__all__ = ["FrameOutbox", "Session", "open_session", "pack_session", "restore_session"]
 
 SNAPSHOT_VERSION = 1
 FRAMES_IN_FLIGHT = 2
@@ -24,7 +24,7 @@ INPUT_LOG_FRAMES = 256
 _ACTION = struct.Struct("<4f")
 
 
-class FrameBox:
+class FrameOutbox:
     """Frames on their way out: while the gateway has two to take, only the newest waits."""
 
     def __init__(self, session: str, dropped: int = 0) -> None:
@@ -68,7 +68,7 @@ class Session:
     start: WorldStart
     state: Any
     latch: ControlLatch
-    box: FrameBox
+    box: FrameOutbox
     frame: int = 0
     pose: Pose = field(default_factory=Pose)
     log: deque[bytes] = field(default_factory=lambda: deque(maxlen=INPUT_LOG_FRAMES))
@@ -99,7 +99,7 @@ class Session:
 def open_session(world: WorldModel, session: str, start: WorldStart) -> Session:
     latch = ControlLatch(TurnLimits.at(world.spec.fps))
     kept = replace(start, pictures=None)
-    return Session(session, kept, world.open(start), latch, FrameBox(session))
+    return Session(session, kept, world.open(start), latch, FrameOutbox(session))
 
 
 def pack_session(world: WorldModel, session: Session) -> bytes:
@@ -145,7 +145,7 @@ def restore_session(world: WorldModel, session: str, data: bytes) -> Session:
         start=WorldStart(saved["theme"], saved["seed"]),
         state=world.restore(saved["state"]),
         latch=ControlLatch(TurnLimits.at(world.spec.fps), memory),
-        box=FrameBox(session, saved["dropped"]),
+        box=FrameOutbox(session, saved["dropped"]),
         frame=saved["frame"],
         pose=Pose(tuple(position), tuple(rotation), fov_y),
         log=deque(_entries(saved["log"]), maxlen=INPUT_LOG_FRAMES),

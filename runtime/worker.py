@@ -30,8 +30,10 @@ from worldbridge.bridge.protocol import (
     decode_gateway,
     encode_parts,
 )
-from worldbridge.runtime.capacity import players_carried
 from worldbridge.runtime.clock import now_ms
+from worldbridge.runtime.decoding.autotune import DecodedWorld, Wanted, remember, remembered
+from worldbridge.runtime.decoding.capacity import players_carried
+from worldbridge.runtime.decoding.seat_memory import check_seats, most_tried, seats_of
 from worldbridge.runtime.engine import Engine
 from worldbridge.runtime.errors import (
     DamagedWeightsError,
@@ -40,17 +42,20 @@ from worldbridge.runtime.errors import (
     PromptError,
     SeatsError,
     UnknownWorldError,
-    WeightsError,
+    WeightDtypeError,
     WorldError,
     WorldFailedError,
 )
-from worldbridge.runtime.modes import DecodedWorld, Wanted, remember, remembered
+from worldbridge.runtime.prefork import Respawner
 from worldbridge.runtime.process import StopSignal, die_with_parent
-from worldbridge.runtime.prompt import Prompt, read_prompt
-from worldbridge.runtime.registry import open_world
-from worldbridge.runtime.respawn import Respawner
-from worldbridge.runtime.seats import check_seats, most_tried, seats_of
-from worldbridge.runtime.world import LookaheadWorld, PipelinedWorld, WorldModel, WorldStart
+from worldbridge.runtime.worlds.contract import (
+    LookaheadWorld,
+    PipelinedWorld,
+    WorldModel,
+    WorldStart,
+)
+from worldbridge.runtime.worlds.registry import open_world
+from worldbridge.runtime.worlds.text_prompt import Prompt, read_prompt
 
 __all__ = ["Worker", "main"]
 
@@ -62,9 +67,14 @@ WARM_UP_STEPS = 3
 _HOPELESS = frozenset(
     e.exit_code
     for e in (
-        UnknownWorldError, DamagedWeightsError, NoDeviceError, PromptError, ModeError, WeightsError,
+        UnknownWorldError,
+        DamagedWeightsError,
+        NoDeviceError,
+        PromptError,
+        ModeError,
+        WeightDtypeError,
         SeatsError,
-    )  # fmt: skip
+    )
 )
 
 
@@ -192,9 +202,11 @@ def load(arguments: argparse.Namespace, text: torch.Tensor | None) -> _Loaded:
         progress("counting how many players this machine carries", 0.95)
         most = seats_of(world, most_tried(arguments.device))
         seats = players_carried(
-            world, most, alone_ms,
+            world,
+            most,
+            alone_ms,
             lambda players: progress(f"trying {players} players together", 0.95),
-        )  # fmt: skip
+        )
         log.info("%d players at %g frames/s", seats, world.spec.fps)
     return _Loaded(world, seats)
 
@@ -307,9 +319,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--t5", type=Path, help="folder of the encoder for --prompt")
     parser.add_argument("--name", default="worker", help="this worker's name for the gateway")
     parser.add_argument(
-        "--silence", type=float, default=GATEWAY_SILENCE_MS / 1000,
+        "--silence",
+        type=float,
+        default=GATEWAY_SILENCE_MS / 1000,
         help="leave after this many seconds without a word from the gateway",
-    )  # fmt: skip
+    )
     return parser
 
 

@@ -41,10 +41,7 @@ class Child:
     """
 
     def __init__(
-        self,
-        spec: ChildSpec,
-        tell: Callable[[str], None],
-        died: Callable[[], None] = lambda: None,
+        self, spec: ChildSpec, tell: Callable[[str], None], died: Callable[[], None] = lambda: None
     ) -> None:
         self.spec = spec
         self.tell = tell

@@ -18,8 +18,14 @@ LOG_LEVELS = ("debug", "info", "warning", "error")
 DEVICES = ("cpu", "cuda")
 MAX_SEATS = 64
 MAX_PICTURES = 9  # as the protocol has it; importing that takes a while
-MODES = ("auto", "sequential", "jacobi", "medusa", "diagonal")  # as `runtime/modes.py` has them
-WEIGHTS = ("model", "fp8", "int8")  # as `runtime/weights.py` has them
+MODES = (
+    "auto",
+    "sequential",
+    "jacobi",
+    "medusa",
+    "diagonal",
+)  # as `runtime/decoding/autotune.py` has them
+WEIGHTS = ("model", "fp8", "int8")  # as `runtime/decoding/weight_dtype.py` has them
 MAX_SEED = 2**53 - 1  # the largest integer that a JavaScript client can hold
 
 

@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from worldbridge.children import Child, ChildSpec
+from worldbridge.cli.progress import ProgressReporter
+from worldbridge.cli.prompt_files import read_prompt_files
 from worldbridge.config import TOKEN_VARIABLE, ServeConfig
 from worldbridge.errors import ConfigError, PortInUseError
 from worldbridge.health import ask_health, ask_most_pictures, ask_themes
-from worldbridge.picture_files import read_picture_files
-from worldbridge.progress import ProgressTeller
 
 __all__ = ["listen", "run", "serve"]
 
@@ -37,7 +37,7 @@ def run(config: ServeConfig) -> None:
 
 
 async def serve(config: ServeConfig) -> None:
-    read_picture_files("picture", config.picture)  # what is wrong is told now, not to every player
+    read_prompt_files("picture", config.picture)  # what is wrong is told now, not to every player
     with (
         listen(config.host, config.port) as listener,
         tempfile.TemporaryDirectory(prefix="worldbridge-") as scratch,
@@ -102,11 +102,7 @@ def _threads(count: int) -> dict[str, str]:
     """Numeric libraries read these when they are loaded, before anyone can call them."""
     # A thread that waits for work spins for microseconds, as between two convolutions, and then
     # leaves the core to whoever encodes or shows the picture.
-    return {
-        "OMP_NUM_THREADS": str(count),
-        "MKL_NUM_THREADS": str(count),
-        "GOMP_SPINCOUNT": "20000",
-    }
+    return {"OMP_NUM_THREADS": str(count), "MKL_NUM_THREADS": str(count), "GOMP_SPINCOUNT": "20000"}
 
 
 class Supervisor:
@@ -114,7 +110,7 @@ class Supervisor:
         endpoint = f"ipc://{scratch}/worker"
         self._config = config
         self._host, self._port = listener.getsockname()[:2]
-        self._progress = ProgressTeller()
+        self._progress = ProgressReporter()
         self._worker = Child(worker_spec(config, endpoint, scratch), self._progress.note)
         # A new gateway knows no worker, and a worker introduces itself only when it starts.
         self._gateway = Child(
@@ -166,7 +162,6 @@ class Supervisor:
                 got=repr(wanted),
                 remedy="choose one of these for --theme",
             )
-
 
     async def _check_pictures(self) -> None:
         count = len(self._config.picture)

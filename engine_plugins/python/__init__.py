@@ -1,6 +1,6 @@
 """Python client of worldbridge: `connect` to play, `profile` to measure."""
 
-from .client import Client, ReceivedFrame, connect
-from .profile import ProfileResult, profile
+from worldbridge.engine_plugins.python.client import Client, ReceivedFrame, connect
+from worldbridge.engine_plugins.python.profile import ProfileResult, profile
 
 __all__ = ["Client", "ProfileResult", "ReceivedFrame", "connect", "profile"]

@@ -35,32 +35,31 @@ from worldbridge.bridge.errors import (
     WORKER_LOST,
     BridgeError,
 )
-from worldbridge.bridge.mailbox import Mailbox
+from worldbridge.bridge.media.latest import LatestValue
 from worldbridge.bridge.protocol import (
     MAX_SERVER_MESSAGE,
     SNAPSHOTS_PER_INPUT,
     Bye,
     ClientMessage,
+    ControllerState,
     Error,
     Frame,
     FrameHeader,
+    FrameShown,
     Hello,
     Input,
     Ping,
     Pong,
     Pose,
     Role,
-    Shown,
-    Snapshot,
     Start,
     Status,
     Welcome,
     decode_server,
     encode,
 )
-
-from .pictures import Pictures, as_files
-from .timing import Arrival, ClockOffset
+from worldbridge.engine_plugins.python.prompt_frames import Pictures, as_files
+from worldbridge.engine_plugins.python.timing import Arrival, ClockOffset
 
 FAST_PINGS: Final = 8  # right after connecting, so that the clocks are matched early
 FAST_PING_S: Final = 0.05
@@ -113,8 +112,8 @@ class Client:
         self.refusal: BridgeError | None = None  # why the newest `start` was not done
         self._url = session_url(url)
         self._hello = hello
-        self._frames: Mailbox[ReceivedFrame | Exception] = Mailbox()
-        self._recent: deque[Snapshot] = deque(maxlen=SNAPSHOTS_PER_INPUT)
+        self._frames: LatestValue[ReceivedFrame | Exception] = LatestValue()
+        self._recent: deque[ControllerState] = deque(maxlen=SNAPSHOTS_PER_INPUT)
         self._seq = 0
         self._socket: ClientConnection | None = None
         self._writes: asyncio.Queue[bytes] = asyncio.Queue(64)
@@ -131,22 +130,19 @@ class Client:
         keys: Sequence[str] = (),
         pointer: tuple[float, float] = (0.0, 0.0),
         pose: Pose | None = None,
-    ) -> Snapshot:
+    ) -> ControllerState:
         """Send what the controller holds now; `pointer` counts all pixels moved so far.
 
         Send at least every 200 ms: a controller that is silent for 250 ms is released.
         """
-        snapshot = Snapshot(self._seq, now_ms(), axes, buttons, tuple(keys), pointer, pose)
+        snapshot = ControllerState(self._seq, now_ms(), axes, buttons, tuple(keys), pointer, pose)
         self._seq += 1
         self._recent.appendleft(snapshot)
         self._send(Input(tuple(self._recent)))
         return snapshot
 
     def start(
-        self,
-        theme: str | None = None,
-        seed: int | None = None,
-        pictures: Pictures | None = None,
+        self, theme: str | None = None, seed: int | None = None, pictures: Pictures | None = None
     ) -> None:
         """Begin anew, with another theme, seed or pictures (see `as_files`) if given.
 
@@ -174,7 +170,7 @@ class Client:
     def report(self, frame: ReceivedFrame, shown_ms: float) -> Arrival | None:
         """Tell the server when a frame was shown; None while the clocks are not matched."""
         offset = self.clock.offset_ms
-        self._send(Shown(frame.header.frame, frame.received_ms, shown_ms, offset))
+        self._send(FrameShown(frame.header.frame, frame.received_ms, shown_ms, offset))
         if offset is None:
             return None
         return Arrival(frame.header, frame.received_ms, shown_ms, offset)
@@ -214,9 +210,15 @@ class Client:
     async def _converse(self) -> None:
         """One connection from hello to its end, which always is an exception."""
         async with open_websocket(
-            self._url, compression=None, max_size=MAX_SERVER_MESSAGE, max_queue=4,
-            ping_interval=None, proxy=None, open_timeout=5, close_timeout=1,
-        ) as socket:  # fmt: skip
+            self._url,
+            compression=None,
+            max_size=MAX_SERVER_MESSAGE,
+            max_queue=4,
+            ping_interval=None,
+            proxy=None,
+            open_timeout=5,
+            close_timeout=1,
+        ) as socket:
             hello = self._hello
             if hello.resume is not None:  # the server still has them
                 hello = replace(hello, pictures=None)

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from .client import Client, connect, now_ms
-from .pictures import Pictures
-from .timing import LEGS, InputToPhoton, percentiles
+from worldbridge.engine_plugins.python.client import Client, connect, now_ms
+from worldbridge.engine_plugins.python.prompt_frames import Pictures
+from worldbridge.engine_plugins.python.timing import LEGS, InputToPhoton, percentiles
 
 SNAPSHOTS_PER_SECOND: Final = 60
 FIRST_FRAME_S: Final = 120.0

@@ -1,7 +1,7 @@
 """Published Cosmos checkpoints, turned into world folders that `load_world` reads."""
 
 from worldbridge.models.convert.convert import convert
+from worldbridge.models.convert.detect import SIZES
 from worldbridge.models.convert.errors import ConvertError
-from worldbridge.models.convert.recognise import SIZES
 
 __all__ = ["SIZES", "ConvertError", "convert"]

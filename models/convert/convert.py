@@ -11,22 +11,22 @@ from typing import Any
 
 from safetensors.torch import save_file
 
-from worldbridge.models.convert.checkpoint import Checkpoint
-from worldbridge.models.convert.errors import ConvertError
-from worldbridge.models.convert.files import Info
-from worldbridge.models.convert.recognise import Identity, recognise, verify
-from worldbridge.models.convert.tokenizer import TokenizerSource, open_tokenizer
-from worldbridge.models.new_folder import appearing, check_out
-from worldbridge.models.progress import Progress, silent
-from worldbridge.models.tokenizer import TokenizerConfig
-from worldbridge.models.transformer import TransformerConfig
-from worldbridge.models.world_folder import (
+from worldbridge.models.checkpoint.atomic import atomic_directory, check_out
+from worldbridge.models.checkpoint.folder import (
     FORMAT,
     DamagedWorldError,
     check_file,
     describe_file,
     read_manifest,
 )
+from worldbridge.models.convert.checkpoint import Checkpoint
+from worldbridge.models.convert.detect import Identity, detect, verify
+from worldbridge.models.convert.errors import ConvertError
+from worldbridge.models.convert.files import Info
+from worldbridge.models.convert.tokenizer import TokenizerSource, open_tokenizer
+from worldbridge.models.progress import Progress, silent
+from worldbridge.models.tokenizer import TokenizerConfig
+from worldbridge.models.transformer import TransformerConfig
 
 __all__ = ["Progress", "convert", "plan_shards"]
 
@@ -79,7 +79,7 @@ def convert(
     report("reading names and shapes", 0.0)
     world, wanted, folder = _open(source)
     if wanted is None:
-        identity = recognise(world.infos, folder, size, n_layers)
+        identity = detect(world.infos, folder, size, n_layers)
         tokenizer_config = None
     else:
         identity, tokenizer_config = wanted
@@ -92,7 +92,7 @@ def convert(
     play = _play(identity.config, frames_per_second, context, slide)
     if name is not None:
         identity = dataclasses.replace(identity, name=name)
-    with appearing(out, _needed(world, codec), ConvertError) as temporary:
+    with atomic_directory(out, _needed(world, codec), ConvertError) as temporary:
         _write(temporary, identity, play, world, codec, shard_bytes, report)
     report("finished", 1.0)
     return out
@@ -164,9 +164,7 @@ def _play(
 # -- reading ------------------------------------------------------------------------------------
 
 
-def _open(
-    source: Path,
-) -> tuple[Checkpoint, tuple[Identity, TokenizerConfig] | None, Path]:
+def _open(source: Path) -> tuple[Checkpoint, tuple[Identity, TokenizerConfig] | None, Path]:
     """The checkpoint, what it says it is (if it is one of our folders), and its folder."""
     folder = source if source.is_dir() else source.parent
     if not (source.is_dir() and (source / "world.json").is_file()):

@@ -19,8 +19,8 @@ from torch import Tensor
 
 from worldbridge.models.convert.checkpoint import split_dimension
 from worldbridge.models.convert.convert import plan_shards
+from worldbridge.models.convert.detect import SIZES, shapes_of
 from worldbridge.models.convert.files import Info
-from worldbridge.models.convert.recognise import SIZES, shapes_of
 from worldbridge.models.tokenizer import DV8X16X16, TokenizerConfig, VideoTokenizer
 from worldbridge.models.transformer import TransformerConfig, VideoTransformer
 from worldbridge.models.transformer.config import COSMOS

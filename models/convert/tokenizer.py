@@ -12,10 +12,10 @@ from torch import Tensor
 
 from worldbridge.models.convert import files
 from worldbridge.models.convert.checkpoint import compare
+from worldbridge.models.convert.detect import read_config, shapes_of
 from worldbridge.models.convert.errors import ConvertError
 from worldbridge.models.convert.files import Info
-from worldbridge.models.convert.recognise import read_config, shapes_of
-from worldbridge.models.golden import TOKENIZER_KEYS, reference_tokenizer_config
+from worldbridge.models.convert.reference import TOKENIZER_KEYS, reference_tokenizer_config
 from worldbridge.models.tokenizer import (
     DV4X8X8,
     DV8X8X8,
@@ -28,14 +28,7 @@ __all__ = ["TokenizerSource", "open_tokenizer"]
 
 _PUBLISHED = {"DV8x16x16": DV8X16X16, "DV8x8x8": DV8X8X8, "DV4x8x8": DV4X8X8}
 # Constants that the published modules keep in their state; ours computes them.
-_CONSTANTS = (
-    "wavelets",
-    "_arange",
-    "patch_size_buffer",
-    "_levels",
-    "_basis",
-    "implicit_codebook",
-)
+_CONSTANTS = ("wavelets", "_arange", "patch_size_buffer", "_levels", "_basis", "implicit_codebook")
 _LAYOUTS = (
     ("encoder.jit", "decoder.jit"),
     ("autoencoder.pt",),

@@ -19,6 +19,7 @@ from worldbridge.models.tokenizer.stream import Pass
 
 __all__ = ["Finding", "check_export", "demand", "steps_for"]
 
+
 @dataclass(frozen=True, slots=True)
 class Finding:
     """One measured difference; it is well while `value` is at most `limit`."""

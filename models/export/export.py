@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 
+from worldbridge.models.checkpoint.atomic import atomic_directory, check_out
+from worldbridge.models.checkpoint.folder import load_tokenizer
 from worldbridge.models.export.check import check_export, demand, steps_for
 from worldbridge.models.export.errors import ExportError
 from worldbridge.models.export.graphs import Graph, Pixels, Slot, build_graphs, memory_of
@@ -23,10 +25,8 @@ from worldbridge.models.export.manifest import (
 from worldbridge.models.export.onnx_files import OPSET, require_exporter, write_onnx
 from worldbridge.models.export.packages import optional, version_of
 from worldbridge.models.export.runners import OnnxRunner
-from worldbridge.models.new_folder import appearing, check_out
 from worldbridge.models.progress import Progress, silent
 from worldbridge.models.tokenizer import VideoTokenizer
-from worldbridge.models.world_folder import load_tokenizer
 
 __all__ = ["PARTS", "TOLERANCE", "Options", "Progress", "Source", "export_onnx", "open_source"]
 
@@ -86,7 +86,7 @@ def export_onnx(
     report("reading weights", 0.0)
     source = open_source(world, options)
     graphs = source.graphs(source.tokenizer, options)
-    with appearing(out, source.weights() * len(graphs), ExportError) as folder:
+    with atomic_directory(out, source.weights() * len(graphs), ExportError) as folder:
         described = write_graphs(graphs, folder, report, 0.5)
         data = describe_export(source, options, "onnx", "float32", described, source.tokenizer)
         data |= {"opset": OPSET, "check": _checked(folder, data, source, options, report)}

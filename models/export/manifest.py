@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 
+from worldbridge.models.checkpoint.folder import describe_file
 from worldbridge.models.export.errors import ExportError
 from worldbridge.models.export.graphs import Graph, Pixels, Slot, Value
 from worldbridge.models.tokenizer import TokenizerConfig
-from worldbridge.models.world_folder import describe_file
 
 __all__ = ["FILE", "FORMAT", "Exported", "describe_graph", "describe_slots", "read_export"]
 

@@ -13,13 +13,7 @@ Range = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]  # smallest, us
 
 
 def build_engine(
-    trt: Any,
-    name: str,
-    onnx: bytes,
-    ranges: Mapping[str, Range],
-    *,
-    tf32: bool,
-    timings: bytes,
+    trt: Any, name: str, onnx: bytes, ranges: Mapping[str, Range], *, tf32: bool, timings: bytes
 ) -> tuple[bytes, bytes]:
     """(the serialised engine, the timing cache after it). Raises ExportError.
 

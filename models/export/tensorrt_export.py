@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 
+from worldbridge.models.checkpoint.atomic import atomic_directory, check_out
+from worldbridge.models.checkpoint.folder import describe_file
 from worldbridge.models.export.check import check_export, demand
 from worldbridge.models.export.errors import ExportError
 from worldbridge.models.export.export import (
@@ -28,9 +30,7 @@ from worldbridge.models.export.onnx_files import OPSET, require_exporter
 from worldbridge.models.export.packages import require
 from worldbridge.models.export.runners import TensorRTRunner
 from worldbridge.models.export.tensorrt_engine import Range, build_engine
-from worldbridge.models.new_folder import appearing, check_out
 from worldbridge.models.progress import silent
-from worldbridge.models.world_folder import describe_file
 
 __all__ = ["PRECISIONS", "TIMINGS", "TensorRTOptions", "engine_ranges", "export_tensorrt"]
 
@@ -76,7 +76,7 @@ def export_tensorrt(
     source = open_source(world, options.common)
     written = copy.deepcopy(source.tokenizer).to(getattr(torch, options.precision))
     graphs = source.graphs(written, options.common)
-    with appearing(out, 3 * source.weights() * len(graphs), ExportError) as folder:
+    with atomic_directory(out, 3 * source.weights() * len(graphs), ExportError) as folder:
         described = write_graphs(graphs, folder, report, 0.2)
         described = _build(trt, graphs, described, folder, source, options, timings, report)
         data = describe_export(

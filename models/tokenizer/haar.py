@@ -37,9 +37,7 @@ def _synthesise(x: Tensor, axes: tuple[int, ...]) -> Tensor:
     """Inverse of `_analyse`."""
     bands = list((x * math.sqrt(2.0) ** len(axes)).chunk(2 ** len(axes), dim=2))
     for axis in reversed(axes):
-        bands = [
-            _merge(low, high, axis) for low, high in zip(bands[::2], bands[1::2], strict=True)
-        ]
+        bands = [_merge(low, high, axis) for low, high in zip(bands[::2], bands[1::2], strict=True)]
     return bands[0]
 
 

@@ -7,13 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from worldbridge.models.tokenizer.config import Resample
-from worldbridge.models.tokenizer.layers import (
-    Pointwise,
-    SpatialConv,
-    TemporalConv,
-    fold,
-    unfold,
-)
+from worldbridge.models.tokenizer.layers import Pointwise, SpatialConv, TemporalConv, fold, unfold
 from worldbridge.models.tokenizer.stream import Pass
 
 __all__ = ["Downsample", "PackDownsample", "ShuffleUpsample", "Upsample"]

@@ -117,7 +117,7 @@ class VideoTokenizer(nn.Module):
     def decode_step_patches(
         self, indices: Tensor, state: StreamState
     ) -> tuple[Tensor, StreamState]:
-        """As `decode_step`, but Haar patches [B, T, bands * C, h, w] for `kernels/pixels.py`.
+        """As `decode_step`, but Haar patches [B, T, bands * C, h, w] for `kernels/detokenize.py`.
 
         Trusts the indices.
         """

@@ -9,21 +9,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from worldbridge.models.condition import condition_vector
-from worldbridge.models.pictures import to_unit
+from worldbridge.models.conditioning.controls import condition_vector
+from worldbridge.models.conditioning.prompt_frames import to_unit
+from worldbridge.models.procedural.camera import spawn, step_camera
+from worldbridge.models.procedural.policy import random_walk
+from worldbridge.models.procedural.render import render_batch
+from worldbridge.models.procedural.scene import THEMES, build_scene, soften
 from worldbridge.models.tokenizer import VideoTokenizer
 from worldbridge.models.training.recipe import Recipe
-from worldbridge.models.worlds.camera import spawn, step_camera
-from worldbridge.models.worlds.policy import random_walk
-from worldbridge.models.worlds.render import render_batch
-from worldbridge.models.worlds.scene import THEMES, build_scene, soften
 
 __all__ = [
     "Clip",
     "EVALUATION_SEEDS",
     "make_clip",
     "make_ending",
-    "make_pictures",
+    "make_prompt_frames",
     "make_play",
     "make_tokens",
 ]
@@ -88,15 +88,13 @@ def make_play(index: int, recipe: Recipe) -> Clip:
     return make_clip(theme, seed, recipe.token_frames, stubborn=True, lead_in=lead_in)
 
 
-def make_pictures(path: Path, indices: range, frames: int, recipe_seed: int) -> None:
+def make_prompt_frames(path: Path, indices: range, frames: int, recipe_seed: int) -> None:
     """Render clips `indices` into uint8 [n, frames, 3, 320, 512] at `path` (.npy)."""
     clips = [make_clip(*clip_identity(i, recipe_seed), frames).frames.numpy() for i in indices]
     np.save(path, np.stack(clips))
 
 
-def make_tokens(
-    path: Path, tokenizer: VideoTokenizer, indices: range, recipe: Recipe
-) -> None:
+def make_tokens(path: Path, tokenizer: VideoTokenizer, indices: range, recipe: Recipe) -> None:
     """Render and encode clips; writes codes [N, T, h, w], condition [N, T, C] to `path` (.npz)."""
     codes, conditions = [], []
     for i in indices:

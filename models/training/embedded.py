@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from worldbridge.models.condition import CONDITION_DIM
-from worldbridge.models.transformer import GridInput, TransformerConfig
+from worldbridge.models.conditioning.controls import CONDITION_DIM
+from worldbridge.models.transformer import TransformerConfig, WavefrontConfig
 
 __all__ = ["EMBEDDED_TRANSFORMER"]
 
@@ -22,5 +22,5 @@ EMBEDDED_TRANSFORMER = TransformerConfig(
     rope_theta=100.0,
     conditioning="modulation",
     condition_dim=CONDITION_DIM,
-    grid=GridInput(),
+    grid=WavefrontConfig(),
 )

@@ -10,22 +10,21 @@ from typing import Any
 import numpy as np
 import torch
 
+from worldbridge.models.checkpoint.folder import save_world
 from worldbridge.models.progress import Progress
 from worldbridge.models.tokenizer import VideoTokenizer
 from worldbridge.models.tokenizer.configs import EMBEDDED
-from worldbridge.models.training.data import make_pictures, make_tokens
+from worldbridge.models.training.data import make_prompt_frames, make_tokens
 from worldbridge.models.training.embedded import EMBEDDED_TRANSFORMER
 from worldbridge.models.training.recipe import Recipe
 from worldbridge.models.training.train_heads import fingerprint, train_heads
 from worldbridge.models.training.train_tokenizer import train_tokenizer
 from worldbridge.models.training.train_transformer import train_transformer
 from worldbridge.models.transformer import MedusaHeads, VideoTransformer
-from worldbridge.models.world_folder import save_world
 
 __all__ = ["STAGES", "run_stages"]
 
 STAGES = ("pictures", "tokenizer", "tokens", "transformer", "heads", "export")
-
 
 
 def run_stages(
@@ -171,7 +170,7 @@ def _render_part(job: _Job) -> None:
     torch.set_num_threads(1)
     path = _path(_render_part, out, indices)
     partial = path.with_name("partial-" + path.name)
-    make_pictures(partial, indices, recipe.picture_frames, recipe.seed)
+    make_prompt_frames(partial, indices, recipe.picture_frames, recipe.seed)
     partial.rename(path)
 
 

@@ -22,7 +22,7 @@ from worldbridge.models.training.recipe import Recipe
 from worldbridge.models.training.schedule import TimedSchedule
 from worldbridge.models.training.train_transformer import as_seen, places_of, stray, take
 from worldbridge.models.transformer import MedusaHeads, VideoTransformer
-from worldbridge.models.transformer.grid import DigitHead
+from worldbridge.models.transformer.wavefront import DigitHead
 
 __all__ = ["HeadsTrainer", "fingerprint", "head_rows", "train_heads"]
 

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from worldbridge.models.pictures import to_unit
+from worldbridge.models.conditioning.prompt_frames import to_unit
 from worldbridge.models.tokenizer import VideoTokenizer
 from worldbridge.models.training.checkpoints import save_checkpoint
 from worldbridge.models.training.recipe import Recipe

@@ -14,7 +14,7 @@ from worldbridge.models.training.checkpoints import save_checkpoint
 from worldbridge.models.training.recipe import Recipe
 from worldbridge.models.training.schedule import TimedSchedule
 from worldbridge.models.transformer import VideoTransformer
-from worldbridge.models.transformer.grid import DigitHead
+from worldbridge.models.transformer.wavefront import DigitHead
 
 __all__ = ["as_seen", "disturb", "places_of", "stray", "take", "train_transformer"]
 

@@ -1,7 +1,14 @@
 """The autoregressive video transformer: one class, configured for Cosmos or for a small world."""
 
-from worldbridge.models.transformer.config import GridInput, TransformerConfig, Yarn
+from worldbridge.models.transformer.config import TransformerConfig, WavefrontConfig, Yarn
 from worldbridge.models.transformer.medusa import MedusaHeads
 from worldbridge.models.transformer.model import KVCache, VideoTransformer
 
-__all__ = ["GridInput", "KVCache", "MedusaHeads", "TransformerConfig", "VideoTransformer", "Yarn"]
+__all__ = [
+    "WavefrontConfig",
+    "KVCache",
+    "MedusaHeads",
+    "TransformerConfig",
+    "VideoTransformer",
+    "Yarn",
+]

@@ -11,7 +11,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any, Literal, Self, TypeVar, get_args
 
-__all__ = ["COSMOS", "GridInput", "TransformerConfig", "Yarn", "cosmos_4b_320p"]
+__all__ = ["COSMOS", "WavefrontConfig", "TransformerConfig", "Yarn", "cosmos_4b_320p"]
 
 _T = TypeVar("_T")
 Conditioning = Literal["none", "cross_attention", "modulation"]
@@ -29,7 +29,7 @@ class Yarn:
 
 
 @dataclass(frozen=True, slots=True)
-class GridInput:
+class WavefrontConfig:
     """How a world that was trained for parallel decoding feeds its token grid.
 
     A row of the latent starts from a learned token of its own, so row r+1 can start as soon as row
@@ -78,8 +78,8 @@ class TransformerConfig:
     conditioning: Conditioning = "none"
     condition_dim: int = 0  # width of the per-latent condition vector (action, pose, theme)
     condition_hidden: int = 128
-    camera: Camera = "none"  # "pluecker": a ray per token, see `models/camera.py`
-    grid: GridInput | None = None
+    camera: Camera = "none"  # "pluecker": a ray per token, see `models/conditioning/camera.py`
+    grid: WavefrontConfig | None = None
 
     def __post_init__(self) -> None:
         if self.n_heads % self.n_kv_heads:
@@ -132,7 +132,7 @@ class TransformerConfig:
         """Inverse of `to_dict` (also after a JSON round trip). An unknown key is an error."""
         values = dict(data)
         if values.get("grid") is not None:
-            values["grid"] = _build(GridInput, values["grid"])
+            values["grid"] = _build(WavefrontConfig, values["grid"])
         if values.get("yarn") is not None:
             values["yarn"] = _build(Yarn, values["yarn"])
         return _build(cls, values)

@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from worldbridge.models.transformer.config import TransformerConfig
-from worldbridge.models.transformer.grid import ClipWindow
 from worldbridge.models.transformer.positions import apply_rotary
+from worldbridge.models.transformer.wavefront import ClipWindow
 
 _Pair = tuple[Tensor, Tensor]
 

@@ -8,11 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from worldbridge.models.camera import RAY_DIM
+from worldbridge.models.conditioning.camera import RAY_DIM
 from worldbridge.models.transformer.config import TransformerConfig
-from worldbridge.models.transformer.grid import ClipWindow, DigitHead, GridEmbedding
 from worldbridge.models.transformer.layers import Block, RMSNorm
 from worldbridge.models.transformer.positions import absolute_table, rotary_angles, rotary_table
+from worldbridge.models.transformer.wavefront import ClipWindow, DigitHead, FactorisedEmbedding
 
 __all__ = ["ConditionEmbedder", "KVCache", "VideoTransformer"]
 
@@ -55,7 +55,7 @@ class VideoTransformer(nn.Module):
             self.tok_embeddings = nn.Embedding(config.embedding_rows, config.dim)
             self.output: nn.Module = nn.Linear(config.dim, config.vocab_size, bias=False)
         else:
-            self.grid_input = GridEmbedding(config, config.grid)
+            self.grid_input = FactorisedEmbedding(config, config.grid)
             self.output = DigitHead(config.grid.fsq_levels, config.dim, config.grid.head_hidden)
         self.layers = nn.ModuleList(Block(config) for _ in range(config.n_layers))
         self.norm = RMSNorm(config.dim, config.norm_eps)
@@ -83,7 +83,7 @@ class VideoTransformer(nn.Module):
 
         With a cache the tokens continue it; without one they start at position 0. `context` comes
         from `context_keys_values`, and rays [B, S, 6], of what each position predicts, from
-        `models/camera.py`.
+        `models/conditioning/camera.py`.
         """
         if (rays is not None) != self.config.takes_camera:
             wanted = "camera rays [B, S, 6]" if self.config.takes_camera else "no camera rays"

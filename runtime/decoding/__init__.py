@@ -1,6 +1,5 @@
 """Turning a world's past and the newest controls into the tokens of its next latent."""
 
-from worldbridge.runtime.decoding.grid import DECODE_MODES, GridDecoder, GridSession
 from worldbridge.runtime.decoding.noise import position_noise
 from worldbridge.runtime.decoding.raster import (
     DEFAULT_DIAGONAL,
@@ -10,13 +9,14 @@ from worldbridge.runtime.decoding.raster import (
     RasterSnapshot,
     is_exact,
 )
-from worldbridge.runtime.decoding.sampler import Sampling, sample
+from worldbridge.runtime.decoding.sampling import Sampling, sample
+from worldbridge.runtime.decoding.wavefront import DECODE_MODES, WavefrontDecoder, WavefrontSession
 
 __all__ = [
     "DECODE_MODES",
     "DEFAULT_DIAGONAL",
-    "GridDecoder",
-    "GridSession",
+    "WavefrontDecoder",
+    "WavefrontSession",
     "RASTER_MODES",
     "RasterDecoder",
     "RasterSession",

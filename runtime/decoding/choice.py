@@ -7,13 +7,13 @@ from typing import Any
 
 from worldbridge.models.progress import Progress, silent
 from worldbridge.models.transformer import MedusaHeads, VideoTransformer
+from worldbridge.runtime.decoding.options import DEFAULT_DIAGONAL, DEFAULT_WIDTH
 from worldbridge.runtime.decoding.raster import RasterDecoder
-from worldbridge.runtime.decoding.raster_options import DEFAULT_DIAGONAL, DEFAULT_WIDTH
-from worldbridge.runtime.decoding.sampler import Sampling
+from worldbridge.runtime.decoding.sampling import Sampling
+from worldbridge.runtime.decoding.weight_dtype import WeightDtype
 from worldbridge.runtime.decoding.weight_store import WeightStore
-from worldbridge.runtime.errors import WeightsError
-from worldbridge.runtime.weights import Precision
-from worldbridge.runtime.window import Window
+from worldbridge.runtime.errors import WeightDtypeError
+from worldbridge.runtime.worlds.window import Window
 
 __all__ = ["decoder_for", "pack_first"]
 
@@ -30,11 +30,11 @@ def decoder_for(
     width: int = DEFAULT_WIDTH,
     diagonal: int = DEFAULT_DIAGONAL,
     window: Window | None = None,
-    precision: Precision = "model",
+    precision: WeightDtype = "model",
     packed: WeightStore | None = None,
     progress: Progress | None = None,
 ) -> RasterDecoder:
-    """A `DeviceDecoder` for a model on a CUDA device, where Triton is installed and the model is
+    """A `CudaDecoder` for a model on a CUDA device, where Triton is installed and the model is
     such that the kernels can take it; else a `RasterDecoder`. They draw the same tokens.
 
     `heads` guess in mode `medusa`. In mode `jacobi` they could guess what no earlier draw is for,
@@ -52,29 +52,38 @@ def decoder_for(
         past = {"max_latents": window.latents, "keep": window.keep, "slide": window.slide}
     if not _on_device(model):
         if precision != "model":
-            raise WeightsError.no_kernels(precision, _why_not(model))
+            raise WeightDtypeError.no_kernels(precision, _why_not(model))
         return RasterDecoder(
             model, capacity, sampling, mode, heads=heads, width=width, diagonal=diagonal, **past
         )
     # not above: only machines with a GPU need Triton
-    from worldbridge.runtime.decoding.device_decoder import DeviceDecoder
+    from worldbridge.runtime.decoding.executors.cuda.decoder import CudaDecoder
 
     told = progress or silent
-    return DeviceDecoder(
-        model, capacity, sampling, mode, heads=heads, width=width, diagonal=diagonal,
-        precision=precision, packed=packed, progress=told, **past,
-    )  # fmt: skip
+    return CudaDecoder(
+        model,
+        capacity,
+        sampling,
+        mode,
+        heads=heads,
+        width=width,
+        diagonal=diagonal,
+        precision=precision,
+        packed=packed,
+        progress=told,
+        **past,
+    )
 
 
 def pack_first(
-    model: VideoTransformer, heads: MedusaHeads | None, precision: Precision, packed: WeightStore
+    model: VideoTransformer, heads: MedusaHeads | None, precision: WeightDtype, packed: WeightStore
 ) -> None:
     """Pack the weights that the decoders of a model are going to share, where kernels draw, so that
     what is free of the memory then is free for sessions."""
     if _on_device(model):
-        from worldbridge.runtime.decoding.device_weights import DeviceWeights
+        from worldbridge.runtime.decoding.executors.cuda.weights import CudaWeights
 
-        DeviceWeights.pack(model, heads, precision, packed)
+        CudaWeights.pack(model, heads, precision, packed)
 
 
 def _on_device(model: VideoTransformer) -> bool:

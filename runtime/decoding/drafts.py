@@ -34,7 +34,7 @@ class DraftCounts:
             self.drafted[head] += 1
             self.kept[head] += head + 1 < gain
 
-    def add_unguessed(self, gain: int) -> None:
+    def add_undrafted(self, gain: int) -> None:
         """A forward of one session gave `gain` tokens, none of which was guessed before."""
         self.forwards += 1
         self.tokens += gain

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from worldbridge.runtime.decoding.noise import position_noise
-from worldbridge.runtime.decoding.sampler import gumbel
+from worldbridge.runtime.decoding.sampling import gumbel
 
 __all__ = ["LatentNoise"]
 

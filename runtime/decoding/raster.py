@@ -39,7 +39,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import bias
 
-from worldbridge.models.camera import check_poses, pluecker_rays
+from worldbridge.models.conditioning.camera import check_poses, pluecker_rays
 from worldbridge.models.transformer import MedusaHeads, TransformerConfig, VideoTransformer
 from worldbridge.models.transformer.layers import Block
 from worldbridge.models.transformer.positions import (
@@ -50,7 +50,7 @@ from worldbridge.models.transformer.positions import (
 )
 from worldbridge.runtime.decoding.drafts import DraftCounts
 from worldbridge.runtime.decoding.latent_noise import LatentNoise
-from worldbridge.runtime.decoding.raster_options import (
+from worldbridge.runtime.decoding.options import (
     DEFAULT_DIAGONAL,
     RASTER_MODES,
     SLIDES,
@@ -58,8 +58,8 @@ from worldbridge.runtime.decoding.raster_options import (
     check_options,
     is_exact,
 )
-from worldbridge.runtime.decoding.sampler import Sampling, sample
-from worldbridge.runtime.decoding.staircase import Stair, Staircase
+from worldbridge.runtime.decoding.sampling import Sampling, sample
+from worldbridge.runtime.decoding.schedule import Wave, WavefrontSchedule
 
 __all__ = [
     "DEFAULT_DIAGONAL",
@@ -149,9 +149,9 @@ class RasterDecoder:
         self.heads = check_heads(config, mode, heads)
         reach = 1 if self.heads is None else 1 + self.heads.count
         self.width = width if mode == "jacobi" else reach
-        self.staircase: Staircase | None = None
+        self.staircase: WavefrontSchedule | None = None
         if mode == "diagonal":
-            self.staircase = Staircase(self.height, self.width_of_latent, diagonal, padding)
+            self.staircase = WavefrontSchedule(self.height, self.width_of_latent, diagonal, padding)
             self.width = self.staircase.rows
         self.rows = max(self.width, padding)  # per session, of a drawing forward
         self.between: Callable[[], None] = lambda: None  # called before every forward
@@ -218,7 +218,7 @@ class RasterDecoder:
 
         `latents` is how many it has had (default: P). `context` [m, context_dim] stays the same
         for the whole stream; `conditions` [P, condition_dim] and camera `poses` [P, 8] (see
-        `models/camera.py`) belong to the latents of the prompt.
+        `models/conditioning/camera.py`) belong to the latents of the prompt.
         Raises RuntimeError when all places are taken, ValueError when the prompt does not fit.
         """
         count = len(codes) if latents is None else latents
@@ -430,7 +430,10 @@ class RasterDecoder:
             feed[i, 1 + begin : 1 + begin + inside] = drafts
 
     def _draw_diagonals(
-        self, staircase: Staircase, sessions: list[RasterSession], pairs: list[_Context | None]
+        self,
+        staircase: WavefrontSchedule,
+        sessions: list[RasterSession],
+        pairs: list[_Context | None],
     ) -> Tensor:
         """Codes [B, h, w]. Nothing is guessed, so all sessions are always at the same step."""
         feed = torch.zeros((len(sessions), 1 + self.size), dtype=torch.long, device=self.device)
@@ -445,14 +448,14 @@ class RasterDecoder:
             drawn = sample(logits, own, self.sampling).view(len(sessions), drawing)
             feed[:, [1 + token for token in stair.drawn]] = drawn
             for _ in sessions:
-                self.counts.add_unguessed(drawing)
+                self.counts.add_undrafted(drawing)
         return feed[:, 1:].reshape(len(sessions), self.height, self.width_of_latent)
 
     def _climb(
         self,
         sessions: list[RasterSession],
         tokens: Tensor,
-        stair: Stair,
+        stair: Wave,
         pairs: list[_Context | None],
     ) -> Tensor:
         """The last hidden states [B, rows, dim] of tokens [B, rows] at the places of a step."""

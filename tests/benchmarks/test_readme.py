@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import readme
+from worldbridge.benchmarks import readme
 
 ENVIRONMENT = {"date": "2026-01-02", "gpu": None, "cores": 2, "processor": "Test CPU"}
 BLOCKS = "".join(
@@ -65,11 +65,16 @@ def tables(monkeypatch: pytest.MonkeyPatch, **results: list[dict[str, Any]]) -> 
 
 def decoded(**changes: Any) -> dict[str, Any]:
     mode = {
-        "name": "sequential", "exact": True, "identical_to_sequential": True,
-        "ms_per_forward": {"p10": 1.0, "p50": 2.345, "p90": 3.0}, "forwards_per_latent": 160.0,
-        "frames_per_second": 2.71, "times_plain": 1.234, "percent_of_measured_bandwidth": 12.3,
+        "name": "sequential",
+        "exact": True,
+        "identical_to_sequential": True,
+        "ms_per_forward": {"p10": 1.0, "p50": 2.345, "p90": 3.0},
+        "forwards_per_latent": 160.0,
+        "frames_per_second": 2.71,
+        "times_plain": 1.234,
+        "percent_of_measured_bandwidth": 12.3,
         "percent_of_datasheet": None,
-    }  # fmt: skip
+    }
     guessing = mode | {"name": "medusa", "identical_to_sequential": False, "exact": True}
     result = {"environment": ENVIRONMENT, "world": "some", "trained": True}
     return result | {"modes": [mode, guessing]} | changes
@@ -88,9 +93,12 @@ def test_decode_modes_stand_beside_the_plain_way(monkeypatch: pytest.MonkeyPatch
 def test_random_weights_say_nothing_of_guesses(monkeypatch: pytest.MonkeyPatch) -> None:
     on_gpu = ENVIRONMENT | {"gpu": "NVIDIA H200"}
     random = decoded(
-        environment=on_gpu, trained=False, note="random weights: only times count",
-        precision="fp8", baseline="published",
-    )  # fmt: skip
+        environment=on_gpu,
+        trained=False,
+        note="random weights: only times count",
+        precision="fp8",
+        baseline="published",
+    )
     random["modes"][0]["percent_of_datasheet"] = 61.4
     text = tables(monkeypatch, decode=[decoded()], decode_fp8=[random])
     assert "| NVIDIA H200 | some, sequential (random weights, fp8) | yes | yes | 2.35 |" in text
@@ -117,12 +125,17 @@ def test_a_stated_acceptance_stands_for_random_guesses(monkeypatch: pytest.Monke
 
 def test_kernels_of_one_forward_are_listed(monkeypatch: pytest.MonkeyPatch) -> None:
     case = {
-        "kernel": "skinny_gemm", "what": "down", "weights": "fp8",
-        "shape": {"rows": 10, "n": 4096, "k": 14336}, "ms": {"p50": 0.0171},
-        "gb_per_second": 3456.7, "percent_of_measured_bandwidth": 81.2,
-        "percent_of_datasheet": 72.0, "baselines": [{"name": "torch", "times_ours": 1.456}],
+        "kernel": "skinny_gemm",
+        "what": "down",
+        "weights": "fp8",
+        "shape": {"rows": 10, "n": 4096, "k": 14336},
+        "ms": {"p50": 0.0171},
+        "gb_per_second": 3456.7,
+        "percent_of_measured_bandwidth": 81.2,
+        "percent_of_datasheet": 72.0,
+        "baselines": [{"name": "torch", "times_ours": 1.456}],
         "error": {"ours": 1.9e-3, "torch": 2.1e-3},
-    }  # fmt: skip
+    }
     others = [
         case | {"what": "not shown", "shape": {"rows": 64}},
         case | {"what": "of eight", "shape": {"batch": 8, "tokens": 10}},
@@ -141,10 +154,14 @@ def test_kernels_of_one_forward_are_listed(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_one_more_player_has_a_price(monkeypatch: pytest.MonkeyPatch) -> None:
     result = {
-        "environment": ENVIRONMENT, "world": "some", "frames_per_second_of_the_world": 15.0,
-        "ms_per_frame_per_further_player": 20.57, "mode": "diagonal", "weights": "the world's",
+        "environment": ENVIRONMENT,
+        "world": "some",
+        "frames_per_second_of_the_world": 15.0,
+        "ms_per_frame_per_further_player": 20.57,
+        "mode": "diagonal",
+        "weights": "the world's",
         "by_players": [{"players": 1, "frames_per_second_each": 9}],
-    }  # fmt: skip
+    }
     text = tables(monkeypatch, players=[result])
     assert "Players of some, mode diagonal, on 2 cores of Test CPU," in text
     assert "1: 9.0 (the world's rate is 15). One more costs 20.6 ms a frame." in text
@@ -158,16 +175,21 @@ def test_players_are_told_for_every_mode(monkeypatch: pytest.MonkeyPatch) -> Non
     at = [{"tokens_per_forward": 4.24, "frames_per_second": 31.2}]
     row = {"players": 1, "frames_per_second_each": 9.0, "frames_per_second_at": at}
     result = {
-        "environment": ENVIRONMENT, "world": "some", "frames_per_second_of_the_world": 25.0,
-        "ms_per_frame_per_further_player": 2.57, "weights": "random", "by_players": [row],
+        "environment": ENVIRONMENT,
+        "world": "some",
+        "frames_per_second_of_the_world": 25.0,
+        "ms_per_frame_per_further_player": 2.57,
+        "weights": "random",
+        "by_players": [row],
         "mode": "medusa",
-    }  # fmt: skip
+    }
     plain = {"by_players": [{"players": 1, "frames_per_second_each": 9.0}]}
     text = tables(
-        monkeypatch, players_medusa=[result],
+        monkeypatch,
+        players_medusa=[result],
         players_sequential=[result | plain | {"mode": "sequential"}],
         players_diagonal_k1=[result | plain | {"mode": "diagonal", "diagonal": 1}],
-    )  # fmt: skip
+    )
     assert "mode sequential, on 2 cores of Test CPU, and the frames/s of each: 1: 9.0 (" in text
     assert "mode diagonal k=1, on" in text and text.count("costs 2.6 ms a frame") == 2
     # what random heads cost is said for the acceptance that was stated, and for no other

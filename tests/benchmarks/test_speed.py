@@ -1,4 +1,4 @@
-"""Which parts of `benchmarks.speed` a machine can measure."""
+"""Which parts of `worldbridge.benchmarks.speed` a machine can measure."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from benchmarks.readme import _DECODE, _PLAYERS
-from benchmarks.speed import parts
-from worldbridge.runtime.bench.decode import bench_decode
-from worldbridge.runtime.bench.players import bench_players
+from worldbridge.benchmarks.decode.bench import bench_decode
+from worldbridge.benchmarks.decode.players import bench_players
+from worldbridge.benchmarks.readme import _DECODE, _PLAYERS
+from worldbridge.benchmarks.speed import parts
 
 SCRIPT = (Path(__file__).parents[2] / "benchmarks" / "gpu_decode.sh").read_text()
 
@@ -43,7 +43,7 @@ def test_the_script_for_gpus_writes_what_the_readme_reads() -> None:
 
 
 def test_an_unknown_part_is_refused_before_anything_is_measured() -> None:
-    command = [sys.executable, "-m", "benchmarks.speed", "speed"]
+    command = [sys.executable, "-m", "worldbridge.benchmarks.speed", "speed"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 2 and "got 'speed'" in done.stderr
 
@@ -56,12 +56,20 @@ def test_a_part_stands_for_all_that_begin_with_its_name(tmp_path: Path) -> None:
         pytest.skip("it is here")
     done = subprocess.run(
         ["bash", str(script), "out", "sanitizer"],
-        cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60,
-    )  # fmt: skip
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
     assert done.returncode == 0, done.stderr
     said = {path.stem: path.read_text() for path in (tmp_path / "out").iterdir()}
-    tools = {"memcheck": "memcheck", "decoding": "memcheck", "racecheck": "racecheck",
-             "synccheck": "synccheck"}  # fmt: skip
+    tools = {
+        "memcheck": "memcheck",
+        "decoding": "memcheck",
+        "racecheck": "racecheck",
+        "synccheck": "synccheck",
+    }
     assert {name.removeprefix("sanitizer-") for name in said} == set(tools)
     for name, tool in tools.items():
         text = said[f"sanitizer-{name}"]

@@ -15,7 +15,9 @@ import pytest
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
+from tests.bridge.fake_worker import SPEC, FakeWorker
 from worldbridge.bridge.config import GatewayConfig
+from worldbridge.bridge.gateway.process import serve
 from worldbridge.bridge.protocol import (
     ClientMessage,
     Hello,
@@ -24,9 +26,6 @@ from worldbridge.bridge.protocol import (
     decode_server,
     encode,
 )
-from worldbridge.bridge.server import serve
-
-from .fake_worker import SPEC, FakeWorker
 
 Message = TypeVar("Message")
 PATIENCE_S = 20.0  # only a broken server, or a very busy machine, needs it
@@ -82,9 +81,14 @@ class Rig:
     async def raw(self, **options: Any) -> RawClient:
         url = f"ws://127.0.0.1:{self.port}/session"
         connection = connect(
-            url, compression=None, proxy=None, max_size=None, ping_interval=None,
-            close_timeout=0.5, **options,
-        )  # fmt: skip
+            url,
+            compression=None,
+            proxy=None,
+            max_size=None,
+            ping_interval=None,
+            close_timeout=0.5,
+            **options,
+        )
         return RawClient(await self._stack.enter_async_context(connection))
 
     async def greet(self, hello: Hello | None = None) -> RawClient:

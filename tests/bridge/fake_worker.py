@@ -12,6 +12,7 @@ import zmq.asyncio
 
 from worldbridge.bridge.protocol import (
     CloseSession,
+    ControllerState,
     FrameAck,
     FrameHeader,
     GatewayMessage,
@@ -21,10 +22,9 @@ from worldbridge.bridge.protocol import (
     Pose,
     RawFrame,
     Ready,
+    RestartSession,
     SessionInput,
     SessionSnapshot,
-    Snapshot,
-    StartSession,
     WorkerMessage,
     WorkerPing,
     WorkerPong,
@@ -63,7 +63,7 @@ def picture(frame: int, spec: WorldSpec = SPEC) -> bytes:
 @dataclass(slots=True)
 class _World:
     frame: int = 0
-    newest: Snapshot | None = None
+    newest: ControllerState | None = None
     t_input: float = 0.0
     unacked: int = 0
 
@@ -123,7 +123,7 @@ class FakeWorker:
                 world.newest, world.t_input = snapshot, t_input
             case FrameAck(session) if session in self.worlds:
                 self.worlds[session].unacked -= 1
-            case StartSession(session):
+            case RestartSession(session):
                 self.worlds[session].frame = 0
             case CloseSession(session):
                 self.worlds.pop(session, None)
@@ -140,7 +140,12 @@ class FakeWorker:
             await asyncio.sleep(max(0.0, 1 / self.spec.fps - self.step_s))
 
     async def _emit(
-        self, session: str, world: _World, t_latch: float, newest: Snapshot | None, t_input: float
+        self,
+        session: str,
+        world: _World,
+        t_latch: float,
+        newest: ControllerState | None,
+        t_input: float,
     ) -> None:
         header = FrameHeader(
             frame=world.frame,

@@ -8,8 +8,10 @@ import json
 
 import pytest
 
+from tests.bridge.conftest import Rig, RigMaker, eventually
+from tests.bridge.fake_worker import SPEC
 from worldbridge.bridge.errors import BridgeError
-from worldbridge.bridge.protocol import FrameHeader, OpenSession, Pose, StartSession
+from worldbridge.bridge.protocol import FrameHeader, OpenSession, Pose, RestartSession
 from worldbridge.engine_plugins.python import connect, profile
 from worldbridge.engine_plugins.python.client import session_url
 from worldbridge.engine_plugins.python.profile import scripted_track
@@ -21,9 +23,6 @@ from worldbridge.engine_plugins.python.timing import (
     legs,
     percentiles,
 )
-
-from .conftest import Rig, RigMaker, eventually
-from .fake_worker import SPEC
 
 
 def arrival(input_seq: int = 4, offset: float = 1000.0) -> Arrival:
@@ -45,9 +44,15 @@ class TestTiming:
 
     def test_every_leg_is_what_its_name_says(self) -> None:
         assert legs(1100.0, arrival()) == {
-            "uplink": 3.0, "wait": 7.0, "tokens": 20.0, "pixels": 5.0, "handover": 1.0,
-            "encode": 3.0, "downlink": 6.0, "show": 2.0,
-        }  # fmt: skip
+            "uplink": 3.0,
+            "wait": 7.0,
+            "tokens": 20.0,
+            "pixels": 5.0,
+            "handover": 1.0,
+            "encode": 3.0,
+            "downlink": 6.0,
+            "show": 2.0,
+        }
 
     def test_an_older_control_waited_longer(self) -> None:
         older = legs(1090.0, arrival())
@@ -92,7 +97,7 @@ async def test_it_plays(rig: Rig) -> None:
             pass
         assert frame.header.input_time == sent.time
         client.start(seed=6)
-        await eventually(lambda: len(worker.of(StartSession)) == 1)
+        await eventually(lambda: len(worker.of(RestartSession)) == 1)
         async with connect(rig.url, watch=True) as watcher:
             assert (await watcher.frame()).header.frame >= 0
     (opened,) = worker.of(OpenSession)
@@ -143,9 +148,14 @@ async def test_a_profile_accounts_for_every_millisecond(rig: Rig) -> None:
         assert sample["uplink"] > -20 and sample["downlink"] > -20
     shape = json.loads(json.dumps(result.as_json()))
     assert set(shape) == {
-        "frames_per_second", "input_to_photon_ms", "legs_ms", "dropped_frames", "world",
-        "seconds", "transport",
-    }  # fmt: skip
+        "frames_per_second",
+        "input_to_photon_ms",
+        "legs_ms",
+        "dropped_frames",
+        "world",
+        "seconds",
+        "transport",
+    }
     assert list(shape["legs_ms"]) == list(LEGS)
     for numbers in (shape["input_to_photon_ms"], *shape["legs_ms"].values()):
         assert numbers["p50"] <= numbers["p95"] <= numbers["p99"]

@@ -8,9 +8,8 @@ import pytest
 import simplejpeg
 from av.video.codeccontext import VideoCodecContext
 
-from worldbridge.bridge.encode import Codec, JpegEncoder, VideoEncoder, split_i420
-
-from .fake_worker import SPEC, picture
+from tests.bridge.fake_worker import SPEC, picture
+from worldbridge.bridge.media.encoder import Codec, JpegEncoder, VideoEncoder, split_i420
 
 WIDTH, HEIGHT = SPEC.width, SPEC.height
 

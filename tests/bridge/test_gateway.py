@@ -19,33 +19,32 @@ import pytest
 import simplejpeg
 import websockets
 
+from tests.bridge.conftest import Rig, RigMaker, eventually
+from tests.bridge.fake_worker import SPEC
 from worldbridge.bridge.config import GatewayConfig
 from worldbridge.bridge.protocol import (
     Bye,
     CloseSession,
+    ControllerState,
     Error,
     Failed,
     Frame,
+    FrameShown,
     Hello,
     Input,
     OpenSession,
     Ping,
     Pong,
+    RestartSession,
     SessionInput,
-    ShiftFrames,
-    Shown,
-    Snapshot,
+    ShiftPhase,
     Start,
-    StartSession,
     Stats,
     StatsRequest,
     Status,
     Welcome,
     encode,
 )
-
-from .conftest import Rig, RigMaker, eventually
-from .fake_worker import SPEC
 
 
 def playing(status: Status) -> bool:
@@ -86,8 +85,10 @@ class TestPlaying:
         worker = await rig.worker()
         client = await rig.greet()
         await client.until(Status, playing)
-        await client.send(Input((Snapshot(5, 123.5, keys=("KeyW",)), Snapshot(4, 120.0))))
-        await client.send(Input((Snapshot(3, 110.0),)))  # late: must not win
+        await client.send(
+            Input((ControllerState(5, 123.5, keys=("KeyW",)), ControllerState(4, 120.0)))
+        )
+        await client.send(Input((ControllerState(3, 110.0),)))  # late: must not win
         frame = await client.until(Frame, lambda frame: frame.header.input_seq >= 0)
         assert (frame.header.input_seq, frame.header.input_time) == (5, 123.5)
         assert frame.header.t_input <= frame.header.t_latch
@@ -102,7 +103,7 @@ class TestPlaying:
         error = await client.until(Error)
         assert (error.code, error.fatal) == ("unknown_theme", False)
         await client.send(Start("night", 3))
-        await eventually(lambda: len(worker.of(StartSession)) == 1)
+        await eventually(lambda: len(worker.of(RestartSession)) == 1)
         await client.until(Frame)  # and the client is still served
 
     async def test_ping_stats_and_bye(self, rig: Rig) -> None:
@@ -140,10 +141,10 @@ class TestPlaying:
         await rig.worker()
         client = await rig.greet()
         await client.until(Status, playing)
-        await client.send(Input((Snapshot(0, 1.0),)))
+        await client.send(Input((ControllerState(0, 1.0),)))
         frame = await client.until(Frame, lambda frame: frame.header.input_seq == 0)
         t = frame.header.t_sent
-        await client.send(Shown(frame.header.frame, t + 1, t + 3, 0.0))
+        await client.send(FrameShown(frame.header.frame, t + 1, t + 3, 0.0))
         await client.send(Ping(9.0))
         await client.until(Pong, lambda pong: pong.time == 9.0)
         async with httpx.AsyncClient() as http:
@@ -152,22 +153,21 @@ class TestPlaying:
             assert f'worldbridge_leg_ms_count{{leg="{leg}"}} 1.0' in text
         assert 'worldbridge_leg_ms_sum{leg="show"} 2.0' in text
 
-
     async def test_frames_that_wait_for_the_display_are_shifted(self, rig: Rig) -> None:
         worker = await rig.worker()
         client, watcher = await rig.greet(), await rig.greet(Hello("looks", "spectator"))
         for peer in (client, watcher):
             await peer.until(Frame)
         for number in range(10):
-            await watcher.send(Shown(number, 0.0, 3.0, 0.0, 16.0))  # has no say
-            await client.send(Shown(number, 0.0, 14.0, 0.0))  # tells nothing of its display
+            await watcher.send(FrameShown(number, 0.0, 3.0, 0.0, 16.0))  # has no say
+            await client.send(FrameShown(number, 0.0, 14.0, 0.0))  # tells nothing of its display
         for number in range(10):
-            await client.send(Shown(number, 0.0, 11.0, 0.0, 16.0))
+            await client.send(FrameShown(number, 0.0, 11.0, 0.0, 16.0))
         await client.send(Ping(9.0))
         await client.until(Pong, lambda pong: pong.time == 9.0)
-        await eventually(lambda: len(worker.of(ShiftFrames)) > 0)
-        [shift] = worker.of(ShiftFrames)
-        assert isinstance(shift, ShiftFrames) and shift.ms == pytest.approx(6.0)
+        await eventually(lambda: len(worker.of(ShiftPhase)) > 0)
+        [shift] = worker.of(ShiftPhase)
+        assert isinstance(shift, ShiftPhase) and shift.ms == pytest.approx(6.0)
 
 
 class TestRefusals:
@@ -185,9 +185,7 @@ class TestRefusals:
             (Hello("test", resume="no such token"), "session_expired"),
         ],
     )
-    async def test_first_messages(
-        self, rig: Rig, message: bytes | str | Hello, code: str
-    ) -> None:
+    async def test_first_messages(self, rig: Rig, message: bytes | str | Hello, code: str) -> None:
         await rig.worker()
         await eventually_ready(rig)
         error = await refusal(rig, message)
@@ -260,9 +258,7 @@ class TestRefusals:
         assert isinstance(error, Error) and error.code == "no_free_seat"
 
 
-async def test_a_client_that_stops_reading_is_dropped_and_slows_nobody(
-    make_rig: RigMaker,
-) -> None:
+async def test_a_client_that_stops_reading_is_dropped_and_slows_nobody(make_rig: RigMaker) -> None:
     rig = await make_rig(stall_s=1.5)
     # large pictures: they fill the socket within a few frames
     await rig.worker(spec=replace(SPEC, width=1280, height=960, fps=15.0))
@@ -284,9 +280,10 @@ async def test_a_client_that_stops_reading_is_dropped_and_slows_nobody(
         for _ in range(300):
             writer.write(masked(Ping(1.0)))  # it goes on talking: only its reading stopped
             sent.append((await good.until(Frame)).header.t_sent)
-            if 'errors_total{code="client_too_slow"} 1.0' in (
-                await http.get(rig.url + "metrics")
-            ).text:
+            if (
+                'errors_total{code="client_too_slow"} 1.0'
+                in (await http.get(rig.url + "metrics")).text
+            ):
                 break
         else:
             raise AssertionError("the lazy client was never dropped")
@@ -313,7 +310,7 @@ class TestResume:
         client = await rig.greet()
         first = await client.until(Welcome)
         await client.until(Status, playing)
-        await client.send(Input((Snapshot(90, 1.0),)))
+        await client.send(Input((ControllerState(90, 1.0),)))
         frame = await client.until(Frame, lambda frame: frame.header.input_seq == 90)
         await client.socket.close()
         again = await rig.greet(Hello("test", resume=first.resume))
@@ -322,7 +319,7 @@ class TestResume:
         assert second.seats.used == 1
         assert (await again.until(Frame)).header.frame > frame.header.frame
         # it counts from 0 again, and is still heard
-        await again.send(Input((Snapshot(0, 2.0),)))
+        await again.send(Input((ControllerState(0, 2.0),)))
         answer = await again.until(Frame, lambda frame: frame.header.input_seq == 0)
         assert answer.header.input_time == 2.0
         assert len(worker.of(OpenSession)) == 1
@@ -413,8 +410,10 @@ class TestWorker:
         await worker.send(Failed(session, "world_failed", "the dice fell off", "dice", "none", "x"))
         error = await client.until(Error)
         assert (error.code, error.message, error.fatal) == (
-            "world_failed", "the dice fell off", True,
-        )  # fmt: skip
+            "world_failed",
+            "the dice fell off",
+            True,
+        )
         await other.until(Frame)
 
     async def test_garbage_from_a_worker_is_ignored(self, rig: Rig) -> None:
@@ -446,9 +445,16 @@ class TestHttp:
 
     @pytest.mark.parametrize(
         "path",
-        ["/../__init__.py", "/__init__.py", "/%2e%2e/%2e%2e/pyproject.toml", "//etc/passwd",
-         "/..%2f..%2fpyproject.toml", "/nothing.js", "/protocol.js/"],
-    )  # fmt: skip
+        [
+            "/../__init__.py",
+            "/__init__.py",
+            "/%2e%2e/%2e%2e/pyproject.toml",
+            "//etc/passwd",
+            "/..%2f..%2fpyproject.toml",
+            "/nothing.js",
+            "/protocol.js/",
+        ],
+    )
     async def test_only_the_page_is_served(self, rig: Rig, path: str) -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", rig.port)
         writer.write(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
@@ -524,9 +530,13 @@ class TestProcess:
     async def start(self, port: int, tmp_path: Path) -> asyncio.subprocess.Process:
         config = f'{{"endpoint": "ipc://{tmp_path}/link", "port": {port}}}'
         return await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "worldbridge.bridge", config,
-            stderr=asyncio.subprocess.PIPE, env={**os.environ, "PYTHONUNBUFFERED": "1"},
-        )  # fmt: skip
+            sys.executable,
+            "-m",
+            "worldbridge.bridge",
+            config,
+            stderr=asyncio.subprocess.PIPE,
+            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        )
 
     async def test_it_ends_in_order_on_sigterm(self, tmp_path: Path) -> None:
         process = await self.start(0, tmp_path)
@@ -549,7 +559,7 @@ class TestProcess:
 
     def test_torch_is_never_imported(self) -> None:
         code = (
-            "import sys, worldbridge.bridge.server, worldbridge.bridge.__main__,"
+            "import sys, worldbridge.bridge.gateway.process, worldbridge.bridge.__main__,"
             " worldbridge.engine_plugins.python; sys.exit('torch' in sys.modules)"
         )
         assert subprocess.run([sys.executable, "-c", code], timeout=100).returncode == 0
@@ -557,9 +567,16 @@ class TestProcess:
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"port": 70_000}, {"endpoint": ""}, {"seats": 0}, {"log_level": "loud"}, {"grace_s": 0.0},
-     {"token": ""}, {"jpeg_quality": 0}],
-)  # fmt: skip
+    [
+        {"port": 70_000},
+        {"endpoint": ""},
+        {"seats": 0},
+        {"log_level": "loud"},
+        {"grace_s": 0.0},
+        {"token": ""},
+        {"jpeg_quality": 0},
+    ],
+)
 def test_configurations_out_of_range_are_refused(wrong: dict[str, object]) -> None:
     settings: dict[str, object] = {"endpoint": "ipc:///tmp/x", **wrong}
     with pytest.raises(ValueError, match=f"{next(iter(wrong))} is out of its range"):

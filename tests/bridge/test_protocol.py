@@ -37,7 +37,7 @@ def rotations(draw: st.DrawFn) -> tuple[float, float, float, float]:
 
 poses = st.builds(p.Pose, st.tuples(metres, metres, metres), rotations(), st.floats(1, 179))
 snapshots = st.builds(
-    p.Snapshot,
+    p.ControllerState,
     seq=st.integers(0, 2**53 - 1),
     time=ms,
     axes=st.tuples(unit, unit, unit, unit),
@@ -48,14 +48,36 @@ snapshots = st.builds(
 )
 even = st.integers(1, 1000).map(lambda half: half * 2)
 specs = st.builds(
-    p.WorldSpec, name, name, even, even, st.floats(0.1, 240), st.integers(1, 8),
-    st.lists(name, max_size=5).map(tuple), st.lists(name, max_size=5).map(tuple),
-    st.integers(0, 100), st.sampled_from(p.KINDS), st.integers(0, p.MAX_PICTURES),
-)  # fmt: skip
+    p.WorldSpec,
+    name,
+    name,
+    even,
+    even,
+    st.floats(0.1, 240),
+    st.integers(1, 8),
+    st.lists(name, max_size=5).map(tuple),
+    st.lists(name, max_size=5).map(tuple),
+    st.integers(0, 100),
+    st.sampled_from(p.KINDS),
+    st.integers(0, p.MAX_PICTURES),
+)
 headers = st.builds(
-    p.FrameHeader, st.integers(0, 2**40), st.integers(-1, 2**40), ms, ms, ms, ms, ms, poses,
-    ms, ms, ms, st.none() | st.integers(0, 2**32 - 1), st.integers(0, 2**40), st.integers(1, 64),
-)  # fmt: skip
+    p.FrameHeader,
+    st.integers(0, 2**40),
+    st.integers(-1, 2**40),
+    ms,
+    ms,
+    ms,
+    ms,
+    ms,
+    poses,
+    ms,
+    ms,
+    ms,
+    st.none() | st.integers(0, 2**32 - 1),
+    st.integers(0, 2**40),
+    st.integers(1, 64),
+)
 json_like = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**60), 2**60) | ms | name,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(name, inner, max_size=3),
@@ -65,33 +87,46 @@ files = st.none() | st.lists(blob, max_size=p.MAX_PICTURES).map(tuple)
 
 
 @st.composite
-def raw_pictures(draw: st.DrawFn) -> p.RawPictures | None:
+def raw_pictures(draw: st.DrawFn) -> p.PromptFrames | None:
     count, height, width = draw(st.integers(0, 9)), draw(st.integers(1, 4)), draw(st.integers(1, 4))
     if count == 0:
         return None
-    return p.RawPictures(count, height, width, bytes(count * height * width * 3))
+    return p.PromptFrames(count, height, width, bytes(count * height * width * 3))
 
 
 values = st.dictionaries(name.filter(lambda key: key != "type"), json_like, max_size=4)
 
 client_messages = st.one_of(
     st.builds(
-        p.Hello, name, st.sampled_from(p.ROLES), maybe_name, maybe_name, seed,
-        st.sampled_from(p.VIDEOS), maybe_name, maybe_name, pictures=files,
+        p.Hello,
+        name,
+        st.sampled_from(p.ROLES),
+        maybe_name,
+        maybe_name,
+        seed,
+        st.sampled_from(p.VIDEOS),
+        maybe_name,
+        maybe_name,
+        pictures=files,
     ),
     st.builds(p.Start, maybe_name, seed, files),
     st.builds(p.Input, st.lists(snapshots, min_size=1, max_size=4).map(tuple)),
     st.builds(p.Ping, ms),
     st.builds(p.Offer, name),
     st.builds(
-        p.Shown, st.integers(0, 2**40), ms, ms, st.none() | ms, st.none() | st.floats(1, 1000)
+        p.FrameShown, st.integers(0, 2**40), ms, ms, st.none() | ms, st.none() | st.floats(1, 1000)
     ),
     st.just(p.StatsRequest()),
     st.just(p.Bye()),
-)  # fmt: skip
+)
 server_messages = st.one_of(
     st.builds(
-        p.Welcome, name, name, name, st.sampled_from(p.ROLES), specs,
+        p.Welcome,
+        name,
+        name,
+        name,
+        st.sampled_from(p.ROLES),
+        specs,
         st.builds(p.Seats, st.integers(0, 99), st.integers(0, 99)),
     ),
     st.builds(p.Status, st.sampled_from(p.STATES), name, st.none() | st.floats(0, 1)),
@@ -100,14 +135,14 @@ server_messages = st.one_of(
     st.builds(p.Pong, ms, ms),
     st.builds(p.Answer, name),
     st.builds(p.Stats, values),
-)  # fmt: skip
+)
 gateway_messages = st.one_of(
     st.builds(p.OpenSession, name, maybe_name, seed, st.none() | blob, raw_pictures()),
     st.builds(p.SessionInput, name, snapshots, ms),
-    st.builds(p.StartSession, name, maybe_name, seed, raw_pictures()),
+    st.builds(p.RestartSession, name, maybe_name, seed, raw_pictures()),
     st.builds(p.CloseSession, name),
     st.builds(p.FrameAck, name, st.integers(0, 2**40)),
-    st.builds(p.ShiftFrames, name, st.floats(-1000, 1000)),
+    st.builds(p.ShiftPhase, name, st.floats(-1000, 1000)),
     st.builds(p.WorkerPing, ms),
     st.just(p.Shutdown()),
 )
@@ -175,7 +210,7 @@ def test_damaged_messages_are_a_message_or_refused(message: p.Message, data: st.
 
 @settings(max_examples=80, deadline=None)
 @given(
-    st.sampled_from([kind.TYPE for kind in (p.Hello, p.Input, p.Offer, p.Shown, p.Start)]),
+    st.sampled_from([kind.TYPE for kind in (p.Hello, p.Input, p.Offer, p.FrameShown, p.Start)]),
     st.dictionaries(
         st.sampled_from(
             ["version", "snapshots", "sdp", "frame", "client", "seed", "role", "pictures"]
@@ -228,7 +263,7 @@ def test_bad_input_is_refused_not_clamped(changes: dict[str, object]) -> None:
 
 def test_absent_controls_are_neutral() -> None:
     message = p.decode_client(msgpack.packb(snapshot()))
-    assert message == p.Input((p.Snapshot(1, 5.0),))
+    assert message == p.Input((p.ControllerState(1, 5.0),))
 
 
 def test_the_version_is_checked_before_all_else() -> None:
@@ -274,12 +309,15 @@ def test_large_pictures_survive(sizes: list[int], content: bytes) -> None:
         ({"type": "start", "pictures": [bytes(9_000_000)]}, "message_too_large", "8388608"),
         ({"type": "stats", "pictures": [bytes(70_000)]}, "message_too_large", "65536"),
         ({"type": "start", "other": bytes(70_000)}, "message_too_large", "65536"),
-        ({"type": "start", "pictures": [bytes(70_000)], "x": bytes(70_000)},
-         "message_too_large", "65536"),
+        (
+            {"type": "start", "pictures": [bytes(70_000)], "x": bytes(70_000)},
+            "message_too_large",
+            "65536",
+        ),
         ({"type": "start", "seed": -1, "pictures": [bytes(70_000)]}, "bad_message", "seed"),
         ({"type": "start", "pictures": {"a": bytes(70_000)}}, "bad_picture", "a list"),
     ],
-)  # fmt: skip
+)
 def test_bad_pictures_are_refused(message: object, code: str, said: str) -> None:
     error = refusal(message)
     assert error.code == code, error
@@ -301,7 +339,7 @@ def test_megabytes_of_nested_maps_are_never_built() -> None:
 
 @pytest.mark.parametrize("size", [(1, 2, 3), (2, 2, 2), (0, 2, 2)])
 def test_raw_pictures_have_the_bytes_that_they_say(size: tuple[int, int, int]) -> None:
-    message = p.OpenSession("s", pictures=p.RawPictures(*size, bytes(17)))
+    message = p.OpenSession("s", pictures=p.PromptFrames(*size, bytes(17)))
     with pytest.raises(p.ProtocolError):
         p.decode_gateway(p.encode(message))
 

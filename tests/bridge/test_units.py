@@ -7,27 +7,27 @@ import asyncio
 import pytest
 
 from worldbridge.bridge.errors import BridgeError
-from worldbridge.bridge.latch import InputLatch
-from worldbridge.bridge.mailbox import Mailbox
+from worldbridge.bridge.gateway.connection import Conversation, Phase, SessionStore
+from worldbridge.bridge.gateway.seats import SeatAllocator
+from worldbridge.bridge.gateway.sequence import SequenceRebaser
+from worldbridge.bridge.gateway.workers import Liveness
+from worldbridge.bridge.media.latest import LatestValue
 from worldbridge.bridge.protocol import (
     Bye,
+    ControllerState,
     FrameHeader,
     Hello,
     Input,
     Offer,
     Ping,
     Pose,
-    Snapshot,
     Start,
     encode,
 )
-from worldbridge.bridge.seats import SeatBook
-from worldbridge.bridge.session import Conversation, Phase, SessionBook
-from worldbridge.bridge.worker_link import Liveness
 
 
-def held(seq: int, key: str = "KeyW", pointer: tuple[float, float] = (0.0, 0.0)) -> Snapshot:
-    return Snapshot(seq, float(seq), keys=(key,), pointer=pointer)
+def held(seq: int, key: str = "KeyW", pointer: tuple[float, float] = (0.0, 0.0)) -> ControllerState:
+    return ControllerState(seq, float(seq), keys=(key,), pointer=pointer)
 
 
 def header(input_seq: int) -> FrameHeader:
@@ -36,26 +36,26 @@ def header(input_seq: int) -> FrameHeader:
 
 class TestLatch:
     def test_newest_wins_in_any_order(self) -> None:
-        latch = InputLatch()
+        latch = SequenceRebaser()
         assert latch.offer([held(2), held(5), held(4)], 0.0) == held(5)
         assert latch.offer([held(5), held(3)], 1.0) is None
         assert latch.read(1.0) == held(5)
 
     def test_silence_releases_everything_that_is_held(self) -> None:
-        latch = InputLatch()
-        latch.offer([Snapshot(1, 0.0, (1, 1, 1, 1), 3, ("KeyW",), (7.0, 8.0))], 100.0)
-        assert latch.read(350.0) == Snapshot(1, 0.0, (1, 1, 1, 1), 3, ("KeyW",), (7.0, 8.0))
-        assert latch.read(350.1) == Snapshot(1, 0.0, pointer=(7.0, 8.0))
+        latch = SequenceRebaser()
+        latch.offer([ControllerState(1, 0.0, (1, 1, 1, 1), 3, ("KeyW",), (7.0, 8.0))], 100.0)
+        assert latch.read(350.0) == ControllerState(1, 0.0, (1, 1, 1, 1), 3, ("KeyW",), (7.0, 8.0))
+        assert latch.read(350.1) == ControllerState(1, 0.0, pointer=(7.0, 8.0))
 
     def test_repeating_an_old_snapshot_does_not_hold_it(self) -> None:
-        latch = InputLatch()
+        latch = SequenceRebaser()
         latch.offer([held(1)], 0.0)
         latch.offer([held(1)], 200.0)
         released = latch.read(300.0)
         assert released is not None and released.keys == ()
 
     def test_a_client_that_counts_anew_goes_on_where_the_last_one_ended(self) -> None:
-        latch = InputLatch()
+        latch = SequenceRebaser()
         latch.offer([held(41, pointer=(100.0, 50.0))], 0.0)
         latch.attach()
         first = latch.offer([held(0, pointer=(3.0, 0.0))], 1.0)
@@ -68,7 +68,7 @@ class TestLatch:
         assert latch.to_client(header(-1)).input_seq == -1
 
     def test_taking_over_lets_go_of_keys(self) -> None:
-        latch = InputLatch()
+        latch = SequenceRebaser()
         latch.offer([held(1)], 0.0)
         latch.attach()
         left = latch.read(1.0)
@@ -77,14 +77,14 @@ class TestLatch:
 
 class TestMailbox:
     async def test_takes_the_newest_and_counts_the_rest(self) -> None:
-        mailbox: Mailbox[int] = Mailbox()
+        mailbox: LatestValue[int] = LatestValue()
         assert [mailbox.put(n) for n in (1, 2, 3)] == [None, 1, 2]
         assert await mailbox.get() == 3
         assert mailbox.dropped == 2
         assert mailbox.take() is None
 
     async def test_get_waits(self) -> None:
-        mailbox: Mailbox[str] = Mailbox()
+        mailbox: LatestValue[str] = LatestValue()
         taker = asyncio.create_task(mailbox.get())
         await asyncio.sleep(0)
         assert not taker.done()
@@ -94,7 +94,7 @@ class TestMailbox:
 
 class TestSeats:
     def test_no_more_than_there_are(self) -> None:
-        seats = SeatBook(1)
+        seats = SeatAllocator(1)
         seats.take("a")
         with pytest.raises(BridgeError) as caught:
             seats.take("b")
@@ -104,7 +104,7 @@ class TestSeats:
         assert (seats.used, seats.total) == (1, 1)
 
     def test_a_vanished_players_seat_is_kept_for_the_grace(self) -> None:
-        seats = SeatBook(1, grace_ms=30_000)
+        seats = SeatAllocator(1, grace_ms=30_000)
         seats.take("a")
         seats.leave("a", 1_000)
         assert seats.expired(30_999) == []
@@ -175,7 +175,7 @@ class TestConversation:
 
 class TestSessions:
     def test_resume_by_token(self) -> None:
-        book = SessionBook()
+        book = SessionStore()
         first, second = book.create("day", 1), book.create(None, None)
         assert book.resume(first.resume) is first
         assert book.newest() is second

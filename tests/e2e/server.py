@@ -54,9 +54,12 @@ def serving(
     with log.open("w") as stderr:
         process = subprocess.Popen(
             [*command, "serve", "--port", "0", *arguments],
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=stderr, text=True,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            text=True,
             cwd=log.parent,
-        )  # fmt: skip
+        )
     try:
         yield Server(_ready_url(process, log), process, log)
     finally:

@@ -73,14 +73,36 @@ def test_a_converted_world_is_measured(tmp_path: Path) -> None:
     subprocess.run(convert, check=True, capture_output=True, timeout=120)
     # the model has seen three latents: two, and the one that is drawn
     result = _bench(
-        "decode", "--world", str(world), "--quick", "--context", "2", "--mode", "diagonal",
-        "--mode", "jacobi", "--width", "4", "--width", "16", "--diagonal", "1", "--diagonal", "2",
-        "--acceptance", "4",
-    )  # fmt: skip
+        "decode",
+        "--world",
+        str(world),
+        "--quick",
+        "--context",
+        "2",
+        "--mode",
+        "diagonal",
+        "--mode",
+        "jacobi",
+        "--width",
+        "4",
+        "--width",
+        "16",
+        "--diagonal",
+        "1",
+        "--diagonal",
+        "2",
+        "--acceptance",
+        "4",
+    )
     modes = {mode["name"]: mode for mode in result["modes"]}
     assert list(modes) == [
-        "sequential", "jacobi W=4", "jacobi", "diagonal k=1", "diagonal", "plain"
-    ]  # fmt: skip
+        "sequential",
+        "jacobi W=4",
+        "jacobi",
+        "diagonal k=1",
+        "diagonal",
+        "plain",
+    ]
     [at] = modes["jacobi W=4"]["frames_per_second_at"]
     assert at["tokens_per_forward"] == 4 and at["frames_per_second"] > 0
     assert modes["sequential"]["exact"] and modes["plain"]["identical_to_sequential"]

@@ -14,19 +14,25 @@ from tests.e2e.server import serving
 from tests.e2e.test_convert import CLI, MODEL, TOKENIZER
 from worldbridge.bridge.protocol import Pose
 from worldbridge.engine_plugins.python import connect
+from worldbridge.models.convert.reference import reference_config
 from worldbridge.models.convert.synthetic import write_checkpoint
-from worldbridge.models.golden import reference_config
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
 CONTEXT = {
-    "input_vocab_rows": 64064, "begin_of_video_token": 64000, "apply_abs_pos_emb": True,
-    "context_dim": 1024, "yarn": None, "video_latent_shape": [3, 2, 4],
-}  # fmt: skip
+    "input_vocab_rows": 64064,
+    "begin_of_video_token": 64000,
+    "apply_abs_pos_emb": True,
+    "context_dim": 1024,
+    "yarn": None,
+    "video_latent_shape": [3, 2, 4],
+}
 ACTIONS = {
-    "conditioning": "cross_attention", "condition_dim": 7, "camera": "pluecker",
+    "conditioning": "cross_attention",
+    "condition_dim": 7,
+    "camera": "pluecker",
     "actions": ["strafe", None, ["forward", -1.28], None, None, ["yaw", 0.7], None],
-}  # fmt: skip
+}
 
 
 def _converted(folder: Path, **fields: object) -> Path:
@@ -38,8 +44,10 @@ def _converted(folder: Path, **fields: object) -> Path:
     (source / "config.json").write_text(json.dumps(described))
     done = subprocess.run(
         [*CLI, "convert", str(source), "--tokenizer", str(TOKENIZER), "--out", str(world)],
-        capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
     assert done.returncode == 0, done.stderr
     return world
 
@@ -83,17 +91,37 @@ def test_a_prompt_that_does_not_fit_ends_with_one_line(tmp_path: Path) -> None:
     world = _converted(tmp_path)
     np.save(tmp_path / "prompt.npy", np.zeros((9, 512)))
     done = subprocess.run(
-        [*CLI, "serve", "--port", "0", "--world", str(world),
-         "--prompt-embeddings", str(tmp_path / "prompt.npy")],
-        capture_output=True, text=True, timeout=200,
-    )  # fmt: skip
+        [
+            *CLI,
+            "serve",
+            "--port",
+            "0",
+            "--world",
+            str(world),
+            "--prompt-embeddings",
+            str(tmp_path / "prompt.npy"),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
     assert done.returncode == 2 and done.stdout == ""
     last = done.stderr.strip().splitlines()[-1]
     assert "[1 to 512, 1024]" in last and "[9, 512]" in last and "Traceback" not in done.stderr
     done = subprocess.run(
-        [*CLI, "serve", "--port", "0", "--world", "procedural",
-         "--prompt-embeddings", str(tmp_path / "prompt.npy")],
-        capture_output=True, text=True, timeout=200,
-    )  # fmt: skip
+        [
+            *CLI,
+            "serve",
+            "--port",
+            "0",
+            "--world",
+            "procedural",
+            "--prompt-embeddings",
+            str(tmp_path / "prompt.npy"),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
     assert done.returncode == 2
     assert "takes no text" in done.stderr.strip().splitlines()[-1]

@@ -22,9 +22,16 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 CLI = [sys.executable, "-m", "worldbridge.cli"]
 TOKENIZER = Path(__file__).parents[1] / "golden" / "tokenizer_dv8x16x16"
 MODEL = {
-    "dim": 32, "n_layers": 2, "n_heads": 4, "n_kv_heads": 2, "head_dim": 12,
-    "ffn_hidden_size": 48, "vocab_size": 64000, "norm_eps": 1e-5, "rope_theta": 500_000.0,
-}  # fmt: skip
+    "dim": 32,
+    "n_layers": 2,
+    "n_heads": 4,
+    "n_kv_heads": 2,
+    "head_dim": 12,
+    "ffn_hidden_size": 48,
+    "vocab_size": 64000,
+    "norm_eps": 1e-5,
+    "rope_theta": 500_000.0,
+}
 
 
 def _checkpoint(folder: Path) -> Path:
@@ -32,10 +39,14 @@ def _checkpoint(folder: Path) -> Path:
     folder.mkdir()
     write_checkpoint(folder, TransformerConfig(**MODEL, latent_shape=(3, 4, 6)))  # type: ignore[arg-type]
     described = {
-        **MODEL, "input_vocab_rows": None, "video_latent_shape": [3, 4, 6],
-        "apply_abs_pos_emb": False, "context_dim": None, "begin_of_video_token": None,
+        **MODEL,
+        "input_vocab_rows": None,
+        "video_latent_shape": [3, 4, 6],
+        "apply_abs_pos_emb": False,
+        "context_dim": None,
+        "begin_of_video_token": None,
         "yarn": None,
-    }  # fmt: skip
+    }
     (folder / "config.json").write_text(json.dumps(described))
     return folder
 
@@ -45,8 +56,10 @@ async def test_a_checkpoint_is_converted_served_and_played(tmp_path: Path) -> No
     source = _checkpoint(tmp_path / "source")
     done = subprocess.run(
         [*CLI, "convert", str(source), "--tokenizer", str(TOKENIZER), "--out", str(world)],
-        capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     assert done.returncode == 0, done.stderr
     with serving(tmp_path / "log", "--world", str(world), "--seats", "1") as server:
         pictures, headers = [], []

@@ -159,9 +159,7 @@ async def test_a_killed_gateway_is_replaced_on_the_same_port(
     await _leave(page)
 
 
-async def test_what_is_not_the_model_is_quick(
-    procedural: Server, browser: Browser
-) -> None:
+async def test_what_is_not_the_model_is_quick(procedural: Server, browser: Browser) -> None:
     """From the frame's hand-over to the encoder until it is on the screen, at 30 frames/s."""
     if reason := await asyncio.to_thread(busy):
         pytest.skip(f"latency is not measured on a busy machine: {reason}")

@@ -20,7 +20,7 @@ from tests.e2e.picture import HEIGHT, WIDTH, grab, likeness
 from tests.e2e.server import Server, serving
 from worldbridge.bridge.errors import BridgeError
 from worldbridge.engine_plugins.python import Client, connect
-from worldbridge.models.worlds import build_scene, render, soften, spawn
+from worldbridge.models.procedural import build_scene, render, soften, spawn
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 

@@ -23,8 +23,8 @@ from tests.models.test_convert_conditioning import source as checkpoint
 from worldbridge.bridge.errors import BridgeError
 from worldbridge.engine_plugins.python import connect
 from worldbridge.engine_plugins.python.timing import LEGS
+from worldbridge.models.checkpoint.folder import EMBEDDED_WORLD
 from worldbridge.models.convert import convert
-from worldbridge.models.world_folder import EMBEDDED_WORLD
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
@@ -70,8 +70,10 @@ def test_a_port_in_use_is_told_before_anything_loads() -> None:
         port = str(taken.getsockname()[1])
         result = subprocess.run(
             [*CLI, "serve", "--world", "procedural", "--port", port],
-            capture_output=True, text=True, timeout=60,
-        )  # fmt: skip
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
     assert result.returncode == 3
     assert result.stdout == ""
     [line] = result.stderr.strip().splitlines()
@@ -224,8 +226,11 @@ async def test_a_secret_is_asked_for_and_not_told(tmp_path: Path) -> None:
 def test_profile_prints_one_object(procedural: Server) -> None:
     result = subprocess.run(
         [*CLI, "profile", procedural.url, "--seconds", "3", "--json"],
-        capture_output=True, text=True, timeout=60, check=True,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
     [line] = result.stdout.splitlines()
     profile = json.loads(line)
     assert profile["frames_per_second"] > 1

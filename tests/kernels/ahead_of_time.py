@@ -13,10 +13,16 @@ import triton
 from worldbridge.kernels.compile import CompiledKernel, compile_kernel
 
 _POINTERS = {
-    torch.bfloat16: "*bf16", torch.float16: "*fp16", torch.float32: "*fp32",
-    torch.float8_e4m3fn: "*fp8e4nv", torch.int8: "*i8", torch.uint8: "*u8",
-    torch.int32: "*i32", torch.int64: "*i64", torch.bool: "*i1",
-}  # fmt: skip
+    torch.bfloat16: "*bf16",
+    torch.float16: "*fp16",
+    torch.float32: "*fp32",
+    torch.float8_e4m3fn: "*fp8e4nv",
+    torch.int8: "*i8",
+    torch.uint8: "*u8",
+    torch.int32: "*i32",
+    torch.int64: "*i64",
+    torch.bool: "*i1",
+}
 _OPTIONS = ("num_warps", "num_stages", "launch_pdl", "enable_fp_fusion", "maxnreg")
 
 
@@ -68,6 +74,11 @@ def _compile(
             signature[name] = "i32" if abs(value) < 2**31 else "i64"
             aligned += [name] * (value % 16 == 0 and name not in general)
     return compile_kernel(
-        kernel, signature, constexprs, aligned=aligned,
-        num_warps=options.pop("num_warps"), num_stages=options.pop("num_stages"), options=options,
-    )  # fmt: skip
+        kernel,
+        signature,
+        constexprs,
+        aligned=aligned,
+        num_warps=options.pop("num_warps"),
+        num_stages=options.pop("num_stages"),
+        options=options,
+    )

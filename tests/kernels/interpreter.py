@@ -25,8 +25,14 @@ from worldbridge import kernels
 
 # what the interpreter replaces functions in
 _PATCHED: tuple[Any, ...] = (
-    tl, tl.core, tl.math, tl.tensor, tl.dtype, tl.condition, tl.core.tensor_descriptor_base,
-)  # fmt: skip
+    tl,
+    tl.core,
+    tl.math,
+    tl.tensor,
+    tl.dtype,
+    tl.condition,
+    tl.core.tensor_descriptor_base,
+)
 
 
 # Modules whose functions have been called during the launch. A call replaces what it needs of the

@@ -21,7 +21,7 @@ from worldbridge.kernels.attention import (
     reference_decode_attention,
 )
 from worldbridge.kernels.checks import KernelArgumentError
-from worldbridge.models.transformer.grid import diagonal_step, slot_mask
+from worldbridge.models.transformer.wavefront import diagonal_step, slot_mask
 
 SMALL: dict[str, Any] = {"block_rows": 16, "split": 32}
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # numpy, about inf - inf
@@ -64,9 +64,16 @@ def test_matches_the_reference_for_random_shapes_strides_and_places(seed: int) -
     q = wide.unflatten(-1, (-1, size))[:, :, 1:]  # a view of a wider row
     out = torch.full((batch, tokens, kv_heads * group, size), torch.nan)
     result = decode_attention(
-        q, keys, values, positions, slabs=slabs, window=window, out=out,
-        workspace=poisoned(batch, tokens, kv_heads * group, keys, **SMALL), **SMALL,
-    )  # fmt: skip
+        q,
+        keys,
+        values,
+        positions,
+        slabs=slabs,
+        window=window,
+        out=out,
+        workspace=poisoned(batch, tokens, kv_heads * group, keys, **SMALL),
+        **SMALL,
+    )
     expected = reference_decode_attention(q, keys, values, positions, slabs=slabs, window=window)
     assert result is out
     torch.testing.assert_close(result.double(), expected, rtol=0, atol=2e-6)
@@ -219,9 +226,11 @@ def test_a_wrong_ring_number_reads_nothing() -> None:
 
 def _arguments() -> dict[str, Any]:
     return {
-        "q": torch.randn(2, 3, 4, 16), "keys": torch.randn(2, 2, 40, 16),
-        "values": torch.randn(2, 2, 40, 16), "positions": torch.tensor([5, 6]),
-    }  # fmt: skip
+        "q": torch.randn(2, 3, 4, 16),
+        "keys": torch.randn(2, 2, 40, 16),
+        "values": torch.randn(2, 2, 40, 16),
+        "positions": torch.tensor([5, 6]),
+    }
 
 
 @pytest.mark.usefixtures("interpreter")

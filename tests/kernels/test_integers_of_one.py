@@ -15,7 +15,10 @@ from torch import Tensor
 pytest.importorskip("triton", reason="needs triton: pip install triton")
 
 from tests.kernels.ahead_of_time import compile_launches
-from worldbridge.kernels import attention, feed, norm, pixels, rope, sampling, skinny_gemm, stairs
+from worldbridge.kernels import attention, norm, rope, sampling, skinny_gemm
+from worldbridge.kernels import detokenize as pixels
+from worldbridge.kernels import speculative as feed
+from worldbridge.kernels import wavefront as stairs
 
 BFLOAT = torch.bfloat16
 MODULES = [
@@ -73,24 +76,24 @@ def samplers() -> None:
 
 
 def feeds() -> None:
-    state = feed.Feed(
+    state = feed.DraftBuffer(
         integers(2, 20), integers(2), integers(2), integers(2), integers(2, 9), 12, width=4
     )
-    guessing = feed.Guessing.allocate(2, torch.device("cpu"))
-    feed.take_tokens(state, feed.Fed.allocate(2, 4, torch.device("cpu")))
+    guessing = feed.DraftTargets.allocate(2, torch.device("cpu"))
+    feed.gather_inputs(state, feed.StepInputs.allocate(2, 4, torch.device("cpu")))
     for follow in (False, True):
-        feed.keep_tokens(state, integers(2, 4), integers(2), follow=follow, guessing=guessing)
-    feed.place_guesses(state, integers(2, 4), guessing)
+        feed.accept_drafts(state, integers(2, 4), integers(2), follow=follow, guessing=guessing)
+    feed.scatter_drafts(state, integers(2, 4), guessing)
 
 
 def staircases() -> None:
-    state = feed.Feed(
+    state = feed.DraftBuffer(
         integers(2, 20), integers(2), integers(2), integers(2), integers(2, 3), 12, width=4
     )
-    tables = stairs.StairTables(integers(5, 4), integers(5, 4), integers(5), integers(12))
-    fed = stairs.StairFed.allocate(2, 4, 30, torch.device("cpu"))
-    stairs.take_stair(state, tables, integers(2), fed)
-    stairs.keep_stair(state, tables, integers(2, 4))
+    tables = stairs.WaveTables(integers(5, 4), integers(5, 4), integers(5), integers(12))
+    fed = stairs.WaveInputs.allocate(2, 4, 30, torch.device("cpu"))
+    stairs.gather_wave(state, tables, integers(2), fed)
+    stairs.accept_wave(state, tables, integers(2, 4))
 
 
 def pictures() -> None:

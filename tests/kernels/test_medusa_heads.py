@@ -12,11 +12,7 @@ import torch
 
 from tests.kernels.ahead_of_time import compile_launches
 from worldbridge.kernels.checks import KernelArgumentError
-from worldbridge.kernels.medusa_heads import (
-    medusa_heads,
-    medusa_workspace,
-    reference_medusa_heads,
-)
+from worldbridge.kernels.medusa_heads import medusa_heads, medusa_workspace, reference_medusa_heads
 from worldbridge.kernels.quantize import quantize_rows
 
 NAN = float("nan")
@@ -30,7 +26,10 @@ def _weights(count: int, width: int, vocab: int) -> tuple[torch.Tensor, torch.Te
 @pytest.mark.parametrize(
     ("rows", "count", "width", "vocab", "programs"),
     [
-        (1, 1, 16, 30, None), (3, 4, 100, 300, 3), (2, 9, 130, 257, 7), (12, 2, 600, 140, 5),
+        (1, 1, 16, 30, None),
+        (3, 4, 100, 300, 3),
+        (2, 9, 130, 257, 7),
+        (12, 2, 600, 140, 5),
         (20, 9, 60, 90, 3),
     ],
 )

@@ -69,9 +69,15 @@ def test_matches_the_reference_for_random_shapes_strides_and_places(seed: int) -
 def test_does_what_the_model_does() -> None:
     torch.manual_seed(0)
     config = TransformerConfig(
-        dim=24, n_layers=1, n_heads=4, n_kv_heads=2, head_dim=36, ffn_hidden_size=8,
-        vocab_size=8, latent_shape=(3, 4, 5),
-    )  # fmt: skip
+        dim=24,
+        n_layers=1,
+        n_heads=4,
+        n_kv_heads=2,
+        head_dim=36,
+        ffn_hidden_size=8,
+        vocab_size=8,
+        latent_shape=(3, 4, 5),
+    )
     layer, angles = Attention(config).double(), rotary_table(config)
     for norm in (layer.q_norm, layer.k_norm):
         torch.nn.init.normal_(norm.weight)
@@ -81,10 +87,16 @@ def test_does_what_the_model_does() -> None:
     qkv = torch.cat([part(x) for part in (layer.wq, layer.wk, layer.wv)], dim=-1).float()
     keys, values = torch.zeros(2, 2, 2, 17, 36)
     out = rope_write(
-        qkv.detach(), layer.q_norm.weight.detach().float(), layer.k_norm.weight.detach().float(),
-        angles.cos().float(), angles.sin().float(), keys, values, torch.tensor([first] * 2),
+        qkv.detach(),
+        layer.q_norm.weight.detach().float(),
+        layer.k_norm.weight.detach().float(),
+        angles.cos().float(),
+        angles.sin().float(),
+        keys,
+        values,
+        torch.tensor([first] * 2),
         eps=config.norm_eps,
-    )  # fmt: skip
+    )
     slots = [(first + t) % 17 for t in range(count)]
     written = (out.transpose(1, 2), keys[:, :, slots], values[:, :, slots])
     for found, wanted in zip(written, (q, k, v), strict=True):
@@ -131,10 +143,15 @@ def test_wrong_numbers_from_the_device_write_nothing() -> None:
 def _arguments() -> dict[str, Any]:
     cos, sin = tables(40, 8)
     return {
-        "qkv": torch.randn(2, 3, 8 * 16), "q_weight": torch.ones(16), "k_weight": torch.ones(16),
-        "cos": cos, "sin": sin, "positions": torch.tensor([0, 4]),
-        "keys": torch.zeros(2, 2, 9, 16), "values": torch.zeros(2, 2, 9, 16),
-    }  # fmt: skip
+        "qkv": torch.randn(2, 3, 8 * 16),
+        "q_weight": torch.ones(16),
+        "k_weight": torch.ones(16),
+        "cos": cos,
+        "sin": sin,
+        "positions": torch.tensor([0, 4]),
+        "keys": torch.zeros(2, 2, 9, 16),
+        "values": torch.zeros(2, 2, 9, 16),
+    }
 
 
 @interpreted

@@ -29,7 +29,7 @@ from worldbridge.kernels.sampling import (
     sample_and_verify,
 )
 from worldbridge.runtime.decoding import Sampling, position_noise, sample
-from worldbridge.runtime.decoding.sampler import gumbel
+from worldbridge.runtime.decoding.sampling import gumbel
 
 interpreted = pytest.mark.usefixtures("interpreter")
 SETTINGS: list[dict[str, Any]] = [
@@ -81,9 +81,14 @@ def test_tokens_are_those_of_the_reference_and_of_the_sampler_in_use(
     positions, seeds = torch.tensor([0, 10**11]), torch.tensor([5, -(2**62)])
     out = torch.full((batch, tokens), -77), torch.full((batch,), -77)
     found = sample_and_verify(
-        logits, positions, seeds, out=out, chunk=64, **settings,
+        logits,
+        positions,
+        seeds,
+        out=out,
+        chunk=64,
+        **settings,
         workspace=poisoned(batch, tokens, codes, 64),
-    )  # fmt: skip
+    )
     expected = reference_sample_and_verify(logits, positions, seeds, **settings)
     assert found is out
     assert torch.equal(found[0], expected[0]) and torch.equal(found[1], expected[1])
@@ -316,9 +321,11 @@ def test_a_workspace_serves_one_call_after_the_other() -> None:
 
 def _arguments() -> dict[str, Any]:
     return {
-        "logits": torch.randn(2, 3, 40), "positions": torch.tensor([0, 1]),
-        "seeds": torch.tensor([0, 1]), "drafts": torch.zeros(2, 2, dtype=torch.int64),
-    }  # fmt: skip
+        "logits": torch.randn(2, 3, 40),
+        "positions": torch.tensor([0, 1]),
+        "seeds": torch.tensor([0, 1]),
+        "drafts": torch.zeros(2, 2, dtype=torch.int64),
+    }
 
 
 @interpreted

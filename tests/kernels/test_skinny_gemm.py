@@ -82,19 +82,21 @@ def test_agrees_with_float64(interpreter: None, seed: int) -> None:
 
 @pytest.mark.filterwarnings("ignore:overflow encountered in exp")  # numpy's exp, in silu
 @pytest.mark.parametrize("epilogue", ["none", "swiglu"])
-def test_number_of_programs_never_changes_a_result(
-    interpreter: None, epilogue: Epilogue
-) -> None:
+def test_number_of_programs_never_changes_a_result(interpreter: None, epilogue: Epilogue) -> None:
     """3 tiles of 3 chunks, the last chunk a short one: every way to cut 9 units that differs."""
     torch.manual_seed(1)
     x, weight = torch.randn(5, 2 * CHUNK + 40), torch.randn(300, 2 * CHUNK + 40)
     results = [
         skinny_gemm(
-            x, weight, epilogue=epilogue, norm_eps=1e-5, programs=programs,
+            x,
+            weight,
+            epilogue=epilogue,
+            norm_eps=1e-5,
+            programs=programs,
             workspace=_poisoned(5, 300, x.shape[1], programs),
         )
         for programs in (1, 2, 4, 5, 7, 9, 1000)
-    ]  # fmt: skip
+    ]
     assert all(torch.equal(result, results[0]) for result in results[1:])
 
 
@@ -122,9 +124,13 @@ def test_neighbours_never_change_a_row(interpreter: None) -> None:
     )
     for row in (0, 6, 12):
         alone = skinny_gemm(
-            x[row : row + 1], weight, residual=residual[row : row + 1], epilogue="residual",
-            norm_eps=1e-5, programs=3,
-        )  # fmt: skip
+            x[row : row + 1],
+            weight,
+            residual=residual[row : row + 1],
+            epilogue="residual",
+            norm_eps=1e-5,
+            programs=3,
+        )
         assert torch.equal(alone[0], together[row])
     spoiled = x.clone()
     spoiled[:6], spoiled[7:] = NAN, float("inf")
@@ -195,9 +201,13 @@ def test_copied_residual_stands_in_front(interpreter: None) -> None:
     residual = torch.randn(3, 140)
     buffer = torch.full((3, 3 * 140), NAN)
     skinny_gemm(
-        x, weight, residual=residual, epilogue="silu_residual", copy_residual=True,
+        x,
+        weight,
+        residual=residual,
+        epilogue="silu_residual",
+        copy_residual=True,
         out=buffer[:, 140:],
-    )  # fmt: skip
+    )
     expected = reference_skinny_gemm(
         x, weight, residual=residual, epilogue="silu_residual", dtype=torch.float64
     )
@@ -223,8 +233,10 @@ def test_quantised_weights(interpreter: None, dtype: torch.dtype, epilogue: Epil
     weight, scale = quantize_rows(torch.randn(260, 700) * torch.rand(260, 1) / 20, dtype)
     x = torch.randn(6, 700).half()
     options: dict[str, Any] = {
-        "scale": scale, "epilogue": epilogue, "residual": _residual(epilogue, 6, 260, 0),
-    }  # fmt: skip
+        "scale": scale,
+        "epilogue": epilogue,
+        "residual": _residual(epilogue, 6, 260, 0),
+    }
     expected = reference_skinny_gemm(x, weight, **options, dtype=torch.float64)
     out = torch.full(expected.shape, NAN)
     skinny_gemm(x, weight, **options, out=out, programs=4)
@@ -370,8 +382,11 @@ def products_of(x: torch.dtype, weight: torch.dtype) -> list[Product]:
 GRID = [
     (x, weight, tokens, product)
     for x, weight, few in [
-        (BFLOAT, BFLOAT, False), (HALF, FLOAT8, False), (BFLOAT, INT8, False),
-        (HALF, HALF, True), (HALF, INT8, True),
+        (BFLOAT, BFLOAT, False),
+        (HALF, FLOAT8, False),
+        (BFLOAT, INT8, False),
+        (HALF, HALF, True),
+        (HALF, INT8, True),
     ]
     for tokens in (16, 32, 64, 128, 256)
     if tokens >= config_for(1, weight).tokens
@@ -379,7 +394,7 @@ GRID = [
     if not few or product.epilogue == "none"
 ] + [  # without matrix unit, slow to compile, and only ever used by tests
     (FLOAT, FLOAT, tokens, Product("none", True, FLOAT)) for tokens in (32, 256)
-]  # fmt: skip
+]
 
 
 def _name(value: object) -> str:
@@ -402,13 +417,17 @@ def _compiled(
         out = torch.empty(rows, columns + n, dtype=x)[:, columns:]
     (kernel,) = compile_launches(
         lambda: skinny_gemm(
-            torch.empty(rows, k, dtype=x), torch.empty(n, k, dtype=weight), out=out,
-            scale=torch.empty(n) if weight.itemsize == 1 else None, residual=residual,
-            epilogue=epilogue, norm_eps=1e-5 if product.norm else None,
+            torch.empty(rows, k, dtype=x),
+            torch.empty(n, k, dtype=weight),
+            out=out,
+            scale=torch.empty(n) if weight.itemsize == 1 else None,
+            residual=residual,
+            epilogue=epilogue,
+            norm_eps=1e-5 if product.norm else None,
             copy_residual=epilogue == "silu_residual",
         ),
         MODULE,
-    )  # fmt: skip
+    )
     return kernel
 
 
@@ -453,10 +472,8 @@ def test_the_number_of_rows_decides_nothing_that_rounds(weight: torch.dtype) -> 
             sizes = [
                 [len(tensor) for tensor in (space.partials, space.squares, space.counters)]
                 for rows in (1, 17, 33, 65, 129)
-                for space in [
-                    Workspace.allocate([(configs[rows - 1], n, k)], device, programs)
-                ]
-            ]  # fmt: skip
+                for space in [Workspace.allocate([(configs[rows - 1], n, k)], device, programs)]
+            ]
             for fewer, more in itertools.pairwise(sizes):
                 assert all(a <= b for a, b in zip(fewer, more, strict=True)), (n, k, sizes)
 
@@ -465,10 +482,11 @@ def test_weights_are_fetched_before_the_kernel_before_has_ended() -> None:
     (kernel,) = compile_launches(
         lambda: skinny_gemm(
             torch.empty(10, 4096, dtype=torch.bfloat16),
-            torch.empty(4096, 4096, dtype=torch.bfloat16), overlap=True,
+            torch.empty(4096, 4096, dtype=torch.bfloat16),
+            overlap=True,
         ),
         MODULE,
-    )  # fmt: skip
+    )
     fetched = kernel.ptx.index("prefetch.global.L2")
     waited = kernel.ptx.index("griddepcontrol.wait")
     first_load = min(

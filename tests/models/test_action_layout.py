@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from worldbridge.models.action_layout import ActionLayout
+from worldbridge.models.conditioning.actions import ActionLayout
 
 ACTION = torch.tensor([[0.1, -0.2, 0.3, -0.4]])
 

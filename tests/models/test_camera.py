@@ -9,24 +9,39 @@ import pytest
 import torch
 from torch import Tensor
 
-from worldbridge.models.camera import (
+from worldbridge.models.conditioning.camera import (
     check_poses,
     middle_frame,
     pluecker_rays,
     predicted_rays,
     rotation_matrix,
 )
-from worldbridge.models.transformer import GridInput, KVCache, TransformerConfig, VideoTransformer
+from worldbridge.models.transformer import (
+    KVCache,
+    TransformerConfig,
+    VideoTransformer,
+    WavefrontConfig,
+)
 
 HEIGHT, WIDTH = 3, 5
 CONFIG = TransformerConfig(
-    dim=24, n_layers=2, n_heads=2, n_kv_heads=1, head_dim=12, ffn_hidden_size=32, vocab_size=50,
-    latent_shape=(3, HEIGHT, WIDTH), camera="pluecker",
-)  # fmt: skip
+    dim=24,
+    n_layers=2,
+    n_heads=2,
+    n_kv_heads=1,
+    head_dim=12,
+    ffn_hidden_size=32,
+    vocab_size=50,
+    latent_shape=(3, HEIGHT, WIDTH),
+    camera="pluecker",
+)
 
 
-def pose(position: tuple[float, ...] = (0, 0, 0), rotation: tuple[float, ...] = (0, 0, 0, 1),
-         fov: float = 60.0) -> Tensor:  # fmt: skip
+def pose(
+    position: tuple[float, ...] = (0, 0, 0),
+    rotation: tuple[float, ...] = (0, 0, 0, 1),
+    fov: float = 60.0,
+) -> Tensor:
     return torch.tensor([*position, *rotation, fov], dtype=torch.float64)
 
 
@@ -107,10 +122,15 @@ def test_where_the_world_lies_makes_no_difference() -> None:
     x, y, z, w = turn.tolist()
     for t in range(5):
         a, b, c, d = poses[t, 3:7].tolist()
-        moved[t, 3:7] = torch.tensor([
-            w * a + x * d + y * c - z * b, w * b - x * c + y * d + z * a,
-            w * c + x * b - y * a + z * d, w * d - x * a - y * b - z * c,
-        ], dtype=torch.float64)  # fmt: skip
+        moved[t, 3:7] = torch.tensor(
+            [
+                w * a + x * d + y * c - z * b,
+                w * b - x * c + y * d + z * a,
+                w * c + x * b - y * a + z * d,
+                w * d - x * a - y * b - z * c,
+            ],
+            dtype=torch.float64,
+        )
     moved[:, :3] = (rotation_matrix(turn) @ poses[:, :3].T).T + 1e5
     torch.testing.assert_close(
         pluecker_rays(moved, moved[0], HEIGHT, WIDTH),
@@ -211,7 +231,7 @@ def test_the_config_knows_which_cameras_there_are() -> None:
     with pytest.raises(ValueError, match="unknown camera 'fisheye'"):
         dataclasses.replace(CONFIG, camera="fisheye")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="token grid takes no camera"):
-        dataclasses.replace(CONFIG, vocab_size=64, grid=GridInput(fsq_levels=(8, 8)))
+        dataclasses.replace(CONFIG, vocab_size=64, grid=WavefrontConfig(fsq_levels=(8, 8)))
     assert TransformerConfig.from_dict(CONFIG.to_dict()) == CONFIG
     old = CONFIG.to_dict()
     del old["camera"]

@@ -18,18 +18,19 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from worldbridge.models.checkpoint.folder import DamagedWorldError, load_world, read_manifest
 from worldbridge.models.convert import SIZES, ConvertError, convert
 from worldbridge.models.convert.checkpoint import Checkpoint, split_dimension
 from worldbridge.models.convert.convert import plan_shards
+from worldbridge.models.convert.detect import detect, shapes_of, verify
 from worldbridge.models.convert.files import Info
-from worldbridge.models.convert.recognise import recognise, shapes_of, verify
-from worldbridge.models.convert.synthetic import main as synthetic
-from worldbridge.models.convert.synthetic import write_checkpoint, write_tokenizer
-from worldbridge.models.golden import (
+from worldbridge.models.convert.reference import (
     load_reference,
     load_tokenizer_reference,
     reference_tokenizer_config,
 )
+from worldbridge.models.convert.synthetic import main as synthetic
+from worldbridge.models.convert.synthetic import write_checkpoint, write_tokenizer
 from worldbridge.models.tokenizer import (
     DV4X8X8,
     DV8X8X8,
@@ -39,10 +40,9 @@ from worldbridge.models.tokenizer import (
 )
 from worldbridge.models.transformer import TransformerConfig, VideoTransformer
 from worldbridge.models.transformer.config import COSMOS
-from worldbridge.models.world_folder import DamagedWorldError, load_world, read_manifest
-from worldbridge.runtime.cosmos_world import load_cosmos
 from worldbridge.runtime.errors import DamagedWeightsError
-from worldbridge.runtime.registry import spec_of
+from worldbridge.runtime.worlds.cosmos import load_cosmos
+from worldbridge.runtime.worlds.registry import spec_of
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 AR = ("ar_base", "ar_video2world", "ar_video2world_yarn")
@@ -53,10 +53,17 @@ def _tokenizer(folder: Path, vocabulary: int = 640) -> Path:
     """A tokenizer with so many codes and hardly any weights, in the published layout."""
     levels = LEVELS[vocabulary]
     data = {
-        "channels": 4, "channels_mult": [1], "num_res_blocks": 1, "patch_size": 4,
-        "z_channels": 4, "spatial_compression": 4, "temporal_compression": 4,
-        "embedding_dim": len(levels), "levels": levels, "patch_method": "haar",
-    }  # fmt: skip
+        "channels": 4,
+        "channels_mult": [1],
+        "num_res_blocks": 1,
+        "patch_size": 4,
+        "z_channels": 4,
+        "spatial_compression": 4,
+        "temporal_compression": 4,
+        "embedding_dim": len(levels),
+        "levels": levels,
+        "patch_method": "haar",
+    }
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps(data))
     write_tokenizer(folder, reference_tokenizer_config(data))
@@ -173,13 +180,13 @@ def _weights(folder: Path) -> dict[str, Tensor]:
 @pytest.mark.parametrize("size", SIZES)
 def test_published_models_are_recognised_by_their_shapes(size: str, tmp_path: Path) -> None:
     infos = _infos(COSMOS[SIZES[size]])
-    found = recognise(infos, tmp_path, None, None)
+    found = detect(infos, tmp_path, None, None)
     assert (found.name, found.config) == (SIZES[size], COSMOS[SIZES[size]])
     verify(found, infos)
     # also when the final norm is lost, which is then told
     lost = {name: info for name, info in infos.items() if name != "norm.weight"}
     with pytest.raises(ConvertError, match=r"1 missing \(norm.weight\)"):
-        verify(recognise(lost, tmp_path, None, None), lost)
+        verify(detect(lost, tmp_path, None, None), lost)
 
 
 def _infos(config: TransformerConfig) -> dict[str, Info]:
@@ -435,13 +442,21 @@ def test_published_torchscript_halves(source: Path, tmp_path: Path) -> None:
 def test_the_converted_tokenizer_gives_the_same_codes(tmp_path: Path) -> None:
     """The golden tokenizer, with a small model of as many codes."""
     config = TransformerConfig(
-        dim=16, n_layers=1, n_heads=2, n_kv_heads=1, head_dim=8, ffn_hidden_size=16,
-        vocab_size=64000, latent_shape=(1, 2, 2),
-    )  # fmt: skip
+        dim=16,
+        n_layers=1,
+        n_heads=2,
+        n_kv_heads=1,
+        head_dim=8,
+        ffn_hidden_size=16,
+        vocab_size=64000,
+        latent_shape=(1, 2, 2),
+    )
     write_checkpoint(tmp_path, config)
     data = config.to_dict() | {
-        "input_vocab_rows": 64000, "video_latent_shape": [1, 2, 2], "checkpoint_prefix": "model.",
-    }  # fmt: skip
+        "input_vocab_rows": 64000,
+        "video_latent_shape": [1, 2, 2],
+        "checkpoint_prefix": "model.",
+    }
     (tmp_path / "config.json").write_text(json.dumps(data))
     folder = convert(
         tmp_path, tmp_path / "world", tokenizer=GOLDEN / "tokenizer_dv8x16x16" / "autoencoder.pt"

@@ -11,22 +11,35 @@ import pytest
 import torch
 
 from tests.models.test_convert import _tokenizer
+from worldbridge.models.checkpoint.folder import DamagedWorldError, load_world
 from worldbridge.models.convert import ConvertError, convert
+from worldbridge.models.convert.detect import detect, shapes_of, verify
 from worldbridge.models.convert.files import Info
-from worldbridge.models.convert.recognise import recognise, shapes_of, verify
+from worldbridge.models.convert.reference import TOLERANCE, reference_config
 from worldbridge.models.convert.synthetic import write_checkpoint
-from worldbridge.models.golden import TOLERANCE, reference_config
 from worldbridge.models.transformer import TransformerConfig, VideoTransformer
 from worldbridge.models.transformer.config import COSMOS
-from worldbridge.models.world_folder import DamagedWorldError, load_world
 
 FIELDS = {
-    "dim": 32, "n_layers": 1, "n_heads": 4, "n_kv_heads": 2, "head_dim": 12,
-    "ffn_hidden_size": 48, "vocab_size": 640, "input_vocab_rows": 704, "norm_eps": 1e-5,
-    "rope_theta": 500_000.0, "apply_abs_pos_emb": True, "context_dim": 24,
-    "begin_of_video_token": 640, "yarn": None, "video_latent_shape": [3, 4, 4],
-    "conditioning": "cross_attention", "condition_dim": 7, "camera": "pluecker",
-}  # fmt: skip
+    "dim": 32,
+    "n_layers": 1,
+    "n_heads": 4,
+    "n_kv_heads": 2,
+    "head_dim": 12,
+    "ffn_hidden_size": 48,
+    "vocab_size": 640,
+    "input_vocab_rows": 704,
+    "norm_eps": 1e-5,
+    "rope_theta": 500_000.0,
+    "apply_abs_pos_emb": True,
+    "context_dim": 24,
+    "begin_of_video_token": 640,
+    "yarn": None,
+    "video_latent_shape": [3, 4, 4],
+    "conditioning": "cross_attention",
+    "condition_dim": 7,
+    "camera": "pluecker",
+}
 LAYOUT = ["strafe", None, ["forward", 2.0], None, None, "yaw", None]
 
 
@@ -59,10 +72,7 @@ def test_the_names_of_the_published_training_codes(embedder: str, tmp_path: Path
     folder = source(tmp_path / "a")
     expected = load_world(convert(folder, tmp_path / "b")).transformer.state_dict()
     data = torch.load(folder / "model.pt", weights_only=True)
-    names = {
-        "condition.fc1": f"{embedder}.0",
-        "condition.fc2": f"{embedder}.2",
-    }
+    names = {"condition.fc1": f"{embedder}.0", "condition.fc2": f"{embedder}.2"}
     renamed = {}
     for name, value in data["model"].items():
         for ours, theirs in names.items():
@@ -90,19 +100,19 @@ def test_published_sizes_trained_on_are_recognised(
     assert shapes["condition.fc1.weight"] == (256, actions)
     assert shapes["condition.fc2.weight"] == (1024, 256)
     infos = {name: Info(shape, torch.bfloat16) for name, shape in shapes.items()}
-    found = recognise(infos, tmp_path, size, None)
+    found = detect(infos, tmp_path, size, None)
     assert found.config == config
     verify(found, infos)
     for lost in ("condition.fc2.bias", "camera_embedding.weight"):
         fewer = {name: info for name, info in infos.items() if name != lost}
         if lost.startswith("camera"):
-            assert recognise(fewer, tmp_path, size, None).config.camera == "none"
+            assert detect(fewer, tmp_path, size, None).config.camera == "none"
         else:
             with pytest.raises(ConvertError, match=lost):
-                verify(recognise(fewer, tmp_path, size, None), fewer)
+                verify(detect(fewer, tmp_path, size, None), fewer)
     wrong = infos | {"camera_embedding.weight": Info((4096, 7), torch.bfloat16)}
     with pytest.raises(ConvertError, match=r"camera_embedding.weight \[4096, 7\]"):
-        verify(recognise(wrong, tmp_path, size, None), wrong)
+        verify(detect(wrong, tmp_path, size, None), wrong)
 
 
 @pytest.mark.parametrize(

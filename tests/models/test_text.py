@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from worldbridge.models.text import (
+from worldbridge.models.conditioning.text import (
     ROWS,
     Prompt,
     TextError,
@@ -210,9 +210,12 @@ def test_a_text_becomes_what_the_published_way_makes_of_it(encoder: Path) -> Non
     tokenizer = transformers.AutoTokenizer.from_pretrained(str(encoder), local_files_only=True)
     model = transformers.T5EncoderModel.from_pretrained(str(encoder), local_files_only=True).eval()
     tokens = tokenizer(
-        "a market at night", max_length=ROWS, padding="max_length", truncation=True,
+        "a market at night",
+        max_length=ROWS,
+        padding="max_length",
+        truncation=True,
         return_tensors="pt",
-    )  # fmt: skip
+    )
     with torch.inference_mode():
         hidden = model(**{k: tokens[k] for k in ("input_ids", "attention_mask")})
     expected = hidden.last_hidden_state[0] * tokens["attention_mask"][0][:, None]
@@ -227,10 +230,20 @@ def test_a_text_becomes_what_the_published_way_makes_of_it(encoder: Path) -> Non
 def test_the_command_writes_what_serve_reads(encoder: Path, tmp_path: Path) -> None:
     out = tmp_path / "prompt.safetensors"
     done = subprocess.run(
-        [sys.executable, "-m", "worldbridge.models.text", "--t5", str(encoder), "--out", str(out),
-         "a market"],
-        capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-m",
+            "worldbridge.models.conditioning.text",
+            "--t5",
+            str(encoder),
+            "--out",
+            str(out),
+            "a market",
+        ],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
     assert done.returncode == 0, done.stderr
     assert "3 of 512 rows, 16 wide" in done.stdout
     assert torch.equal(load_embeddings(out, DIM), embed_text("a market", encoder, DIM))
@@ -252,6 +265,6 @@ def test_it_is_imported_only_when_it_is_used(monkeypatch: pytest.MonkeyPatch) ->
         return known(name, *rest)
 
     monkeypatch.setattr(builtins, "__import__", guarded)
-    for name in [n for n in sys.modules if n == "worldbridge.models.text"]:
+    for name in [n for n in sys.modules if n == "worldbridge.models.conditioning.text"]:
         monkeypatch.delitem(sys.modules, name)
-    import worldbridge.models.text  # noqa: F401
+    import worldbridge.models.conditioning.text  # noqa: F401

@@ -8,14 +8,14 @@ import torch
 from safetensors.torch import save_file
 
 from tests.runtime.tiny_world import tiny_world
-from worldbridge.models.transformer import MedusaHeads
-from worldbridge.models.world_folder import (
+from worldbridge.models.checkpoint.folder import (
     DamagedWorldError,
     describe_file,
     load_world,
     read_manifest,
     save_world,
 )
+from worldbridge.models.transformer import MedusaHeads
 
 
 @pytest.fixture

@@ -9,9 +9,9 @@ from dataclasses import asdict, dataclass, field
 
 from torch import Tensor
 
-from worldbridge.bridge.protocol import Pose, Snapshot, WorldSpec, i420_bytes
+from worldbridge.bridge.protocol import ControllerState, Pose, WorldSpec, i420_bytes
 from worldbridge.runtime.errors import SnapshotError, UnknownThemeError
-from worldbridge.runtime.world import Frames, WorldStart, WorldState
+from worldbridge.runtime.worlds.contract import Frames, WorldStart, WorldState
 
 SPEC = WorldSpec(
     name="counting",
@@ -91,5 +91,5 @@ def picture(state: CountingState) -> bytes:
     return said.ljust(i420_bytes(SPEC.width, SPEC.height), b".")
 
 
-def held(seq: int, *keys: str, pointer: tuple[float, float] = (0.0, 0.0)) -> Snapshot:
-    return Snapshot(seq=seq, time=seq * 16.0, keys=keys, pointer=pointer)
+def held(seq: int, *keys: str, pointer: tuple[float, float] = (0.0, 0.0)) -> ControllerState:
+    return ControllerState(seq=seq, time=seq * 16.0, keys=keys, pointer=pointer)

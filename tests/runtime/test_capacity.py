@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from worldbridge.bridge.protocol import WorldSpec
-from worldbridge.runtime import capacity
-from worldbridge.runtime.capacity import latent_times, players_carried, usual_ms
-from worldbridge.runtime.world import Frames, Pose, WorldStart
+from worldbridge.runtime.decoding import capacity
+from worldbridge.runtime.decoding.capacity import latent_times, players_carried, usual_ms
+from worldbridge.runtime.worlds.contract import Frames, Pose, WorldStart
 
 
 class SleepingWorld:
@@ -60,9 +60,15 @@ class LatentWorld(SleepingWorld):
     says exactly what that costs. A stream begins with the picture that it was opened with."""
 
     def __init__(
-        self, clock: Clock, *, pictures: int, fps: float, ms_a_latent: float,
-        ms_a_player: float, others_ms: Sequence[float] = (),
-    ) -> None:  # fmt: skip
+        self,
+        clock: Clock,
+        *,
+        pictures: int,
+        fps: float,
+        ms_a_latent: float,
+        ms_a_player: float,
+        others_ms: Sequence[float] = (),
+    ) -> None:
         """`others_ms`: what somebody else takes away from each drawing, in turn."""
         super().__init__(0.0, fps)
         self.spec = replace(self.spec, frames_per_latent=pictures)
@@ -147,9 +153,13 @@ def test_one_slow_latent_is_no_reason(clock: Clock, pictures: int) -> None:
 def test_a_slide_of_every_third_latent_is_one(clock: Clock, pictures: int) -> None:
     """What belongs to the world is not taken for somebody else's."""
     world = LatentWorld(
-        clock, pictures=pictures, fps=20, ms_a_latent=0, ms_a_player=15 * pictures,
+        clock,
+        pictures=pictures,
+        fps=20,
+        ms_a_latent=0,
+        ms_a_player=15 * pictures,
         others_ms=[0.0, 0.0, 60.0 * pictures],
-    )  # fmt: skip
+    )
     assert players_carried(world, 8, 15 * pictures) == 2
 
 

@@ -13,36 +13,35 @@ import pytest
 import torch
 from torch import Tensor
 
-from worldbridge.bridge.protocol import OpenSession, Pose, SessionInput, Snapshot
+from worldbridge.bridge.protocol import ControllerState, OpenSession, Pose, SessionInput
+from worldbridge.models.checkpoint.folder import World
+from worldbridge.models.procedural import CameraState, camera_pose
 from worldbridge.models.tokenizer import VideoTokenizer
 from worldbridge.models.tokenizer.configs import DV8X16X16
 from worldbridge.models.transformer import TransformerConfig, VideoTransformer
-from worldbridge.models.world_folder import World
-from worldbridge.models.worlds import CameraState, camera_pose
-from worldbridge.runtime.camera import Alignment, dead_reckoning
-from worldbridge.runtime.conditioning import pose_of, pose_vector
-from worldbridge.runtime.cosmos_world import CosmosState, CosmosWorld
 from worldbridge.runtime.engine import Engine
 from worldbridge.runtime.errors import PromptError, SnapshotError, UnknownWorldError
-from worldbridge.runtime.prompt import Prompt, read_prompt
-from worldbridge.runtime.world import AimedWorld, WorldStart
+from worldbridge.runtime.worlds.camera import Alignment, dead_reckoning
+from worldbridge.runtime.worlds.conditioning import pose_of, pose_vector
+from worldbridge.runtime.worlds.contract import AimedWorld, WorldStart
+from worldbridge.runtime.worlds.cosmos import CosmosState, CosmosWorld
+from worldbridge.runtime.worlds.text_prompt import Prompt, read_prompt
 
 START = WorldStart("zoo", 3)
 STILL = torch.zeros(1, 4)
 AHEAD = torch.tensor([[0.0, 1.0, 0.5, 0.0]])
 TEXT = {
-    "context_dim": 24, "apply_abs_pos_emb": True, "begin_of_video_token": 512,
+    "context_dim": 24,
+    "apply_abs_pos_emb": True,
+    "begin_of_video_token": 512,
     "input_vocab_rows": 576,
-}  # fmt: skip
+}
 ACTIONS = TEXT | {"conditioning": "cross_attention", "condition_dim": 7}
 CAMERA = {"camera": "pluecker"}
 
 
 def make_world(
-    options: dict[str, Any],
-    mode: str = "jacobi",
-    context: Tensor | None = None,
-    **manifest: object,
+    options: dict[str, Any], mode: str = "jacobi", context: Tensor | None = None, **manifest: object
 ) -> CosmosWorld:
     """Like the published ones in structure, with 512 codes and hardly any weights."""
     torch.manual_seed(5)
@@ -50,9 +49,16 @@ def make_world(
         DV8X16X16, channels=8, z_channels=8, levels=(8, 8, 8), embedding_dim=3
     )
     config = TransformerConfig(
-        dim=32, n_layers=2, n_heads=4, n_kv_heads=2, head_dim=12, ffn_hidden_size=48,
-        vocab_size=512, latent_shape=(3, 2, 4), **options,
-    )  # fmt: skip
+        dim=32,
+        n_layers=2,
+        n_heads=4,
+        n_kv_heads=2,
+        head_dim=12,
+        ffn_hidden_size=48,
+        vocab_size=512,
+        latent_shape=(3, 2, 4),
+        **options,
+    )
     model = VideoTransformer(config).eval().requires_grad_(False)
     torch.nn.init.normal_(model.output.weight, std=config.dim**-0.5)
     if config.takes_actions:
@@ -60,10 +66,14 @@ def make_world(
     if config.takes_camera:
         torch.nn.init.normal_(model.camera_embedding.weight, std=0.5)
     described = {
-        "name": "tiny", "title": "Tiny", "frames_per_second": 30,
+        "name": "tiny",
+        "title": "Tiny",
+        "frames_per_second": 30,
         "sampling": {"temperature": 1.0, "top_p": 0.9, "top_k": 512},
-        "tokenizer": dataclasses.asdict(tokenizer), "transformer": config.to_dict(), **manifest,
-    }  # fmt: skip
+        "tokenizer": dataclasses.asdict(tokenizer),
+        "transformer": config.to_dict(),
+        **manifest,
+    }
     world = World("tiny", described, VideoTokenizer(tokenizer).eval(), model)
     return CosmosWorld(world, capacity=3, mode=mode, context=context)
 
@@ -181,9 +191,7 @@ def test_a_clients_camera_is_followed_from_where_the_stream_is() -> None:
     first = pose_of(told(state, 0).tolist())
     world.aim([state], [looking(100.0, 90.0)])  # its own coordinates
     play(world, state, 1)
-    torch.testing.assert_close(
-        told(state, 1)[:7], pose_vector(first)[:7], rtol=0, atol=1e-9
-    )
+    torch.testing.assert_close(told(state, 1)[:7], pose_vector(first)[:7], rtol=0, atol=1e-9)
     assert state.view is not None
     world.aim([state], [None])
     play(world, state, 1, AHEAD)
@@ -208,9 +216,7 @@ def test_a_client_that_speaks_our_coordinates_is_not_moved() -> None:
         pose_vector(alignment.apply(other)), pose_vector(other), rtol=0, atol=1e-12
     )
     moved = Alignment.of(ours, other).apply(other)
-    torch.testing.assert_close(
-        pose_vector(moved)[:7], pose_vector(ours)[:7], rtol=0, atol=1e-12
-    )
+    torch.testing.assert_close(pose_vector(moved)[:7], pose_vector(ours)[:7], rtol=0, atol=1e-12)
 
 
 def test_the_engine_hands_a_clients_camera_over() -> None:
@@ -220,7 +226,7 @@ def test_the_engine_hands_a_clients_camera_over() -> None:
         engine = Engine(world, seats=1, pick_seed=lambda: 4)
         engine.receive(OpenSession("a"), 0.0)
         for seq, x in enumerate((10.0, 11.0)):
-            snapshot = Snapshot(seq, 0.0, pose=looking(x))
+            snapshot = ControllerState(seq, 0.0, pose=looking(x))
             engine.receive(SessionInput("a", snapshot, seq * 40.0), seq * 40.0)
             engine.step(seq * 40.0)
         state = engine._sessions["a"].state

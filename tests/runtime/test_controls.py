@@ -3,21 +3,27 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.runtime.fakes import held
-from worldbridge.bridge.protocol import Snapshot
-from worldbridge.runtime.controls import NEUTRAL, ControlLatch, ControlMemory, Latched, TurnLimits
+from worldbridge.bridge.protocol import ControllerState
+from worldbridge.runtime.controls import (
+    NEUTRAL,
+    ControlLatch,
+    ControlMemory,
+    LatchedControls,
+    TurnLimits,
+)
 
 LIMITS = TurnLimits(yaw_deg=5.0, pitch_deg=3.0)
 PIXELS_PER_YAW = 5.0 / 0.12  # pixels of pointer movement that one frame can turn
 PIXELS_PER_PITCH = 3.0 / 0.12
 
 
-def one_frame(snapshot: Snapshot) -> tuple[float, ...]:
+def one_frame(snapshot: ControllerState) -> tuple[float, ...]:
     latch = ControlLatch(LIMITS)
     latch.offer(snapshot, 0.0, 0.0)
     return latch.take(1.0).action
 
 
-def latch_with(snapshot: Snapshot) -> ControlLatch:
+def latch_with(snapshot: ControllerState) -> ControlLatch:
     latch = ControlLatch(LIMITS)
     assert latch.offer(snapshot, 10.0, 0.0)
     return latch
@@ -56,18 +62,18 @@ def test_keys(keys: list[str], action: tuple[float, ...]) -> None:
     ],
 )
 def test_sticks(axes: tuple[float, float, float, float], action: tuple[float, ...]) -> None:
-    assert one_frame(Snapshot(0, 0.0, axes=axes)) == pytest.approx(action)
+    assert one_frame(ControllerState(0, 0.0, axes=axes)) == pytest.approx(action)
 
 
 def test_a_stick_leaves_its_dead_zone_without_a_jump() -> None:
-    just_outside = one_frame(Snapshot(0, 0.0, axes=(0.13, 0.0, 0.0, 0.0)))
-    half = one_frame(Snapshot(0, 0.0, axes=(0.56, 0.0, 0.0, 0.0)))
+    just_outside = one_frame(ControllerState(0, 0.0, axes=(0.13, 0.0, 0.0, 0.0)))
+    half = one_frame(ControllerState(0, 0.0, axes=(0.56, 0.0, 0.0, 0.0)))
     assert 0 < just_outside[0] < 0.02
     assert half[0] == pytest.approx(0.5)
 
 
 def test_keys_and_sticks_add_up_to_one_at_most() -> None:
-    action = one_frame(Snapshot(0, 0.0, axes=(0, -1, -1, 0), keys=("KeyW", "KeyQ")))
+    action = one_frame(ControllerState(0, 0.0, axes=(0, -1, -1, 0), keys=("KeyW", "KeyQ")))
     assert action == (0, 1, 1, 0)
 
 
@@ -108,15 +114,15 @@ def test_at_most_three_frames_are_carried_over() -> None:
 
 def test_the_applied_input_is_named() -> None:
     latch = ControlLatch(LIMITS)
-    assert latch.take(0.0) == Latched(NEUTRAL, -1, 0.0, 0.0)
+    assert latch.take(0.0) == LatchedControls(NEUTRAL, -1, 0.0, 0.0)
     latch.offer(held(7, "KeyW"), 123.0, 100.0)
-    assert latch.take(110.0) == Latched((0, 1, 0, 0), 7, 112.0, 123.0)
+    assert latch.take(110.0) == LatchedControls((0, 1, 0, 0), 7, 112.0, 123.0)
 
 
 def test_a_silent_controller_is_released_and_can_come_back() -> None:
     latch = latch_with(held(3, "KeyW", pointer=(-900.0, 0.0)))
     assert latch.take(250.0).action[1] == 1
-    assert latch.take(251.0) == Latched()
+    assert latch.take(251.0) == LatchedControls()
     latch.offer(held(4, pointer=(-900.0, 0.0)), 0.0, 900.0)
     assert latch.take(901.0).action == NEUTRAL  # nothing is left of the turn before the silence
 
@@ -159,7 +165,7 @@ any_axis = st.floats(-1, 1)
 @given(
     st.lists(
         st.builds(
-            Snapshot,
+            ControllerState,
             seq=st.integers(0, 2**53 - 1),
             time=any_number,
             axes=st.tuples(any_axis, any_axis, any_axis, any_axis),
@@ -169,7 +175,7 @@ any_axis = st.floats(-1, 1)
         max_size=6,
     )
 )
-def test_whatever_comes_an_action_stays_in_range(snapshots: list[Snapshot]) -> None:
+def test_whatever_comes_an_action_stays_in_range(snapshots: list[ControllerState]) -> None:
     latch = ControlLatch(LIMITS, ControlMemory())
     for now, snapshot in enumerate(snapshots):
         latch.offer(snapshot, 0.0, float(now))

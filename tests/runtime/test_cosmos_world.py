@@ -9,14 +9,14 @@ import pytest
 import torch
 
 from worldbridge.bridge.protocol import FrameAck, OpenSession, RawFrame
+from worldbridge.models.checkpoint.folder import World
 from worldbridge.models.tokenizer import VideoTokenizer
 from worldbridge.models.tokenizer.configs import DV8X16X16
 from worldbridge.models.transformer import TransformerConfig, VideoTransformer
-from worldbridge.models.world_folder import World
-from worldbridge.runtime.cosmos_world import CosmosWorld
 from worldbridge.runtime.engine import Engine
 from worldbridge.runtime.errors import SnapshotError, UnknownThemeError
-from worldbridge.runtime.world import WorldStart
+from worldbridge.runtime.worlds.contract import WorldStart
+from worldbridge.runtime.worlds.cosmos import CosmosWorld
 
 VARIANTS = {
     "base": {},
@@ -113,9 +113,12 @@ def test_actions_matter_where_the_model_takes_them() -> None:
 def test_what_is_no_snapshot_is_refused() -> None:
     world = make_world()
     good = world.snapshot(world.open(WorldStart("city", 1)))
-    for data in (b"", b"\x80", good[:40], make_world("actions").snapshot(
-        make_world("actions").open(WorldStart("city", 1))
-    )):
+    for data in (
+        b"",
+        b"\x80",
+        good[:40],
+        make_world("actions").snapshot(make_world("actions").open(WorldStart("city", 1))),
+    ):
         with pytest.raises(SnapshotError):
             world.restore(data)
     with pytest.raises(UnknownThemeError):

@@ -16,10 +16,14 @@ from tests.models.tokenizer.test_streaming import build
 from worldbridge.models import export
 from worldbridge.models.export import Options
 from worldbridge.models.tokenizer import TokenizerConfig, VideoTokenizer
-from worldbridge.runtime import device_pixels
-from worldbridge.runtime.device_pixels import CompiledPixels, EagerPixels, pixel_source
-from worldbridge.runtime.errors import PixelsError
-from worldbridge.runtime.pixels import check_pixels
+from worldbridge.runtime.errors import DetokenizerError
+from worldbridge.runtime.frames import patch_decoders as device_pixels
+from worldbridge.runtime.frames.options import check_detokenizer
+from worldbridge.runtime.frames.patch_decoders import (
+    CompiledPatchDecoder,
+    EagerPatchDecoder,
+    make_patch_decoder,
+)
 
 GRID, WINDOW = LATENTS[1:], 2
 CPU = torch.device("cpu")
@@ -35,7 +39,7 @@ def tokenizer(config: TokenizerConfig = ATTENTIVE) -> VideoTokenizer:
 
 
 @torch.inference_mode()
-def stream(source: device_pixels.PixelSource, latents: int, seed: int = 0) -> Tensor:
+def stream(source: device_pixels.PatchDecoder, latents: int, seed: int = 0) -> Tensor:
     """The pictures of a stream [T, bytes]."""
     generator, state, made = torch.Generator().manual_seed(seed), source.fresh(), []
     for _ in range(latents):
@@ -58,11 +62,11 @@ def test_compiled_pictures_are_those_of_pytorch() -> None:
     """Past the end of the window, of two streams in turn; and nothing is compiled in play."""
     network, told = tokenizer(), []
     torch._dynamo.reset()
-    compiled = CompiledPixels(network, GRID, WINDOW)
+    compiled = CompiledPatchDecoder(network, GRID, WINDOW)
     compiled.prepare(CPU, lambda stage, share: told.append((stage, share)))
     counted = torch._dynamo.utils.counters["stats"]["unique_graphs"]
     assert told[0] == ("compiling the first pictures of a stream", 0.0) and len(told) == 3
-    eager = EagerPixels(network, GRID, WINDOW)
+    eager = EagerPatchDecoder(network, GRID, WINDOW)
     for seed in (0, 1):
         expected, found = stream(eager, WINDOW + 3, seed), stream(compiled, WINDOW + 3, seed)
         assert found.shape == expected.shape == (1 + 2 * (WINDOW + 2), 4 * 6 * 3 // 2)
@@ -77,14 +81,14 @@ def test_engines_make_the_same_pictures(tmp_path: Path, monkeypatch: pytest.Monk
     for name in ("onnxruntime", "onnxscript"):
         pytest.importorskip(name, reason=f"needs {name}: pip install 'worldbridge[export]'")
     network, world = tokenizer(), tokenizer_world(tmp_path / "world", ATTENTIVE)
-    eager = stream(EagerPixels(network, GRID, WINDOW), WINDOW + 2)
+    eager = stream(EagerPatchDecoder(network, GRID, WINDOW), WINDOW + 2)
     with monkeypatch.context() as patch:
         patch.setattr(export, "TensorRTDecoder", export.OnnxDecoder)
         for pixels in ("float", "bytes"):
             folder = tmp_path / pixels
             options = Options(parts=frozenset({"stream"}), pixels=pixels, window=WINDOW)
             export.export_onnx(world, folder, options)
-            source = pixel_source(str(folder), network, GRID, WINDOW, CPU, quiet)
+            source = make_patch_decoder(str(folder), network, GRID, WINDOW, CPU, quiet)
             assert int((stream(source, WINDOW + 2).int() - eager.int()).abs().max()) <= 1
         other = tokenizer(dataclasses.replace(ATTENTIVE, channels=8))
         for given, grid, window, said in (
@@ -92,11 +96,11 @@ def test_engines_make_the_same_pictures(tmp_path: Path, monkeypatch: pytest.Monk
             (network, (4, 3), WINDOW, "grid 4 x 3, window 2, got 2 x 3, 2"),
             (network, GRID, WINDOW + 1, "grid 2 x 3, window 3, got 2 x 3, 2"),
         ):
-            with pytest.raises(PixelsError, match=said) as caught:
-                pixel_source(str(folder), given, grid, window, CPU, quiet)
+            with pytest.raises(DetokenizerError, match=said) as caught:
+                make_patch_decoder(str(folder), given, grid, window, CPU, quiet)
             assert caught.value.exit_code == 2
-    with pytest.raises(PixelsError, match="made by `worldbridge export tensorrt`, got"):
-        pixel_source(str(folder), network, GRID, WINDOW, CPU, quiet)
+    with pytest.raises(DetokenizerError, match="made by `worldbridge export tensorrt`, got"):
+        make_patch_decoder(str(folder), network, GRID, WINDOW, CPU, quiet)
 
 
 @pytest.mark.parametrize(
@@ -115,8 +119,8 @@ def test_what_a_world_cannot_do_is_told(
     pixels: str, manifest: dict[str, Any] | None, device: str, said: str | None
 ) -> None:
     if said is None:
-        check_pixels(pixels, manifest, device)
+        check_detokenizer(pixels, manifest, device)
         return
-    with pytest.raises(PixelsError, match=said) as caught:
-        check_pixels(pixels, manifest, device)
+    with pytest.raises(DetokenizerError, match=said) as caught:
+        check_detokenizer(pixels, manifest, device)
     assert caught.value.exit_code == 2

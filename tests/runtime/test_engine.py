@@ -17,11 +17,11 @@ from worldbridge.bridge.protocol import (
     Opened,
     OpenSession,
     RawFrame,
+    RestartSession,
     SessionInput,
     SessionSnapshot,
-    ShiftFrames,
+    ShiftPhase,
     Shutdown,
-    StartSession,
     WorkerMessage,
     WorkerPing,
     WorkerPong,
@@ -124,7 +124,7 @@ def test_closing_lets_go_of_the_worlds_state_and_ends_the_work() -> None:
 def test_messages_for_a_session_that_is_gone_are_ignored() -> None:
     rig = Rig()
     assert rig.tell(SessionInput("x", held(1), 0.0), FrameAck("x", 3)) == []
-    assert rig.tell(StartSession("x"), CloseSession("x")) == []
+    assert rig.tell(RestartSession("x"), CloseSession("x")) == []
 
 
 def test_ping_and_shutdown() -> None:
@@ -145,8 +145,10 @@ def test_all_sessions_step_together_each_with_its_own_controls() -> None:
     out = rig.step()
     assert rig.world.batches == [3]
     assert [said(f) for f in only(RawFrame, out)] == [
-        "plain 0 1 0.000", "plain 1 1 1.000", "plain 2 1 0.000",
-    ]  # fmt: skip
+        "plain 0 1 0.000",
+        "plain 1 1 1.000",
+        "plain 2 1 0.000",
+    ]
     assert {f.header.batch for f in only(RawFrame, out)} == {3}
 
 
@@ -195,7 +197,7 @@ def test_a_lone_players_frames_are_shifted_to_its_display() -> None:
         rig.steps(60)
         return rig.clock.now_ms - begun
 
-    shift = ShiftFrames("a", 5.0)
+    shift = ShiftPhase("a", 5.0)
     assert spent(shift, company=False) == pytest.approx(spent(company=False) + 5, abs=0.1)
     assert spent(shift, company=True) == pytest.approx(spent(company=True), abs=0.1)
 
@@ -262,8 +264,10 @@ def test_a_damaged_snapshot_is_a_typed_failure_of_that_session_alone() -> None:
     rig.open("a")
     [failed] = only(Failed, rig.tell(OpenSession("b", snapshot=b"\x80not a snapshot")))
     assert (failed.session, failed.code, failed.message) == (
-        "b", "world_failed", "the snapshot is damaged",
-    )  # fmt: skip
+        "b",
+        "world_failed",
+        "the snapshot is damaged",
+    )
     assert failed.expected and failed.got and failed.remedy
     assert len(frames_of("a", rig.step())) == 1
 
@@ -276,9 +280,9 @@ def test_start_keeps_what_it_does_not_name_and_goes_on_counting_frames() -> None
     rig.tell(OpenSession("a", "striped", 5))
     rig.steps(3)
     for message, expected in [
-        (StartSession("a"), "striped 5 1 0.000"),
-        (StartSession("a", seed=6), "striped 6 1 0.000"),
-        (StartSession("a", theme="plain"), "plain 6 1 0.000"),
+        (RestartSession("a"), "striped 5 1 0.000"),
+        (RestartSession("a", seed=6), "striped 6 1 0.000"),
+        (RestartSession("a", theme="plain"), "plain 6 1 0.000"),
     ]:
         assert len(only(SessionSnapshot, rig.tell(message))) == 1
         [frame] = only(RawFrame, rig.step())
@@ -290,7 +294,7 @@ def test_start_keeps_what_it_does_not_name_and_goes_on_counting_frames() -> None
 def test_a_start_that_fails_ends_the_session() -> None:
     rig = Rig()
     rig.open("a", "b")
-    [failed] = only(Failed, rig.tell(StartSession("b", theme="jungle")))
+    [failed] = only(Failed, rig.tell(RestartSession("b", theme="jungle")))
     assert (failed.session, failed.code) == ("b", "unknown_theme")
     assert rig.engine.sessions == ("a",)
     assert rig.world.alive() == [0]

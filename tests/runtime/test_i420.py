@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from worldbridge.runtime.i420 import i420_size, rgb_to_i420
+from worldbridge.runtime.frames.i420 import i420_size, rgb_to_i420
 
 HEIGHT, WIDTH = 320, 512
 

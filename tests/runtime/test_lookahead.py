@@ -27,16 +27,16 @@ from worldbridge.bridge.protocol import (
     SessionInput,
     WorkerMessage,
 )
-from worldbridge.kernels.pixels import reference_i420_of_patches
-from worldbridge.models.worlds import camera_pose
-from worldbridge.runtime.conditioning import pose_of
-from worldbridge.runtime.cosmos_state import CosmosState
-from worldbridge.runtime.cosmos_world import CosmosWorld
+from worldbridge.kernels.detokenize import reference_i420_of_patches
+from worldbridge.models.procedural import camera_pose
 from worldbridge.runtime.engine import Engine
 from worldbridge.runtime.errors import SnapshotError
-from worldbridge.runtime.latent_pictures import Handed
-from worldbridge.runtime.tempo import Tempo
-from worldbridge.runtime.world import LookaheadWorld, Picture, Pose, WorldStart
+from worldbridge.runtime.frames.detokenizer import SampledLatent
+from worldbridge.runtime.worlds.conditioning import pose_of
+from worldbridge.runtime.worlds.contract import LookaheadWorld, Picture, Pose, WorldStart
+from worldbridge.runtime.worlds.cosmos import CosmosWorld
+from worldbridge.runtime.worlds.cosmos_state import CosmosState
+from worldbridge.runtime.worlds.lookahead import LookaheadScheduler
 
 START = WorldStart("zoo", 3)
 EVERYTHING = ACTIONS | CAMERA
@@ -45,7 +45,7 @@ EVERYTHING = ACTIONS | CAMERA
 def ahead(options: dict[str, Any], lead: int, **more: Any) -> CosmosWorld:
     """A world that begins a latent when `lead` pictures are left."""
     world = make_world(options, **more)
-    world.tempo = Tempo(1000 / world.spec.fps, world.spec.frames_per_latent, lead)
+    world.tempo = LookaheadScheduler(1000 / world.spec.fps, world.spec.frames_per_latent, lead)
     return world
 
 
@@ -319,13 +319,19 @@ def test_a_frame_names_the_input_that_its_latent_was_drawn_with() -> None:
 def broken(world: CosmosWorld, stage: str, call: int = 0) -> Iterator[None]:
     """One stage of making latents raises from its `call`-th call on, after doing its work."""
     owner: Any = {
-        "drawing": world.decoder, "appending": world.decoder, "recording": world.decoder,
-        "decoding": world.tokenizer, "pixels": world.maker,
-    }[stage]  # fmt: skip
+        "drawing": world.decoder,
+        "appending": world.decoder,
+        "recording": world.decoder,
+        "decoding": world.tokenizer,
+        "pixels": world.maker,
+    }[stage]
     name = {
-        "drawing": "_draw", "appending": "_append", "recording": "snapshot",
-        "decoding": "decode_step", "pixels": "make",
-    }[stage]  # fmt: skip
+        "drawing": "_draw",
+        "appending": "_append",
+        "recording": "snapshot",
+        "decoding": "decode_step",
+        "pixels": "make",
+    }[stage]
     works, calls = getattr(owner, name), itertools.count()
 
     def breaks(*arguments: Any, **named: Any) -> Any:
@@ -359,9 +365,14 @@ def broken_for(world: CosmosWorld, seed: int) -> Iterator[None]:
 
 
 STAGES = [
-    ("drawing", 0), ("appending", 0), ("appending", 1), ("recording", 1),
-    ("decoding", 0), ("decoding", 1), ("pixels", 1),
-]  # fmt: skip
+    ("drawing", 0),
+    ("appending", 0),
+    ("appending", 1),
+    ("recording", 1),
+    ("decoding", 0),
+    ("decoding", 1),
+    ("pixels", 1),
+]
 
 
 @pytest.mark.parametrize("before", [1, 17])  # 17: the window is full and slides
@@ -559,7 +570,7 @@ def test_pictures_of_patches_are_those_of_pixels() -> None:
     """The way they are made on a GPU, by the kernel's reference."""
     world = make_world({})
     latents = torch.randint(512, (3, 2, 4), generator=torch.Generator().manual_seed(3))
-    making, _ = world.maker.make([Handed(x) for x in latents], world.maker.fresh(), 17)
+    making, _ = world.maker.make([SampledLatent(x) for x in latents], world.maker.fresh(), 17)
     stream, planes = world.maker.fresh(), []
     for latent in latents:
         first = stream.fresh
@@ -569,5 +580,5 @@ def test_pictures_of_patches_are_those_of_pixels() -> None:
     pixels = [torch.frombuffer(bytearray(x), dtype=torch.uint8) for x in making.pictures()]
     assert found.shape[0] == 17
     assert int((found - torch.stack(pixels).int()).abs().max()) <= 1
-    newest, _ = world.maker.make([Handed(x) for x in latents], world.maker.fresh(), 3)
+    newest, _ = world.maker.make([SampledLatent(x) for x in latents], world.maker.fresh(), 3)
     assert newest.pictures() == making.pictures()[-3:]

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from tests.runtime.fakes import CountingState, CountingWorld, FakeClock
-from worldbridge.bridge.protocol import CloseSession, Failed, OpenSession, RawFrame, StartSession
+from worldbridge.bridge.protocol import CloseSession, Failed, OpenSession, RawFrame, RestartSession
 from worldbridge.runtime.engine import Engine
-from worldbridge.runtime.world import Frames
+from worldbridge.runtime.worlds.contract import Frames
 
 
 @dataclass
@@ -96,7 +96,7 @@ def test_nobody_gets_a_frame_of_a_world_that_was_left() -> None:
         engine.receive(OpenSession(name, "plain", 1), clock.now_ms)
     engine.step(clock.now_ms)
     engine.receive(CloseSession("a"), clock.now_ms)
-    engine.receive(StartSession("b", "striped", 2), clock.now_ms)
+    engine.receive(RestartSession("b", "striped", 2), clock.now_ms)
     world.begun[0].done = True
     assert not [m for m in engine.collect() if isinstance(m, RawFrame)]
 

@@ -9,8 +9,8 @@ import torch
 
 from worldbridge.bridge.protocol import Pose, i420_bytes
 from worldbridge.runtime.errors import SnapshotError, UnknownThemeError
-from worldbridge.runtime.procedural_world import ProceduralState, ProceduralWorld, procedural_spec
-from worldbridge.runtime.world import WorldModel, WorldStart
+from worldbridge.runtime.worlds.contract import WorldModel, WorldStart
+from worldbridge.runtime.worlds.procedural import ProceduralState, ProceduralWorld, procedural_spec
 
 Action = tuple[float, float, float, float]
 TURN_LEFT: Action = (0, 0, 1, 0)
@@ -25,9 +25,7 @@ def world() -> Iterator[ProceduralWorld]:
     torch.set_num_threads(threads)
 
 
-def play(
-    world: WorldModel, state: ProceduralState, *actions: Action
-) -> list[tuple[bytes, Pose]]:
+def play(world: WorldModel, state: ProceduralState, *actions: Action) -> list[tuple[bytes, Pose]]:
     frames = [world.step([state], torch.tensor([action])) for action in actions]
     return [(f.i420[0], f.poses[0]) for f in frames]
 

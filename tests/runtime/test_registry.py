@@ -3,8 +3,8 @@ from pathlib import Path
 import pytest
 
 from worldbridge.runtime.errors import UnknownWorldError
-from worldbridge.runtime.procedural_world import ProceduralWorld
-from worldbridge.runtime.registry import list_worlds, open_world
+from worldbridge.runtime.worlds.procedural import ProceduralWorld
+from worldbridge.runtime.worlds.registry import list_worlds, open_world
 
 
 def test_the_procedural_world_opens_by_name_and_tells_its_progress() -> None:

@@ -4,19 +4,25 @@ import pytest
 from tests.runtime.fakes import CountingWorld, FakeClock, held
 from worldbridge.bridge.protocol import FrameHeader, Pose, WorldSpec
 from worldbridge.runtime.errors import SnapshotError
-from worldbridge.runtime.session import FrameBox, open_session, pack_session, restore_session
-from worldbridge.runtime.world import WorldStart
+from worldbridge.runtime.session import FrameOutbox, open_session, pack_session, restore_session
+from worldbridge.runtime.worlds.contract import WorldStart
 
 
 def header(frame: int) -> FrameHeader:
     return FrameHeader(
-        frame=frame, input_seq=-1, input_time=0, t_input=0, t_latch=0, t_tokens=0, t_pixels=0,
+        frame=frame,
+        input_seq=-1,
+        input_time=0,
+        t_input=0,
+        t_latch=0,
+        t_tokens=0,
+        t_pixels=0,
         pose=Pose(),
-    )  # fmt: skip
+    )
 
 
 def test_two_frames_travel_then_only_the_newest_waits() -> None:
-    box = FrameBox("s")
+    box = FrameOutbox("s")
     sent = [[f.header.frame for f in box.put(header(n), b"%d" % n)] for n in range(6)]
     assert sent == [[0], [1], [], [], [], []]
     assert box.dropped == 3
@@ -26,7 +32,7 @@ def test_two_frames_travel_then_only_the_newest_waits() -> None:
 
 
 def test_an_ack_takes_all_frames_before_it_and_may_come_twice() -> None:
-    box = FrameBox("s")
+    box = FrameOutbox("s")
     for number in range(3):
         box.put(header(number), b"")
     assert [f.header.frame for f in box.acked(1)] == [2]

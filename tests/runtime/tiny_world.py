@@ -4,11 +4,11 @@ import dataclasses
 
 import torch
 
+from worldbridge.models.checkpoint.folder import World
 from worldbridge.models.tokenizer import VideoTokenizer
 from worldbridge.models.tokenizer.configs import EMBEDDED
 from worldbridge.models.training.embedded import EMBEDDED_TRANSFORMER
 from worldbridge.models.transformer import VideoTransformer
-from worldbridge.models.world_folder import World
 
 
 def tiny_world() -> World:

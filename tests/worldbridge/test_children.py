@@ -128,9 +128,11 @@ def test_an_orphan_ends_with_its_parent(tmp_path: Path) -> None:
         "subprocess.run([sys.executable, '-m', 'worldbridge.child', 'sleeper'])\n"
     )
     parent = subprocess.Popen(
-        [sys.executable, "-c", parent_code], stdout=subprocess.PIPE, text=True,
+        [sys.executable, "-c", parent_code],
+        stdout=subprocess.PIPE,
+        text=True,
         env={**os.environ, "PYTHONPATH": str(tmp_path)},
-    )  # fmt: skip
+    )
     assert parent.stdout is not None
     child = int(parent.stdout.readline())
     parent.send_signal(signal.SIGKILL)

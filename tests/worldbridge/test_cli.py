@@ -12,7 +12,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from worldbridge.cli import app
+from worldbridge.cli.main import app
 from worldbridge.config import ServeConfig
 
 BENCHES = ("decode", "kernels", "players")
@@ -24,8 +24,11 @@ HEAVY = ("torch", "numpy", "aiortc", "av", "starlette", "zmq", "rich.console")
 def _run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "worldbridge.cli", *arguments],
-        capture_output=True, text=True, timeout=60, env={**os.environ, **environment},
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**os.environ, **environment},
+    )
 
 
 def _loaded_by(statement: str) -> set[str]:
@@ -76,9 +79,7 @@ def test_help_of_groups(group: str, command: str) -> None:
         (("players", "--most", "0"), 2, "--most"),
     ],
 )
-def test_what_cannot_be_measured_is_told(
-    arguments: tuple[str, ...], code: int, told: str
-) -> None:
+def test_what_cannot_be_measured_is_told(arguments: tuple[str, ...], code: int, told: str) -> None:
     result = _run("bench", *arguments, COLUMNS="400")
     assert result.returncode == code, result.stderr
     assert told in result.stderr and "Traceback" not in result.stderr
@@ -96,7 +97,7 @@ def test_serve_takes_every_setting_of_the_configuration() -> None:
 
 
 def test_help_imports_nothing_heavy() -> None:
-    loaded = _loaded_by("from worldbridge.cli import app")
+    loaded = _loaded_by("from worldbridge.cli.main import app")
     assert not loaded & set(HEAVY)
 
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from worldbridge.cli.prompt_files import read_prompt_files
 from worldbridge.config import ServeConfig, load_config
 from worldbridge.errors import ConfigError
-from worldbridge.picture_files import read_picture_files
 
 
 def test_defaults_are_valid_and_local() -> None:
@@ -88,7 +88,7 @@ def test_pictures_are_read_and_checked(tmp_path: Path) -> None:
     file.write_bytes(b"")
     for path, said in ((file, "it is empty"), (tmp_path / "no.png", "cannot read the picture")):
         with pytest.raises(ConfigError, match=said) as caught:
-            read_picture_files("picture", [path])
+            read_prompt_files("picture", [path])
         assert path.name in caught.value.message
 
 

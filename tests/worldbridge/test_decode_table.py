@@ -7,18 +7,27 @@ from typing import Any
 
 from rich.console import Console
 
-from worldbridge.decode_table import decode_table
-from worldbridge.tables import players_table
+from worldbridge.cli.decode_table import decode_table
+from worldbridge.cli.tables import players_table
 
 
 def mode(name: str, **changes: Any) -> dict[str, Any]:
     own = {
-        "name": name, "exact": True, "tokens_as_sequential": 1.0, "rows_per_forward": 64,
-        "ms_per_forward": {"p10": 2.117, "p50": 2.152, "p90": 12.253}, "tokens_per_latent": 640,
-        "tokens_per_forward": 1.123, "forwards_per_latent": 641.0, "frames_per_second": 123.456,
-        "times_plain": 13.577, "gb_per_forward": 7.712345, "gb_per_second": 3587.123,
-        "percent_of_measured_bandwidth": 83.2, "percent_of_datasheet": 74.7,
-    }  # fmt: skip
+        "name": name,
+        "exact": True,
+        "tokens_as_sequential": 1.0,
+        "rows_per_forward": 64,
+        "ms_per_forward": {"p10": 2.117, "p50": 2.152, "p90": 12.253},
+        "tokens_per_latent": 640,
+        "tokens_per_forward": 1.123,
+        "forwards_per_latent": 641.0,
+        "frames_per_second": 123.456,
+        "times_plain": 13.577,
+        "gb_per_forward": 7.712345,
+        "gb_per_second": 3587.123,
+        "percent_of_measured_bandwidth": 83.2,
+        "percent_of_datasheet": 74.7,
+    }
     return own | changes
 
 
@@ -28,33 +37,52 @@ def three(value: float) -> dict[str, float]:
 
 RESULT: dict[str, Any] = {
     "environment": {
-        "processor": "Some CPU", "cores": 8, "python": "3.12.3",
+        "processor": "Some CPU",
+        "cores": 8,
+        "python": "3.12.3",
         "packages": {"torch": "2.11.0+cu128", "triton": "3.6.0", "numpy": "2.4.0"},
         "gpu_state": {
-            "samples": 9, "at_work": True, "driver": "570.86.15", "most_sm_clock_mhz": 1980.0,
-            "sm_clock_mhz": three(1905.0), "memory_clock_mhz": three(3201.0),
-            "power_w": three(622.0), "power_limit_w": three(700.0),
+            "samples": 9,
+            "at_work": True,
+            "driver": "570.86.15",
+            "most_sm_clock_mhz": 1980.0,
+            "sm_clock_mhz": three(1905.0),
+            "memory_clock_mhz": three(3201.0),
+            "power_w": three(622.0),
+            "power_limit_w": three(700.0),
         },
     },
-    "threads": 4, "world": "cosmos-4b-320p", "parameters": 4_014_000_000, "trained": False,
+    "threads": 4,
+    "world": "cosmos-4b-320p",
+    "parameters": 4_014_000_000,
+    "trained": False,
     "note": "random weights: " + "only times count, and so on, for as long as a note may be " * 3,
-    "precision": "fp8", "batch": 1, "context_latents": 4, "context_tokens": 2880, "latents": 8,
+    "precision": "fp8",
+    "batch": 1,
+    "context_latents": 4,
+    "context_tokens": 2880,
+    "latents": 8,
     "gpu": {"name": "NVIDIA H200", "multiprocessors": 132, "memory_gib": 139.8, "cuda": "12.8"},
-    "measured_read_bandwidth_gb_s": 4312.4, "datasheet_bandwidth_gb_s": 4800.0,
+    "measured_read_bandwidth_gb_s": 4312.4,
+    "datasheet_bandwidth_gb_s": 4800.0,
     "baseline": "published",
     "modes": [
         mode("sequential"),
-        mode("jacobi W=64", frames_per_second_at=[
-            {"tokens_per_forward": 4.24, "frames_per_second": 24.123},
-            {"tokens_per_forward": 13.6, "frames_per_second": 75.3},
-        ]),
-        mode("medusa", frames_per_second_at=[
-            {"tokens_per_forward": 4.24, "frames_per_second": 24.567},
-        ]),
+        mode(
+            "jacobi W=64",
+            frames_per_second_at=[
+                {"tokens_per_forward": 4.24, "frames_per_second": 24.123},
+                {"tokens_per_forward": 13.6, "frames_per_second": 75.3},
+            ],
+        ),
+        mode(
+            "medusa",
+            frames_per_second_at=[{"tokens_per_forward": 4.24, "frames_per_second": 24.567}],
+        ),
         mode("diagonal k=1", exact=False, tokens_as_sequential=0.99996),
         mode("published", rows_per_forward=None),
     ],
-}  # fmt: skip
+}
 
 
 def shown(result: dict[str, Any], width: int = 80) -> str:
@@ -73,8 +101,9 @@ def test_it_tells_where_it_was_measured() -> None:
         "Python 3.12.3, torch 2.11.0+cu128, triton 3.6.0",
         "4,312 GB/s read, measured; 4,800 GB/s by the datasheet",
         "batch 1, 2,880 tokens of context (4 latents), 640 tokens a latent, 8 latents",
-        "speed-up: over published", "random weights: only times count",
-    ):  # fmt: skip
+        "speed-up: over published",
+        "random weights: only times count",
+    ):
         assert part in text, part
 
 
@@ -101,9 +130,12 @@ def test_a_stated_acceptance_has_a_table() -> None:
 
 def test_a_processor_has_no_clocks_and_no_peak() -> None:
     result = copy.deepcopy(RESULT) | {
-        "gpu": None, "datasheet_bandwidth_gb_s": None, "context_latents": None, "trained": True,
+        "gpu": None,
+        "datasheet_bandwidth_gb_s": None,
+        "context_latents": None,
+        "trained": True,
         "precision": "model",
-    }  # fmt: skip
+    }
     result["modes"] = [mode("sequential", percent_of_datasheet=None)]
     text = " ".join(shown(result).split())
     assert "processor Some CPU, 4 of 8 cores" in text and "clocks" not in text
@@ -125,10 +157,14 @@ def test_players_have_a_column_for_every_stated_acceptance() -> None:
     at = [{"tokens_per_forward": 4.24, "frames_per_second": 31.257}]
     row = {"players": 1, "ms_per_step": three(41.0), "frames_per_second_each": 9.125}
     result = {
-        **RESULT, "frames_per_second_of_the_world": 25.0, "players_at_that_rate": 0,
-        "ms_per_frame_per_further_player": 2.575, "mode": "diagonal", "diagonal": 1,
+        **RESULT,
+        "frames_per_second_of_the_world": 25.0,
+        "players_at_that_rate": 0,
+        "ms_per_frame_per_further_player": 2.575,
+        "mode": "diagonal",
+        "diagonal": 1,
         "by_players": [row | {"frames_per_second_at": at}],
-    }  # fmt: skip
+    }
     console = Console(width=80, color_system=None)
     with console.capture() as capture:
         console.print(players_table(result))

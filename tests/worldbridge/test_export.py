@@ -14,10 +14,10 @@ import torch
 from typer.testing import CliRunner
 
 from tests.models.export.worlds import tokenizer_world
-from worldbridge.cli import app
+from worldbridge.cli.main import app
 from worldbridge.errors import StartError
+from worldbridge.models.checkpoint.folder import EMBEDDED_WORLD, load_tokenizer
 from worldbridge.models.export import OnnxDecoder
-from worldbridge.models.world_folder import EMBEDDED_WORLD, load_tokenizer
 
 CLI = [sys.executable, "-m", "worldbridge.cli", "export"]
 RESOLUTION, GRID = "64x96", (2, 3)
@@ -26,8 +26,11 @@ RESOLUTION, GRID = "64x96", (2, 3)
 def _cli(*arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [*CLI, *(str(argument) for argument in arguments)],
-        capture_output=True, text=True, timeout=120, **options,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        timeout=120,
+        **options,
+    )
 
 
 @pytest.fixture
@@ -159,9 +162,12 @@ def test_settings_that_do_not_fit(tmp_path: Path, world: Path) -> None:
     error = _refused("onnx", "--world", world, "--out", out, "--resolution", "5x6")
     assert error.exit_code == 2 and "multiples of 2" in error.expected
     for arguments in (
-        ["--resolution", "abc"], ["--window", "0"], ["--part", "head"], ["--steps", "1"],
+        ["--resolution", "abc"],
+        ["--window", "0"],
+        ["--part", "head"],
+        ["--steps", "1"],
         ["--pixels", "yuv"],
-    ):  # fmt: skip
+    ):
         result = CliRunner().invoke(app, ["export", "onnx", "--out", str(out), *arguments])
         assert result.exit_code == 2 and arguments[0] in result.output
     assert not out.exists()
@@ -181,13 +187,15 @@ def test_a_missing_package(
 
 def test_tensorrt_without_the_package_ends_with_one_line(tmp_path: Path, world: Path) -> None:
     code = (
-        "import sys\nsys.modules['tensorrt'] = None\n"
-        "from worldbridge.cli import main\nmain()"
+        "import sys\nsys.modules['tensorrt'] = None\nfrom worldbridge.cli.main import main\nmain()"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, "export", "tensorrt", "--world", world, "--out", "out"],
-        cwd=tmp_path, capture_output=True, text=True, timeout=60,
-    )  # fmt: skip
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
     assert done.returncode == 2
     [line] = done.stderr.splitlines()
     assert line.startswith("worldbridge: building TensorRT engines needs a package")

@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from tests.models.test_convert_conditioning import FIELDS, source
-from worldbridge.cli import app
+from worldbridge.cli.main import app
 from worldbridge.errors import StartError
 from worldbridge.models.convert import convert
 

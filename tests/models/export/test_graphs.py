@@ -73,7 +73,7 @@ def test_whole_videos_both_ways(name: str) -> None:
 
 
 def test_bytes_are_clamped_and_rounded_as_served() -> None:
-    from worldbridge.runtime.i420 import unit_to_bytes
+    from worldbridge.runtime.frames.i420 import unit_to_bytes
 
     video = torch.linspace(-1.5, 1.5, 2 * 3 * 5 * 7).view(1, 3, 2, 5, 7)
     found = to_bytes(video)

@@ -15,13 +15,13 @@ from torch import Tensor
 
 from tests.models.export.worlds import ATTENTIVE, tiny_cosmos, tokenizer_world
 from tests.models.tokenizer.test_streaming import random_indices
+from worldbridge.models.checkpoint.folder import load_tokenizer
 from worldbridge.models.export import ExportError, OnnxDecoder, Options, export_onnx
 from worldbridge.models.export.check import check_export, demand
 from worldbridge.models.export.graphs import to_bytes
 from worldbridge.models.export.manifest import read_export
 from worldbridge.models.export.runners import OnnxRunner
 from worldbridge.models.tokenizer import StreamState, VideoTokenizer
-from worldbridge.models.world_folder import load_tokenizer
 
 GRID, WINDOW = (2, 3), 2
 TOLERANCE = 1e-4

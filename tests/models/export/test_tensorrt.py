@@ -11,6 +11,7 @@ import torch
 
 from tests.models.export.worlds import tiny_cosmos, tokenizer_world
 from tests.models.tokenizer.test_streaming import CONFIGS, build, random_indices
+from worldbridge.models.checkpoint.folder import load_tokenizer
 from worldbridge.models.export import (
     ExportError,
     Options,
@@ -21,7 +22,6 @@ from worldbridge.models.export import (
 from worldbridge.models.export.graphs import build_graphs
 from worldbridge.models.export.packages import optional
 from worldbridge.models.export.tensorrt_export import PRECISIONS, TIMINGS, engine_ranges
-from worldbridge.models.world_folder import load_tokenizer
 
 STREAM = Options(parts=frozenset({"stream"}), steps=2)
 NO_GPU = not torch.cuda.is_available() or optional("tensorrt") is None
@@ -39,9 +39,7 @@ def _refused(world: Path, out: Path, options: TensorRTOptions) -> ExportError:
     return caught.value
 
 
-def test_without_the_package(
-    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_the_package(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tensorrt", None)
     error = _refused(world, tmp_path / "out", TensorRTOptions(common=STREAM))
     assert error.expected == "the package tensorrt"
@@ -66,11 +64,7 @@ def test_onnx_files_are_kept_where_no_engine_can_be_built(
     ("version", "expected"), [("8.6.1", "version 10 or newer"), ("10.13.0.35", "NVIDIA GPU")]
 )
 def test_an_old_package_and_a_machine_without_gpu(
-    world: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    version: str,
-    expected: str,
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str, expected: str
 ) -> None:
     monkeypatch.setitem(sys.modules, "tensorrt", SimpleNamespace(__version__=version))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from worldbridge.models.golden import (
+from worldbridge.models.convert.reference import (
     TokenizerErrors,
     check_tokenizer,
     load_tokenizer_reference,
@@ -40,8 +40,7 @@ def test_encode_and_decode() -> None:
 
 
 @pytest.mark.parametrize(
-    "errors",
-    [TokenizerErrors(0.02, 1, 0), TokenizerErrors(0, 2, 0), TokenizerErrors(0, 0, 2e-4)],
+    "errors", [TokenizerErrors(0.02, 1, 0), TokenizerErrors(0, 2, 0), TokenizerErrors(0, 0, 2e-4)]
 )
 def test_each_error_has_its_tolerance(errors: TokenizerErrors) -> None:
     assert not errors.tolerable

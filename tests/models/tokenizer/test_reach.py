@@ -9,12 +9,16 @@ import torch
 from torch import Tensor
 
 from worldbridge.models.tokenizer import DV8X16X16, EMBEDDED, TokenizerConfig, VideoTokenizer
-from worldbridge.models.tokenizer.reach import decoder_reach
+from worldbridge.models.tokenizer.receptive_field import decoder_receptive_field
 
 SMALL = dataclasses.replace(
-    DV8X16X16, channels=4, z_channels=4, levels=(8, 8, 8), embedding_dim=3,
+    DV8X16X16,
+    channels=4,
+    z_channels=4,
+    levels=(8, 8, 8),
+    embedding_dim=3,
     decoder_res_blocks=(1, 1, 1),
-)  # fmt: skip
+)
 
 
 def newest_frames(tokenizer: VideoTokenizer, latents: Tensor, window: int) -> Tensor:
@@ -26,8 +30,8 @@ def newest_frames(tokenizer: VideoTokenizer, latents: Tensor, window: int) -> Te
 
 
 def test_what_the_published_decoder_needs() -> None:
-    assert decoder_reach(DV8X16X16, 5) == 42 + 5
-    assert decoder_reach(EMBEDDED, 5) == 8
+    assert decoder_receptive_field(DV8X16X16, 5) == 42 + 5
+    assert decoder_receptive_field(EMBEDDED, 5) == 8
 
 
 @pytest.mark.parametrize(
@@ -38,7 +42,7 @@ def test_what_the_published_decoder_needs() -> None:
 def test_a_latent_depends_on_so_many_before_it(config: TokenizerConfig, window: int) -> None:
     torch.manual_seed(2)
     tokenizer = VideoTokenizer(config).double().eval()  # a distant latent changes the tenth digit
-    reach = decoder_reach(config, window)
+    reach = decoder_receptive_field(config, window)
     latents = torch.randint(config.vocabulary, (reach + 3, 2, 2))
     whole = newest_frames(tokenizer, latents, window)
     changed = [latents.clone(), latents.clone()]

@@ -28,14 +28,25 @@ CONFIGS = {
     "dv8x8x8": dataclasses.replace(DV8X8X8, **TIGHT),
     "dv4x8x8": dataclasses.replace(DV4X8X8, **TIGHT),
     "patch2_cheap_steps": dataclasses.replace(
-        DV8X8X8, **TIGHT, patch_size=2, temporal_compression=4, upsample="subpixel",
-        downsample="space_to_depth", norm="rms", temporal_convs="none",
+        DV8X8X8,
+        **TIGHT,
+        patch_size=2,
+        temporal_compression=4,
+        upsample="subpixel",
+        downsample="space_to_depth",
+        norm="rms",
+        temporal_convs="none",
     ),
     "no_time_patch": dataclasses.replace(
-        DV8X8X8, **TIGHT, patch_size=2, patch_time=False, temporal_compression=2,
-        upsample="subpixel", downsample="space_to_depth",
+        DV8X8X8,
+        **TIGHT,
+        patch_size=2,
+        patch_time=False,
+        temporal_compression=2,
+        upsample="subpixel",
+        downsample="space_to_depth",
     ),
-}  # fmt: skip
+}
 
 
 def build(config: TokenizerConfig) -> VideoTokenizer:
@@ -152,8 +163,9 @@ def test_sessions_join_and_leave(name: str) -> None:
     whole = tokenizer.decode(indices)
     fresh = tokenizer.decode_stream_init(1, 2, 3)
     ages = (4, 1, 3)
-    states = [tokenizer.decode_step(indices[i : i + 1, :age], fresh)[1]
-              for i, age in enumerate(ages)]  # fmt: skip
+    states = [
+        tokenizer.decode_step(indices[i : i + 1, :age], fresh)[1] for i, age in enumerate(ages)
+    ]
 
     both = StreamState.concat(states)
     assert (both.batch, both.counts) == (3, ages)

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from worldbridge.models.condition import CONDITION_DIM, condition_vector
+from worldbridge.models.checkpoint.folder import DamagedWorldError, load_world, read_manifest
+from worldbridge.models.conditioning.controls import CONDITION_DIM, condition_vector
+from worldbridge.models.procedural import THEMES
 from worldbridge.models.training import cli
 from worldbridge.models.training.data import EVALUATION_SEEDS, clip_identity, make_clip, make_play
 from worldbridge.models.training.recipe import Recipe
@@ -15,8 +17,6 @@ from worldbridge.models.training.schedule import TimedSchedule
 from worldbridge.models.training.stages import run_stages
 from worldbridge.models.training.train_tokenizer import sample_crops
 from worldbridge.models.training.train_transformer import as_seen, disturb, stray
-from worldbridge.models.world_folder import DamagedWorldError, load_world, read_manifest
-from worldbridge.models.worlds import THEMES
 
 LEVELS = (8, 8, 8)
 

@@ -6,15 +6,15 @@ import pytest
 import torch
 
 from worldbridge.models.training.embedded import EMBEDDED_TRANSFORMER
-from worldbridge.models.transformer import GridInput, TransformerConfig, VideoTransformer
-from worldbridge.models.transformer.grid import (
+from worldbridge.models.transformer import TransformerConfig, VideoTransformer, WavefrontConfig
+from worldbridge.models.transformer.model import previous_latents
+from worldbridge.models.transformer.wavefront import (
     DigitEmbedding,
     DigitHead,
     code_digits,
     diagonal_step,
     slot_mask,
 )
-from worldbridge.models.transformer.model import previous_latents
 
 LEVELS = (4, 2, 2)
 TINY = TransformerConfig(
@@ -30,7 +30,7 @@ TINY = TransformerConfig(
     conditioning="modulation",
     condition_dim=3,
     condition_hidden=8,
-    grid=GridInput(fsq_levels=LEVELS, head_hidden=16, window_frames=2),
+    grid=WavefrontConfig(fsq_levels=LEVELS, head_hidden=16, window_frames=2),
 )
 
 

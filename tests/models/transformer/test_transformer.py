@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from worldbridge.models.golden import TOLERANCE, check_transformer
+from worldbridge.models.convert.reference import TOLERANCE, check_transformer
 from worldbridge.models.transformer import KVCache, TransformerConfig, VideoTransformer
 from worldbridge.models.transformer.config import COSMOS
 from worldbridge.models.transformer.positions import rotary_angles

@@ -10,7 +10,7 @@ from torch import Tensor
 from tests.models.transformer.test_grid import TINY, tiny
 from tests.runtime.decoding import test_raster_decoder as raster
 from worldbridge.models.transformer import MedusaHeads, VideoTransformer
-from worldbridge.runtime.decoding import GridDecoder, RasterDecoder, Sampling
+from worldbridge.runtime.decoding import RasterDecoder, Sampling, WavefrontDecoder
 from worldbridge.runtime.decoding.drafts import DraftCounts
 
 SAMPLING = Sampling(temperature=1.0, top_p=0.95, top_k=12)
@@ -61,7 +61,7 @@ def conditions(frames: int, seed: int = 0) -> Tensor:
     return torch.randn(frames, 3, generator=torch.Generator().manual_seed(seed))
 
 
-def grid_run(decoder: GridDecoder, seed: int, condition: Tensor) -> Tensor:
+def grid_run(decoder: WavefrontDecoder, seed: int, condition: Tensor) -> Tensor:
     session = decoder.open(seed)
     return torch.stack([decoder.decode([session], c[None])[0] for c in condition])
 
@@ -71,8 +71,8 @@ def test_a_grid_is_drawn_as_sequentially(model: VideoTransformer, count: int) ->
     """Past the window's first slide; with fewer, as many, and more heads than slots (15)."""
     for seed in range(3):
         condition = conditions(8, seed)
-        one = GridDecoder(model, 1, SAMPLING, "sequential")
-        many = GridDecoder(model, 1, SAMPLING, "medusa", heads_of(TINY.dim, count))
+        one = WavefrontDecoder(model, 1, SAMPLING, "sequential")
+        many = WavefrontDecoder(model, 1, SAMPLING, "medusa", heads_of(TINY.dim, count))
         expected = grid_run(one, seed, condition)
         assert torch.equal(grid_run(many, seed, condition), expected)
         counts = many.counts
@@ -85,8 +85,8 @@ def test_a_grid_is_drawn_as_sequentially(model: VideoTransformer, count: int) ->
 @pytest.mark.parametrize("width", [1, 4, 8, 20])
 def test_a_grid_is_drawn_alike_by_jacobi(model: VideoTransformer, width: int) -> None:
     condition = conditions(6, width)
-    one = GridDecoder(model, 1, SAMPLING, "sequential")
-    many = GridDecoder(model, 2, SAMPLING, "jacobi", width=width)
+    one = WavefrontDecoder(model, 1, SAMPLING, "sequential")
+    many = WavefrontDecoder(model, 2, SAMPLING, "jacobi", width=width)
     expected = grid_run(one, 7, condition)
     mine, other = many.open(7), many.open(8)
     for t in range(6):
@@ -100,7 +100,7 @@ def test_a_grid_of_another_diagonal_is_drawn_as_sequentially() -> None:
     model = sharp(window_frames=2, diagonal=2)
     condition = conditions(5, 3)
     one, many = (
-        GridDecoder(model, 1, SAMPLING, mode, heads_of(TINY.dim, 4))
+        WavefrontDecoder(model, 1, SAMPLING, mode, heads_of(TINY.dim, 4))
         for mode in ("sequential", "medusa")
     )
     assert torch.equal(grid_run(many, 1, condition), grid_run(one, 1, condition))
@@ -108,8 +108,8 @@ def test_a_grid_of_another_diagonal_is_drawn_as_sequentially() -> None:
 
 def test_wild_guesses_cost_time_only(model: VideoTransformer) -> None:
     condition = conditions(5, 1)
-    wild = GridDecoder(model, 1, SAMPLING, "medusa", heads_of(TINY.dim, 5, scale=50.0))
-    good = GridDecoder(model, 1, SAMPLING, "medusa", heads_of(TINY.dim, 5))
+    wild = WavefrontDecoder(model, 1, SAMPLING, "medusa", heads_of(TINY.dim, 5, scale=50.0))
+    good = WavefrontDecoder(model, 1, SAMPLING, "medusa", heads_of(TINY.dim, 5))
     assert torch.equal(grid_run(wild, 2, condition), grid_run(good, 2, condition))
     assert wild.counts.tokens_per_forward < good.counts.tokens_per_forward
 
@@ -119,8 +119,8 @@ def test_a_grid_session_never_depends_on_its_neighbours(
     model: VideoTransformer, batch: int
 ) -> None:
     heads, condition = heads_of(TINY.dim, 4), conditions(6, 3)
-    expected = grid_run(GridDecoder(model, 1, SAMPLING, "sequential"), 42, condition)
-    together = GridDecoder(model, batch, SAMPLING, "medusa", heads)
+    expected = grid_run(WavefrontDecoder(model, 1, SAMPLING, "sequential"), 42, condition)
+    together = WavefrontDecoder(model, batch, SAMPLING, "medusa", heads)
     others = [together.open(i) for i in range(batch - 1)]
     for i, other in enumerate(others):  # neighbours at other places of their own streams
         for c in conditions(i + 1, 9):
@@ -135,8 +135,8 @@ def test_a_grid_session_never_depends_on_its_neighbours(
 
 def test_a_forced_grid_goes_on_as_sequentially(model: VideoTransformer) -> None:
     condition = conditions(9, 5)
-    expected = grid_run(GridDecoder(model, 1, SAMPLING, "sequential"), 1, condition)
-    decoder = GridDecoder(model, 1, SAMPLING, "medusa", heads_of(TINY.dim, 4))
+    expected = grid_run(WavefrontDecoder(model, 1, SAMPLING, "sequential"), 1, condition)
+    decoder = WavefrontDecoder(model, 1, SAMPLING, "medusa", heads_of(TINY.dim, 4))
     session = decoder.open(1)
     for t in range(5):
         decoder.force(session, expected[t], condition[t])
@@ -147,11 +147,11 @@ def test_a_forced_grid_goes_on_as_sequentially(model: VideoTransformer) -> None:
 
 def test_heads_that_do_not_fit_are_refused(model: VideoTransformer) -> None:
     with pytest.raises(ValueError, match="'medusa' needs the model's heads"):
-        GridDecoder(model, 1, SAMPLING, "medusa")
+        WavefrontDecoder(model, 1, SAMPLING, "medusa")
     with pytest.raises(ValueError, match="expected heads for a model 24 wide, got 8"):
-        GridDecoder(model, 1, SAMPLING, "medusa", MedusaHeads(8))
+        WavefrontDecoder(model, 1, SAMPLING, "medusa", MedusaHeads(8))
     with pytest.raises(ValueError, match="width must be at least 1"):
-        GridDecoder(model, 1, SAMPLING, "jacobi", width=0)
+        WavefrontDecoder(model, 1, SAMPLING, "jacobi", width=0)
     plain = raster.build(raster.BASE)
     with pytest.raises(ValueError, match="'medusa' needs the model's heads"):
         RasterDecoder(plain, 1, SAMPLING, "medusa")

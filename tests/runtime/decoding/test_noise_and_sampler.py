@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from worldbridge.runtime.decoding import Sampling, position_noise, sample
-from worldbridge.runtime.decoding.sampler import gumbel
+from worldbridge.runtime.decoding.sampling import gumbel
 
 
 def test_noise_belongs_to_the_position_however_it_is_asked_for() -> None:

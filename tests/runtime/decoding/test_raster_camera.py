@@ -18,10 +18,10 @@ from tests.runtime.decoding.test_raster_decoder import (
     noise_at,
     prompt,
 )
-from worldbridge.models.camera import predicted_rays
+from worldbridge.models.conditioning.camera import predicted_rays
 from worldbridge.models.transformer import TransformerConfig, VideoTransformer
 from worldbridge.runtime.decoding.raster import RasterDecoder, RasterSession
-from worldbridge.runtime.decoding.sampler import sample
+from worldbridge.runtime.decoding.sampling import sample
 
 CAMERA = dataclasses.replace(BASE, n_layers=2, camera="pluecker")
 WITH_TEXT = dataclasses.replace(VIDEO2WORLD, camera="pluecker")
@@ -45,9 +45,15 @@ def walk(latents: int, start: float = 0.0) -> Tensor:
     t = start + torch.arange(latents, dtype=torch.float64) * 0.4
     zero = torch.zeros_like(t)
     columns = [
-        100 + t.cos(), zero + 1.6, 100 - t.sin(),
-        zero, (t / 2).sin(), zero, (t / 2).cos(), zero + 50,
-    ]  # fmt: skip
+        100 + t.cos(),
+        zero + 1.6,
+        100 - t.sin(),
+        zero,
+        (t / 2).sin(),
+        zero,
+        (t / 2).cos(),
+        zero + 50,
+    ]
     return torch.stack(columns, -1)
 
 
@@ -145,9 +151,7 @@ def test_actions_and_cameras_go_together() -> None:
     results = []
     for mode in ("sequential", "jacobi"):
         decoder = RasterDecoder(model, 1, SAMPLING, mode, width=7)
-        session = decoder.open(
-            9, prompt(WITH_ACTIONS, 1), conditions=actions[:1], poses=poses[:1]
-        )
+        session = decoder.open(9, prompt(WITH_ACTIONS, 1), conditions=actions[:1], poses=poses[:1])
         results.append(
             [decoder.decode([session], actions[t][None], poses[t][None]) for t in range(1, 5)]
         )

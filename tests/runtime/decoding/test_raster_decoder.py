@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from worldbridge.models.golden import TOLERANCE, load_reference
+from worldbridge.models.convert.reference import TOLERANCE, load_reference
 from worldbridge.models.transformer import KVCache, TransformerConfig, VideoTransformer
 from worldbridge.models.transformer.config import Yarn
 from worldbridge.runtime.decoding.noise import position_noise
@@ -18,7 +18,7 @@ from worldbridge.runtime.decoding.raster import (
     RasterSnapshot,
     rotate_time,
 )
-from worldbridge.runtime.decoding.sampler import Sampling, gumbel, sample
+from worldbridge.runtime.decoding.sampling import Sampling, gumbel, sample
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 SAMPLING = Sampling(temperature=1.0, top_p=0.9, top_k=64)

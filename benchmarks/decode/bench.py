@@ -1,0 +1,191 @@
+"""How fast each decode mode of a world draws its latents, and whether all draw the same ones."""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from worldbridge.benchmarks.decode.lineup import (
+    GUESSING,
+    Contender,
+    Lineup,
+    RasterLineup,
+    Subject,
+    WavefrontLineup,
+    check_acceptances,
+    check_choices,
+)
+from worldbridge.benchmarks.decode.precisions import precision_of
+from worldbridge.benchmarks.decode.presets import preset_config, preset_world
+from worldbridge.benchmarks.decode.report import Run, result_of
+from worldbridge.benchmarks.decode.streams import Stream
+from worldbridge.benchmarks.gpu_watch import watching
+from worldbridge.benchmarks.gpus import need_device
+from worldbridge.benchmarks.timing import Laps, read_bandwidth
+from worldbridge.models.checkpoint.folder import (
+    EMBEDDED_WORLD,
+    DamagedWorldError,
+    load_world,
+    read_manifest,
+)
+from worldbridge.runtime.errors import DamagedWeightsError
+from worldbridge.runtime.worlds.contract import Progress
+from worldbridge.runtime.worlds.registry import directory_of
+
+__all__ = ["bench_decode", "measure"]
+
+_WARM_UP = 2  # latents before measuring: they are recorded, packed and paged in
+
+
+def bench_decode(
+    world: str = "embedded",
+    *,
+    preset: str | None = None,
+    device: str = "cpu",
+    weights: str | None = None,
+    context: int | None = None,
+    only: Sequence[str] = (),
+    widths: Sequence[int] = (),
+    diagonals: Sequence[int] = (),
+    acceptances: Sequence[float] = (),
+    quick: bool,
+    threads: int,
+    progress: Progress,
+) -> dict[str, Any]:
+    """Every mode draws the same stream; what `worldbridge bench decode --json` prints.
+
+    `preset` stands for random weights of published shapes, in place of a world. `context` is how
+    many latents every measured one begins behind; without it the window fills and slides as in
+    play. `weights` ("bf16", "fp8", "int8") is the type in which weights are read, by default the
+    model's own. `only` names the modes to measure besides the plain way and `sequential`. `widths`
+    are windows of mode jacobi and `diagonals` steps of mode diagonal, each measured by itself.
+
+    `acceptances` are tokens per forward. For each, a mode that guesses and can draw so many says
+    under `frames_per_second_at` how fast it would be: frames of a latent / (tokens_per_latent /
+    tokens_per_forward * ms_per_forward.p50 + ms_closing_forward) * 1000. So what random weights
+    measure can be read for an acceptance that was found elsewhere.
+
+    Raises UnknownWorldError, DamagedWeightsError, NoDeviceError, and ValueError for a world without
+    a transformer, and for options that do not fit it.
+    """
+    torch.set_num_threads(threads)
+    place = need_device(device)
+    if preset is not None:  # what cannot be is told before gigabytes are made
+        check_choices(preset_config(preset), place, widths, diagonals)
+        check_acceptances(preset_config(preset), acceptances)
+    progress("loading weights", 0.0)
+    subject = _loaded(world, place) if preset is None else _made(preset, place)
+    subject = _with_options(subject, weights, context)
+    subject = dataclasses.replace(subject, widths=tuple(widths), diagonals=tuple(diagonals))
+    result = measure(subject, only=only, acceptances=acceptances, quick=quick, progress=progress)
+    return {"threads": threads, **result}
+
+
+def measure(
+    subject: Subject,
+    *,
+    only: Sequence[str],
+    acceptances: Sequence[float] = (),
+    quick: bool,
+    progress: Progress,
+) -> dict[str, Any]:
+    """As `bench_decode`, of weights that are there."""
+    lineup: Lineup
+    grid = subject.config.grid is not None
+    lineup = WavefrontLineup(subject, only) if grid else RasterLineup(subject, only)
+    _check_guessing(lineup, acceptances)
+    check_acceptances(subject.config, acceptances)
+    latents = lineup.latents[0 if quick else 1]
+    few = max(2, latents // (5 if quick else 9))  # the plain way is slow
+    runs: list[Run] = []
+    with watching(subject.device) as watch:
+        progress("measuring how fast memory is read", 0.0)
+        bandwidth = read_bandwidth(subject.device, quick)
+        for i, name in enumerate(lineup.names):
+            progress(f"decoding, {name}", 0.1 + 0.9 * i / len(lineup.names))
+            count = few if name == lineup.plain else latents
+            runs.append(_run(*lineup.contender(name), count, subject.device))
+    progress("done", 1.0)
+    return result_of(subject, lineup.plain, runs, bandwidth, acceptances, watch)
+
+
+def _check_guessing(lineup: Lineup, acceptances: Sequence[float]) -> None:
+    """Raises ValueError."""
+    if acceptances and not any(name.split()[0] in GUESSING for name in lineup.names):
+        raise ValueError(
+            f"--acceptance belongs to modes that guess: expected {' or '.join(GUESSING)} among the "
+            f"modes, got {', '.join(lineup.names)}; add --mode, or leave --acceptance out"
+        )
+
+
+# -- what is decoded ----------------------------------------------------------------------------
+
+
+def _made(preset: str, device: torch.device) -> Subject:
+    """Random weights, behind as many latents as the model knows."""
+    full = preset_config(preset).latent_shape[0] - 1
+    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    return Subject(preset_world(preset, device, dtype), device, context=full, trained=False)
+
+
+def _with_options(subject: Subject, weights: str | None, context: int | None) -> Subject:
+    """Raises ValueError for a type of weights that the model has not and cannot be read in."""
+    if context is not None:
+        subject = dataclasses.replace(subject, context=context)
+    own = subject.world.transformer.norm.weight.dtype
+    return dataclasses.replace(subject, precision=precision_of(weights, own))
+
+
+def _loaded(world: str, device: torch.device) -> Subject:
+    """On a CPU in float32, on a GPU in the types of the files."""
+    folder = _folder(world)
+    try:
+        loaded = load_world(folder, keep_types=device.type == "cuda")
+        converted = read_manifest(folder).get("kind") == "cosmos"
+    except DamagedWorldError as error:
+        raise DamagedWeightsError.of(error) from error
+    for module in (loaded.tokenizer, loaded.transformer, loaded.heads):
+        if module is not None:
+            module.to(device)
+    # a converted checkpoint brings no record of its training
+    trained = True if loaded.manifest.get("training") else None if converted else False
+    return Subject(loaded, device, trained=trained)
+
+
+def _folder(world: str) -> Path:
+    if world == "procedural":
+        raise ValueError(
+            "the procedural world draws no latents; expected a world with a transformer: pass "
+            "`embedded` or the folder of a trained or converted world"
+        )
+    return directory_of(world) or EMBEDDED_WORLD
+
+
+# -- measuring ----------------------------------------------------------------------------------
+
+
+@torch.inference_mode()
+def _run(contender: Contender, stream: Stream, latents: int, device: torch.device) -> Run:
+    laps = Laps(device)
+    forwards: list[float] = []
+    closing: list[float] = []
+    whole: list[float] = []
+    codes: list[Tensor] = []
+    contexts: list[int] = []
+    for number in range(_WARM_UP + latents):
+        drawn = stream.latent(number, laps.mark)
+        times = laps.take()
+        if number < _WARM_UP:
+            continue
+        codes.append(drawn.cpu().clone())
+        forwards += times
+        closing += times[-1:] if stream.closes else []
+        whole.append(sum(times))
+        contexts.append(stream.context_tokens)
+    return Run(contender, forwards, closing, whole, statistics.fmean(contexts), torch.stack(codes))

@@ -1,0 +1,1 @@
+"""The gateway process: connections, sessions, seats and the worker link."""

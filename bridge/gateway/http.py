@@ -1,0 +1,171 @@
+"""HTTP and WebSocket in front of the gateway: routes, the guard, and moving bytes."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Awaitable, Callable, MutableMapping
+from dataclasses import asdict
+from typing import Any, Final
+
+from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.applications import Starlette
+from starlette.datastructures import Headers
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route, WebSocketRoute
+from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+
+from worldbridge.bridge.clock import now_ms
+from worldbridge.bridge.errors import BridgeError
+from worldbridge.bridge.gateway.hub import Gateway
+from worldbridge.bridge.gateway.origin import OriginGuard
+from worldbridge.bridge.gateway.peer import CloseRequest, Peer
+from worldbridge.bridge.gateway.prompts import media_type
+from worldbridge.bridge.gateway.static import StaticPage
+from worldbridge.bridge.protocol import MAX_CLIENT_MESSAGE, MAX_PICTURE_MESSAGE
+
+# A message just above our limit is answered with an error of ours; one far above is refused by the
+# WebSocket layer before it is in memory.
+MAX_WEBSOCKET_MESSAGE: Final = MAX_PICTURE_MESSAGE + MAX_CLIENT_MESSAGE
+WRITE_BUFFER: Final = 64 * 1024  # bytes; beyond them a frame waits where a newer one replaces it
+POLICY_VIOLATION: Final = 1008
+NORMAL_CLOSURE: Final = 1000
+_ABORT: Final = "worldbridge.abort"
+_HEARD: Final = "worldbridge.heard"
+
+Message = MutableMapping[str, Any]
+
+
+class AbortableWebSocket(WebSocketsSansIOProtocol):
+    """uvicorn's WebSocket, with a way to cut a connection whose client reads nothing.
+
+    A close waits for the client to read what was written before; an abort does not.
+    """
+
+    heard_ms = -math.inf
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self.transport.set_write_buffer_limits(high=WRITE_BUFFER)
+
+    def data_received(self, data: bytes) -> None:
+        self.heard_ms = now_ms()
+        super().data_received(data)
+
+    async def run_asgi(self) -> None:
+        extensions: dict[str, Any] = self.scope["extensions"]
+        extensions[_ABORT] = self.transport.abort
+        extensions[_HEARD] = lambda: self.heard_ms
+        await super().run_asgi()
+
+
+class _Guarded:
+    """Refuses every request whose Host or Origin is not allowed, before anything looks at it."""
+
+    def __init__(self, app: ASGIApp, guard: OriginGuard) -> None:
+        self._app = app
+        self._guard = guard
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] in ("http", "websocket"):
+            headers = Headers(scope=scope)
+            try:
+                self._guard.check(headers.get("host"), headers.get("origin"))
+            except BridgeError as error:
+                await _refuse(scope, receive, send, error)
+                return
+        await self._app(scope, receive, send)
+
+
+async def _refuse(scope: Scope, receive: Receive, send: Send, error: BridgeError) -> None:
+    names = ("code", "message", "expected", "got", "remedy")
+    response = JSONResponse({name: getattr(error, name) for name in names}, 403)
+    if scope["type"] == "websocket":
+        await WebSocket(scope, receive, send).send_denial_response(response)
+    else:
+        await response(scope, receive, send)
+
+
+def build_app(gateway: Gateway, guard: OriginGuard) -> ASGIApp:
+    """The ASGI application of a gateway."""
+    page = StaticPage()
+
+    async def session(websocket: WebSocket) -> None:
+        await serve_client(gateway, websocket)
+
+    async def health(request: Request) -> Response:
+        return JSONResponse(gateway.health(), headers={"Cache-Control": "no-store"})
+
+    async def metrics(request: Request) -> Response:
+        return Response(gateway.metrics.text(), media_type=CONTENT_TYPE_LATEST)
+
+    async def worlds(request: Request) -> Response:
+        spec = gateway.worlds.spec
+        return JSONResponse([asdict(spec)] if spec is not None else [])
+
+    async def picture(request: Request) -> Response:
+        if not gateway.pictures:
+            return PlainTextResponse("This server begins with its themes.\n", 404)
+        newest = gateway.pictures[-1]
+        headers = {"Cache-Control": "no-cache", "X-Content-Type-Options": "nosniff"}
+        return Response(newest, media_type=media_type(newest), headers=headers)
+
+    async def asset(request: Request) -> Response:
+        return page.respond(request)
+
+    routes = [
+        WebSocketRoute("/session", session),
+        Route("/health", health),
+        Route("/metrics", metrics),
+        Route("/worlds", worlds),
+        Route("/picture", picture),
+        Route("/{path:path}", asset),
+    ]
+    return _Guarded(Starlette(routes=routes), guard)
+
+
+async def serve_client(gateway: Gateway, websocket: WebSocket) -> None:
+    """One WebSocket from accept to end."""
+    await websocket.accept()
+    extensions: dict[str, Any] = websocket.scope["extensions"]
+    peer = gateway.connect(extensions[_ABORT], extensions[_HEARD])
+    writer = asyncio.create_task(_write(websocket, peer))
+    try:
+        await _read(gateway, websocket.receive, peer)
+    finally:
+        gateway.disconnect(peer)
+        writer.cancel()
+        await asyncio.gather(writer, return_exceptions=True)
+
+
+async def _read(gateway: Gateway, receive: Callable[[], Awaitable[Message]], peer: Peer) -> None:
+    while True:
+        message = await receive()
+        if message["type"] == "websocket.disconnect":
+            return
+        data = message.get("bytes")
+        # text is no message of ours; as bytes it is refused like any other garbage
+        gateway.receive(peer, data if data is not None else str(message.get("text")).encode())
+
+
+async def _write(websocket: WebSocket, peer: Peer) -> None:
+    try:
+        while True:
+            data = await peer.next_bytes()
+            peer.writing_since_ms = now_ms()
+            if isinstance(data, CloseRequest):
+                await _close(websocket, data.reason)
+                return
+            await websocket.send_bytes(data)
+            peer.writing_since_ms = None
+    except WebSocketDisconnect:
+        pass  # the reader hears of it as well
+
+
+async def _close(websocket: WebSocket, reason: str) -> None:
+    if websocket.application_state is WebSocketState.CONNECTED:
+        code = NORMAL_CLOSURE if reason == "bye" else POLICY_VIOLATION
+        await websocket.close(code, reason)

@@ -1,0 +1,164 @@
+"""The gateway process: sockets, signals, logging, and telling the parent that we listen."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import json
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
+from typing import Final
+
+import uvicorn
+import zmq
+
+from worldbridge.bridge.config import GatewayConfig
+from worldbridge.bridge.gateway.http import MAX_WEBSOCKET_MESSAGE, AbortableWebSocket, build_app
+from worldbridge.bridge.gateway.hub import Gateway
+from worldbridge.bridge.gateway.origin import OriginGuard
+
+log = logging.getLogger(__name__)
+
+EXIT_PORT_IN_USE: Final = 3
+_BACKLOG: Final = 128
+# What the kernel may hold of one client's frames: without limits it takes megabytes, and a slow
+# client then sees pictures that are seconds old. 128 KiB are two large frames.
+_SEND_BUFFER: Final = 128 * 1024
+_UNSENT: Final = 16 * 1024
+_SWITCH_INTERVAL_S: Final = 0.0005  # the encoding thread must not hold the event loop up
+
+
+class ListenError(Exception):
+    """The address cannot be listened on; the text says what to do."""
+
+
+def run_gateway(config: GatewayConfig) -> None:
+    """Serve until SIGTERM or SIGINT. Exits with code 3 if the address cannot be listened on."""
+    import uvloop
+
+    logging.basicConfig(
+        level=config.log_level.upper(), format="gateway %(levelname)s: %(message)s", force=True
+    )
+    sys.setswitchinterval(_SWITCH_INTERVAL_S)
+    try:
+        uvloop.run(serve(config))
+    except ListenError as error:
+        print(error, file=sys.stderr, flush=True)
+        sys.exit(EXIT_PORT_IN_USE)
+
+
+async def serve(config: GatewayConfig) -> None:
+    """Serve until a signal comes or the task is cancelled. Raises ListenError."""
+    listener = _listener(config)
+    gateway = Gateway(config, f"worldbridge {_version()}")
+    try:
+        gateway.bind()
+    except zmq.ZMQError as error:
+        listener.close()
+        raise ListenError(
+            f"cannot listen for the worker: expected a free ZeroMQ address, got "
+            f"{config.endpoint} ({error}); stop the other server or choose another endpoint"
+        ) from error
+    server = _Server(_uvicorn_config(config, gateway))
+    work = asyncio.create_task(gateway.run())
+    work.add_done_callback(lambda _: server.stop())  # without the gateway nothing is served
+    gc.collect()
+    gc.freeze()  # what is loaded stays: no collection walks through it between two frames
+    _stop_on_signal(server)
+    _report(config, listener)
+    try:
+        await server.serve(sockets=[listener])
+    finally:
+        work.cancel()
+        await asyncio.wait([work])
+        listener.close()
+    if not work.cancelled():
+        work.result()  # raises what ended the gateway
+
+
+def _uvicorn_config(config: GatewayConfig, gateway: Gateway) -> uvicorn.Config:
+    guard = OriginGuard(config.host, config.allow_hosts, config.allow_origins)
+    return uvicorn.Config(
+        build_app(gateway, guard),
+        ws=AbortableWebSocket,
+        ws_max_size=MAX_WEBSOCKET_MESSAGE,
+        ws_per_message_deflate=False,
+        ws_ping_interval=None,  # clients ping us, by a message that also measures the clocks
+        lifespan="off",
+        access_log=False,
+        log_config=None,
+        server_header=False,
+        proxy_headers=False,
+        limit_concurrency=config.max_clients * 2,
+        timeout_graceful_shutdown=1,
+    )
+
+
+class _Server(uvicorn.Server):
+    """Leaves the signals to us: its own handling ends the process before we are done."""
+
+    def stop(self) -> None:
+        self.should_exit = True
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def _stop_on_signal(server: _Server) -> None:
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        # only a main thread can have handlers; elsewhere the task is cancelled instead
+        with contextlib.suppress(ValueError, RuntimeError):
+            loop.add_signal_handler(number, server.stop)
+
+
+def _listener(config: GatewayConfig) -> socket.socket:
+    """The listening socket; accepted connections inherit its options."""
+    if config.listen_fd is not None:
+        listener = socket.socket(fileno=config.listen_fd)
+    else:
+        listener = _bind(config.host, config.port)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
+    if hasattr(socket, "TCP_NOTSENT_LOWAT"):
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT)
+    return listener
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+        listener.listen(_BACKLOG)
+    except OSError as error:
+        listener.close()
+        raise ListenError(
+            f"cannot listen on {host}:{port}: expected an address of this machine with a free "
+            f"port, got {error.strerror or error}; stop the other program, or choose another "
+            f"port (0 takes a free one)"
+        ) from error
+    return listener
+
+
+def _report(config: GatewayConfig, listener: socket.socket) -> None:
+    host, port = listener.getsockname()[:2]
+    url = f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
+    log.info("listening on %s", url)
+    if config.ready_fd is not None:
+        with os.fdopen(config.ready_fd, "w") as pipe:
+            pipe.write(json.dumps({"host": host, "port": port, "url": url}) + "\n")
+
+
+def _version() -> str:
+    try:
+        return version("worldbridge")
+    except PackageNotFoundError:  # run from a source tree that was never installed
+        return "0+unknown"

@@ -1,0 +1,205 @@
+"""Picture files of clients to the pixels that a world begins with.
+
+The files come from anyone who can open a socket. Everything that their headers tell is checked for
+all of them before the first one is decoded, so that no file costs more memory than `MAX_PIXELS`.
+`models/conditioning/prompt_frames.py` defines how an image is fitted; this does the same without
+torch.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from worldbridge.bridge.errors import BAD_PICTURE, BridgeError
+from worldbridge.bridge.protocol import MAX_PAYLOAD, MAX_PICTURES, PromptFrames
+
+__all__ = ["MAX_ASPECT", "MAX_PIXELS", "MIN_SIDE", "check_files", "media_type", "read_pictures"]
+
+FORMATS: Final = ("PNG", "JPEG", "WEBP")
+MIN_SIDE: Final = 16  # pixels
+MAX_PIXELS: Final = 36_000_000  # above 8K (7680x4320)
+MAX_ASPECT: Final = 8  # the longer side; enlarging a thread to a world's size would not end
+
+# What Pillow raises for bytes that are not what they say.
+_DAMAGED: Final = (
+    OSError,
+    EOFError,
+    ValueError,
+    SyntaxError,
+    TypeError,
+    KeyError,
+    IndexError,
+    OverflowError,
+    MemoryError,
+    struct.error,
+)
+_FORMATS_TEXT: Final = "a PNG, JPEG or WebP file"
+
+
+def read_pictures(files: Sequence[bytes], height: int, width: int) -> PromptFrames:
+    """Decode `files`, oldest first, scaled to cover height x width and cropped around the centre.
+
+    Transparent pixels lie over black; a camera's note on how it was held is followed.
+    Raises BridgeError bad_picture, which names the file.
+    """
+    images = _open_all(files)
+    size = len(files) * height * width * 3
+    if size > MAX_PAYLOAD:
+        raise _bad(
+            f"{len(files)} pictures are too many for a world of {width}x{height} pixels",
+            f"at most {MAX_PAYLOAD // (height * width * 3)}",
+            f"{len(files)}",
+            "Send fewer pictures.",
+        )
+    fitted = [_fit(_decode(image, name), height, width) for image, name in images]
+    return PromptFrames(
+        len(files), height, width, b"".join(picture.tobytes() for picture in fitted)
+    )
+
+
+def check_files(files: Sequence[bytes]) -> None:
+    """Raises BridgeError bad_picture for files that `read_pictures` would refuse."""
+    for image, name in _open_all(files):
+        _decode(image, name)
+
+
+def media_type(file: bytes) -> str:
+    """Of a file that `check_files` let pass."""
+    if file.startswith(b"\x89PNG"):
+        return "image/png"
+    return "image/webp" if file.startswith(b"RIFF") else "image/jpeg"
+
+
+def _open_all(files: Sequence[bytes]) -> list[tuple[Image.Image, str]]:
+    """Every file's header, read and checked, and what to call it in errors."""
+    if not 1 <= len(files) <= MAX_PICTURES:
+        raise _bad(
+            "this is not a number of pictures that a world can begin with",
+            f"1 to {MAX_PICTURES}",
+            f"{len(files)}",
+            "Send the newest ones.",
+        )
+    names = [f"picture {number} of {len(files)}" for number in range(1, len(files) + 1)]
+    return [(_open(data, name), name) for data, name in zip(files, names, strict=True)]
+
+
+def _open(data: bytes, name: str) -> Image.Image:
+    if not data:
+        raise _bad(f"{name} is empty", _FORMATS_TEXT, "0 bytes", "Send the file's bytes.")
+    size = _webp_size(data)
+    if size is not None:  # opening the file makes room for its pixels
+        _check_size(*size, name)
+    try:
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
+    except UnidentifiedImageError as error:
+        got = f"{len(data)} bytes that begin with {data[:12].hex(' ')}"
+        raise _bad(
+            f"{name} is not a picture", _FORMATS_TEXT, got, "Save it in one of these formats."
+        ) from error
+    except Image.DecompressionBombError as error:
+        raise _too_large(name, str(error)) from error
+    except _DAMAGED as error:
+        raise _unreadable(name, error) from error
+    _check_size(*image.size, name)
+    # A camera's JPEG may hold a second picture, such as a preview, which does not move.
+    frames = getattr(image, "n_frames", 1)
+    if image.format != "MPO" and frames > 1:
+        raise _bad(
+            f"{name} moves",
+            "a picture that stands still",
+            f"{frames} frames",
+            f"Send up to {MAX_PICTURES} of its frames as pictures of their own.",
+        )
+    return image
+
+
+def _webp_size(data: bytes) -> tuple[int, int] | None:
+    """(width, height) as the head of a WebP file tells it; None for anything else.
+
+    Source: the WebP container specification, RFC 9649.
+    """
+    if data[:4] != b"RIFF" or data[8:12] != b"WEBP" or len(data) < 30:
+        return None
+    match data[12:16]:
+        case b"VP8X":
+            sides = data[24:27], data[27:30]
+            wide, high = (1 + int.from_bytes(side, "little") for side in sides)
+            return wide, high
+        case b"VP8L":
+            bits = int.from_bytes(data[21:25], "little")
+            return 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
+        case b"VP8 ":
+            width, height = struct.unpack_from("<HH", data, 26)
+            return width & 0x3FFF, height & 0x3FFF
+    return None
+
+
+def _check_size(width: int, height: int, name: str) -> None:
+    got = f"{width}x{height}"
+    if width * height > MAX_PIXELS:
+        raise _too_large(name, f"{got}, which is {width * height}")
+    if min(width, height) < MIN_SIDE or max(width, height) > MAX_ASPECT * min(width, height):
+        raise _bad(
+            f"{name} is too small or too narrow",
+            f"sides of at least {MIN_SIDE} pixels, one at most {MAX_ASPECT} times the other",
+            got,
+            "Crop it to what the player is to see.",
+        )
+
+
+def _decode(image: Image.Image, name: str) -> Image.Image:
+    """RGB, the right way up, without what was transparent."""
+    try:
+        image.load()
+        upright = ImageOps.exif_transpose(image)
+        if upright.mode.startswith("I;16"):  # Pillow would clip 16 bits to 8
+            return Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8)).convert("RGB")
+        if not upright.has_transparency_data:
+            return upright.convert("RGB")
+        layers = upright.convert("RGBA")
+        over_black = Image.new("RGB", layers.size)
+        over_black.paste(layers, mask=layers.getchannel("A"))
+        return over_black
+    except _DAMAGED as error:
+        raise _unreadable(name, error) from error
+
+
+def _fit(image: Image.Image, height: int, width: int) -> NDArray[np.uint8]:
+    """uint8 [height, width, 3]. `models/conditioning/prompt_frames.py` has the formulas."""
+    if image.width * height >= image.height * width:
+        size = (-(-image.width * height // image.height), height)
+    else:
+        size = (width, -(-image.height * width // image.width))
+    if size != image.size:
+        image = image.resize(size, Image.Resampling.BILINEAR)
+    left, top = round((size[0] - width) / 2), round((size[1] - height) / 2)
+    return np.asarray(image.crop((left, top, left + width, top + height)))
+
+
+def _too_large(name: str, got: str) -> BridgeError:
+    return _bad(
+        f"{name} is too large",
+        f"at most {MAX_PIXELS} pixels",
+        got,
+        "Send it smaller; it is scaled to the world's size anyway.",
+    )
+
+
+def _unreadable(name: str, error: Exception) -> BridgeError:
+    return _bad(
+        f"{name} is damaged",
+        f"{_FORMATS_TEXT}, whole",
+        f"{type(error).__name__}: {error}"[:200],
+        "Save or send it again.",
+    )
+
+
+def _bad(message: str, expected: str, got: str, remedy: str) -> BridgeError:
+    return BridgeError(BAD_PICTURE, message, expected, got, remedy)

@@ -1,0 +1,184 @@
+"""The gateway's side of the link to the worker: newest frames in, inputs out, and is it alive?"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Final, Protocol
+
+import zmq
+import zmq.asyncio
+
+from worldbridge.bridge.errors import ProtocolError
+from worldbridge.bridge.protocol import (
+    MAX_PAYLOAD,
+    Failed,
+    GatewayMessage,
+    Loading,
+    Opened,
+    RawFrame,
+    Ready,
+    SessionSnapshot,
+    WorkerMessage,
+    WorkerPing,
+    WorkerPong,
+    WorkerStats,
+    decode_worker,
+    encode_parts,
+)
+
+log = logging.getLogger(__name__)
+
+PING_EVERY_MS: Final = 500.0
+LOST_AFTER_MS: Final = 1_500.0
+
+
+class WorkerEvents(Protocol):
+    """What the gateway does about its worker."""
+
+    def worker_loading(self, message: Loading) -> None: ...
+    def worker_ready(self, message: Ready) -> None: ...
+    def worker_lost(self, why: str) -> None: ...
+    def worker_revived(self) -> None: ...
+    def session_opened(self, message: Opened) -> None: ...
+    def session_failed(self, message: Failed) -> None: ...
+    def session_saved(self, message: SessionSnapshot) -> None: ...
+    def frame_arrived(self, message: RawFrame) -> None: ...
+    def worker_stats(self, message: WorkerStats) -> None: ...
+
+
+class Liveness:
+    """Whether a worker that was ready still answers. Pure: times come from the caller."""
+
+    def __init__(self, lost_after_ms: float = LOST_AFTER_MS) -> None:
+        self._lost_after_ms = lost_after_ms
+        self._heard_ms = 0.0
+        self.watching = False
+        self.lost = False
+
+    def ready(self, now_ms: float) -> None:
+        self.watching, self.lost, self._heard_ms = True, False, now_ms
+
+    def restarting(self) -> None:
+        """A worker that loads cannot answer, and need not."""
+        self.watching = self.lost = False
+
+    def heard(self, now_ms: float) -> bool:
+        """Note a sign of life; True if the worker had been given up."""
+        self._heard_ms = now_ms
+        revived, self.lost = self.lost, False
+        return revived
+
+    def gone(self) -> bool:
+        """Note that its connection broke; True if that is news."""
+        news = self.watching and not self.lost
+        self.lost = self.lost or self.watching
+        return news
+
+    def newly_lost(self, now_ms: float) -> bool:
+        if not self.watching or self.lost:
+            return False
+        self.lost = now_ms - self._heard_ms > self._lost_after_ms
+        return self.lost
+
+
+class WorkerLink:
+    """A ROUTER that the worker connects to. It serves one worker: the one that spoke last of
+    loading or being ready."""
+
+    def __init__(self, endpoint: str, events: WorkerEvents) -> None:
+        self._endpoint = endpoint
+        self._events = events
+        self._context = zmq.asyncio.Context()
+        self._socket = self._context.socket(zmq.ROUTER)
+        self._socket.setsockopt(zmq.LINGER, 200)
+        self._socket.setsockopt(zmq.MAXMSGSIZE, MAX_PAYLOAD)
+        # a worker that was restarted comes back under the same name
+        self._socket.setsockopt(zmq.ROUTER_HANDOVER, 1)
+        self._worker: bytes | None = None
+        self._liveness = Liveness()
+        self._pinged_ms = 0.0
+
+    def bind(self) -> str:
+        """Begin to listen; the endpoint as bound. Raises zmq.ZMQError."""
+        self._socket.bind(self._endpoint)
+        return self._socket.getsockopt_string(zmq.LAST_ENDPOINT)
+
+    async def run(self, clock: Callable[[], float]) -> None:
+        """Deliver messages until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._watch())
+            while True:
+                parts = await self._socket.recv_multipart(copy=False)
+                self._receive(parts, clock())
+
+    async def _watch(self) -> None:
+        """A worker that dies closes its connection: that tells sooner than missed pongs."""
+        monitor = self._socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
+        while True:
+            await monitor.recv_multipart()
+            if self._liveness.gone():
+                self._events.worker_lost("the worker's process ended")
+
+    def _receive(self, parts: list[zmq.Frame], now: float) -> None:
+        if len(parts) not in (2, 3):
+            log.warning("a worker sent %d parts instead of 1 or 2", len(parts) - 1)
+            return
+        try:
+            payload = parts[2].buffer if len(parts) == 3 else None
+            message = decode_worker(parts[1].buffer, payload)
+        except ProtocolError as error:
+            log.warning("a message of the worker was ignored: %s", error)
+            return
+        name = parts[0].bytes
+        if isinstance(message, Loading | Ready):
+            self._worker = name
+        elif name != self._worker:
+            return  # one that was replaced, or that never said it was ready
+        self._dispatch(message, now)
+
+    def _dispatch(self, message: WorkerMessage, now: float) -> None:
+        events = self._events
+        match message:
+            case Loading():
+                self._liveness.restarting()
+                return events.worker_loading(message)
+            case Ready():
+                self._liveness.ready(now)
+                return events.worker_ready(message)
+        if not self._liveness.watching:
+            return  # left over from before it restarted
+        if self._liveness.heard(now):
+            events.worker_revived()
+        match message:
+            case Opened():
+                events.session_opened(message)
+            case Failed():
+                events.session_failed(message)
+            case RawFrame():
+                events.frame_arrived(message)
+            case SessionSnapshot():
+                events.session_saved(message)
+            case WorkerStats():
+                events.worker_stats(message)
+            case WorkerPong():
+                pass
+
+    def send(self, message: GatewayMessage) -> None:
+        """Send without waiting; a worker that is not there gets nothing."""
+        if self._worker is None:
+            return
+        # a ROUTER drops what it cannot deliver, so this future is done at once
+        self._socket.send_multipart([self._worker, *encode_parts(message)], zmq.NOBLOCK)
+
+    def tick(self, now: float) -> None:
+        """Ping, and notice silence; to be called a few times per second."""
+        if now - self._pinged_ms >= PING_EVERY_MS:
+            self._pinged_ms = now
+            self.send(WorkerPing(now))
+        if self._liveness.newly_lost(now):
+            self._events.worker_lost("the worker stopped answering")
+
+    def close(self) -> None:
+        self._context.destroy(linger=200)

@@ -1,0 +1,1 @@
+"""Video: encoding and broadcasting the frames of a session."""

@@ -1,0 +1,132 @@
+"""The way of one session's frames to all who watch it: newest only, encoded once per format."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Collection
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Literal, Protocol
+
+from worldbridge.bridge.clock import now_ms
+from worldbridge.bridge.media.encoder import Codec, JpegEncoder, VideoEncoder, VideoPacket
+from worldbridge.bridge.media.latest import LatestValue
+from worldbridge.bridge.protocol import FrameHeader, RawFrame, WorldSpec
+
+log = logging.getLogger(__name__)
+
+Format = Literal["jpeg", "H264", "VP8"]
+
+
+class Viewer(Protocol):
+    """Someone who watches a stream."""
+
+    @property
+    def wants(self) -> Format | None:
+        """None while no picture can be sent."""
+        ...
+
+    def show_jpeg(self, header: FrameHeader, jpeg: bytes) -> None: ...
+    def show_packet(self, header: FrameHeader, packet: VideoPacket) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Quality:
+    jpeg_quality: int
+    bitrate: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Encoded:
+    header: FrameHeader
+    jpeg: bytes | None
+    packets: dict[Codec, VideoPacket]
+
+
+class Stream:
+    """`taken` is called for every frame that leaves the mailbox, encoded or not: its credit."""
+
+    def __init__(
+        self,
+        spec: WorldSpec,
+        quality: Quality,
+        pool: ThreadPoolExecutor,
+        taken: Callable[[RawFrame], None],
+    ) -> None:
+        self.viewers: set[Viewer] = set()
+        self._spec = spec
+        self._quality = quality
+        self._pool = pool
+        self._taken = taken
+        self._mailbox: LatestValue[RawFrame] = LatestValue()
+        self._jpeg = JpegEncoder(spec.width, spec.height, quality.jpeg_quality)
+        self._video: dict[Codec, VideoEncoder] = {}
+        self._task = asyncio.create_task(self._run())
+
+    @property
+    def dropped(self) -> int:
+        return self._mailbox.dropped
+
+    def offer(self, frame: RawFrame) -> None:
+        replaced = self._mailbox.put(frame)
+        if replaced is not None:
+            self._taken(replaced)
+
+    def request_keyframe(self, codec: Codec) -> None:
+        encoder = self._video.get(codec)
+        if encoder is not None:
+            encoder.request_keyframe()
+
+    async def close(self) -> None:
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _run(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            frame = await self._mailbox.get()
+            self._taken(frame)
+            wanted = {viewer.wants for viewer in self.viewers}
+            wanted.discard(None)
+            if not wanted:
+                self._video.clear()
+                continue
+            try:
+                encoded = await loop.run_in_executor(self._pool, self._encode, frame, wanted)
+            except Exception:  # one picture that cannot be encoded must not end the stream
+                log.exception("frame %d of %s was not encoded", frame.header.frame, frame.session)
+                self._video.clear()
+                continue
+            self._deliver(encoded)
+
+    def _encode(self, frame: RawFrame, wanted: Collection[Format | None]) -> _Encoded:
+        """Runs in the encoding thread."""
+        packets = {codec: self._encode_video(codec, frame) for codec in _VIDEO if codec in wanted}
+        for unwanted in [codec for codec in self._video if codec not in wanted]:
+            del self._video[unwanted]  # the next viewer begins with a key frame anyway
+        jpeg = self._jpeg.encode(frame.payload) if "jpeg" in wanted else None
+        header = replace(
+            frame.header, t_encoded=now_ms(), dropped=frame.header.dropped + self.dropped
+        )
+        return _Encoded(header, jpeg, packets)
+
+    def _encode_video(self, codec: Codec, frame: RawFrame) -> VideoPacket:
+        encoder = self._video.get(codec)
+        if encoder is None:
+            spec = self._spec
+            encoder = VideoEncoder(codec, spec.width, spec.height, spec.fps, self._quality.bitrate)
+            self._video[codec] = encoder
+        return encoder.encode(frame.payload, round(frame.header.t_pixels * 90), now_ms())
+
+    def _deliver(self, encoded: _Encoded) -> None:
+        for viewer in list(self.viewers):
+            wants = viewer.wants
+            if wants == "jpeg":
+                if encoded.jpeg is not None:
+                    viewer.show_jpeg(encoded.header, encoded.jpeg)
+            elif wants is not None and wants in encoded.packets:
+                viewer.show_packet(encoded.header, encoded.packets[wants])
+
+
+_VIDEO: tuple[Codec, ...] = ("H264", "VP8")

@@ -1,0 +1,1 @@
+"""Transports: how frames and messages travel to a client."""

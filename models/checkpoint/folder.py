@@ -1,0 +1,234 @@
+"""A world on disk: `world.json` (configs, checksums) beside its safetensors files."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from worldbridge.models.errors import InputError
+from worldbridge.models.tokenizer import TokenizerConfig, VideoTokenizer
+from worldbridge.models.transformer import MedusaHeads, TransformerConfig, VideoTransformer
+
+__all__ = [
+    "DamagedWorldError",
+    "EMBEDDED_WORLD",
+    "FORMAT",
+    "World",
+    "check_file",
+    "describe_file",
+    "load_tokenizer",
+    "load_world",
+    "read_manifest",
+    "save_world",
+]
+
+EMBEDDED_WORLD = Path(__file__).parents[1] / "weights" / "embedded"
+
+FORMAT = 1
+_FILES = ("tokenizer", "transformer")
+
+
+class DamagedWorldError(InputError):
+    """A world folder that is missing a file or whose file is not what `world.json` says."""
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """Loaded networks of a world, in evaluation mode."""
+
+    name: str
+    manifest: dict[str, Any]
+    tokenizer: VideoTokenizer
+    transformer: VideoTransformer
+    heads: MedusaHeads | None = None
+
+
+def save_world(
+    folder: Path,
+    tokenizer: VideoTokenizer,
+    transformer: VideoTransformer,
+    extra: Mapping[str, Any] | None = None,
+    heads: MedusaHeads | None = None,
+) -> None:
+    """Write a world folder; weights as float16 to halve the download, configs as JSON."""
+    folder.mkdir(parents=True, exist_ok=True)
+    manifest: dict[str, Any] = {
+        "format": FORMAT,
+        "name": "embedded",
+        "title": "Embedded world",
+        "frames_per_second": 15,
+        "sampling": {"temperature": 1.1, "top_p": 1.0, "top_k": 32},
+        "tokenizer": dataclasses.asdict(tokenizer.config),
+        "transformer": transformer.config.to_dict(),
+        **(extra or {}),
+    }
+    files = {}
+    modules = dict(zip(_FILES, (tokenizer, transformer), strict=True))
+    if heads is not None:
+        manifest["heads"] = {"count": heads.count}
+        modules["heads"] = heads
+    else:  # of a world that was here before
+        (folder / "heads.safetensors").unlink(missing_ok=True)
+    for name, module in modules.items():
+        state = {k: v.detach().half().contiguous() for k, v in module.state_dict().items()}
+        path = folder / f"{name}.safetensors"
+        save_file(state, path)
+        files[name] = describe_file(path)
+    manifest["files"] = files
+    (folder / "world.json").write_text(json.dumps(manifest, indent=2) + "\n")
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The parsed world.json. Raises DamagedWorldError when it is missing or not one of ours."""
+    path = folder / "world.json"
+    if not path.is_file():
+        raise DamagedWorldError(
+            "not a world folder",
+            expected=f"a file {path}",
+            got="no such file",
+            remedy="pass a folder made by `worldbridge train`, or the name of a known world",
+        )
+    try:
+        manifest = json.loads(path.read_text())
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise DamagedWorldError(
+            f"{path} cannot be read", expected="JSON", got=str(error), remedy="restore the file"
+        ) from error
+    found = manifest.get("format") if isinstance(manifest, dict) else None
+    if found != FORMAT:
+        raise DamagedWorldError(
+            f"{path} has another format",
+            expected=f"format {FORMAT}",
+            got=f"{found!r}",
+            remedy="use the version of worldbridge that wrote it, or train it again",
+        )
+    result: dict[str, Any] = manifest
+    return result
+
+
+def load_world(folder: Path, keep_types: bool = False) -> World:
+    """Check sizes and checksums, then load both networks: in float32, or in the types on the disk.
+
+    With `keep_types` the transformer's weights stay in the files until they are used.
+    """
+    manifest = read_manifest(folder)
+    states = {name: _load_checked(folder, manifest["files"][name], keep_types) for name in _FILES}
+    tokenizer = VideoTokenizer(TokenizerConfig.from_dict(manifest["tokenizer"]))
+    with torch.device("meta"):
+        transformer = VideoTransformer(TransformerConfig.from_dict(manifest["transformer"]))
+    if keep_types:
+        tokenizer.to(next(iter(states["tokenizer"].values())).dtype)
+    _fill(folder, tokenizer, states["tokenizer"], assign=False)
+    _fill(folder, transformer, states["transformer"], assign=True)
+    heads = _load_heads(folder, manifest, transformer.config.dim, keep_types)
+    for module in (tokenizer, transformer):
+        module.eval().requires_grad_(False)
+    return World(manifest["name"], manifest, tokenizer, transformer, heads)
+
+
+def load_tokenizer(folder: Path) -> tuple[dict[str, Any], VideoTokenizer]:
+    """The manifest and the tokenizer alone, in float32, checked as by `load_world`."""
+    manifest = read_manifest(folder)
+    try:
+        state = _load_checked(folder, manifest["files"]["tokenizer"], keep_types=False)
+        tokenizer = VideoTokenizer(TokenizerConfig.from_dict(manifest["tokenizer"]))
+    except DamagedWorldError:
+        raise
+    except (KeyError, TypeError, ValueError) as error:
+        raise DamagedWorldError(
+            f"{folder / 'world.json'} is damaged",
+            expected="the description of a world with a tokenizer",
+            got=f"{type(error).__name__}: {error}",
+            remedy="copy the world again, or make it again",
+        ) from error
+    _fill(folder, tokenizer, state, assign=False)
+    return manifest, tokenizer.eval().requires_grad_(False)
+
+
+def _fill(folder: Path, module: nn.Module, state: dict[str, Tensor], assign: bool) -> None:
+    """Raises DamagedWorldError unless these are the module's tensors, each in its shape."""
+    try:
+        module.load_state_dict(state, assign=assign)
+    except RuntimeError as error:
+        told = "; ".join(line.strip() for line in str(error).splitlines()[1:]) or str(error)
+        raise DamagedWorldError(
+            f"the weights in {folder} are not those of its world.json",
+            expected=f"the tensors of the {type(module).__name__} described there",
+            got=told[:1000],
+            remedy="undo changes of world.json, or make the world again",
+        ) from error
+
+
+def describe_file(path: Path) -> dict[str, Any]:
+    """What world.json says of a file of weights."""
+    return {"file": path.name, "sha256": _checksum(path), "bytes": path.stat().st_size}
+
+
+def check_file(folder: Path, entry: dict[str, Any]) -> Path:
+    """The file that an entry of world.json describes. Raises DamagedWorldError if it differs."""
+    path: Path = folder / entry["file"]
+    remedy = "restore the file (reinstall the package, or copy the world folder again)"
+    if not path.is_file():
+        raise DamagedWorldError(
+            f"weights {path} are missing", expected=entry["file"], got="no such file", remedy=remedy
+        )
+    found = _checksum(path)
+    if found != entry["sha256"]:
+        raise DamagedWorldError(
+            f"weights {path} are damaged",
+            expected=f"sha256 {entry['sha256']} ({entry['bytes']} bytes)",
+            got=f"sha256 {found} ({path.stat().st_size} bytes)",
+            remedy=remedy,
+        )
+    return path
+
+
+def _load_heads(
+    folder: Path, manifest: dict[str, Any], dim: int, keep_types: bool
+) -> MedusaHeads | None:
+    """The Medusa heads of a world that has them. Raises DamagedWorldError."""
+    if "heads" not in manifest:
+        return None
+    count = manifest["heads"].get("count")
+    expected = f"a positive number of heads and a matrix 'weight' [number * {dim}, {dim}]"
+    state: dict[str, Tensor] = {}
+    if isinstance(count, int) and count > 0 and "heads" in manifest["files"]:
+        state = _load_checked(folder, manifest["files"]["heads"], keep_types)
+        if {name: tuple(v.shape) for name, v in state.items()} == {"weight": (count * dim, dim)}:
+            heads = MedusaHeads(dim, count).to(state["weight"].dtype)
+            heads.load_state_dict(state)
+            return heads.eval().requires_grad_(False)
+    found = {name: list(value.shape) for name, value in state.items()}
+    raise DamagedWorldError(
+        f"the Medusa heads of {folder} do not fit",
+        expected=expected,
+        got=f"{count!r} heads with {found}",
+        remedy='train them again (`worldbridge train --stage heads`), or take "heads" out of '
+        "world.json to do without",
+    )
+
+
+def _load_checked(
+    folder: Path, entries: dict[str, Any] | list[dict[str, Any]], keep_types: bool
+) -> dict[str, Tensor]:
+    """The tensors of one file, or of several that divide them."""
+    state: dict[str, Tensor] = {}
+    for entry in entries if isinstance(entries, list) else [entries]:
+        path = check_file(folder, entry)
+        found = load_file(path)
+        state |= found if keep_types else {name: value.float() for name, value in found.items()}
+    return state
+
+
+def _checksum(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,1 @@
+"""Conditioning inputs: what a model receives besides its own tokens."""

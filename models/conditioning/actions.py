@@ -1,0 +1,65 @@
+"""Where the controller's axes stand in a model's action vector, which may have any size.
+
+The published recipe has one vector per latent: 7 numbers for a robot's arm, 8 elsewhere. Ours are
+four axes in [-1, 1]. A world's `world.json` may say, under `actions`, what each number of its
+vector is: the name of an axis, `[name, factor]`, or null for 0. Without it the axes come first, in
+their order, and zeros follow.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from worldbridge.models.procedural.actions import ACTION_NAMES
+
+__all__ = ["ActionLayout"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ActionLayout:
+    """`factors` [4, size]: how much of each axis goes into each number of the vector."""
+
+    factors: Tensor
+
+    @classmethod
+    def read(cls, entries: Any, size: int) -> ActionLayout:
+        """The layout of a world.json (None: there is none there). Raises ValueError."""
+        if entries is None:
+            known = len(ACTION_NAMES)
+            entries = [*ACTION_NAMES, *[None] * max(0, size - known)][:size]
+        if not isinstance(entries, list | tuple) or len(entries) != size:
+            got = len(entries) if isinstance(entries, list | tuple) else repr(entries)
+            raise ValueError(f"actions: expected {size} entries, as condition_dim says, got {got}")
+        factors = torch.zeros(len(ACTION_NAMES), size)
+        for place, entry in enumerate(entries):
+            if entry is not None:
+                axis, factor = _entry(entry)
+                factors[axis, place] = factor
+        return cls(factors)
+
+    @property
+    def axes(self) -> tuple[str, ...]:
+        """The axes that reach the model."""
+        used = self.factors.any(-1).tolist()
+        return tuple(name for name, use in zip(ACTION_NAMES, used, strict=True) if use)
+
+    def vectors(self, actions: Tensor) -> Tensor:
+        """actions [..., 4] -> [..., size]."""
+        return actions.to(self.factors) @ self.factors
+
+
+def _entry(entry: Any) -> tuple[int, float]:
+    """An axis and its factor. Raises ValueError."""
+    name, factor = entry if isinstance(entry, list | tuple) and len(entry) == 2 else (entry, 1.0)
+    numeric = isinstance(factor, int | float) and not isinstance(factor, bool)
+    if name not in ACTION_NAMES or not numeric or not math.isfinite(factor) or factor == 0:
+        raise ValueError(
+            f"actions: expected null, one of {ACTION_NAMES}, or such a name with a factor "
+            f"([name, number]), got {entry!r}"
+        )
+    return ACTION_NAMES.index(name), float(factor)

@@ -1,1 +1,0 @@
-"""`worldbridge bench`: how fast decoding, kernels and many players are on this machine."""

@@ -1,0 +1,326 @@
+"""Which way a world is decoded: chosen by hand, or by measuring which exact way is the fastest."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+
+from worldbridge.runtime.clock import now_ms
+from worldbridge.runtime.errors import ModeError
+from worldbridge.runtime.worlds.contract import (
+    Frames,
+    LookaheadWorld,
+    PipelinedWorld,
+    Progress,
+    WorldSpec,
+    WorldStart,
+)
+
+__all__ = [
+    "AUTO",
+    "MODES",
+    "USUAL",
+    "DecodedWorld",
+    "Trial",
+    "Wanted",
+    "check_wanted",
+    "remember",
+    "remembered",
+    "set_mode",
+]
+
+log = logging.getLogger(__name__)
+
+MODES = ("auto", "sequential", "jacobi", "medusa", "diagonal")
+
+_BUDGET_S = 30.0  # for one mode; the embedded world needs half a second
+_TOTAL_S = 60.0  # no further mode is begun after that
+_LATENTS = 4  # that are timed, where they take no longer than this:
+_TIMED_S = 2.0
+_SURE = 3  # forwards until the fastest one of them is taken for what a forward takes
+_HOPELESS = 3.0  # times as long as the best mode
+_TIMES_ENQUEUED = 4  # so many times what may be enqueued is timed at a stretch
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What was asked for. `mode` None: the world's usual one, which is not measured.
+
+    `diagonal`: how far a row is ahead of the next one in mode `diagonal`; None: the usual number.
+    """
+
+    mode: str | None = None
+    diagonal: int | None = None
+
+
+USUAL = Wanted()
+AUTO = Wanted("auto")
+
+
+@runtime_checkable
+class DecodedWorld(Protocol):
+    """A world whose tokens can be decoded in several ways."""
+
+    # has `mode`, `least_forwards`, `between`, called before every forward, and `enqueued`, how many
+    # forwards may be ahead of the device
+    decoder: Any
+
+    @property
+    def spec(self) -> WorldSpec: ...
+
+    @property
+    def exact_modes(self) -> tuple[str, ...]:
+        """Those that draw the tokens of sequential decoding, the most promising ones first."""
+        ...
+
+    def make_decoder(self, wanted: Wanted) -> Any: ...
+
+    def open(self, start: WorldStart) -> Any: ...
+
+    def step(self, states: Sequence[Any], actions: torch.Tensor) -> Frames: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """What became of a mode. Without `latent_s` it was given up: it cannot be the fastest."""
+
+    mode: str
+    latent_s: float | None  # seconds until the tokens of a latent are there
+    frames_per_second: float  # with the pixels; if it was given up, no more than this
+
+    def beats(self, other: Trial) -> bool:
+        if self.latent_s is None:
+            return False
+        return other.latent_s is None or self.latent_s < other.latent_s
+
+    def __str__(self) -> str:
+        less = "" if self.latent_s is not None else "under "
+        return f"{self.mode} {less}{self.frames_per_second:.3g}"
+
+
+def check_wanted(wanted: Wanted, manifest: dict[str, Any] | None) -> None:
+    """Tells what a world cannot do before its weights are read. Raises ModeError.
+
+    manifest: the world's world.json; None for a world that draws no tokens.
+    """
+    mode, diagonal = wanted.mode, wanted.diagonal
+    if mode is not None and mode not in MODES:
+        raise ModeError(
+            "there is no such decode mode",
+            expected="one of " + ", ".join(MODES),
+            got=repr(mode),
+            remedy="choose one of these, or leave --mode out",
+        )
+    if diagonal is not None and (mode != "diagonal" or diagonal < 1):
+        raise ModeError(
+            "the diagonal does not fit the decode mode",
+            expected="a positive number, and mode 'diagonal' with it",
+            got=f"{diagonal} with mode {mode!r}",
+            remedy="add --mode diagonal, or leave --diagonal out",
+        )
+    if manifest is None:
+        if mode not in (None, "auto"):
+            raise _impossible("a world that draws tokens", mode, "it is rendered")
+        return
+    grid = manifest["transformer"].get("grid")
+    if mode == "medusa" and "heads" not in manifest:
+        raise _impossible("a world with Medusa heads", mode, "it has none")
+    if grid is not None and diagonal not in (None, grid["diagonal"]):
+        raise ModeError(
+            "this world was trained with another diagonal",
+            expected=f"{grid['diagonal']}",
+            got=f"{diagonal}",
+            remedy="leave --diagonal out",
+        )
+
+
+def _impossible(expected: str, mode: str | None, why: str) -> ModeError:
+    return ModeError(
+        f"this world cannot be decoded in mode {mode!r}",
+        expected=expected,
+        got=f"one of which {why}",
+        remedy="leave --mode out: the fastest mode that it has is taken",
+    )
+
+
+def set_mode(world: object, wanted: Wanted, progress: Progress) -> None:
+    """Give a world that was just loaded, and has no session, the decoder that is wanted.
+
+    `auto` measures the exact modes where there are several, and keeps the fastest.
+    """
+    if not isinstance(world, DecodedWorld) or wanted == USUAL:
+        return
+    if wanted.mode != "auto":
+        _change(world, wanted)
+        if wanted.mode not in world.exact_modes:
+            log.warning(
+                "approximate: mode %r draws other tokens than the model was trained to", wanted.mode
+            )
+        else:
+            log.info("decode mode %s", wanted.mode)
+        return
+    log.info("%s", _fastest(world, progress))
+
+
+def _change(world: DecodedWorld, wanted: Wanted) -> None:
+    """Gives a world another decoder. Where nobody else holds the one that it has, its memory is
+    free before the other one takes some."""
+    world.decoder = None
+    world.decoder = world.make_decoder(wanted)
+
+
+# -- measuring ------------------------------------------------------------------------------------
+
+
+def _fastest(world: DecodedWorld, progress: Progress) -> str:
+    """Gives the world the fastest decoder; what was found, in words."""
+    begun, best = time.perf_counter(), None
+    decoder: Any = None  # the best one; what lost is kept by nobody
+    trials: list[Trial] = []
+    for mode in world.exact_modes:
+        left = _TOTAL_S - (time.perf_counter() - begun)
+        if trials and left < 0:
+            break
+        progress(f"measuring the decode mode {mode}", 0.9)
+        _change(world, Wanted(mode))
+        trial = _try(world, best, min(_BUDGET_S, left))
+        trials.append(trial)
+        if best is None or trial.beats(best):
+            best, decoder = trial, world.decoder
+    world.decoder = decoder
+    assert best is not None
+    text = _told(best, trials, world.spec.fps)
+    progress(text, 0.9)
+    return text
+
+
+def _told(best: Trial, trials: list[Trial], fps: float) -> str:
+    others = "; ".join(str(trial) for trial in trials if trial is not best)
+    less = "" if best.latent_s is not None else "under "
+    slow = "" if best.frames_per_second >= fps else f" (the world's rate is {fps:g})"
+    first = f"auto: {best.mode}, {less}{best.frames_per_second:.3g} frames/s{slow}"
+    return f"{first}; {others}" if others else first
+
+
+class _Hopeless(Exception):
+    """This mode cannot become the fastest any more."""
+
+
+class _Watch:
+    """Times a latent from inside, by its forwards, and gives it up when it is hopeless.
+
+    A decoder that enqueues forwards for a GPU marks up to `enqueued` of them before they begin. So
+    there a stretch of several times as many is timed: it takes at most that much longer than it
+    took to mark it.
+    """
+
+    def __init__(self, decoder: Any, best_s: float | None, deadline: float) -> None:
+        self._decoder, self._best_s, self._deadline = decoder, best_s, deadline
+        self._marks: list[float] = []
+        self.forward_s = float("inf")  # what one takes at least
+        self._enqueued = int(decoder.enqueued)
+        self._forwards = 0
+
+    @property
+    def least_s(self) -> float:
+        """This latent takes no less."""
+        return self._forward_s * max(int(self._decoder.least_forwards), len(self._marks))
+
+    @property
+    def _forward_s(self) -> float:
+        if self.forward_s < float("inf") or not self._marks:
+            return self.forward_s
+        return (time.perf_counter() - self._marks[0]) / len(self._marks)  # too few to know better
+
+    def begin(self) -> None:
+        self._marks.clear()
+
+    @property
+    def drawn(self) -> bool:
+        """Whether anything was drawn since `begin`."""
+        return bool(self._marks)
+
+    def mark(self) -> None:
+        """A forward begins. Raises _Hopeless."""
+        now = time.perf_counter()
+        if self._marks:
+            self._time(now)
+        self._marks.append(now)
+        if now > self._deadline or self._is_hopeless():
+            raise _Hopeless
+
+    def _time(self, now: float) -> None:
+        """Another forward was marked."""
+        stretch = _TIMES_ENQUEUED * self._enqueued or 1
+        if len(self._marks) >= stretch:
+            self.forward_s = min(self.forward_s, (now - self._marks[-stretch]) / stretch)
+            self._forwards += 1
+
+    def _is_hopeless(self) -> bool:
+        if self._best_s is None or self._forwards < _SURE:
+            return False
+        however_good = self.forward_s * float(self._decoder.least_forwards)
+        return however_good > self._best_s or self.least_s > _HOPELESS * self._best_s
+
+
+@contextmanager
+def _watching(decoder: Any, watch: _Watch) -> Iterator[None]:
+    before: Callable[[], None] = decoder.between
+    decoder.between = watch.mark
+    try:
+        yield
+    finally:
+        decoder.between = before
+
+
+@torch.inference_mode()
+def _try(world: DecodedWorld, best: Trial | None, budget_s: float) -> Trial:
+    """Latents of one player who walks and turns. The first is not timed: it is prepared there."""
+    state = world.open(WorldStart(world.spec.themes[0], 0))
+    actions = torch.tensor([[0.0, 1.0, 0.3, 0.0]])
+    mode, per_latent = str(world.decoder.mode), world.spec.frames_per_latent
+    best_s = None if best is None else best.latent_s
+    watch = _Watch(world.decoder, best_s, time.perf_counter() + budget_s)
+    tokens: list[float] = []
+    pixels: list[float] = []
+    with _watching(world.decoder, watch):
+        try:
+            while len(tokens) <= _LATENTS and sum(tokens[1:]) < _TIMED_S:
+                watch.begin()
+                begun = now_ms()
+                frames = world.step([state], actions)
+                if watch.drawn:  # not one of the pictures that a latent leaves over
+                    tokens.append((frames.t_tokens - begun) / 1000)
+                    pixels.append((frames.t_pixels - frames.t_tokens) / 1000)
+        except _Hopeless:
+            if best_s is not None or not tokens:
+                return Trial(mode, None, per_latent / max(watch.least_s, 1e-9))
+    drawn_s, made_s = min(tokens[1:] or tokens), min(pixels[1:] or pixels)
+    # then the next tokens are drawn meanwhile
+    pipelined = isinstance(world, PipelinedWorld | LookaheadWorld)
+    whole_s = max(drawn_s, made_s) if pipelined else drawn_s + made_s
+    return Trial(mode, drawn_s, per_latent / whole_s)
+
+
+# -- after a crash --------------------------------------------------------------------------------
+
+
+def remember(world: object, wanted: Wanted, file: Path | None) -> None:
+    """Keep a choice that was made by measuring for the workers that follow."""
+    if file is not None and wanted.mode == "auto" and isinstance(world, DecodedWorld):
+        file.write_text(f"{world.decoder.mode}\n")
+
+
+def remembered(wanted: Wanted, file: Path | None) -> Wanted:
+    """What an earlier worker chose for this server, if it did; otherwise what is wanted."""
+    if file is None or wanted.mode != "auto" or not file.exists():
+        return wanted
+    mode = file.read_text().strip()
+    return Wanted(mode) if mode in MODES[1:] else wanted

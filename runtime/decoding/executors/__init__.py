@@ -1,0 +1,1 @@
+"""Executors: how a decode step is computed on a device."""

@@ -1,0 +1,1 @@
+"""The CUDA executor: Triton kernels behind CUDA graphs."""

@@ -1,0 +1,191 @@
+"""One decode step for several sessions, entirely on the device.
+
+A step reads where every session stands from memory, feeds `rows` tokens of each, draws behind them
+with the noise of their positions, keeps the draws up to the first wrong guess, lets heads guess
+what follows, and moves the sessions on. The host decides nothing in between and learns nothing, so
+a step can be recorded as one CUDA graph and be repeated. What it does is what
+`RasterDecoder._round` does, which is the reference.
+
+Heads guess behind one row of a session, which is known only when the others are drawn. Reading the
+unembedding again for it would cost more than to let them guess behind every row, in the pass that
+the model's own logits need anyway. So that is done where the rows and guesses of all sessions are
+few enough for one product; then the logits behind the row in question are picked.
+
+A session whose latent is complete is idle: the step changes nothing of it. So steps may be repeated
+more often than necessary, and a batch may have places that nobody uses.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from worldbridge.kernels.medusa_heads import medusa_heads, medusa_workspace, rows_together
+from worldbridge.kernels.norm import rms_norm
+from worldbridge.kernels.skinny_gemm import Workspace
+from worldbridge.kernels.speculative import (
+    DraftBuffer,
+    DraftTargets,
+    StepInputs,
+    accept_drafts,
+    gather_inputs,
+    scatter_drafts,
+)
+from worldbridge.models.transformer import TransformerConfig
+from worldbridge.runtime.decoding.executors.cuda.layers import (
+    Buffers,
+    CudaLayers,
+    Placed,
+    StepShape,
+)
+from worldbridge.runtime.decoding.executors.cuda.weights import CudaWeights, Matrix
+from worldbridge.runtime.decoding.sampling import Sampling
+
+__all__ = ["CudaStep", "StepShape"]
+
+
+class _StepBuffers(Buffers):
+    """And what the heads need."""
+
+    def __init__(
+        self, config: TransformerConfig, weights: CudaWeights, shape: StepShape, keys: Tensor
+    ) -> None:
+        device, heads, taken = keys.device, weights.count_of_heads, weights.activations
+        # rows of the most sessions whose heads guess behind all of them at once
+        together = _together(weights, shape) * shape.rows
+        apart = 0 if together == shape.sessions * shape.rows else shape.sessions * shape.rows
+        super().__init__(config, weights, shape, keys, max(apart, together * (heads + 1)))
+
+        def empty(dtype: torch.dtype, *sizes: int) -> Tensor:
+            return torch.empty(sizes, dtype=dtype, device=device)
+
+        self.accepted = torch.zeros(shape.sessions, dtype=torch.int64, device=device)
+        self.states = empty(taken, shape.sessions, config.dim)
+        self.head_states = empty(taken, max(shape.sessions, together), heads + 1, config.dim)
+        self.head_logits = empty(torch.float32, shape.sessions, heads + 1, config.vocab_size)
+        self.guesses = torch.zeros(shape.sessions, heads + 1, dtype=torch.int64, device=device)
+        self.guessed = torch.zeros(shape.sessions, dtype=torch.int64, device=device)
+
+
+def _together(weights: CudaWeights, shape: StepShape) -> int:
+    """The most sessions whose heads guess behind all rows at once."""
+    if weights.heads is None:
+        return 0
+    return min(shape.sessions, rows_together(weights.count_of_heads) // shape.rows)
+
+
+class CudaStep(CudaLayers):
+    """`run(n)` is one step of the first n places of `state`."""
+
+    buffers: _StepBuffers
+
+    def __init__(
+        self,
+        config: TransformerConfig,
+        weights: CudaWeights,
+        keys: Tensor,
+        values: Tensor,
+        sampling: Sampling,
+        shape: StepShape,
+    ) -> None:
+        """As `CudaLayers`."""
+        super().__init__(config, weights, keys, values, sampling, shape)
+        self.fed = StepInputs.allocate(shape.sessions, shape.rows, keys.device)
+        self.guessing = DraftTargets.allocate(shape.sessions, keys.device)
+        # of one pass over the unembedding, where it is one of its own
+        self.head_sessions = max(1, rows_together(weights.count_of_heads))
+        self.head_space: Workspace | None = None
+        if weights.heads is not None:
+            most = max(
+                min(shape.sessions, self.head_sessions), _together(weights, shape) * shape.rows
+            )
+            self.head_space = medusa_workspace(most, weights.heads.rows, weights.output.rows)
+
+    @torch.inference_mode()
+    def run(self, sessions: int) -> None:
+        """Repeatable, without any wait of the host, and without effect on idle sessions."""
+        buffers, feed, fed = self.buffers, self.state.feed.first(sessions), self.fed.first(sessions)
+        gather_inputs(feed, fed)
+        placed, heads = Placed(fed.tokens, fed.slots), self.weights.heads
+        if heads is not None and self._guesses_together(sessions):
+            features = self.features(placed)
+            self._heads(heads, features, self._all_logits(sessions))
+        else:
+            self.logits(placed)
+        drawn, accepted = buffers.drawn[:sessions], buffers.accepted[:sessions]
+        self.sample(
+            self.own_logits(sessions),
+            fed.positions,
+            self.state.seeds[:sessions],
+            (drawn, accepted),
+            fed.drafts,
+            fed.limits,
+        )
+        guessing = None if heads is None else self.guessing.first(sessions)
+        accept_drafts(feed, drawn, accepted, follow=self.shape.follow, guessing=guessing)
+        if heads is not None and guessing is not None:
+            self._guess(heads, feed, guessing)
+
+    def own_logits(self, sessions: int) -> Tensor:
+        if self._guesses_together(sessions):
+            return self._all_logits(sessions)[:, 0].unflatten(0, (sessions, -1))
+        return super().own_logits(sessions)
+
+    def _guesses_together(self, sessions: int) -> bool:
+        return self.weights.drafts_together(sessions * self.shape.rows)
+
+    def _all_logits(self, sessions: int) -> Tensor:
+        """[n * rows, 1 + heads, vocab], the model's own behind each row, and its heads'."""
+        kinds = self.weights.count_of_heads + 1
+        return self.buffers.logits[: sessions * self.shape.rows * kinds].unflatten(0, (-1, kinds))
+
+    def _guess(self, heads: Matrix, feed: DraftBuffer, guessing: DraftTargets) -> None:
+        """Write the heads' guesses into the line.
+
+        The first of the logits are the model's own, behind the same row; what they draw is known
+        already, and drawing it again lets one launch serve all, with consecutive positions.
+        """
+        buffers, sessions = self.buffers, len(guessing.rows)
+        logits, guesses = buffers.head_logits[:sessions], buffers.guesses[:sessions]
+        if self._guesses_together(sessions):
+            torch.index_select(self._all_logits(sessions), 0, guessing.rows, out=logits)
+        else:
+            states = rms_norm(
+                buffers.stream[: sessions * self.shape.rows],
+                self.config.norm_eps,
+                weight=self.weights.norm,
+                rows=guessing.rows,
+                out=buffers.states[:sessions],
+            )
+            parts = zip(
+                states.split(self.head_sessions), logits.split(self.head_sessions), strict=True
+            )
+            for some, out in parts:
+                self._heads(heads, some, out)
+        self.sample(
+            logits,
+            guessing.positions,
+            self.state.seeds[:sessions],
+            (guesses, buffers.guessed[:sessions]),
+        )
+        scatter_drafts(feed, guesses, guessing)
+
+    def _heads(self, heads: Matrix, features: Tensor, out: Tensor) -> None:
+        """Logits of the model and its heads behind features [m, dim] -> [m, 1 + heads, vocab]."""
+        output = self.weights.output
+        medusa_heads(
+            features,
+            heads.rows,
+            output.rows,
+            head_scale=heads.scale,
+            unembedding_scale=output.scale,
+            hidden=self.buffers.head_states[: len(features)],
+            out=out,
+            workspace=self.head_space,
+        )
+
+    def _make_buffers(self) -> _StepBuffers:
+        return _StepBuffers(self.config, self.weights, self.shape, self.keys)
+
+    def _sampled(self) -> tuple[int, int]:
+        return self.shape.sessions, max(self.shape.rows, self.weights.count_of_heads + 1)

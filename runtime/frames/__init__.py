@@ -1,0 +1,1 @@
+"""Frames: decoding latents to I420."""

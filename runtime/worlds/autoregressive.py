@@ -1,0 +1,389 @@
+"""A neural world: transformer and tokenizer behind the `WorldModel` contract.
+
+A session is its seed, its newest tokens and what led to them; keys, values and the tokenizer's
+memory are rebuilt from these, bit for bit, because they are computed again by the same steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import msgpack
+import numpy as np
+import torch
+from torch import Tensor
+
+from worldbridge.bridge.protocol import WorldSpec
+from worldbridge.models.checkpoint.folder import (
+    EMBEDDED_WORLD,
+    DamagedWorldError,
+    World,
+    load_world,
+    read_manifest,
+)
+from worldbridge.models.conditioning.controls import CONDITION_DIM, condition_vector
+from worldbridge.models.conditioning.prompt_frames import MAX_PICTURES, to_unit
+from worldbridge.models.procedural import (
+    THEMES,
+    CameraState,
+    build_scene,
+    camera_pose,
+    render,
+    soften,
+    spawn,
+)
+from worldbridge.models.procedural import actions as limits
+from worldbridge.models.tokenizer import StreamState
+from worldbridge.runtime.clock import now_ms
+from worldbridge.runtime.decoding import Sampling, WavefrontDecoder, WavefrontSession
+from worldbridge.runtime.decoding.autotune import Wanted
+from worldbridge.runtime.decoding.weight_dtype import WeightDtype
+from worldbridge.runtime.errors import DamagedWeightsError, SnapshotError, UnknownThemeError
+from worldbridge.runtime.frames.i420 import rgb_to_i420, unit_to_bytes
+from worldbridge.runtime.frames.options import EAGER
+from worldbridge.runtime.threads import one_thread
+from worldbridge.runtime.worlds.camera import dead_reckoning
+from worldbridge.runtime.worlds.contract import (
+    Frames,
+    Pose,
+    Progress,
+    WorldModel,
+    WorldStart,
+    WorldState,
+)
+from worldbridge.runtime.worlds.cosmos import cosmos_spec, load_cosmos
+from worldbridge.runtime.worlds.prompt_frames import start_video
+
+__all__ = ["ArState", "ArWorld", "embedded_spec", "load_directory", "load_embedded"]
+
+_SNAPSHOT_VERSION = 1
+_damaged = partial(SnapshotError.damaged, _SNAPSHOT_VERSION)
+DEFAULT_CAPACITY = 8
+
+
+@dataclass(slots=True, eq=False)
+class ArState(WorldState):
+    """One stream. `codes` [n, H, W], `conditions` [n, C]: what a rebuild needs, oldest first, on
+    the CPU."""
+
+    theme: str
+    camera: CameraState
+    grid: WavefrontSession
+    stream: StreamState
+    codes: Tensor
+    conditions: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class _Pixels:
+    """Frames that the pixel thread is making."""
+
+    t_tokens: float
+    work: Future[Frames]
+
+    def ready(self) -> bool:
+        return self.work.done()
+
+    def frames(self) -> Frames:
+        return self.work.result()
+
+
+class ArWorld:
+    """WorldModel over a world folder's networks."""
+
+    def __init__(
+        self, world: World, capacity: int = DEFAULT_CAPACITY, mode: str = "diagonal"
+    ) -> None:
+        self.spec = _spec(world.manifest)
+        self.training: dict[str, Any] = world.manifest.get("training", {})  # how it was made
+        self.tokenizer, self.config = world.tokenizer, world.transformer.config
+        assert self.config.grid is not None
+        sampling = Sampling(**world.manifest["sampling"])
+        self.transformer, self.heads, self.sampling = world.transformer, world.heads, sampling
+        self.capacity = capacity
+        self.decoder = self.make_decoder(Wanted(mode))
+        _, self.height, self.width = self.config.latent_shape
+        self._pixel_thread: ThreadPoolExecutor | None = None
+        # Keys of layer n depend on n windows of the past; the tokenizer's memory is shorter.
+        window = self.window = self.config.grid.window_frames
+        self.replayed = max((window - 1) * self.config.n_layers, _TOKENIZER_REACH) + 1
+        self.kept = self.replayed + self.config.grid.previous_latents
+
+    # -- WorldModel -----------------------------------------------------------------------------
+
+    def open(self, start: WorldStart) -> ArState:
+        """The world begins with what the rendered scene of that theme and seed looks like.
+
+        With pictures it begins with these, at the origin; one of them is a still that was looked at
+        for a while.
+        """
+        if start.theme not in THEMES:
+            raise UnknownThemeError(start.theme, THEMES)
+        with torch.inference_mode():
+            if start.pictures is not None:
+                camera = CameraState(0.0, 0.0)
+                # A full window of one still holds it better than one frame: 0.2 dB, measured.
+                video = start_video(start.pictures, self.spec, self.tokenizer.config, self.window)
+            else:
+                scene = soften(build_scene(start.theme, start.seed))
+                camera = spawn(scene, start.seed)
+                video = to_unit(render(scene, camera))[None, :, None]
+            codes = self.tokenizer.encode(video.to(self.decoder.device))[0].cpu()
+        gaze = torch.full((len(codes),), camera.pitch)
+        condition = condition_vector(torch.zeros(len(codes), 4), gaze, start.theme)
+        return self._rebuild(start.theme, camera, start.seed, 0, codes, condition)
+
+    def step(self, states: Sequence[ArState], actions: Tensor) -> Frames:
+        return self.begin(states, actions).frames()
+
+    @torch.inference_mode()
+    def begin(self, states: Sequence[ArState], actions: Tensor) -> _Pixels:
+        """Draw the next tokens and move the states on; their pixels follow on the other thread."""
+        before = [(s.grid.frames, s.grid.recent) for s in states]
+        try:
+            cameras, condition = self._lead(states, actions)
+            codes = self.decoder.decode([s.grid for s in states], condition)
+        except Exception:
+            for state, (frames, recent) in zip(states, before, strict=True):
+                state.grid.frames, state.grid.recent = frames, recent
+            raise
+        kept = codes.cpu()
+        for i, state in enumerate(states):
+            state.camera = cameras[i]
+            state.codes = torch.cat([state.codes, kept[i : i + 1]])[-self.kept :]
+            state.conditions = torch.cat([state.conditions, condition[i : i + 1]])[-self.kept :]
+        poses = [Pose(*camera_pose(camera)) for camera in cameras]
+        t_tokens = now_ms()
+        if self._pixel_thread is None:
+            self._pixel_thread = ThreadPoolExecutor(1, thread_name_prefix="pixels")
+        work = self._pixel_thread.submit(self._pixels, list(states), codes, poses, t_tokens)
+        return _Pixels(t_tokens, work)
+
+    def rest(self) -> None:
+        if self._pixel_thread is not None:
+            self._pixel_thread.shutdown()
+            self._pixel_thread = None
+
+    # -- DecodedWorld ---------------------------------------------------------------------------
+
+    @property
+    def exact_modes(self) -> tuple[str, ...]:
+        guessing = ("jacobi",) if self.heads is None else ("jacobi", "medusa")
+        return ("diagonal", *guessing, "sequential")
+
+    def make_decoder(self, wanted: Wanted) -> WavefrontDecoder:
+        mode = wanted.mode or "diagonal"
+        return WavefrontDecoder(self.transformer, self.capacity, self.sampling, mode, self.heads)
+
+    @property
+    def between(self) -> Callable[[], None]:
+        return self.decoder.between
+
+    @between.setter
+    def between(self, call: Callable[[], None]) -> None:
+        self.decoder.between = call
+
+    def snapshot(self, state: ArState) -> bytes:
+        camera = state.camera
+        return msgpack.packb(  # type: ignore[no-any-return]
+            {
+                "version": _SNAPSHOT_VERSION,
+                "theme": state.theme,
+                "seed": state.grid.seed,
+                "frames": state.grid.frames,
+                "camera": [camera.x, camera.z, camera.yaw, camera.pitch],
+                "codes": state.codes.to(torch.int32).numpy().tobytes(),
+                "conditions": state.conditions.numpy().tobytes(),
+            }
+        )
+
+    def restore(self, data: bytes) -> ArState:
+        saved = self._read_snapshot(data)
+        return self._rebuild(*saved)
+
+    # -- one step -------------------------------------------------------------------------------
+
+    def _lead(self, states: Sequence[ArState], actions: Tensor) -> tuple[list[CameraState], Tensor]:
+        """Where the actions lead the cameras, and what the model is told of it."""
+        pairs = zip(states, actions.tolist(), strict=True)
+        cameras = [dead_reckoning(state.camera, action) for state, action in pairs]
+        condition = [
+            condition_vector(action, torch.tensor(camera.pitch), state.theme)
+            for state, camera, action in zip(states, cameras, actions, strict=True)
+        ]
+        return cameras, torch.stack(condition)
+
+    @torch.inference_mode()
+    def _pixels(
+        self, states: list[ArState], codes: Tensor, poses: list[Pose], t_tokens: float
+    ) -> Frames:
+        """Runs on the pixel thread, one step after another: `stream` belongs to it alone."""
+        i420 = []
+        with one_thread():  # the other core draws the next tokens meanwhile
+            for state, latent in zip(states, codes, strict=True):
+                frames, state.stream = self.tokenizer.decode_step(
+                    latent[None, None], state.stream, False
+                )
+                i420.append(rgb_to_i420(unit_to_bytes(frames[0, :, -1])))
+        return Frames(i420, poses, t_tokens, now_ms())
+
+    # -- rebuilding -----------------------------------------------------------------------------
+
+    @torch.inference_mode()
+    def _rebuild(
+        self,
+        theme: str,
+        camera: CameraState,
+        seed: int,
+        first: int,
+        codes: Tensor,
+        conditions: Tensor,
+    ) -> ArState:
+        """Replay latents first..first+n-1 (all, or the newest `kept`) into a new session."""
+        history = self.config.grid.previous_latents if self.config.grid and first > 0 else 0
+        grid = self.decoder.open(seed)
+        grid.frames = first + history
+        known = codes.to(self.decoder.device)
+        grid.recent = list(known[:history].flip(0))
+        stream = self.tokenizer.decode_stream_init(1, self.height, self.width)
+        with one_thread():  # with two, these small steps take longer
+            for latent, condition in zip(known[history:], conditions[history:], strict=True):
+                self.decoder.force(grid, latent, condition)
+                _, stream = self.tokenizer.decode_step(latent[None, None], stream)
+        codes, conditions = codes[-self.kept :].clone(), conditions[-self.kept :].clone()
+        return ArState(theme, camera, grid, stream, codes, conditions)
+
+    def _read_snapshot(self, data: bytes) -> tuple[str, CameraState, int, int, Tensor, Tensor]:
+        try:
+            saved: dict[str, Any] = msgpack.unpackb(data)
+            shape = (-1, self.height, self.width)
+            codes = torch.from_numpy(np.frombuffer(saved["codes"], np.int32).reshape(shape).copy())
+            flat = np.frombuffer(saved["conditions"], np.float32)
+            conditions = torch.from_numpy(flat.reshape(-1, CONDITION_DIM).copy())
+            camera = CameraState(*(float(x) for x in saved["camera"]))
+            theme, seed, frames = saved["theme"], int(saved["seed"]), int(saved["frames"])
+            version = saved["version"]
+        except (ValueError, KeyError, TypeError, msgpack.UnpackException) as error:
+            raise _damaged(f"{len(data)} bytes ({type(error).__name__}: {error})") from error
+        if version != _SNAPSHOT_VERSION or theme not in THEMES:
+            raise _damaged(f"version {version!r}, theme {theme!r}")
+        if not 0 < len(codes) == len(conditions) == min(frames, self.kept):
+            raise _damaged(f"{len(codes)} latents and {len(conditions)} conditions of {frames}")
+        if int(codes.min()) < 0 or int(codes.max()) >= self.config.vocab_size:
+            raise _damaged(f"codes from {int(codes.min())} to {int(codes.max())}")
+        if not bool(conditions.isfinite().all()):
+            raise _damaged("conditions that are not finite")
+        return theme, camera, seed, frames - len(codes), codes.long(), conditions
+
+
+# The causal convolutions of the tokenizer's middle reach eight latents back; see its config.
+_TOKENIZER_REACH = 10
+
+
+def _spec(manifest: dict[str, Any]) -> WorldSpec:
+    grid = manifest["transformer"]["grid"]
+    return WorldSpec(
+        name=manifest["name"],
+        title=manifest["title"],
+        width=limits.IMAGE_WIDTH,
+        height=limits.IMAGE_HEIGHT,
+        fps=float(manifest["frames_per_second"]),
+        frames_per_latent=1,
+        themes=tuple(THEMES),
+        action_schema=tuple(limits.ACTION_NAMES),
+        conditionings=("actions",),
+        context_frames=int(grid["window_frames"]),
+        kind="ar",
+        takes_pictures=MAX_PICTURES,
+    )
+
+
+def embedded_spec() -> WorldSpec:
+    """The embedded world's spec without loading its weights."""
+    return _spec(_manifest(EMBEDDED_WORLD))
+
+
+def directory_spec(directory: Path) -> WorldSpec:
+    """The spec of a world in a folder without loading its weights. Raises DamagedWeightsError."""
+    manifest = _manifest(directory)
+    try:
+        return cosmos_spec(manifest) if manifest.get("kind") == "cosmos" else _spec(manifest)
+    except (KeyError, TypeError, ValueError) as error:
+        raise DamagedWeightsError(
+            f"{directory / 'world.json'} is damaged",
+            expected="the description of a world",
+            got=f"{type(error).__name__}: {error}",
+            remedy="copy the world again, or make it again",
+        ) from error
+
+
+def manifest_of(directory: Path | None) -> dict[str, Any]:
+    """What a world's world.json says, or the embedded world's. Raises DamagedWeightsError."""
+    if directory is None:
+        return _manifest(EMBEDDED_WORLD)
+    directory_spec(directory)  # names what is wrong in it
+    return _manifest(directory)
+
+
+def load_embedded(*, seats: int, device: str, progress: Progress) -> ArWorld:
+    """The world that ships with the package. Raises DamagedWeightsError."""
+    return _load_trained(EMBEDDED_WORLD, seats, device, progress)
+
+
+def load_directory(
+    directory: Path,
+    *,
+    seats: int,
+    device: str,
+    progress: Progress,
+    context: Tensor | None = None,
+    weights: WeightDtype = "model",
+    pixels: str = EAGER,
+) -> WorldModel:
+    """The world in a folder of `worldbridge train` or `convert`. Raises DamagedWeightsError.
+
+    `weights` and `pixels` are of converted worlds; see `CosmosWorld`.
+    """
+    directory_spec(directory)  # what is wrong in a world.json is told before weights are read
+    if _manifest(directory).get("kind") != "cosmos":
+        return _load_trained(directory, seats, device, progress)
+    try:
+        return load_cosmos(
+            directory,
+            seats=seats,
+            device=device,
+            progress=progress,
+            context=context,
+            weights=weights,
+            pixels=pixels,
+        )
+    except DamagedWorldError as error:
+        raise DamagedWeightsError.of(error) from error
+
+
+def _load_trained(directory: Path, seats: int, device: str, progress: Progress) -> ArWorld:
+    progress("reading weights", 0.1)
+    try:
+        world = load_world(directory)
+    except DamagedWorldError as error:
+        raise DamagedWeightsError.of(error) from error
+    world.tokenizer.to(device)
+    world.transformer.to(device)
+    if world.heads is not None:
+        world.heads.to(device)
+    progress("packing weights", 0.6)
+    model = ArWorld(world, capacity=seats + 1)
+    progress("packing weights", 0.9)
+    return model
+
+
+def _manifest(directory: Path) -> dict[str, Any]:
+    try:
+        return read_manifest(directory)
+    except DamagedWorldError as error:
+        raise DamagedWeightsError.of(error) from error

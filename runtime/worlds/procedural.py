@@ -1,0 +1,119 @@
+"""The rendered world: no weights, exact camera poses, the same controls as the neural worlds."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from worldbridge.bridge.protocol import Pose, WorldSpec
+from worldbridge.models.procedural import (
+    THEMES,
+    CameraState,
+    Scene,
+    build_scene,
+    camera_pose,
+    render,
+    spawn,
+    step_camera,
+)
+from worldbridge.models.procedural.actions import (
+    ACTION_NAMES,
+    FRAMES_PER_SECOND,
+    IMAGE_HEIGHT,
+    IMAGE_WIDTH,
+)
+from worldbridge.runtime.clock import now_ms
+from worldbridge.runtime.errors import BadPromptFrameError, SnapshotError, UnknownThemeError
+from worldbridge.runtime.frames.i420 import rgb_to_i420
+from worldbridge.runtime.threads import one_thread
+from worldbridge.runtime.worlds.contract import Frames, Progress, WorldStart, WorldState
+
+__all__ = ["ProceduralState", "ProceduralWorld", "procedural_spec"]
+
+DEFAULT_FPS = 30.0
+_SAVED = struct.Struct("<BQ4d")  # theme number, seed, then the camera's exact x, z, yaw, pitch
+
+
+@dataclass(slots=True, eq=False)
+class ProceduralState(WorldState):
+    scene: Scene
+    camera: CameraState
+
+
+def procedural_spec(fps: float = DEFAULT_FPS) -> WorldSpec:
+    return WorldSpec(
+        name="procedural",
+        title="Procedural world (rendered, no weights)",
+        width=IMAGE_WIDTH,
+        height=IMAGE_HEIGHT,
+        fps=fps,
+        frames_per_latent=1,
+        themes=tuple(THEMES),
+        action_schema=tuple(ACTION_NAMES),
+        conditionings=("actions",),
+        context_frames=0,
+        kind="procedural",
+    )
+
+
+class ProceduralWorld:
+    """WorldModel over the renderer. Motion is defined per second, so any frame rate walks alike."""
+
+    def __init__(self, fps: float = DEFAULT_FPS, device: str = "cpu") -> None:
+        self.spec = procedural_spec(fps)
+        self._device = device
+        self._action_scale = FRAMES_PER_SECOND / fps
+
+    def prepare(self, progress: Progress) -> None:
+        """Paint every theme now: the first scene of one takes up to a second, the next ones none.
+
+        Nobody else's play may stall for that long because a player chose another theme.
+        """
+        for number, theme in enumerate(THEMES):
+            progress(f"painting {theme.replace('_', ' ')}", number / len(THEMES))
+            self._scene(theme, 0)
+
+    def open(self, start: WorldStart) -> ProceduralState:
+        if start.pictures is not None:
+            raise BadPromptFrameError.none_taken(self.spec.name, len(start.pictures))
+        scene = self._scene(start.theme, start.seed)
+        return ProceduralState(scene, spawn(scene, start.seed))
+
+    def step(self, states: Sequence[ProceduralState], actions: Tensor) -> Frames:
+        """Cameras move in doubles on the CPU: a session's path never depends on its neighbours."""
+        moves: list[list[float]] = (actions.double() * self._action_scale).tolist()
+        cameras = [
+            step_camera(s.scene, s.camera, move) for s, move in zip(states, moves, strict=True)
+        ]
+        t_tokens = now_ms()
+        with one_thread():
+            i420 = [
+                rgb_to_i420(render(s.scene, camera))
+                for s, camera in zip(states, cameras, strict=True)
+            ]
+        for state, camera in zip(states, cameras, strict=True):
+            state.camera = camera  # only now: a step that raised has changed nothing
+        poses = [Pose(*camera_pose(camera)) for camera in cameras]
+        return Frames(i420, poses, t_tokens, now_ms())
+
+    def snapshot(self, state: ProceduralState) -> bytes:
+        theme, camera = THEMES.index(state.scene.theme), state.camera
+        return _SAVED.pack(theme, state.scene.seed, camera.x, camera.z, camera.yaw, camera.pitch)
+
+    def restore(self, data: bytes) -> ProceduralState:
+        if len(data) != _SAVED.size or data[0] >= len(THEMES):
+            raise SnapshotError(
+                "the world's part of the snapshot is damaged",
+                expected=f"{_SAVED.size} bytes that begin with a theme number below {len(THEMES)}",
+                got=f"{len(data)} bytes: {data[:8].hex(' ')}",
+            )
+        theme, seed, *camera = _SAVED.unpack(data)
+        return ProceduralState(self._scene(THEMES[theme], seed), CameraState(*camera))
+
+    def _scene(self, theme: str, seed: int) -> Scene:
+        if theme not in THEMES:
+            raise UnknownThemeError(theme, THEMES)
+        return build_scene(theme, seed, self._device)

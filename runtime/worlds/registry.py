@@ -1,0 +1,149 @@
+"""Which worlds can be served, and how each is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from worldbridge.models.progress import silent
+from worldbridge.runtime.decoding.autotune import USUAL, Wanted, check_wanted, set_mode
+from worldbridge.runtime.decoding.weight_dtype import WeightDtype, check_weight_dtype
+from worldbridge.runtime.errors import DamagedWeightsError, NoDeviceError, UnknownWorldError
+from worldbridge.runtime.frames.options import EAGER, check_detokenizer
+from worldbridge.runtime.worlds.contract import Progress, WorldModel, WorldSpec
+
+__all__ = ["WORLD_FILE", "directory_of", "list_worlds", "open_world", "spec_of"]
+
+WORLD_FILE = "world.json"
+
+
+def open_world(
+    name: str,
+    *,
+    device: str = "cpu",
+    fps: float | None = None,
+    seats: int = 4,
+    progress: Progress | None = None,
+    context: Tensor | None = None,
+    wanted: Wanted = USUAL,
+    weights: WeightDtype = "model",
+    pixels: str = EAGER,
+) -> WorldModel:
+    """The world called `name`, or the one in the directory `name` that holds a world.json.
+
+    Args:
+        fps: frames per second, for worlds that can choose (None: the world's own).
+        seats: how many sessions will be open at most.
+        context: the text that the world is told (`runtime/worlds/text_prompt.py`), if it takes one.
+        wanted: which way it is decoded; "auto" measures here and now.
+        weights: how those of its transformer are read; with one byte each, other tokens are drawn.
+        pixels: how a GPU makes its pictures, see `runtime/frames/options.py`.
+
+    Raises:
+        NoDeviceError: no GPU here.
+        UnknownWorldError: neither a known name nor such a directory; it lists the known ones.
+        DamagedWeightsError: weights are missing, truncated or altered.
+        ModeError: the world cannot be decoded that way.
+        WeightsError: its weights cannot be read that way.
+        PixelsError: its pictures cannot be made that way.
+    """
+    report = progress or silent
+    _check_device(device)
+    if name == "procedural":
+        check_wanted(wanted, None)
+        check_weight_dtype(weights, None, device)
+        check_detokenizer(pixels, None, device)
+        return _open_procedural(device, fps, report)
+    directory = directory_of(name)
+    # imported here: who serves the rendered world should not wait for the neural one's imports
+    from worldbridge.runtime.worlds import autoregressive as ar_world
+
+    manifest = ar_world.manifest_of(directory)
+    check_wanted(wanted, manifest)
+    check_weight_dtype(weights, manifest, device)
+    check_detokenizer(pixels, manifest, device)
+    world: WorldModel
+    if directory is None:
+        world = ar_world.load_embedded(seats=seats, device=device, progress=report)
+    else:
+        world = ar_world.load_directory(
+            directory,
+            seats=seats,
+            device=device,
+            progress=report,
+            context=context,
+            weights=weights,
+            pixels=pixels,
+        )
+    set_mode(world, wanted, report)
+    return world
+
+
+def _check_device(device: str) -> None:
+    if device == "cuda" and not torch.cuda.is_available():
+        raise NoDeviceError(
+            "this machine has no GPU that PyTorch can use",
+            expected="an NVIDIA GPU, its driver, and a PyTorch built for CUDA",
+            got=f"PyTorch {torch.__version__}, no CUDA device",
+            remedy="serve with --device cpu, or install PyTorch for CUDA",
+        )
+
+
+def directory_of(name: str) -> Path | None:
+    """Where a world lies; None for those that are known by name. Raises UnknownWorldError."""
+    if name in _SPECS:
+        return None
+    if not (Path(name) / WORLD_FILE).is_file():
+        raise UnknownWorldError(name, tuple(_SPECS))
+    return Path(name)
+
+
+def list_worlds() -> list[WorldSpec]:
+    """What `open_world` knows by name. Loads no weights; a world without weights is left out."""
+    specs = []
+    for read in _SPECS.values():
+        try:
+            specs.append(read())
+        except DamagedWeightsError:
+            continue
+    return specs
+
+
+def spec_of(directory: Path) -> WorldSpec:
+    """What the world in a directory looks like from outside, by its world.json alone.
+
+    Raises UnknownWorldError, DamagedWeightsError.
+    """
+    from worldbridge.runtime.worlds import autoregressive as ar_world
+
+    found = directory_of(str(directory))
+    return ar_world.directory_spec(Path(directory) if found is None else found)
+
+
+def _open_procedural(device: str, fps: float | None, progress: Progress) -> WorldModel:
+    from worldbridge.runtime.worlds.procedural import DEFAULT_FPS, ProceduralWorld
+
+    world = ProceduralWorld(fps or DEFAULT_FPS, device)
+    world.prepare(progress)
+    return world
+
+
+def _procedural_spec() -> WorldSpec:
+    from worldbridge.runtime.worlds.procedural import procedural_spec
+
+    return procedural_spec()
+
+
+def _embedded_spec() -> WorldSpec:
+    from worldbridge.runtime.worlds import autoregressive as ar_world
+
+    return ar_world.embedded_spec()
+
+
+_SPECS: dict[str, Callable[[], WorldSpec]] = {
+    "embedded": _embedded_spec,
+    "procedural": _procedural_spec,
+}

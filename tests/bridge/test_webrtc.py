@@ -1,0 +1,306 @@
+"""WebRTC with a real aiortc peer, and the private parts of aiortc that `rtc` depends on."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+import pytest
+from aiortc import RTCConfiguration, RTCPeerConnection, RTCRtpReceiver, RTCSessionDescription
+from aiortc.codecs import HEADER_EXTENSIONS
+from aiortc.mediastreams import AudioStreamTrack, MediaStreamTrack, VideoStreamTrack
+from aiortc.rtp import HeaderExtensionsMap, RtpPacket, unpack_header_extensions
+from av import VideoFrame
+
+from tests.bridge.conftest import RawClient, Rig, RigMaker, eventually
+from tests.bridge.fake_worker import SPEC
+from worldbridge.bridge.errors import BridgeError
+from worldbridge.bridge.protocol import (
+    Answer,
+    ControllerState,
+    Error,
+    Frame,
+    Hello,
+    Input,
+    Offer,
+    Status,
+    decode_server,
+    encode,
+)
+from worldbridge.bridge.transports.webrtc import (
+    PLAYOUT_DELAY_ID,
+    PLAYOUT_DELAY_URI,
+    choose_codec,
+    last_rtp_timestamp,
+    offer_playout_delay,
+    patch_sender,
+)
+
+
+class BrowserLike:
+    """What a page does: one recvonly video, two data channels, one offer."""
+
+    def __init__(self, codec: str | None = None) -> None:
+        offer_playout_delay()  # Chromium's offers have it
+        self.pc = RTCPeerConnection(RTCConfiguration(iceServers=[]))
+        transceiver = self.pc.addTransceiver("video", direction="recvonly")
+        if codec is not None:
+            capabilities = RTCRtpReceiver.getCapabilities("video")
+            assert capabilities is not None
+            transceiver.setCodecPreferences(
+                [c for c in capabilities.codecs if c.mimeType in (f"video/{codec}", "video/rtx")]
+            )
+        self.receiver: Any = transceiver.receiver
+        self.input = self.pc.createDataChannel("input", ordered=False, maxRetransmits=0)
+        self.control = self.pc.createDataChannel("control")
+        self.headers: list[Frame] = []
+        self.packets: list[bytes] = []
+        self.track: MediaStreamTrack | None = None
+        self.control.on("message", self._header)
+        self.pc.on("track", self._adopt)
+
+    def _header(self, data: bytes) -> None:
+        message = decode_server(data)
+        assert isinstance(message, Frame) and message.jpeg is None
+        self.headers.append(message)
+
+    def _adopt(self, track: MediaStreamTrack) -> None:
+        self.track = track
+
+    async def connect(self, client: RawClient) -> str:
+        await self.pc.setLocalDescription(await self.pc.createOffer())
+        await client.send(Offer(self.pc.localDescription.sdp))
+        answer = await client.until(Answer)
+        transport: Any = self.receiver.transport
+        handle = transport._handle_rtp_data
+
+        async def spy(data: bytes, arrival_time_ms: int) -> None:
+            self.packets.append(data)
+            await handle(data, arrival_time_ms)
+
+        transport._handle_rtp_data = spy
+        await self.pc.setRemoteDescription(RTCSessionDescription(answer.sdp, "answer"))
+        return answer.sdp
+
+    async def frame(self) -> VideoFrame:
+        assert self.track is not None
+        frame = await asyncio.wait_for(self.track.recv(), 5)
+        assert isinstance(frame, VideoFrame)
+        return frame
+
+
+@pytest.fixture
+async def page() -> AsyncIterator[BrowserLike]:
+    browser = BrowserLike()
+    yield browser
+    await browser.pc.close()
+
+
+async def playing(rig: Rig) -> RawClient:
+    client = await rig.greet(Hello("page", video="webrtc"))
+    await client.until(Status, lambda status: status.state == "playing")
+    return client
+
+
+async def keep_talking(client: RawClient) -> None:
+    """Pings, and reads what comes, as a page does all the time."""
+    while True:
+        try:
+            await client.until(Answer)
+        except AssertionError:
+            continue
+
+
+async def test_video_input_and_headers(rig: Rig, page: BrowserLike) -> None:
+    await rig.worker()
+    client = await playing(rig)
+    sdp = await page.connect(client)
+    assert PLAYOUT_DELAY_URI in sdp
+    assert "H264/90000" in sdp and "VP8" not in sdp
+    assert "a=sendonly" in sdp
+    talk = asyncio.create_task(keep_talking(client))
+    frame = await page.frame()
+    picture = frame.to_ndarray(format="yuv420p")
+    assert (frame.width, frame.height) == (SPEC.width, SPEC.height)
+    # the test card is a ramp of 2 per column, wherever it has moved to
+    steps = np.diff(picture[SPEC.height // 2, : SPEC.width].astype(int))
+    assert np.median(steps) == 2
+    page.input.send(encode(Input((ControllerState(11, 77.0),))))
+    await eventually(lambda: any(f.header.input_seq == 11 for f in page.headers))
+    answer = next(f.header for f in page.headers if f.header.input_seq == 11)
+    assert answer.input_time == 77.0
+    assert answer.t_encoded <= answer.t_sent
+    stamps = {RtpPacket.parse(packet).timestamp for packet in page.packets}
+    assert {f.header.rtp for f in page.headers[:-1]} <= stamps
+    talk.cancel()
+
+
+async def test_every_packet_asks_for_no_playout_delay(rig: Rig, page: BrowserLike) -> None:
+    await rig.worker()
+    client = await playing(rig)
+    await page.connect(client)
+    await page.frame()
+    assert page.packets
+    for data in page.packets:
+        assert extensions(data)[PLAYOUT_DELAY_ID] == b"\0\0\0"
+
+
+def extensions(packet: bytes) -> dict[int, bytes]:
+    """The header extensions of a serialized RTP packet without CSRCs."""
+    assert packet[0] == 0x90, "version 2, extension, no padding, no CSRC"
+    profile, words = int.from_bytes(packet[12:14]), int.from_bytes(packet[14:16])
+    return dict(unpack_header_extensions(profile, packet[16 : 16 + words * 4]))
+
+
+async def test_a_lost_picture_brings_a_key_frame(rig: Rig, page: BrowserLike) -> None:
+    await rig.worker()
+    client = await playing(rig)
+    await page.connect(client)
+    talk = asyncio.create_task(keep_talking(client))
+    await page.frame()
+    for _ in range(3):
+        assert not (await page.frame()).key_frame
+    source = next(iter({RtpPacket.parse(packet).ssrc for packet in page.packets}))
+    await page.receiver._send_rtcp_pli(source)
+    for _ in range(60):
+        if (await page.frame()).key_frame:
+            break
+    else:
+        raise AssertionError("no key frame came after PLI")
+    talk.cancel()
+
+
+async def test_two_viewers_share_one_encoder(rig: Rig) -> None:
+    """The late one gets a key frame; both go on."""
+    await rig.worker()
+    pages = [BrowserLike(), BrowserLike()]
+    player = await playing(rig)
+    await pages[0].connect(player)
+    await pages[0].frame()
+    watcher = await rig.greet(Hello("watcher", "spectator", video="webrtc"))
+    await watcher.until(Status, lambda status: status.state == "playing")
+    await pages[1].connect(watcher)
+    assert (await pages[1].frame()).key_frame
+    await pages[0].frame()
+    for page in pages:
+        await page.pc.close()
+
+
+async def test_without_h264_it_is_vp8(rig: Rig) -> None:
+    await rig.worker()
+    page = BrowserLike("VP8")
+    client = await playing(rig)
+    sdp = await page.connect(client)
+    assert "VP8/90000" in sdp and "H264" not in sdp
+    frame = await page.frame()
+    assert (frame.width, frame.height) == (SPEC.width, SPEC.height)
+    await page.pc.close()
+
+
+async def test_garbage_on_a_data_channel_ends_that_client(rig: Rig, page: BrowserLike) -> None:
+    await rig.worker()
+    client, other = await playing(rig), await rig.greet()
+    await page.connect(client)
+    await page.frame()
+    await eventually(lambda: page.input.readyState == "open")
+    page.input.send(b"\xc1")
+    assert (await client.until(Error)).code == "bad_message"
+    await other.until(Frame)
+
+
+async def test_a_page_that_leaves_takes_its_connection_with_it(
+    make_rig: RigMaker, page: BrowserLike
+) -> None:
+    rig = await make_rig()
+    await rig.worker()
+    client = await playing(rig)
+    await page.connect(client)
+    await page.frame()
+    await client.socket.close()
+    await eventually(lambda: page.pc.connectionState == "closed")
+
+
+class TestOffers:
+    async def offer(self, *media: MediaStreamTrack | str) -> str:
+        pc = RTCPeerConnection(RTCConfiguration(iceServers=[]))
+        for item in media:
+            direction = "recvonly" if isinstance(item, str) else "sendrecv"
+            pc.addTransceiver(item, direction=direction)
+        await pc.setLocalDescription(await pc.createOffer())
+        sdp = str(pc.localDescription.sdp)
+        await pc.close()
+        return sdp
+
+    async def test_incoming_media_is_refused(self) -> None:
+        for media in (
+            (VideoStreamTrack(),),
+            ("video", AudioStreamTrack()),
+            ("video", "video"),
+            ("audio",),
+        ):
+            with pytest.raises(BridgeError) as caught:
+                choose_codec(await self.offer(*media))
+            assert caught.value.code == "bad_message"
+
+    async def test_the_codec_is_the_best_that_both_have(self) -> None:
+        sdp = await self.offer("video")
+        assert choose_codec(sdp) == "H264"
+        assert choose_codec(sdp.replace("H264/90000", "H265/90000")) == "VP8"
+        assert choose_codec(sdp.replace("packetization-mode=1", "packetization-mode=0")) == "VP8"
+        with pytest.raises(BridgeError):
+            neither = sdp.replace("H264/90000", "H265/90000").replace("VP8/90000", "VP9/90000")
+            choose_codec(neither)
+
+    @pytest.mark.parametrize("sdp", ["", "v=0", "m=video", "\0" * 100, "m=video 9 X 96\r\n" * 50])
+    async def test_garbage_is_an_error_that_the_client_survives(self, rig: Rig, sdp: str) -> None:
+        await rig.worker()
+        client = await playing(rig)
+        await client.send(Offer(sdp))
+        error = await client.until(Error)
+        assert (error.code, error.fatal) == ("bad_message", False)
+
+    async def test_offers_are_limited(self, rig: Rig) -> None:
+        await rig.worker()
+        client = await playing(rig)
+        for _ in range(17):
+            await client.send(Offer("x"))
+        error = await client.until(Error, lambda error: error.fatal)
+        assert error.message == "too many offers"
+
+
+class TestPrivateParts:
+    """`rtc` sets these. If one is gone, the pinned version changed: look at rtc.py again."""
+
+    def test_the_version_is_the_one_that_was_read(self) -> None:
+        assert version("aiortc") == "1.16.0"
+
+    async def test_senders(self) -> None:
+        pc = RTCPeerConnection(RTCConfiguration(iceServers=[]))
+        sender: Any = pc.addTransceiver("video").sender
+        assert type(sender._RTCRtpSender__rtp_header_extensions_map) is HeaderExtensionsMap
+        assert callable(sender._send_keyframe)
+        assert last_rtp_timestamp(sender) == 0
+        asked = []
+        patch_sender(sender, lambda: asked.append(1))
+        assert type(sender._RTCRtpSender__rtp_header_extensions_map) is not HeaderExtensionsMap
+        sender._send_keyframe()
+        assert asked == [1]
+        await pc.close()
+
+    async def test_half_received_messages_can_be_counted(self) -> None:
+        pc = RTCPeerConnection(RTCConfiguration(iceServers=[]))
+        pc.createDataChannel("x")
+        sctp: Any = pc.sctp
+        assert sctp._inbound_streams == {}
+        assert sctp._get_inbound_stream(0).reassembly == []
+        await pc.close()
+
+    def test_the_extension_has_a_number_of_its_own(self) -> None:
+        offer_playout_delay()
+        offer_playout_delay()
+        everything = [e for kind in HEADER_EXTENSIONS.values() for e in kind]
+        ours = [e for e in everything if e.id == PLAYOUT_DELAY_ID]
+        assert [e.uri for e in ours] == [PLAYOUT_DELAY_URI]

@@ -1,0 +1,133 @@
+"""Recorded steps on the GPU that is not there draw the tokens of `RasterDecoder` on the CPU."""
+
+from __future__ import annotations
+
+import copy
+import gc
+from typing import Any
+
+import pytest
+import torch
+
+pytest.importorskip("triton", reason="needs triton: pip install triton")
+
+from tests.runtime.decoding.cuda_models import (
+    ACTIONS,
+    SAMPLING,
+    SHORT,
+    VIDEO2WORLD,
+    build,
+    decode,
+    heads_for,
+    opened,
+    run,
+)
+from tests.support.fake_cuda import fake_cuda
+from worldbridge.models.transformer import TransformerConfig
+from worldbridge.runtime.decoding.choice import decoder_for
+from worldbridge.runtime.decoding.executors.cuda import decoder as device_decoder
+from worldbridge.runtime.decoding.executors.cuda.decoder import CudaDecoder
+from worldbridge.runtime.decoding.executors.cuda.graphs import GraphSteps
+from worldbridge.runtime.decoding.raster import RasterDecoder
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::RuntimeWarning"),  # numpy, about inf - inf
+    pytest.mark.slow,
+]
+
+
+@pytest.mark.parametrize(
+    ("config", "mode", "options"),
+    [
+        (SHORT, "jacobi", {"width": 4}),
+        (SHORT, "medusa", {"heads": heads_for(SHORT, 3)}),
+        (SHORT, "diagonal", {"diagonal": 1}),
+        (VIDEO2WORLD, "jacobi", {"width": 4}),
+        (ACTIONS, "medusa", {"heads": heads_for(SHORT, 2)}),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_recorded_steps_draw_the_tokens_of_the_reference(
+    config: TransformerConfig, mode: str, options: dict[str, Any]
+) -> None:
+    model = build(config)
+    plain = RasterDecoder(model, 2, SAMPLING, mode, **options)
+    expected = run(plain, opened(plain, 3, 2), 2)
+    heads = options.pop("heads", None)
+    with fake_cuda() as gpu:
+        on_gpu = None if heads is None else copy.deepcopy(heads).to("cuda")
+        decoder = CudaDecoder(
+            copy.deepcopy(model).to("cuda"),
+            2,
+            SAMPLING,
+            mode,
+            heads=on_gpu,
+            split=32,
+            context_rows=9,
+            **options,
+        )
+        assert isinstance(decoder.steps, GraphSteps) and gpu.recorded == 2
+        assert torch.equal(run(decoder, opened(decoder, 3, 2), 2).cpu(), expected)
+        assert vars(decoder.counts) == vars(plain.counts)
+
+
+def test_players_come_and_go_while_one_set_of_graphs_serves_them() -> None:
+    """Of buckets 1, 2 and 3, with other memory in use by then."""
+    model = build(SHORT)
+    plain = RasterDecoder(model, 3, SAMPLING, "jacobi", width=4)
+    expected = []
+    for seed in (1, 2, 3):
+        session = opened(plain, seed)
+        expected.append(torch.stack([decode(plain, [session], step) for step in range(3)]))
+        del session
+        gc.collect()
+    with fake_cuda() as gpu:
+        decoder = CudaDecoder(
+            copy.deepcopy(model).to("cuda"), 3, SAMPLING, "jacobi", width=4, split=32
+        )
+        assert gpu.recorded == 3
+        sessions = [opened(decoder, seed) for seed in (1, 2, 3)]
+        assert decode(decoder, sessions[:1], 0).cpu().equal(expected[0][0])
+        found = decode(decoder, sessions[1:], 0).cpu()
+        assert found[0].equal(expected[1][0][0]) and found[1].equal(expected[2][0][0])
+        found = decode(decoder, sessions, 1).cpu()
+        for i in range(3):
+            assert found[i].equal(expected[i][1][0])
+        del sessions[1]
+        gc.collect()
+        assert decode(decoder, sessions[1:], 2)[0].cpu().equal(expected[2][2][0])
+
+
+@pytest.mark.parametrize("precision", ["fp8", "int8"])
+def test_weights_of_one_byte_are_recorded(precision: Any) -> None:
+    """What they draw is compared with launches that are not recorded."""
+    model = build(SHORT)
+    results = []
+    for steps in (GraphSteps, lambda step, progress: device_decoder.EagerSteps(step)):
+        with fake_cuda(), pytest.MonkeyPatch.context() as patch:
+            patch.setattr(device_decoder, "GraphSteps", steps)
+            decoder = CudaDecoder(
+                copy.deepcopy(model).to("cuda"),
+                1,
+                SAMPLING,
+                "jacobi",
+                width=4,
+                split=32,
+                precision=precision,
+            )
+            results.append(run(decoder, opened(decoder, 4), 1).cpu())
+    assert torch.equal(*results)
+
+
+@pytest.mark.parametrize("mode", ["jacobi", "diagonal"])
+def test_a_latent_waits_for_reports_and_twice_to_be_told_something(mode: str) -> None:
+    with fake_cuda() as gpu:
+        decoder = decoder_for(build(SHORT).to("cuda"), 1, SAMPLING, mode)
+        session = opened(decoder, 3)
+        decode(decoder, [session], 0)
+        before, read, reports = gpu.waits, decoder.reports.read, []
+        decoder.reports.read = lambda: reports.append(read()) or reports[-1]
+        decode(decoder, [session], 1)
+        assert reports[-1][0] == decoder.step.state.feed.done[0].item()
+        # where the session stands, and where its latent is fed
+        assert gpu.waits - 1 - before <= len(reports) + 2

@@ -1,0 +1,107 @@
+"""The import rule: who may import whom, read from the sources without running them."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+# folder -> our own packages it may import besides itself, as in docs/architecture.md
+MAY_IMPORT: dict[str, set[str]] = {
+    "bridge": set(),
+    "kernels": set(),
+    "models": {"kernels"},
+    "runtime": {"models", "kernels", "bridge.protocol"},
+    "engine_plugins": {"bridge"},  # the Python client speaks by the gateway's own definitions
+}
+# folder -> packages of others it may import at all; the model side has to run where no network is
+OTHERS: dict[str, set[str]] = {
+    "kernels": {"torch", "triton", "numpy"},
+    "models": {"torch", "triton", "numpy", "safetensors"},
+    "runtime": {"torch", "triton", "numpy", "safetensors", "msgpack", "zmq"},
+}
+TENSORS = {"torch", "triton", "cupy", "safetensors"}  # never in these:
+WITHOUT_TENSORS = ("bridge", "engine_plugins")
+
+
+def imports_of(source: str, package: str) -> set[str]:
+    """Dotted names that a module of `package` imports, relative ones made absolute.
+
+    `from a import b` counts as a.b: whether b is a module is not known without running it.
+    """
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                parts = package.split(".")
+                parents = parts[: len(parts) - node.level + 1]
+                base = ".".join([*parents, base]).rstrip(".")
+            names |= {f"{base}.{alias.name}" for alias in node.names}
+    return names
+
+
+def violations(folder: str, imported: set[str]) -> list[str]:
+    found = []
+    allowed = [f"worldbridge.{name}" for name in {folder, *MAY_IMPORT[folder]}]
+    for name in sorted(imported):
+        top = name.split(".")[0]
+        if top == "worldbridge":
+            if not any(name == ours or name.startswith(ours + ".") for ours in allowed):
+                found.append(f"{name} (may import of ours: {', '.join(sorted(allowed))})")
+        elif folder in WITHOUT_TENSORS and top in TENSORS:
+            found.append(f"{name} ({folder} has to run without {top})")
+        elif folder in OTHERS and top not in OTHERS[folder] and top not in sys.stdlib_module_names:
+            found.append(f"{name} ({folder} may import of others: {', '.join(OTHERS[folder])})")
+    return found
+
+
+def modules(folder: str) -> list[Path]:
+    return sorted((ROOT / folder).rglob("*.py"))
+
+
+@pytest.mark.parametrize("folder", sorted(MAY_IMPORT))
+def test_folder_keeps_to_the_import_rule(folder: str) -> None:
+    assert modules(folder), f"no modules found in {folder}"
+    found = []
+    for path in modules(folder):
+        package = ".".join(["worldbridge", *path.relative_to(ROOT).parent.parts])
+        for problem in violations(folder, imports_of(path.read_text(), package)):
+            found.append(f"{path.relative_to(ROOT)} imports {problem}")
+    assert not found, "\n".join(found)
+
+
+@pytest.mark.parametrize(
+    ("folder", "source"),
+    [
+        ("bridge", "import torch"),
+        ("bridge", "def f() -> None:\n    from worldbridge.runtime import engine"),
+        ("bridge", "from ..runtime.engine import Engine"),
+        ("runtime", "from worldbridge.bridge.gateway.hub import run"),
+        ("runtime", "from worldbridge.bridge import errors"),
+        ("runtime", "import starlette.routing"),
+        ("models", "from worldbridge.runtime import world"),
+        ("kernels", "from worldbridge import models"),
+    ],
+)
+def test_the_rule_finds_what_it_forbids(folder: str, source: str) -> None:
+    assert violations(folder, imports_of(source, f"worldbridge.{folder}"))
+
+
+@pytest.mark.parametrize(
+    ("folder", "source"),
+    [
+        ("bridge", "from .errors import BridgeError\nimport msgpack, os.path"),
+        ("runtime", "from worldbridge.bridge.protocol import Pose\nimport zmq"),
+        ("runtime", "from ..bridge.protocol import Pose"),
+        ("models", "from worldbridge.kernels import rope\nimport torch.nn.functional as F"),
+    ],
+)
+def test_the_rule_lets_pass_what_it_allows(folder: str, source: str) -> None:
+    assert violations(folder, imports_of(source, f"worldbridge.{folder}")) == []

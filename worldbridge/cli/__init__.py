@@ -1,0 +1,5 @@
+"""Command line."""
+
+from worldbridge.cli.main import main
+
+__all__ = ["main"]

@@ -1,0 +1,5 @@
+"""`python -m worldbridge.cli`."""
+
+from worldbridge.cli import main
+
+main()

@@ -1,0 +1,231 @@
+"""`worldbridge export`: a world's tokenizer for programs without PyTorch."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from worldbridge.cli.errors import resolution_of, watched
+from worldbridge.errors import EXIT_WEIGHTS, StartError
+
+if TYPE_CHECKING:
+    from worldbridge.models.export import Options
+
+__all__ = ["export"]
+
+export = typer.Typer(
+    help="Write a world's tokenizer for programs without PyTorch.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
+
+class Part(StrEnum):
+    stream = "stream"
+    decoder = "decoder"
+    encoder = "encoder"
+
+
+class Pixels(StrEnum):
+    float = "float"
+    bytes = "bytes"
+
+
+class WeightDtype(StrEnum):
+    float32 = "float32"
+    float16 = "float16"
+    bfloat16 = "bfloat16"
+
+
+World = Annotated[str, typer.Option(help="World to export: a name or a directory.")]
+Out = Annotated[Path, typer.Option(help="Directory that is written; a new one.")]
+Parts = Annotated[
+    list[Part] | None,
+    typer.Option(help="Graphs to write, repeatable; stream is the decoder, latent by latent."),
+]
+Resolution = Annotated[
+    str | None,
+    typer.Option(help="Height x width of the pictures, such as 320x512; default: the world's."),
+]
+Window = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Earlier latents that the temporal attention sees in a stream; default: as served.",
+    ),
+]
+PixelType = Annotated[
+    Pixels, typer.Option(help="Pictures as floats in [-1, 1], or as bytes ready to be shown.")
+]
+Steps = Annotated[
+    int | None,
+    typer.Option(min=2, help="Steps of the stream that is checked; default: past the window."),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print the export.json instead of a table.")]
+
+
+@export.command()
+def onnx(
+    out: Out,
+    world: World = "embedded",
+    part: Parts = None,
+    resolution: Resolution = None,
+    window: Window = None,
+    pixels: PixelType = Pixels.float,
+    steps: Steps = None,
+    as_json: Json = False,
+) -> None:
+    """Write ONNX files: codes in, pictures out.
+
+    decoder_first.onnx and decoder_next.onnx decode a stream, latent by latent, with its memory as
+    inputs and outputs; decoder.onnx and encoder.onnx take whole videos. export.json describes all
+    of them. Each is run with onnxruntime and compared with PyTorch.
+
+    Exit codes: 1 a graph does not compute what PyTorch computes, 2 something is missing or in the
+    way, 4 there is no such world, 5 its weights are missing or damaged. Then nothing is written.
+    """
+    from worldbridge.models.export import export_onnx
+
+    options = _options(part, resolution, window, pixels, steps)
+    data = _run(lambda progress: export_onnx(_folder_of(world), out, options, progress))
+    _show(data, out, as_json)
+
+
+@export.command()
+def tensorrt(
+    out: Out,
+    world: World = "embedded",
+    part: Parts = None,
+    precision: Annotated[
+        WeightDtype, typer.Option(help="Type of the weights and of what is computed.")
+    ] = WeightDtype.float32,
+    latents: Annotated[
+        int,
+        typer.Option(min=1, help="Longest whole video that decoder and encoder take, in latents."),
+    ] = 5,
+    keep_onnx: Annotated[
+        bool,
+        typer.Option(
+            "--keep-onnx", help="Write the ONNX files too, even where no engine can be built."
+        ),
+    ] = False,
+    timing_cache: Annotated[
+        Path | None,
+        typer.Option(help="timing.cache of an earlier export on this GPU, to build faster."),
+    ] = None,
+    resolution: Resolution = None,
+    window: Window = None,
+    pixels: PixelType = Pixels.float,
+    steps: Steps = None,
+    as_json: Json = False,
+) -> None:
+    """Build TensorRT engines for the GPU of this machine.
+
+    The same graphs as of `export onnx`, as engines that load on this GPU with this version of
+    TensorRT, beside a timing.cache and an export.json. Each is run and compared with PyTorch.
+
+    Exit codes: as of `export onnx`; 2 also where TensorRT or a GPU is missing.
+    """
+    from worldbridge.models.export import TensorRTOptions, export_tensorrt
+
+    options = TensorRTOptions(
+        common=_options(part, resolution, window, pixels, steps),
+        precision=precision.value,
+        latents=latents,
+        keep_onnx=keep_onnx,
+        timings=timing_cache,
+    )
+    data = _run(lambda progress: export_tensorrt(_folder_of(world), out, options, progress))
+    _show(data, out, as_json)
+
+
+def _options(
+    part: list[Part] | None,
+    resolution: str | None,
+    window: int | None,
+    pixels: Pixels,
+    steps: int | None,
+) -> Options:
+    from worldbridge.models.export import Options
+
+    return Options(
+        parts=frozenset(item.value for item in part or Part),
+        resolution=None if resolution is None else resolution_of(resolution),
+        window=window,
+        pixels="bytes" if pixels is Pixels.bytes else "float",
+        steps=steps,
+    )
+
+
+def _folder_of(world: str) -> Path:
+    """Raises UnknownWorldError, and ExportError for a world that has no tokenizer."""
+    from worldbridge.models.checkpoint.folder import EMBEDDED_WORLD
+    from worldbridge.models.export import ExportError
+    from worldbridge.runtime.worlds.registry import directory_of
+
+    folder = directory_of(world)
+    if folder is None and world != "embedded":
+        raise ExportError(
+            f"the world {world!r} cannot be exported",
+            expected="a world with a tokenizer",
+            got="one that is rendered",
+            remedy="export embedded, or a directory made by `worldbridge train` or `convert`",
+        )
+    return folder or EMBEDDED_WORLD
+
+
+def _run(work: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+    from worldbridge.models.checkpoint.folder import DamagedWorldError
+    from worldbridge.models.export import ExportError
+
+    with watched() as progress:
+        try:
+            return work(progress)
+        except ExportError as error:
+            raise StartError.of(error, error.exit_code) from error
+        except DamagedWorldError as error:
+            raise StartError.of(error, EXIT_WEIGHTS) from error
+
+
+def _show(data: dict[str, Any], out: Path, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(data))
+    else:
+        _print_table(data, out)
+    if data["check"] is None:
+        print(
+            "NOT CHECKED: onnxruntime is not installed, so no file was run; "
+            "pip install 'worldbridge[export]' and export again",
+            file=sys.stderr,
+        )
+
+
+def _print_table(data: dict[str, Any], out: Path) -> None:
+    """One row for each graph, with the worst of what its check found."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("file", title=f"{data['world']['name']} in {out}")
+    for head in ("MB", "takes", "gives"):
+        table.add_column(head, justify="right")
+    for graph in data["graphs"].values():
+        size = f"{graph['bytes'] / 1e6:,.1f}"
+        table.add_row(graph["file"], size, *(_shapes(graph[x]) for x in ("inputs", "outputs")))
+    Console().print(table)
+    checked = data["check"]
+    for one in checked["findings"] if checked else ():
+        told = f"{one['graph']}: {one['measure']} {one['value']:.2g} (at most {one['limit']:g})"
+        print(f"checked {told}")
+
+
+def _shapes(values: list[dict[str, Any]]) -> str:
+    """The first value, and how many tensors of the stream's memory go with it."""
+    first, *memory = values
+    shape = "x".join(str(axis) for axis in first["shape"])
+    return f"{first['name']} {shape}" + (f" + {len(memory)}" if memory else "")
