@@ -2,7 +2,7 @@
 
 A stream (`tests/golden/decoding/NAME.npz`) holds what its sessions start from, the controls of each
 latent, and the expected tokens. A run is a plain dictionary that says how to decode a stream. Only
-the functions `decode_raster`, `decode_grid` and `decode_device` know how a decoder is built.
+the functions `decode_raster`, `decode_wavefront` and `decode_cuda` know how a decoder is built.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from worldbridge.models.golden import load_reference
+from worldbridge.models.checkpoint.folder import EMBEDDED_WORLD, load_world
+from worldbridge.models.convert.reference import load_reference
 from worldbridge.models.transformer import MedusaHeads, VideoTransformer
-from worldbridge.models.world_folder import EMBEDDED_WORLD, load_world
-from worldbridge.runtime.decoding.grid import GridDecoder
 from worldbridge.runtime.decoding.raster import RasterDecoder
-from worldbridge.runtime.decoding.sampler import Sampling
+from worldbridge.runtime.decoding.sampling import Sampling
+from worldbridge.runtime.decoding.wavefront import WavefrontDecoder
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 Run = Mapping[str, Any]
@@ -64,27 +64,27 @@ def decode_raster(stream: Stream, run: Run) -> Tensor:
     return _play_raster(decoder, stream, run)
 
 
-def decode_device(stream: Stream, run: Run) -> Tensor:
-    """Return the tokens [B, N, h, w] that `DeviceDecoder` draws, here in Triton's interpreter."""
-    from worldbridge.runtime.decoding.device_decoder import DeviceDecoder
+def decode_cuda(stream: Stream, run: Run) -> Tensor:
+    """Return the tokens [B, N, h, w] that `CudaDecoder` draws, here in Triton's interpreter."""
+    from worldbridge.runtime.decoding.executors.cuda.decoder import CudaDecoder
 
     model = load_model(stream.model)
     options = {name: run[name] for name in _RASTER_OPTIONS if name in run}
     sessions = run.get("sessions", [0])
-    decoder = DeviceDecoder(
+    decoder = CudaDecoder(
         model, len(sessions), Sampling(**stream.sampling), run["mode"],
         heads=_heads(model, run), split=32, context_rows=9, **options,
     )  # fmt: skip
     return _play_raster(decoder, stream, run)
 
 
-def decode_grid(stream: Stream, run: Run) -> Tensor:
-    """Return the tokens [B, N, h, w] that `GridDecoder` draws."""
+def decode_wavefront(stream: Stream, run: Run) -> Tensor:
+    """Return the tokens [B, N, h, w] that `WavefrontDecoder` draws."""
     model = load_model(stream.model)
     options = {"width": run["width"]} if "width" in run else {}
     heads = _heads(model, run)
     which = run.get("sessions", [0])
-    decoder = GridDecoder(
+    decoder = WavefrontDecoder(
         model, len(which), Sampling(**stream.sampling), run["mode"], heads, **options
     )
     assert stream.conditions is not None
@@ -130,7 +130,7 @@ def _play_raster(decoder: RasterDecoder, stream: Stream, run: Run) -> Tensor:
     return torch.stack(drawn, dim=1)
 
 
-DECODERS = {"raster": decode_raster, "device": decode_device, "grid": decode_grid}
+DECODERS = {"raster": decode_raster, "cuda": decode_cuda, "wavefront": decode_wavefront}
 _RASTER_OPTIONS = ("max_latents", "slide", "keep", "width", "padding", "diagonal")
 
 

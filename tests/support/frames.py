@@ -16,10 +16,10 @@ import torch
 from numpy.typing import NDArray
 
 from tests.support.decoding import GOLDEN
-from worldbridge.runtime.modes import Wanted
-from worldbridge.runtime.procedural_world import ProceduralWorld
-from worldbridge.runtime.registry import open_world
-from worldbridge.runtime.world import Pose, WorldStart
+from worldbridge.runtime.decoding.autotune import Wanted
+from worldbridge.runtime.worlds.contract import Pose, WorldStart
+from worldbridge.runtime.worlds.procedural import ProceduralWorld
+from worldbridge.runtime.worlds.registry import open_world
 
 FOLDER = GOLDEN / "frames"
 
