@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from worldbridge.errors import StructuredError
+
 BAD_MESSAGE: Final = "bad_message"
 VERSION_MISMATCH: Final = "version_mismatch"
 MESSAGE_TOO_LARGE: Final = "message_too_large"
@@ -45,29 +47,18 @@ ERROR_CODES: Final[frozenset[str]] = frozenset(
 )
 
 
-class BridgeError(Exception):
-    """A failure with a code of the protocol, told as expected / got / remedy."""
+class BridgeError(StructuredError):
+    """A failure with an error code of the protocol."""
 
     def __init__(
         self, code: str, message: str, expected: str = "", got: str = "", remedy: str = ""
     ) -> None:
         assert code in ERROR_CODES, f"{code!r} is not a code of the protocol"
-        super().__init__(code, message, expected, got, remedy)
+        super().__init__(message, expected=expected, got=got, remedy=remedy)
         self.code = code
-        self.message = message
-        self.expected = expected
-        self.got = got
-        self.remedy = remedy
 
     def __str__(self) -> str:
-        text = f"{self.code}: {self.message}"
-        if self.expected:
-            text += f"; expected {self.expected}"
-        if self.got:
-            text += f", got {self.got}"
-        if self.remedy:
-            text += f". {self.remedy}"
-        return text
+        return f"{self.code}: {super().__str__()}"
 
 
 class ProtocolError(BridgeError):

@@ -12,6 +12,8 @@ from dataclasses import fields
 import torch
 from triton import knobs
 
+from worldbridge.errors import StructuredError
+
 __all__ = [
     "KernelArgumentError",
     "check_device",
@@ -23,15 +25,8 @@ __all__ = [
 ]
 
 
-class KernelArgumentError(ValueError):
-    """A launch argument that the kernel cannot take."""
-
-    def __init__(self, name: str, *, expected: str, got: str, remedy: str) -> None:
-        super().__init__(f"{name}: expected {expected}, got {got}; {remedy}")
-        self.name = name
-        self.expected = expected
-        self.got = got
-        self.remedy = remedy
+class KernelArgumentError(StructuredError, ValueError):
+    """A launch argument that the kernel cannot take. The message is the argument's name."""
 
 
 def interpreting() -> bool:

@@ -16,11 +16,10 @@ WorldError
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from typing import ClassVar, Self
+from typing import Self
 
-from worldbridge.models.errors import Told
+from worldbridge.errors import EXIT_CONFIG, EXIT_UNKNOWN_WORLD, EXIT_WEIGHTS, StructuredError
 
 __all__ = [
     "BadPromptFrameError",
@@ -38,51 +37,13 @@ __all__ = [
 ]
 
 
-class WorldError(Exception):
-    """What was expected, what came, and what to do about it.
-
-    `code` is the error code that clients see; `exit_code` is what a worker process that cannot go
-    on because of this error exits with.
-    """
-
-    code: ClassVar[str] = "internal"
-    exit_code: ClassVar[int] = 1
-
-    def __init__(self, message: str, *, expected: str, got: str, remedy: str) -> None:
-        super().__init__(message)
-        self.message = message
-        self.expected = expected
-        self.got = got
-        self.remedy = remedy
-
-    @classmethod
-    def of(cls, error: Told) -> Self:
-        """What another part of the program reports, as this kind of error.
-
-        Only for kinds that are made of the four texts alone.
-        """
-        return cls(error.message, expected=error.expected, got=error.got, remedy=error.remedy)
-
-    def __str__(self) -> str:
-        return f"{self.message}: expected {self.expected}, got {self.got}; {self.remedy}"
-
-    def as_dict(self) -> dict[str, str]:
-        return {
-            "code": self.code,
-            "message": self.message,
-            "expected": self.expected,
-            "got": self.got,
-            "remedy": self.remedy,
-        }
-
-    def as_json(self) -> str:
-        """One line, for the supervisor to read from the worker's stderr."""
-        return json.dumps(self.as_dict(), ensure_ascii=False)
+class WorldError(StructuredError):
+    """Base of the worker's errors."""
 
 
 class UnknownWorldError(WorldError):
     code = "unknown_world"
-    exit_code = 4
+    exit_code = EXIT_UNKNOWN_WORLD
 
     def __init__(self, name: str, known: Sequence[str]) -> None:
         super().__init__(
@@ -95,32 +56,32 @@ class UnknownWorldError(WorldError):
 
 class DamagedWeightsError(WorldError):
     code = "world_failed"
-    exit_code = 5
+    exit_code = EXIT_WEIGHTS
 
 
 class NoDeviceError(WorldError):
     code = "world_failed"
-    exit_code = 2
+    exit_code = EXIT_CONFIG
 
 
 class ModeError(WorldError):
     code = "world_failed"
-    exit_code = 2
+    exit_code = EXIT_CONFIG
 
 
 class PromptError(WorldError):
     code = "world_failed"
-    exit_code = 2
+    exit_code = EXIT_CONFIG
 
 
 class SeatsError(WorldError):
     code = "world_failed"
-    exit_code = 2
+    exit_code = EXIT_CONFIG
 
 
 class WeightDtypeError(WorldError):
     code = "world_failed"
-    exit_code = 2
+    exit_code = EXIT_CONFIG
 
     @classmethod
     def no_kernels(cls, precision: str, got: str) -> Self:
@@ -135,7 +96,7 @@ class WeightDtypeError(WorldError):
 
 class DetokenizerError(WorldError):
     code = "world_failed"
-    exit_code = 2
+    exit_code = EXIT_CONFIG
 
 
 class UnknownThemeError(WorldError):

@@ -30,7 +30,7 @@ from worldbridge.bridge.protocol import (
     decode_gateway,
     encode_parts,
 )
-from worldbridge.runtime.clock import now_ms
+from worldbridge.clock import now_ms
 from worldbridge.runtime.decoding.autotune import DecodedWorld, Wanted, remember, remembered
 from worldbridge.runtime.decoding.capacity import players_carried
 from worldbridge.runtime.decoding.seat_memory import check_seats, most_tried, seats_of

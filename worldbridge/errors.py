@@ -1,20 +1,21 @@
-"""Why a command could not do its work, as one line and an exit code.
+"""The structured error of every package, and the errors that end a command.
 
-StartError             1 unless it says otherwise
- +-- ConfigError       2 a setting is unknown or out of its range
- +-- PortInUseError    3 someone else listens there
- +-- ChildError        the child's own: 4 unknown world, 5 weights missing or damaged
+A leaf: it imports the standard library alone, so any package may import it. Each package derives
+its own errors beside the code that raises them.
+
+StructuredError          message, expected, got, remedy; a code for clients and an exit code
+ +-- StartError          1 unless it says otherwise
+      +-- ConfigError    2 a setting is unknown or out of its range
+      +-- PortInUseError 3 another program listens there
+      +-- ChildError     the child's own: 4 unknown world, 5 weights missing or damaged
 """
 
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Final, Self
+from typing import Final, Self
 
-if TYPE_CHECKING:
-    from worldbridge.models.errors import Told
-
-__all__ = ["ChildError", "ConfigError", "PortInUseError", "StartError"]
+__all__ = ["ChildError", "ConfigError", "PortInUseError", "StartError", "StructuredError"]
 
 EXIT_CONFIG: Final = 2
 EXIT_PORT_IN_USE: Final = 3
@@ -22,10 +23,16 @@ EXIT_UNKNOWN_WORLD: Final = 4
 EXIT_WEIGHTS: Final = 5
 
 
-class StartError(Exception):
-    """What was expected, what came, and what to do about it."""
+class StructuredError(Exception):
+    """An error that says what was expected, what was got, and how to fix it.
 
-    exit_code = 1
+    Attributes:
+        code: identifies the error to programs; clients see it.
+        exit_code: the exit status of a process that ends because of this error.
+    """
+
+    code: str = "internal"
+    exit_code: int = 1
 
     def __init__(
         self, message: str, *, expected: str = "", got: str = "", remedy: str = ""
@@ -37,12 +44,15 @@ class StartError(Exception):
         self.remedy = remedy
 
     @classmethod
-    def of(cls, error: Told, exit_code: int | None = None) -> Self:
-        """What a part of the program reports, as what ends a command."""
-        told = cls(error.message, expected=error.expected, got=error.got, remedy=error.remedy)
+    def of(cls, error: StructuredError, exit_code: int | None = None) -> Self:
+        """Return a copy of `error` as this class, with the given exit code if there is one.
+
+        Only for classes whose constructor takes the four texts alone.
+        """
+        copy = cls(error.message, expected=error.expected, got=error.got, remedy=error.remedy)
         if exit_code is not None:
-            told.exit_code = exit_code
-        return told
+            copy.exit_code = exit_code
+        return copy
 
     def __str__(self) -> str:
         facts = [f"expected {self.expected}"] if self.expected else []
@@ -50,12 +60,34 @@ class StartError(Exception):
         text = self.message + (": " if facts else "") + ", ".join(facts)
         return f"{text}; {self.remedy}" if self.remedy else text
 
+    def as_dict(self) -> dict[str, str]:
+        """Return the code and the four texts, for logs and for other processes."""
+        return {
+            "code": self.code,
+            "message": self.message,
+            "expected": self.expected,
+            "got": self.got,
+            "remedy": self.remedy,
+        }
+
+    def as_json(self) -> str:
+        """Return `as_dict` as one line, which a parent process reads from standard error."""
+        return json.dumps(self.as_dict(), ensure_ascii=False)
+
+
+class StartError(StructuredError):
+    """A command cannot do its work."""
+
 
 class ConfigError(StartError, ValueError):
+    """A setting is unknown or out of its range."""
+
     exit_code = EXIT_CONFIG
 
 
 class PortInUseError(StartError):
+    """The address cannot be listened on."""
+
     exit_code = EXIT_PORT_IN_USE
 
     def __init__(self, host: str, port: int, reason: str) -> None:
@@ -68,21 +100,21 @@ class PortInUseError(StartError):
 
 
 class ChildError(StartError):
-    """A child process ended for a reason that starting it again would not change."""
+    """A child process ended for a reason that restarting it would not change."""
 
     def __init__(self, name: str, exit_code: int, last_lines: list[str]) -> None:
-        told = _told(last_lines)
+        report = _report_in(last_lines)
         super().__init__(
-            told.get("message") or f"the {name} process ended with exit code {exit_code}",
-            expected=told.get("expected", ""),
-            got=told.get("got", "") or ("" if told else _last(last_lines)),
-            remedy=told.get("remedy", "") or "see the lines above",
+            report.get("message") or f"the {name} process ended with exit code {exit_code}",
+            expected=report.get("expected", ""),
+            got=report.get("got", "") or ("" if report else _last(last_lines)),
+            remedy=report.get("remedy", "") or "see the lines above",
         )
         self.exit_code = exit_code if exit_code > 0 else 1
 
 
-def _told(lines: list[str]) -> dict[str, str]:
-    """The newest JSON object among the last lines of a child's stderr, or nothing."""
+def _report_in(lines: list[str]) -> dict[str, str]:
+    """Return the newest `as_json` line among the last lines of a child's stderr, or nothing."""
     for line in reversed(lines):
         try:
             value = json.loads(line)

@@ -18,7 +18,6 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
-from worldbridge.bridge.clock import now_ms
 from worldbridge.bridge.errors import BridgeError
 from worldbridge.bridge.gateway.hub import Gateway
 from worldbridge.bridge.gateway.origin import OriginGuard
@@ -26,6 +25,7 @@ from worldbridge.bridge.gateway.peer import CloseRequest, Peer
 from worldbridge.bridge.gateway.prompts import media_type
 from worldbridge.bridge.gateway.static import StaticPage
 from worldbridge.bridge.protocol import MAX_CLIENT_MESSAGE, MAX_PICTURE_MESSAGE
+from worldbridge.clock import now_ms
 
 # A message just above our limit is answered with an error of ours; one far above is refused by the
 # WebSocket layer before it is in memory.

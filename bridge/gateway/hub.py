@@ -16,7 +16,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from worldbridge.bridge.clock import now_ms
 from worldbridge.bridge.config import GatewayConfig
 from worldbridge.bridge.errors import (
     BAD_MESSAGE,
@@ -53,6 +52,7 @@ from worldbridge.bridge.protocol import (
     WorldSpec,
 )
 from worldbridge.bridge.transports.webrtc import RtcCallbacks, RtcConnection, choose_codec
+from worldbridge.clock import now_ms
 
 log = logging.getLogger(__name__)
 

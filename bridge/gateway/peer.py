@@ -9,7 +9,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Final
 
-from worldbridge.bridge.clock import now_ms
 from worldbridge.bridge.errors import CLIENT_TOO_SLOW, BridgeError
 from worldbridge.bridge.gateway.connection import Conversation, PlayerSession
 from worldbridge.bridge.media.broadcaster import Format
@@ -25,6 +24,7 @@ from worldbridge.bridge.protocol import (
     encode,
 )
 from worldbridge.bridge.transports.webrtc import RtcConnection
+from worldbridge.clock import now_ms
 
 MAX_WAITING: Final = 64
 REMEMBERED_FRAMES: Final = 64

@@ -10,7 +10,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any, Protocol
 
-from worldbridge.bridge.clock import now_ms
 from worldbridge.bridge.config import GatewayConfig
 from worldbridge.bridge.errors import BAD_PICTURE, UNKNOWN_THEME, UNKNOWN_WORLD, BridgeError
 from worldbridge.bridge.gateway.connection import PlayerSession, SessionStore
@@ -41,6 +40,7 @@ from worldbridge.bridge.protocol import (
     WorldSpec,
     i420_bytes,
 )
+from worldbridge.clock import now_ms
 
 log = logging.getLogger(__name__)
 

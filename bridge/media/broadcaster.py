@@ -9,10 +9,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
-from worldbridge.bridge.clock import now_ms
 from worldbridge.bridge.media.encoder import Codec, JpegEncoder, VideoEncoder, VideoPacket
 from worldbridge.bridge.media.latest import LatestValue
 from worldbridge.bridge.protocol import FrameHeader, RawFrame, WorldSpec
+from worldbridge.clock import now_ms
 
 log = logging.getLogger(__name__)
 

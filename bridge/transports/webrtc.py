@@ -26,10 +26,10 @@ from aiortc.rtcrtpparameters import RTCRtpHeaderExtensionParameters, RTCRtpParam
 from aiortc.rtp import HeaderExtensions, HeaderExtensionsMap
 from aiortc.sdp import SessionDescription
 
-from worldbridge.bridge.clock import now_ms
 from worldbridge.bridge.errors import BAD_MESSAGE, BridgeError
 from worldbridge.bridge.media.encoder import Codec, VideoPacket
 from worldbridge.bridge.protocol import Frame, FrameHeader, encode
+from worldbridge.clock import now_ms
 
 PLAYOUT_DELAY_URI: Final = "http://www.webrtc.org/experiments/rtp-hdrext/playout-delay"
 PLAYOUT_DELAY_ID: Final = 12  # free in aiortc 1.16; ids 1 to 14 fit the one-byte header

@@ -7,18 +7,13 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol
 
-__all__ = ["MakeError", "atomic_directory", "check_out"]
+from worldbridge.errors import StructuredError
 
-
-class MakeError(Protocol):
-    """The error class of the command that writes the folder."""
-
-    def __call__(self, message: str, *, expected: str, got: str, remedy: str) -> Exception: ...
+__all__ = ["atomic_directory", "check_out"]
 
 
-def check_out(out: Path, error: MakeError) -> None:
+def check_out(out: Path, error: type[StructuredError]) -> None:
     """Raises `error` unless `out` does not exist or is an empty folder."""
     if out.is_dir() and not any(out.iterdir()):
         return
@@ -32,7 +27,7 @@ def check_out(out: Path, error: MakeError) -> None:
 
 
 @contextmanager
-def atomic_directory(out: Path, needed: int, error: MakeError) -> Iterator[Path]:
+def atomic_directory(out: Path, needed: int, error: type[StructuredError]) -> Iterator[Path]:
     """A folder to write to, which becomes `out` at the end, or vanishes after a failure.
 
     Raises `error` where there are fewer than `needed` bytes, and for what the system refuses.
@@ -65,7 +60,7 @@ def atomic_directory(out: Path, needed: int, error: MakeError) -> Iterator[Path]
         raise
 
 
-def _check_space(folder: Path, needed: int, error: MakeError) -> None:
+def _check_space(folder: Path, needed: int, error: type[StructuredError]) -> None:
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise error(

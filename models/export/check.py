@@ -84,7 +84,7 @@ def demand(findings: list[Finding]) -> None:
             got="; ".join(f"{x.value:.3g}" for x in bad),
             remedy="nothing was written; try other versions of torch, onnxscript or the runtime, "
             "and report it",
-        ).ending(1)
+        ).with_exit_code(1)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,14 +8,12 @@ __all__ = ["ExportError"]
 
 
 class ExportError(InputError):
-    """Something that an export needs is missing, in the way, or not what it should be.
+    """Something that an export needs is missing, in the way, or invalid.
 
     `exit_code` is that of the command.
     """
 
-    exit_code = 2
-
-    def ending(self, exit_code: int) -> ExportError:
-        """The same error with another exit code."""
+    def with_exit_code(self, exit_code: int) -> ExportError:
+        """Return this error with another exit code."""
         self.exit_code = exit_code
         return self

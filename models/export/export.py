@@ -114,7 +114,7 @@ def open_source(world: Path, options: Options) -> Source:
             expected="latent_shape [latents, height, width] in its world.json",
             got=f"{type(error).__name__}: {error}",
             remedy="copy the world again, or make it again",
-        ).ending(5) from error
+        ).with_exit_code(5) from error
     if options.resolution is not None:
         height, width = _grid_of(options.resolution, tokenizer.config.spatial_compression)
     window = options.window

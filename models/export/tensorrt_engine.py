@@ -58,4 +58,4 @@ def _refused(trt: Any, name: str, expected: str, got: str) -> ExportError:
         expected=expected,
         got=got[:1000] or "no reason told",
         remedy="try another version of TensorRT, or use the ONNX files (`worldbridge export onnx`)",
-    ).ending(1)
+    ).with_exit_code(1)

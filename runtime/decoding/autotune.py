@@ -12,7 +12,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 
-from worldbridge.runtime.clock import now_ms
+from worldbridge.clock import now_ms
 from worldbridge.runtime.errors import ModeError
 from worldbridge.runtime.worlds.contract import (
     Frames,

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from worldbridge.bridge.protocol import WorldSpec
+from worldbridge.clock import now_ms
 from worldbridge.models.checkpoint.folder import (
     EMBEDDED_WORLD,
     DamagedWorldError,
@@ -39,7 +40,6 @@ from worldbridge.models.procedural import (
 )
 from worldbridge.models.procedural import actions as limits
 from worldbridge.models.tokenizer import StreamState
-from worldbridge.runtime.clock import now_ms
 from worldbridge.runtime.decoding import Sampling, WavefrontDecoder, WavefrontSession
 from worldbridge.runtime.decoding.autotune import Wanted
 from worldbridge.runtime.decoding.weight_dtype import WeightDtype

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from worldbridge.bridge.protocol import WorldSpec
+from worldbridge.clock import now_ms
 from worldbridge.models.checkpoint.folder import World, load_world
 from worldbridge.models.conditioning.prompt_frames import MAX_PICTURES, to_unit
 from worldbridge.models.procedural import (
@@ -37,7 +38,6 @@ from worldbridge.models.procedural import (
 from worldbridge.models.progress import silent
 from worldbridge.models.tokenizer.receptive_field import decoder_receptive_field
 from worldbridge.models.transformer import TransformerConfig
-from worldbridge.runtime.clock import now_ms
 from worldbridge.runtime.decoding import RasterDecoder, RasterSnapshot, Sampling
 from worldbridge.runtime.decoding.autotune import Wanted
 from worldbridge.runtime.decoding.choice import decoder_for, pack_first

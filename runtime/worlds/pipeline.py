@@ -17,8 +17,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from worldbridge.clock import now_ms
 from worldbridge.models.tokenizer import StreamState
-from worldbridge.runtime.clock import now_ms
 from worldbridge.runtime.decoding import RasterDecoder, RasterSnapshot
 from worldbridge.runtime.frames.detokenizer import Detokenizer, PendingFrames, SampledLatent
 from worldbridge.runtime.worlds.conditioning import Conditioning

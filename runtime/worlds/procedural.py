@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from worldbridge.bridge.protocol import Pose, WorldSpec
+from worldbridge.clock import now_ms
 from worldbridge.models.procedural import (
     THEMES,
     CameraState,
@@ -25,7 +26,6 @@ from worldbridge.models.procedural.actions import (
     IMAGE_HEIGHT,
     IMAGE_WIDTH,
 )
-from worldbridge.runtime.clock import now_ms
 from worldbridge.runtime.errors import BadPromptFrameError, SnapshotError, UnknownThemeError
 from worldbridge.runtime.frames.i420 import rgb_to_i420
 from worldbridge.runtime.threads import one_thread

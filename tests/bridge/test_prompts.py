@@ -154,7 +154,7 @@ def test_what_is_refused_says_which_and_why(name: str) -> None:
 def test_too_many_for_any_world_and_for_a_large_one() -> None:
     with pytest.raises(BridgeError, match="expected 1 to 9, got 10"):
         read_pictures([RED] * 10, 32, 48)
-    with pytest.raises(BridgeError, match="a world of 4096x2048 pixels; expected at most 2, got 3"):
+    with pytest.raises(BridgeError, match="a world of 4096x2048 pixels: expected at most 2, got 3"):
         read_pictures([RED] * 3, 2048, 4096)
 
 

@@ -94,7 +94,7 @@ def test_checks_say_what_was_expected_what_came_and_what_to_do() -> None:
         check_dtype("x", tensor, (torch.float16, torch.int8))
     with pytest.raises(KernelArgumentError, match="expected all tensors on one CUDA device") as e:
         check_device(x=tensor)
-    assert e.value.name == "x" and "x on cpu" in e.value.got and e.value.remedy
+    assert e.value.message == "x" and "x on cpu" in e.value.got and e.value.remedy
     check_shape("x", tensor, None, 4)
     check_strides("x", tensor[:1, :1], 7, 7)  # never used along an axis of size 1
 

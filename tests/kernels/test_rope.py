@@ -185,7 +185,7 @@ def _arguments() -> dict[str, Any]:
 def test_refuses_what_it_cannot_take(change: dict[str, Any], name: str) -> None:
     with pytest.raises(KernelArgumentError) as caught:
         rope_write(**{**_arguments(), **change})
-    assert caught.value.name == name
+    assert caught.value.message == name
 
 
 def test_refuses_the_cpu_without_an_interpreter() -> None:

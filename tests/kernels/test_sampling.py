@@ -355,7 +355,7 @@ def _arguments() -> dict[str, Any]:
 def test_refuses_what_it_cannot_take(change: dict[str, Any], name: str) -> None:
     with pytest.raises(KernelArgumentError) as caught:
         sample_and_verify(**{**_arguments(), **change})
-    assert caught.value.name == name
+    assert caught.value.message == name
 
 
 @interpreted

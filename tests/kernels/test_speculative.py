@@ -136,7 +136,7 @@ def test_refuses_what_it_cannot_take(part: str, change: dict[str, Any], name: st
     given[part] = dataclasses.replace(given[part], **change)
     with pytest.raises(KernelArgumentError) as caught:
         gather_inputs(given["feed"], given["out"])
-    assert caught.value.name == name
+    assert caught.value.message == name
 
 
 @pytest.mark.usefixtures("interpreter")
@@ -157,7 +157,7 @@ def test_refuses_draws_and_guesses_that_do_not_fit() -> None:
     ]:
         with pytest.raises(KernelArgumentError) as caught:
             call()
-        assert caught.value.name == name
+        assert caught.value.message == name
 
 
 def test_refuses_the_cpu_without_an_interpreter() -> None:

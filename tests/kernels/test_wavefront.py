@@ -151,7 +151,7 @@ def test_what_does_not_fit_is_refused(part: str, change: dict[str, Tensor], name
     given[part] = dataclasses.replace(given[part], **change)
     with pytest.raises(KernelArgumentError) as caught:
         gather_wave(given["feed"], given["tables"], given["seeds"], given["out"])
-    assert caught.value.name == name
+    assert caught.value.message == name
 
 
 @pytest.mark.usefixtures("interpreter")
