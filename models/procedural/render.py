@@ -25,7 +25,10 @@ from worldbridge.models.procedural.scene import GROUND_LIGHT_PX, Scene
 from worldbridge.models.procedural.sky import SKY_COLUMNS, SKY_ROWS, SKY_TOP
 from worldbridge.models.procedural.tiles import LEVELS, TILE_M, TILE_PX
 
-__all__ = ["render", "render_batch"]
+__all__ = ["SKY_NEARNESS", "render", "render_batch", "render_rgbd"]
+
+# The nearness of the sky, 1 / metres: exact in half precision, and farther than any scene is wide.
+SKY_NEARNESS = 1.0 / 256.0
 
 # Brightness of walls by (axis bit, direction bit): planes of constant z and x seen from -, then +.
 _FACE_LIGHT = (0.80, 1.0, 0.93, 0.72)
@@ -39,6 +42,20 @@ def render(
     width: int = actions.IMAGE_WIDTH,
 ) -> Tensor:
     """The view of one camera, uint8 [3, height, width] RGB on the scene's device."""
+    return render_rgbd(scene, state, height, width)[0]
+
+
+def render_rgbd(
+    scene: Scene,
+    state: CameraState,
+    height: int = actions.IMAGE_HEIGHT,
+    width: int = actions.IMAGE_WIDTH,
+) -> tuple[Tensor, Tensor]:
+    """Return the view of one camera and its nearness.
+
+    RGB uint8 [3, height, width]; nearness float32 [height, width] = 1 / metres along the optical
+    axis (the camera's -Z, not the ray), and `SKY_NEARNESS` where the sky is seen.
+    """
     view = make_view(state, actions.FOV_Y_DEG, height, width, scene.device)
     events = trace_columns(
         scene.cell_height, scene.cell_rows, state.x, state.z, actions.EYE_HEIGHT_M, view
@@ -53,7 +70,8 @@ def render(
     draw_props(scene, state, view, image, nearness)
     if scene.look.focus_px > 1:
         image = _out_of_focus(image, scene.look.focus_px)
-    return image.clamp_(0.0, 255.0).to(torch.uint8)
+    nearness.clamp_(min=SKY_NEARNESS)
+    return image.clamp_(0.0, 255.0).to(torch.uint8), nearness
 
 
 def _out_of_focus(image: Tensor, size: int) -> Tensor:
@@ -214,7 +232,17 @@ class _Band:
         look = self.scene.look
         texels = look.atlas.index_select(0, index.view(-1))
         rgb = texels.view(torch.uint8).view(*index.shape, 4)
-        gain = light * (1.0 - fog)
+        clear = 1.0 - fog
+        gain = light * clear
+        if look.glows:
+            glow = rgb[..., 3] * (1.0 / 255.0)
+            for channel, (tint, haze) in enumerate(
+                zip(self.scene.tint, look.fog_color, strict=True)
+            ):
+                lit = torch.lerp(gain * tint, clear, glow)
+                torch.mul(rgb[..., channel], lit, out=image[channel])
+                image[channel].add_(fog, alpha=haze * 255.0)
+            return
         for channel, (tint, haze) in enumerate(zip(self.scene.tint, look.fog_color, strict=True)):
             torch.mul(rgb[..., channel], gain, out=image[channel])
             image[channel].mul_(tint).add_(fog, alpha=haze * 255.0)

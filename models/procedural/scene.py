@@ -28,7 +28,16 @@ from worldbridge.models.procedural.props import PropArrays
 from worldbridge.models.procedural.sky import Panorama
 from worldbridge.models.procedural.tiles import Color, Material, pack_rgb, tile_levels
 
-__all__ = ["GROUND_LIGHT_PX", "THEMES", "Scene", "ThemeLook", "build_scene", "soften"]
+__all__ = [
+    "GROUND_LIGHT_PX",
+    "THEMES",
+    "Scene",
+    "ThemeLook",
+    "build_scene",
+    "cell_tables",
+    "ground_light",
+    "soften",
+]
 
 THEMES = ("city", "museum", "zoo", "hospital", "amusement_park")
 GROUND_LIGHT_PX = 512
@@ -46,6 +55,7 @@ class ThemeLook:
     ceiling_m: float | None  # None outdoors
     detail_loss: int = 0  # levels by which textures are softer than their distance asks for
     focus_px: int = 1  # side of the squares over which the finished picture is averaged
+    glows: bool = False  # the fourth byte of a texel is its share of light of its own
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -143,14 +153,15 @@ def build_scene(theme: str, seed: int, device: torch.device | str = "cpu") -> Sc
     draft = Draft(look.materials, rng)
     _BY_NAME[theme].layout(draft)
     jitter = rng.uniform(0.95, 1.05, 3)
+    cell_height, cell_rows = cell_tables(draft, look)
     return Scene(
         theme=theme,
         seed=seed,
         look=look,
         height=draft.height,
-        cell_rows=_cell_rows(draft, look).to(place),
-        cell_height=torch.from_numpy(np.append(draft.height, _OUTSIDE_M)).float().to(place),
-        light=_ground_light(draft, look).to(place),
+        cell_rows=cell_rows.to(place),
+        cell_height=cell_height.to(place),
+        light=ground_light(draft, look).to(place),
         props=PropArrays(tuple(draft.prims)),
         obstacles=tuple(draft.obstacles),
         tint=(float(jitter[0]), float(jitter[1]), float(jitter[2])),
@@ -178,15 +189,19 @@ def _theme_look(name: str, device: str) -> ThemeLook:
     )
 
 
-def _cell_rows(draft: Draft, look: ThemeLook) -> Tensor:
-    """Tile numbers: each material owns two tiles (lowest 4 m, above); tops use the first."""
+def cell_tables(draft: Draft, look: ThemeLook) -> tuple[Tensor, Tensor]:
+    """Return the heights and the tile numbers of all cells, and of what is outside the map.
+
+    Each material owns two tiles (lowest 4 m, above); tops use the first.
+    """
     ceiling = 2 * look.materials.index("ceiling") if look.ceiling_m is not None else 0
     packed = (draft.wall * 2 | draft.top * 2 << TOP_ROW_SHIFT).reshape(-1)
     packed = np.append(packed, ceiling | ceiling << TOP_ROW_SHIFT)
-    return torch.from_numpy(packed.astype(np.int32))
+    height = torch.from_numpy(np.append(draft.height, _OUTSIDE_M)).float()
+    return height, torch.from_numpy(packed.astype(np.int32))
 
 
-def _ground_light(draft: Draft, look: ThemeLook) -> Tensor:
+def ground_light(draft: Draft, look: ThemeLook) -> Tensor:
     coarse = torch.from_numpy(light_map(draft.height, draft.prims, look.ceiling_m is not None))
     fine = torch.nn.functional.interpolate(
         coarse[None, None], size=(GROUND_LIGHT_PX, GROUND_LIGHT_PX), mode="bilinear"
