@@ -39,7 +39,9 @@ def harden(image: Image, glow: Mapping[Color, Color]) -> Image:
     Soft edges have colours of their own on few texels; a tile that is mostly gradient stays.
     """
     flat = np.round(image.reshape(-1, 3) * 255).astype(np.int64)
-    colors, owner, counts = np.unique(flat, axis=0, return_inverse=True, return_counts=True)
+    codes = flat @ np.array([1 << 20, 1 << 10, 1])  # glowing colours reach 765
+    codes, owner, counts = np.unique(codes, return_inverse=True, return_counts=True)
+    colors = np.stack([codes >> 20, codes >> 10 & 1023, codes & 1023], 1)
     main = colors[counts >= 0.012 * TILE_PX**2]
     hard = image.reshape(-1, 3).astype(np.float32)
     if counts[counts >= 0.012 * TILE_PX**2].sum() > 0.5 * TILE_PX**2:

@@ -18,12 +18,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from worldbridge.models.progress import Progress
 from worldbridge.models.procedural.camera import CameraState, camera_pose
 from worldbridge.models.procedural.plain import build_plain_scene, plain_place
 from worldbridge.models.procedural.policy import random_walk
 from worldbridge.models.procedural.render import render_rgbd
 from worldbridge.models.procedural.scene import THEMES
+from worldbridge.models.progress import Progress
 
 __all__ = [
     "HELD_OUT_SEEDS",
