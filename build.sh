@@ -179,12 +179,16 @@ setup() {
 run_check() {
   setup_dev
   link_typing
+  cd "$ROOT"
   say "ruff"
-  "$PY" -m ruff check "$ROOT"
+  "$PY" -m ruff check .
+  say "ruff format"
+  "$PY" -m ruff format --check .
   say "mypy (strict)"
-  (cd "$ROOT" && MYPYPATH=.typing "$PY" -m mypy -p worldbridge)
-  say "import rule"
-  (cd "$ROOT" && "$PY" -m pytest -q tests/repo/test_layering.py)
+  MYPYPATH=.typing "$PY" -m mypy -p worldbridge
+  say "import rule, vocabulary, generated files"
+  "$PY" -m pytest -q tests/repo/test_layering.py tests/repo/test_vocabulary.py \
+    tests/repo/test_packaging.py
 }
 
 run_node_tests() {
@@ -196,19 +200,45 @@ run_node_tests() {
   (cd "$ROOT" && node --test tests/web/*.test.*)
 }
 
-run_tests() {
+# One pytest run; its counts go into the closing line of them all.
+part() { # part WHAT ARGS...
+  local rc=0
+  say "$1"
+  shift
+  CHROMIUM="$(find_browser)" "$PY" -m pytest --junitxml="$results/$((++parts)).xml" "$@" || rc=$?
+  if ((rc != 0 && rc != 5)); then failed=$rc; fi # 5: nothing to run in this part
+}
+
+run_tests() { # run_tests [--fast | --all] [ARGS of pytest]
+  local which="default" jobs not_long=" and not long"
+  case "${1:-}" in
+    --fast | --all)
+      which="${1#--}"
+      shift
+      ;;
+  esac
   setup_dev
   link_typing
   setup_browser
-  local node_rc=0 rc=0
   cd "$ROOT"
-  if (($# == 0)); then
-    if compgen -G 'tests/web/*.test.*' >/dev/null; then run_node_tests || node_rc=$?; fi
+  if [[ "$which" == default ]] && (($# > 0)); then
+    CHROMIUM="$(find_browser)" exec "$PY" -m pytest "$@"
   fi
-  say "pytest"
-  CHROMIUM="$(find_browser)" "$PY" -m pytest "$@" || rc=$?
-  if ((node_rc != 0)); then say "the web page's unit tests FAILED (see above)"; fi
-  exit $((rc != 0 ? rc : node_rc))
+  parts=0 failed=0 results="$(mktemp -d)" # not local: the trap runs after the function
+  trap 'rm -rf "$results"' EXIT
+  jobs="$(nproc)"
+  jobs=(-n $((jobs < 4 ? jobs : 4)) --dist loadfile) # a file's tests share a server or a model
+  if (($# == 0)); then run_node_tests || failed=$?; fi
+  if [[ "$which" == fast ]]; then
+    part "pytest, without what takes long" "${jobs[@]}" -m "not slow and not e2e and not serial and not long" "$@"
+    say "left out: end-to-end tests, tests of more than ten seconds, tests that measure time (all: ./build.sh test)"
+  else
+    if [[ "$which" == all ]]; then not_long=""; fi
+    part "pytest: what can run side by side" "${jobs[@]}" -m "not serial$not_long" "$@"
+    part "pytest: what measures time, alone" -m "serial$not_long" "$@"
+  fi
+  "$PY" tests/support/totals.py "$results"/*.xml
+  exit "$failed"
 }
 
 wheel() {
@@ -253,8 +283,10 @@ usage: ./build.sh COMMAND [ARGS]
 
   setup          create .venv with the locked packages (nothing to do when that is done)
   serve [ARGS]   setup, then start the server with the embedded world (ARGS: see serve --help)
-  test [ARGS]    setup, tools and browser too, then run all tests (ARGS go to pytest)
-  check          ruff, strict mypy and the import rule
+  test [ARGS]    setup, tools and browser too, then run the tests (ARGS go to pytest)
+  test --fast    the tests of the daily loop, in three minutes (says what it leaves out)
+  test --all     also the tests marked `long`
+  check          ruff, formatting, strict mypy, import rule, vocabulary, generated files
   wheel          build dist/worldbridge-*.whl
   lock           write the lock files anew from pyproject.toml
   help           this text

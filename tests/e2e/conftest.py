@@ -19,6 +19,13 @@ def _worlds() -> list[object]:
     return ["procedural", pytest.param("embedded", marks=missing)]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    # Servers share two cores with a browser and measure time: nothing else may run beside them.
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.serial)
+
+
 @pytest.fixture(scope="module", params=_worlds())
 def server(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory

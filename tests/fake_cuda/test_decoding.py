@@ -39,11 +39,11 @@ pytestmark = [
 @pytest.mark.parametrize(
     ("config", "mode", "options"),
     [
-        (SHORT, "jacobi", {"width": 4}),
+        pytest.param(SHORT, "jacobi", {"width": 4}, marks=pytest.mark.long),
         (SHORT, "medusa", {"heads": heads_for(SHORT, 3)}),
         (SHORT, "diagonal", {"diagonal": 1}),
         (VIDEO2WORLD, "jacobi", {"width": 4}),
-        (ACTIONS, "medusa", {"heads": heads_for(SHORT, 2)}),
+        pytest.param(ACTIONS, "medusa", {"heads": heads_for(SHORT, 2)}, marks=pytest.mark.long),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -98,7 +98,7 @@ def test_players_come_and_go_while_one_set_of_graphs_serves_them() -> None:
         assert decode(decoder, sessions[1:], 2)[0].cpu().equal(expected[2][2][0])
 
 
-@pytest.mark.parametrize("precision", ["fp8", "int8"])
+@pytest.mark.parametrize("precision", ["fp8", pytest.param("int8", marks=pytest.mark.long)])
 def test_weights_of_one_byte_are_recorded(precision: Any) -> None:
     """What they draw is compared with launches that are not recorded."""
     model = build(SHORT)
@@ -119,7 +119,7 @@ def test_weights_of_one_byte_are_recorded(precision: Any) -> None:
     assert torch.equal(*results)
 
 
-@pytest.mark.parametrize("mode", ["jacobi", "diagonal"])
+@pytest.mark.parametrize("mode", ["jacobi", pytest.param("diagonal", marks=pytest.mark.long)])
 def test_a_latent_waits_for_reports_and_twice_to_be_told_something(mode: str) -> None:
     with fake_cuda() as gpu:
         decoder = decoder_for(build(SHORT).to("cuda"), 1, SAMPLING, mode)

@@ -58,7 +58,7 @@ def test_a_converted_world_shows_the_same_pictures() -> None:
     assert apart(found, expected) <= 1  # rounding
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_compiled_pictures_are_made_on_their_stream() -> None:
     """Of fixed shapes; nothing is compiled here, see `tests/runtime/test_device_pixels.py`."""
     expected = shown(CosmosWorld(small_world("cpu"), 1), 20)
@@ -81,7 +81,7 @@ def _unread(copying: device_pictures._Copying) -> list[bytes]:
     return done[len(done) - copying.count :]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("what", ["wait for the copy", "wait for the drawing"])
 def test_what_the_picture_streams_wait_for_is_needed(
     what: str, monkeypatch: pytest.MonkeyPatch

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from worldbridge.bridge.gateway.hub import prompts as files
+from worldbridge.bridge.gateway import prompts as files
 from worldbridge.bridge.protocol import MAX_PICTURES
 from worldbridge.models.conditioning import prompt_frames as pictures
 from worldbridge.models.conditioning.prompt_frames import (

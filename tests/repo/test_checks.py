@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PACKAGES = ("bridge", "engine_plugins", "kernels", "models", "runtime")
+PACKAGES = ("benchmarks", "bridge", "engine_plugins", "kernels", "models", "runtime")
 
 
 def _run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -23,8 +23,9 @@ def _run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str
     )
 
 
-def test_ruff() -> None:
-    result = _run("ruff", "check", ".")
+@pytest.mark.parametrize("arguments", [("check", "."), ("format", "--check", ".")])
+def test_ruff(arguments: tuple[str, ...]) -> None:
+    result = _run("ruff", *arguments)
     assert result.returncode == 0, result.stdout
 
 

@@ -127,26 +127,3 @@ def test_training_needs_torch_numpy_and_safetensors_alone(tmp_path: Path) -> Non
     lacking = environment(tmp_path, NETWORK + COMMAND_LINE)
     done = run(SCRIPTS[1], "out", "1", cwd=tmp_path, environment=lacking)
     assert "device 'cuda': expected a GPU that PyTorch can use" in done.stderr, done.stderr
-
-
-def test_speed_needs_no_network(tmp_path: Path) -> None:
-    source = f"source {SCRIPTS[2]} && python3 -m worldbridge.benchmarks.speed --help"
-    lacking = environment(tmp_path, NETWORK)
-    done = run("bash", "-c", source, cwd=tmp_path, environment=lacking)
-    assert done.returncode == 0, done.stderr
-    assert "decode, players" in done.stdout
-
-
-def test_what_is_not_installed_is_found_in_the_tree(tmp_path: Path) -> None:
-    """Started in the repository, whose own `worldbridge` has no packages, as anywhere else."""
-    source = (
-        f"source {SCRIPTS[2]}; python3 -c 'import worldbridge.kernels, tests.conftest, benchmarks;"
-        "print(worldbridge.kernels.__file__, benchmarks.__file__)'; echo $links"
-    )
-    lacking = environment(tmp_path, NETWORK)
-    for folder in (tmp_path, ROOT):
-        done = run("bash", "-c", source, cwd=folder, environment=lacking)
-        assert done.returncode == 0 and not done.stderr, done.stderr
-        kernels, benchmarks, links = done.stdout.split()
-        assert kernels == f"{links}/worldbridge/kernels/__init__.py"
-        assert benchmarks == str(ROOT / "benchmarks" / "__init__.py")

@@ -245,6 +245,7 @@ def slowed(world: CosmosWorld, drawing: float, pixels: float) -> CosmosWorld:
 
 
 @pytest.mark.timeout(120)
+@pytest.mark.serial
 def test_pictures_come_evenly_while_the_next_ones_are_made() -> None:
     """Drawing and decoding take 6 of 8 frames: at once, they would stop every eighth one."""
     world = slowed(make_world(ACTIONS), 0.14, 0.06)
@@ -261,6 +262,7 @@ def test_pictures_come_evenly_while_the_next_ones_are_made() -> None:
 
 
 @pytest.mark.timeout(120)
+@pytest.mark.serial
 def test_a_machine_that_is_too_slow_shows_all_pictures_evenly_and_late() -> None:
     """400 ms for eight frames that should take 267: not eight at once and a pause."""
     world = slowed(make_world(ACTIONS), 0.4, 0.1)
@@ -277,6 +279,7 @@ def test_a_machine_that_is_too_slow_shows_all_pictures_evenly_and_late() -> None
 
 
 @pytest.mark.timeout(120)
+@pytest.mark.serial
 def test_players_at_other_phases_do_not_stop_each_other() -> None:
     world = slowed(make_world(ACTIONS), 0.06, 0.03)
     rig = Rig(world)
