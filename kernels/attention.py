@@ -1,28 +1,28 @@
-"""Attention of a few new tokens to a ring of keys and values: split over slots, GQA-packed.
+"""Attention of a few new tokens over a ring-buffer KV cache: split-KV, GQA-packed.
 
-What decoding needs that general attention kernels do not give:
+What decoding needs beyond general attention kernels:
 
 - *Packed heads.* The query heads that share a key head, for all new tokens, are rows of one
   matrix, so each key is read once for all of them.
-- *Splits at fixed slots.* A split is `split` consecutive slots of the ring. Its partial result
-  depends on nothing but its slots, and partial results are combined in ascending order by the
-  program that arrives last. So the number of programs, the length of the ring and the other
-  sessions of the batch never change a result; one launch shape serves all lengths.
-- *Lengths on the device.* Where a session stands is read from memory. Splits in which nothing is
-  visible end at once.
-- *Rings.* Keys carry their rotation, so their order does not matter, only who sees whom. With
-  `positions`, position p is in slot p mod S and a query sees the `window` newest positions up to
-  its own. Nothing has to be undone when drafts are rejected: their slots count as written only once
-  they are written again. That needs `window + T - 1 <= S`, which the launcher checks.
-  With `mask`, for grids that are decoded along diagonals, every query says which slots it sees.
+- *Splits at fixed entries.* A split is `split` consecutive entries of the ring. Its partial result
+  depends on nothing else, and the program that finishes last combines partial results in
+  ascending order. So the number of programs, the length of the ring and the other sessions of the
+  batch never change a result, and one launch shape serves all lengths.
+- *Lengths on the device.* Each session's position is read from memory. Splits without a visible
+  entry return at once.
+- *Rings.* Keys carry their rotation, so only visibility matters, not their order. With
+  `positions`, position p is in entry p mod S, and a query sees the `window` newest positions up to
+  its own. Rejected drafts need no undo: their entries count as written only after they are written
+  again. That requires `window + T - 1 <= S`, which the launcher checks.
+  With `mask`, for wavefront decoding, every query says which entries it sees.
 
-`block_rows` of the packed rows are worked on together. Rows do not influence each other, so tokens
-fed one by one and tokens fed together agree as long as it is the same for both.
+Packed rows are processed in tiles of `block_rows`. Rows do not influence each other, so tokens fed
+one by one and tokens fed together give equal results as long as `block_rows` is the same.
 
-Bytes moved: 2 * Hkv * D * itemsize for each visible slot of each session, once for every
-`block_rows` packed rows (again mostly from the L2 cache), plus (D + 2) * 4 for each packed row of
-each split that has visible slots, written and read in L2. At batch 1, 3,200 slots and 8 key heads
-of 128 in bfloat16: 13.1 MB.
+Bytes moved: 2 * Hkv * D * itemsize per visible entry and session, once per `block_rows` packed rows
+(later ones mostly from the L2 cache), plus (D + 2) * 4 per packed row and split with visible
+entries, written and read in L2. At batch 1, 3,200 entries and 8 key heads of 128 in bfloat16:
+13.1 MB.
 """
 
 from __future__ import annotations
@@ -35,9 +35,11 @@ import triton.language as tl
 from torch import Tensor
 
 from worldbridge.kernels.checks import (
+    FLOATS,
     KernelArgumentError,
     check_device,
     check_dtype,
+    check_integers,
     check_shape,
     check_strides,
     check_workspace,
@@ -51,7 +53,6 @@ __all__ = [
     "reference_decode_attention",
 ]
 
-_FLOATS = (torch.bfloat16, torch.float16, torch.float32)
 MAX_TOKENS = 64
 
 
@@ -64,11 +65,11 @@ def _split(
     begin,
     ring,
     head,
-    reach,
+    max_age,
     limit,
     window,
     scale,
-    kv_slot,
+    kv_entry,
     mask_token,
     token,
     lag,
@@ -80,36 +81,36 @@ def _split(
     MASKED: tl.constexpr,
     UPCAST: tl.constexpr,
 ):
-    """Maximum, sum and weighted values of one split, for scores in powers of two."""
+    """Return maximum, sum and weighted values of one split; scores are base-2 exponents."""
     columns = tl.arange(0, BLOCK_D)
     top = tl.full((ROWS,), float("-inf"), tl.float32)
     total = tl.zeros((ROWS,), tl.float32)
     mixed = tl.zeros((ROWS, BLOCK_D), tl.float32)
     for offset in range(0, SPLIT, BLOCK):
-        slots = begin + offset + tl.arange(0, BLOCK)
+        entries = begin + offset + tl.arange(0, BLOCK)
         if MASKED:
             seen = (
                 tl.load(
-                    mask + token[:, None] * mask_token + slots[None, :],
-                    mask=(lag[:, None] >= 0) & (slots < limit)[None, :],
+                    mask + token[:, None] * mask_token + entries[None, :],
+                    mask=(lag[:, None] >= 0) & (entries < limit)[None, :],
                     other=0,
                 )
                 != 0
             )
             used = tl.max(seen.to(tl.int32), axis=0) != 0
         else:
-            # how many positions ago the slot was written, seen from the last new token
-            age = head - slots
+            # positions between the entry and the last new token
+            age = head - entries
             age = tl.where(age < 0, age + ring, age)
-            used = (slots < limit) & (age <= reach)
-            back = age[None, :] - lag[:, None]  # and from the row's own token
+            used = (entries < limit) & (age <= max_age)
+            back = age[None, :] - lag[:, None]  # between the entry and the row's own token
             seen = used[None, :] & (back >= 0) & (back < window)
-        # what nothing may see may also be no number, which a weight of 0 would not remove
-        there = used[:, None] & (columns < SIZE)[None, :]
-        place = slots[:, None] * kv_slot + columns[None, :]
-        k = tl.load(keys + place, mask=there, other=0.0)
-        v = tl.load(values + place, mask=there, other=0.0)
-        if UPCAST:  # the interpreter computes nothing right in bfloat16
+        # invisible entries may hold NaN, which a weight of 0 would not remove
+        loaded = used[:, None] & (columns < SIZE)[None, :]
+        offset_kv = entries[:, None] * kv_entry + columns[None, :]
+        k = tl.load(keys + offset_kv, mask=loaded, other=0.0)
+        v = tl.load(values + offset_kv, mask=loaded, other=0.0)
+        if UPCAST:  # the interpreter computes bfloat16 products wrongly
             k = k.to(tl.float32)
             v = v.to(tl.float32)
         score = tl.dot(q, tl.trans(k), input_precision="ieee") * scale
@@ -139,15 +140,15 @@ def _combine(
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
-    """Adds the splits in ascending order and writes rows of `target`, COLUMNS channels at a time.
+    """Add the splits in ascending order and write rows of `target`, COLUMNS channels at a time.
 
-    .cg: other programs wrote the parts during this launch.
+    The loads use .cg because other programs write the partial results during this launch.
     """
     inside = rows < all_rows
     highest = tl.full((ROWS,), float("-inf"), tl.float32)
     for split in range(0, splits):
-        place = split * all_rows + rows
-        top = tl.load(tops + place, mask=inside, other=float("-inf"), cache_modifier=".cg")
+        index = split * all_rows + rows
+        top = tl.load(tops + index, mask=inside, other=float("-inf"), cache_modifier=".cg")
         highest = tl.maximum(highest, top)
     base = tl.where(highest == float("-inf"), 0.0, highest)
     for first in tl.static_range(0, BLOCK_D, COLUMNS):
@@ -155,12 +156,12 @@ def _combine(
         total = tl.zeros((ROWS,), tl.float32)
         mixed = tl.zeros((ROWS, COLUMNS), tl.float32)
         for split in range(0, splits):
-            place = split * all_rows + rows
-            top = tl.load(tops + place, mask=inside, other=float("-inf"), cache_modifier=".cg")
-            counts = top > float("-inf")  # else nothing was visible there, and nothing written
+            index = split * all_rows + rows
+            top = tl.load(tops + index, mask=inside, other=float("-inf"), cache_modifier=".cg")
+            counts = top > float("-inf")  # otherwise nothing was visible, and nothing written
             weight = tl.exp2(top - base)
-            total += weight * tl.load(totals + place, mask=counts, other=0.0, cache_modifier=".cg")
-            part = partial + (place[:, None] * BLOCK_D + columns[None, :])
+            total += weight * tl.load(totals + index, mask=counts, other=0.0, cache_modifier=".cg")
+            part = partial + (index[:, None] * BLOCK_D + columns[None, :])
             part = tl.load(part, mask=counts[:, None], other=0.0, cache_modifier=".cg")
             mixed += weight[:, None] * part
         mixed = mixed / tl.where(total == 0.0, 1.0, total)[:, None]
@@ -176,7 +177,7 @@ def attention_kernel(
     out,
     positions,
     mask,
-    slabs,
+    slots,
     partial,
     tops,
     totals,
@@ -192,9 +193,9 @@ def attention_kernel(
     q_head,
     out_batch,
     out_token,
-    kv_slab,
-    kv_head,
     kv_slot,
+    kv_head,
+    kv_entry,
     mask_batch,
     mask_token,
     KV_HEADS: tl.constexpr,
@@ -205,30 +206,32 @@ def attention_kernel(
     BLOCK: tl.constexpr,
     SPLIT: tl.constexpr,
     MASKED: tl.constexpr,
-    SLABS: tl.constexpr,
+    SLOTS: tl.constexpr,
     UPCAST: tl.constexpr,
 ):
-    """Program (tile of packed rows, worker, session and key head). `counters`, int32, one for each
-    tile and session and key head, is left at zero."""
+    """Program (tile of packed rows, worker, session and key head).
+
+    `counters`, int32, one per tile, session and key head, must be zero and is left at zero.
+    """
     worker, workers = tl.program_id(1), tl.num_programs(1)
     session, kv = tl.program_id(2) // KV_HEADS, tl.program_id(2) % KV_HEADS
     all_rows = tokens * GROUP
     rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     inside = rows < all_rows
     token = rows // GROUP
-    # tokens after the row's own; rows that do not exist are before everything
+    # tokens after the row's own; padding rows precede everything
     lag = tl.where(inside, tokens - 1 - token, -1)
     columns = tl.arange(0, BLOCK_D)
     within = inside[:, None] & (columns < SIZE)[None, :]
     heads = kv * GROUP + rows % GROUP
 
-    slab = session.to(tl.int64)
-    if SLABS:
-        slab = tl.load(slabs + session)
-    # a wrong number from the device must not reach memory that is not the ring's
-    alive = (slab >= 0) & (slab < capacity)
-    head = 0  # the slot of the last new token
-    reach = ring - 1  # the age of the oldest position that any row sees
+    slot = session.to(tl.int64)
+    if SLOTS:
+        slot = tl.load(slots + session)
+    # an invalid number on the device must not address memory outside the cache
+    alive = (slot >= 0) & (slot < capacity)
+    head = 0  # the entry of the last new token
+    max_age = ring - 1  # of the oldest position that any row sees
     if MASKED:
         mask += session.to(tl.int64) * mask_batch
     else:
@@ -236,14 +239,14 @@ def attention_kernel(
         alive = alive & (position >= 0)
         last = tl.maximum(position, 0) + tokens - 1
         head = (last % ring).to(tl.int32)
-        reach = tl.minimum(last, window + tokens - 2).to(tl.int32)
-    slab = tl.where(alive, slab, 0)
-    limit = tl.where(alive, ring, 0)  # slots from here on are not there
+        max_age = tl.minimum(last, window + tokens - 2).to(tl.int32)
+    slot = tl.where(alive, slot, 0)
+    limit = tl.where(alive, ring, 0)  # entries from here on do not exist
     start = session.to(tl.int64) * q_batch + token[:, None] * q_token + heads[:, None] * q_head
     query = tl.load(q + start + columns[None, :], mask=within, other=0.0)
     if UPCAST:
         query = query.to(tl.float32)
-    shared = slab * kv_slab + kv * kv_head
+    shared = slot * kv_slot + kv * kv_head
 
     base = tl.program_id(2).to(tl.int64) * splits * all_rows
     partial += base * BLOCK_D
@@ -254,11 +257,11 @@ def attention_kernel(
         visible = begin < limit
         if not MASKED:
             end = begin + SPLIT
-            oldest = head - reach  # in slots; below zero it wraps
+            oldest = head - max_age  # an entry; below zero it wraps
             visible = visible & (
                 ((begin <= head) & (end > oldest)) | ((oldest < 0) & (end > oldest + ring))
             )
-        place = split * all_rows + rows
+        index = split * all_rows + rows
         if visible:
             top, total, mixed = _split(
                 query,
@@ -268,11 +271,11 @@ def attention_kernel(
                 begin,
                 ring,
                 head,
-                reach,
+                max_age,
                 limit,
                 window,
                 scale,
-                kv_slot,
+                kv_entry,
                 mask_token,
                 token,
                 lag,
@@ -284,14 +287,14 @@ def attention_kernel(
                 MASKED,
                 UPCAST,
             )
-            tl.store(tops + place, top, mask=inside)
-            tl.store(totals + place, total, mask=inside)
-            part = partial + (place[:, None] * BLOCK_D + columns[None, :])
+            tl.store(tops + index, top, mask=inside)
+            tl.store(totals + index, total, mask=inside)
+            part = partial + (index[:, None] * BLOCK_D + columns[None, :])
             tl.store(part, mixed, mask=inside[:, None])
         else:
-            tl.store(tops + place, tl.full((ROWS,), float("-inf"), tl.float32), mask=inside)
+            tl.store(tops + index, tl.full((ROWS,), float("-inf"), tl.float32), mask=inside)
 
-    tl.debug_barrier()  # every thread's part has to be written before one thread says so
+    tl.debug_barrier()  # every thread must have written its part before one thread counts
     counter = counters + tl.program_id(2) * tl.num_programs(0) + tl.program_id(0)
     if tl.atomic_add(counter, 1, sem="acq_rel") == workers - 1:
         target = out + session.to(tl.int64) * out_batch + token[:, None] * out_token
@@ -314,7 +317,7 @@ def attention_kernel(
 
 @dataclass(frozen=True, slots=True)
 class AttentionWorkspace:
-    """Memory for partial results. Serves every layer, and any call that is not larger.
+    """Memory for partial results, shared by all layers and by any call that is not larger.
 
     `counters` must be zero before the first call; every call leaves them at zero.
     """
@@ -335,7 +338,7 @@ class AttentionWorkspace:
         block_rows: int = 64,
         split: int = 256,
     ) -> AttentionWorkspace:
-        """For queries [batch, tokens, heads, D] and keys [capacity, Hkv, S, D]."""
+        """Allocate for queries [batch, tokens, heads, D] and keys [capacity, Hkv, S, D]."""
         _, kv_heads, ring, size = keys.shape
         rows = tokens * (heads // kv_heads)
         entries = batch * kv_heads * triton.cdiv(ring, split) * rows
@@ -355,7 +358,7 @@ def decode_attention(
     positions: Tensor | None = None,
     *,
     mask: Tensor | None = None,
-    slabs: Tensor | None = None,
+    slots: Tensor | None = None,
     window: int | None = None,
     scale: float | None = None,
     out: Tensor | None = None,
@@ -364,22 +367,35 @@ def decode_attention(
     block_rows: int = 64,
     split: int = 256,
 ) -> Tensor:
-    """q [B, T, H, D], T up to 64, over keys and values [capacity, Hkv, S, D] -> [B, T, H, D].
+    """Attend queries [B, T, H, D] to the cached keys and values and return [B, T, H, D].
 
-    The rings already hold the new tokens (see `rope_write`). `positions` int64 [B] is the position
-    of each session's first query; a negative one marks an idle session, whose output is zero.
-    `window` is how many positions a query sees, its own included; by default all that are safe,
-    S - T + 1. Instead of positions, `mask` bool [B, T, S] (or [1, T, S] for all) says which slots
-    each query sees; one that sees nothing gives zero. `slabs` int64 [B] says which ring is whose.
-    `scale` multiplies scores (default D ** -0.5). `workers` programs share the splits of a session
-    and head (default: one each); it never changes the result, while `split` changes its rounding.
-    `out` is of q's type when left out, else of any floating type.
+    The rings must hold the new tokens already (see `rope_write`).
 
-    Raises KernelArgumentError when shapes, strides or types do not fit.
+    Args:
+        q: Queries; T is at most 64.
+        keys: [capacity, Hkv, S, D], one ring per slot.
+        values: As keys.
+        positions: int64 [B], of each session's first query. A negative position marks an idle
+            session, whose output is zero.
+        mask: bool [B, T, S], or [1, T, S] for all sessions: which entries each query sees, instead
+            of positions. A query that sees nothing gives zero.
+        slots: int64 [B], each session's slot; by default session b has slot b.
+        window: How many positions a query sees, including its own; by default all that are safe,
+            S - T + 1.
+        scale: Multiplies scores; by default D ** -0.5.
+        out: Of any floating dtype; allocated with q's dtype if left out.
+        workspace: Allocated if left out, which costs another launch.
+        workers: Programs that share the splits of a session and head, by default one per split.
+            Never changes the result.
+        block_rows: Packed rows per tile, a power of two.
+        split: Entries per split, a power of two. Changes the result's rounding.
+
+    Raises:
+        KernelArgumentError: A shape, stride, dtype, device or value does not fit.
     """
     batch, tokens, heads, size = _check(q, keys, values, block_rows, split)
     capacity, kv_heads, ring, _ = keys.shape
-    window = _check_sight(q, keys, positions, mask, slabs, window)
+    window = _check_visibility(q, keys, positions, mask, slots, window)
     splits = triton.cdiv(ring, split)
     workers = splits if workers is None else workers
     if not 1 <= workers <= splits:
@@ -393,7 +409,7 @@ def decode_attention(
         out = torch.empty((batch, tokens, heads, size), dtype=q.dtype, device=q.device)
     check_shape("out", out, batch, tokens, heads, size)
     check_strides("out", out, None, None, size, 1)
-    check_dtype("out", out, _FLOATS)
+    check_dtype("out", out, FLOATS)
     needed = AttentionWorkspace.allocate(
         batch,
         tokens,
@@ -405,14 +421,15 @@ def decode_attention(
     if workspace is None:
         workspace = needed
     check_workspace(workspace, needed)
-    given = {"positions": positions, "mask": mask, "slabs": slabs}
     check_device(
         q=q,
         keys=keys,
         values=values,
         out=out,
         partial=workspace.partial,
-        **{name: tensor for name, tensor in given.items() if tensor is not None},
+        positions=positions,
+        mask=mask,
+        slots=slots,
     )
     group = heads // kv_heads
     grid = (triton.cdiv(tokens * group, block_rows), workers, batch * kv_heads)
@@ -423,7 +440,7 @@ def decode_attention(
         out,
         positions,
         None if mask is None else mask.view(torch.uint8),
-        slabs,
+        slots,
         workspace.partial,
         workspace.tops,
         workspace.totals,
@@ -452,7 +469,7 @@ def decode_attention(
         BLOCK=min(32, split),
         SPLIT=split,
         MASKED=mask is not None,
-        SLABS=slabs is not None,
+        SLOTS=slots is not None,
         UPCAST=interpreting(),
         num_warps=4,
         num_stages=3,
@@ -464,7 +481,7 @@ def decode_attention(
 def _check(
     q: Tensor, keys: Tensor, values: Tensor, block_rows: int, split: int
 ) -> tuple[int, int, int, int]:
-    check_dtype("q", q, _FLOATS)
+    check_dtype("q", q, FLOATS)
     check_shape("q", q, None, None, None, None)
     check_strides("q", q, None, None, None, 1)
     check_shape("keys", keys, None, None, None, q.shape[3])
@@ -476,7 +493,7 @@ def _check(
     if keys.shape[2] * keys.stride(2) >= 2**31:
         raise KernelArgumentError(
             "keys",
-            expected="a ring that 32 bits can address",
+            expected="rings with 32-bit offsets",
             got=f"strides {keys.stride()}",
             remedy="lay keys out as [capacity, Hkv, S, D]",
         )
@@ -513,15 +530,15 @@ def _check(
     return batch, tokens, heads, size
 
 
-def _check_sight(
+def _check_visibility(
     q: Tensor,
     keys: Tensor,
     positions: Tensor | None,
     mask: Tensor | None,
-    slabs: Tensor | None,
+    slots: Tensor | None,
     window: int | None,
 ) -> int:
-    """Arguments that say who sees what. Returns the window."""
+    """Check the arguments that say which entries are visible, and return the window."""
     (batch, tokens), (capacity, _, ring, _) = q.shape[:2], keys.shape
     if (positions is None) == (mask is None) or (mask is not None and window is not None):
         raise KernelArgumentError(
@@ -529,20 +546,18 @@ def _check_sight(
             expected="either positions (and perhaps a window), or a mask",
             got=f"positions {'' if positions is not None else 'not '}given, mask "
             f"{'' if mask is not None else 'not '}given, window {window}",
-            remedy="say in one way what queries see",
+            remedy="pass one of them",
         )
-    if slabs is None and batch > capacity:
+    if slots is None and batch > capacity:
         raise KernelArgumentError(
             "keys",
-            expected=f"a ring for each of {batch} sessions",
-            got=f"{capacity} rings",
-            remedy="pass a larger slab, or slabs",
+            expected=f"a slot for each of {batch} sessions",
+            got=f"{capacity} slots",
+            remedy="allocate more slots, or pass slots",
         )
-    for name, tensor in (("positions", positions), ("slabs", slabs)):
+    for name, tensor in (("positions", positions), ("slots", slots)):
         if tensor is not None:
-            check_dtype(name, tensor, [torch.int64])
-            check_shape(name, tensor, batch)
-            check_strides(name, tensor, 1)
+            check_integers(name, tensor, batch)
     if mask is not None:
         check_dtype("mask", mask, [torch.bool])
         check_shape("mask", mask, 1 if len(mask) == 1 else batch, tokens, ring)
@@ -553,7 +568,7 @@ def _check_sight(
     if not 1 <= window <= most:
         raise KernelArgumentError(
             "window",
-            expected=f"1 to {most}, which leaves {tokens - 1} of {ring} slots to drafts",
+            expected=f"1 to {most}, which leaves {tokens - 1} of {ring} entries to drafts",
             got=str(window),
             remedy="use a longer ring or a shorter window",
         )
@@ -567,12 +582,12 @@ def reference_decode_attention(
     positions: Tensor | None = None,
     *,
     mask: Tensor | None = None,
-    slabs: Tensor | None = None,
+    slots: Tensor | None = None,
     window: int | None = None,
     scale: float | None = None,
     precision: torch.dtype = torch.float64,
 ) -> Tensor:
-    """What `decode_attention` is measured against, densely and in `precision`."""
+    """Compute `decode_attention` densely in `precision`."""
     batch, tokens, heads, size = q.shape
     ring = keys.shape[2]
     if mask is None:
@@ -580,11 +595,11 @@ def reference_decode_attention(
         window = ring - tokens + 1 if window is None else window
         mask = _visible(positions, tokens, ring, window)
     group = heads // keys.shape[1]
-    owners = torch.arange(batch, device=q.device) if slabs is None else slabs
+    owners = torch.arange(batch, device=q.device) if slots is None else slots
     seen = mask.expand(batch, -1, -1)[:, None]  # [B, 1, T, S]
     used = seen.any(2)[..., None]
     k, v = (
-        # what nothing sees may be no number at all
+        # invisible entries may hold NaN
         torch.where(used, x[owners].to(precision), 0.0).repeat_interleave(group, dim=1)
         for x in (keys, values)
     )
@@ -596,7 +611,7 @@ def reference_decode_attention(
 
 
 def _visible(positions: Tensor, tokens: int, ring: int, window: int) -> Tensor:
-    """[B, T, S]: the slot's newest position up to the last token's is in the query's window."""
+    """Return [B, T, S]: whether an entry's position lies in a query's window."""
     query = positions[:, None] + torch.arange(tokens, device=positions.device)
     last = query[:, -1:]
     held = last - (last - torch.arange(ring, device=positions.device)) % ring  # [B, S]

@@ -24,6 +24,7 @@ import triton.language as tl
 from torch import Tensor
 
 from worldbridge.kernels.checks import (
+    FLOATS,
     KernelArgumentError,
     check_device,
     check_dtype,
@@ -33,16 +34,15 @@ from worldbridge.kernels.checks import (
 )
 
 __all__ = [
-    "codes_of_indices",
-    "i420_of_patches",
+    "indices_to_codes",
+    "patches_to_i420",
     "lookup_kernel",
-    "picture_kernel",
-    "reference_codes_of_indices",
-    "reference_i420_of_patches",
+    "i420_kernel",
+    "reference_indices_to_codes",
+    "reference_patches_to_i420",
     "reference_detokenize",
 ]
 
-_FLOATS = (torch.bfloat16, torch.float16, torch.float32)
 _SIZE = 4  # pixels along a side of a patch, and frames: two levels
 _BLOCK = 32  # patches per program
 
@@ -90,7 +90,7 @@ def _four(x, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def picture_kernel(
+def i420_kernel(
     patches,
     pictures,
     height,
@@ -148,7 +148,7 @@ def picture_kernel(
     tl.store(target + height * width * 4, v.to(tl.uint8), mask=shown)
 
 
-def codes_of_indices(
+def indices_to_codes(
     indices: Tensor,
     levels: Sequence[int],
     dtype: torch.dtype = torch.float32,
@@ -175,7 +175,7 @@ def codes_of_indices(
     check_shape("indices", indices, *[None] * indices.dim())
     check_shape("out", out, *shape)
     check_dtype("out", out, [dtype])
-    check_dtype("out", out, _FLOATS)
+    check_dtype("out", out, FLOATS)
     for name, tensor in (("indices", indices), ("out", out)):
         check_strides(name, tensor, *torch.empty(tensor.shape, device="meta").stride())
     check_device(indices=indices, out=out)
@@ -194,7 +194,7 @@ def codes_of_indices(
     return out
 
 
-def i420_of_patches(patches: Tensor, first: bool, *, out: Tensor | None = None) -> Tensor:
+def patches_to_i420(patches: Tensor, first: bool, *, out: Tensor | None = None) -> Tensor:
     """Pictures uint8 [B, F, H * W * 3 / 2] of Haar patches [B, T, 192, H / 4, W / 4].
 
     Channel b * 3 + c is band b of colour c, values such that pixels lie in [-1, 1]; what is outside
@@ -203,7 +203,7 @@ def i420_of_patches(patches: Tensor, first: bool, *, out: Tensor | None = None) 
 
     Raises KernelArgumentError when shape, strides or type do not fit.
     """
-    check_dtype("patches", patches, _FLOATS)
+    check_dtype("patches", patches, FLOATS)
     check_shape("patches", patches, None, None, 3 * _SIZE**3, None, None)
     check_strides("patches", patches, None, None, None, None, 1)
     batch, times, _, height, width = patches.shape
@@ -215,7 +215,7 @@ def i420_of_patches(patches: Tensor, first: bool, *, out: Tensor | None = None) 
     check_shape("out", out, batch, frames, size)
     check_strides("out", out, None, None, 1)
     check_device(patches=patches, out=out)
-    picture_kernel[triton.cdiv(height * width, _BLOCK), times, batch](
+    i420_kernel[triton.cdiv(height * width, _BLOCK), times, batch](
         patches,
         out,
         height,
@@ -239,10 +239,10 @@ def i420_of_patches(patches: Tensor, first: bool, *, out: Tensor | None = None) 
 # --- the references --------------------------------------------------------------------------
 
 
-def reference_codes_of_indices(
+def reference_indices_to_codes(
     indices: Tensor, levels: Sequence[int], dtype: torch.dtype = torch.float64
 ) -> Tensor:
-    """What `codes_of_indices` is measured against."""
+    """What `indices_to_codes` is measured against."""
     codes = []
     for level in levels:
         codes.append((indices % level - level // 2).to(dtype) / (level // 2))
@@ -267,10 +267,10 @@ def reference_detokenize(
     return x[:, _SIZE - 1 :] if first else x
 
 
-def reference_i420_of_patches(
+def reference_patches_to_i420(
     patches: Tensor, first: bool, precision: torch.dtype = torch.float64
 ) -> Tensor:
-    """What `i420_of_patches` is measured against."""
+    """What `patches_to_i420` is measured against."""
     pixels = reference_detokenize(patches, first, precision)
     rgb = pixels.mul(127.5).add(128).clamp(0, 255).to(torch.int64)
     fours = rgb.unflatten(4, (-1, 2)).unflatten(3, (-1, 2)).sum((4, 6))

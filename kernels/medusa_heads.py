@@ -19,10 +19,10 @@ import torch.nn.functional as F
 from worldbridge.kernels.checks import KernelArgumentError, check_shape, check_strides
 from worldbridge.kernels.skinny_gemm import MAX_ROWS, Workspace, config_for, skinny_gemm
 
-__all__ = ["medusa_heads", "medusa_workspace", "reference_medusa_heads", "rows_together"]
+__all__ = ["medusa_heads", "medusa_workspace", "reference_medusa_heads", "max_medusa_rows"]
 
 
-def rows_together(heads: int) -> int:
+def max_medusa_rows(heads: int) -> int:
     """Of how many rows `medusa_heads` reads the unembedding once: it takes no more at a time."""
     return MAX_ROWS // (heads + 1)
 
@@ -59,7 +59,7 @@ def medusa_heads(
 
     x (rows, d), the hidden state after the model's last norm; `heads` (h * d, d), the heads'
     weights stacked; `unembedding` (vocab, d). Weights may be quantised, with their scales.
-    rows * (h + 1) must be at most 256 (`rows_together`). `hidden` (rows, h + 1, d) keeps the
+    rows * (h + 1) must be at most 256 (`max_medusa_rows`). `hidden` (rows, h + 1, d) keeps the
     heads' hidden states; `hidden` and `out` must be contiguous and are allocated when left out.
     `workspace`, `programs` and `overlap` as for `skinny_gemm`. Raises `KernelArgumentError`.
     """
@@ -69,7 +69,7 @@ def medusa_heads(
     check_shape("heads", heads, count * width, width)
     check_shape("unembedding", unembedding, None, width)
     vocab = unembedding.shape[0]
-    if rows > rows_together(count):
+    if rows > max_medusa_rows(count):
         raise KernelArgumentError(
             "x",
             expected=f"rows * (heads + 1) of at most {MAX_ROWS}",

@@ -15,11 +15,16 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from worldbridge.kernels.checks import check_device, check_dtype, check_shape, check_strides
+from worldbridge.kernels.checks import (
+    FLOATS,
+    check_device,
+    check_dtype,
+    check_integers,
+    check_shape,
+    check_strides,
+)
 
 __all__ = ["reference_rms_norm", "rms_norm", "rms_norm_kernel"]
-
-_FLOATS = (torch.bfloat16, torch.float16, torch.float32)
 
 
 @triton.jit(do_not_specialize=["count"])
@@ -69,26 +74,23 @@ def rms_norm(
     another floating type; in float16 it ends at the largest number instead of infinity.
     Raises KernelArgumentError when shapes, strides or types do not fit.
     """
-    check_dtype("x", x, _FLOATS)
+    check_dtype("x", x, FLOATS)
     check_shape("x", x, None, None)
     check_strides("x", x, None, 1)
     count, size = x.shape
     if weight is not None:
-        check_dtype("weight", weight, _FLOATS)
+        check_dtype("weight", weight, FLOATS)
         check_shape("weight", weight, size)
         check_strides("weight", weight, 1)
     if rows is not None:
-        check_dtype("rows", rows, [torch.int64])
-        check_shape("rows", rows, None)
-        check_strides("rows", rows, 1)
+        check_integers("rows", rows, None)
     taken = count if rows is None else len(rows)
     if out is None:
         out = torch.empty((taken, size), dtype=x.dtype, device=x.device)
-    check_dtype("out", out, _FLOATS)
+    check_dtype("out", out, FLOATS)
     check_shape("out", out, taken, size)
     check_strides("out", out, None, 1)
-    given = {"x": x, "weight": weight, "rows": rows, "out": out}
-    check_device(**{name: tensor for name, tensor in given.items() if tensor is not None})
+    check_device(x=x, weight=weight, rows=rows, out=out)
     rms_norm_kernel[(taken,)](
         x,
         weight,

@@ -1,14 +1,14 @@
-"""QK normalisation, rotary positions, and the write of keys and values into a ring, in one pass.
+"""QK norm, rotary embedding, and the write of keys and values to the KV cache, in one pass.
 
-A decode step makes one fused projection per layer, and its queries and keys are normalised per
-head, rotated by their place in (time, height, width), and, keys and values, stored where attention
-reads them. As separate operations that is about ten launches over a few kilobytes each.
+Each layer of a decode step has one fused QKV projection. Its queries and keys are normalised per
+head and rotated by their (time, height, width) position, and keys and values are stored where
+attention reads them. As separate operations these are about ten launches over a few kilobytes each.
 
-The rotation pairs channel i with i + D/2. Which of the D/2 angles belong to time, height and
-width (44, 42 and 42 channels of 128 in the published sizes) is decided by who fills the tables.
+The rotation pairs channel i with channel i + D/2. Which of the D/2 angles belong to time, height
+and width (44, 42 and 42 of 128 channels in the published sizes) depends only on the tables.
 
-Bytes moved per token, with E bytes per element: (H + 2 Hkv) D E read and as many written, and
-4 D of tables; 24 KB of either at 32 + 16 heads of 128 in bfloat16. It is bound by its launch.
+Bytes moved per token, at E bytes per element: (H + 2 Hkv) D E read and as many written, plus 4 D of
+tables; 24 KB each way for 32 + 16 heads of 128 in bfloat16. Bound by launch overhead.
 """
 
 from __future__ import annotations
@@ -19,22 +19,23 @@ import triton.language as tl
 from torch import Tensor
 
 from worldbridge.kernels.checks import (
+    FLOATS,
     KernelArgumentError,
     check_device,
     check_dtype,
+    check_integers,
     check_shape,
     check_strides,
 )
 
 __all__ = ["reference_rope_write", "rope_write", "rope_write_kernel"]
 
-_FLOATS = (torch.bfloat16, torch.float16, torch.float32)
 _HEADS = 4  # per program: enough programs to fill a device at ten tokens
 
 
 @triton.jit
-def _turned(first, second, weight, cos, sin, columns, eps, HALF: tl.constexpr):
-    """RMS norm over both halves of the heads, times the weight, then the rotation."""
+def _norm_rotate(first, second, weight, cos, sin, columns, eps, HALF: tl.constexpr):
+    """Apply the RMS norm over both halves of the heads, its weight, and the rotation."""
     inside = columns < HALF
     square = tl.sum(first * first, axis=1) + tl.sum(second * second, axis=1)
     scale = tl.rsqrt(square / (2 * HALF) + eps)[:, None]
@@ -55,9 +56,9 @@ def rope_write_kernel(
     cos,
     sin,
     positions,
-    slots,
+    entries,
     rows,
-    slabs,
+    slots,
     tokens,
     table_rows,
     ring,
@@ -67,49 +68,50 @@ def rope_write_kernel(
     qkv_token,
     out_batch,
     out_token,
-    kv_slab,
-    kv_head,
     kv_slot,
+    kv_head,
+    kv_entry,
     table_stride,
     HEADS: tl.constexpr,
     KV_HEADS: tl.constexpr,
     HALF: tl.constexpr,
     BLOCK_HALF: tl.constexpr,
     BLOCK_HEADS: tl.constexpr,
-    PLACED: tl.constexpr,
-    SLABS: tl.constexpr,
+    EXPLICIT: tl.constexpr,
+    SLOTS: tl.constexpr,
 ):
+    """Program (session and token, block of heads); the blocks of key heads come last."""
     session = tl.program_id(0) // tokens
     token = tl.program_id(0) % tokens
     block = tl.program_id(1)
-    if PLACED:
-        slot = tl.load(slots + tl.program_id(0))
+    if EXPLICIT:
+        entry = tl.load(entries + tl.program_id(0))
         row = tl.load(rows + tl.program_id(0))
     else:
         first_position = tl.load(positions + session)
         row = first_position + token
-        slot = tl.where(first_position >= 0, row % ring, -1)
-    slab = session.to(tl.int64)
-    if SLABS:
-        slab = tl.load(slabs + session)
-    # a wrong number from the device must not reach memory that is not the ring's
-    writes = (slot >= 0) & (slot < ring) & (slab >= 0) & (slab < capacity)
+        entry = tl.where(first_position >= 0, row % ring, -1)
+    slot = session.to(tl.int64)
+    if SLOTS:
+        slot = tl.load(slots + session)
+    # an invalid number on the device must not address memory outside the cache
+    writes = (entry >= 0) & (entry < ring) & (slot >= 0) & (slot < capacity)
     row = tl.minimum(tl.maximum(row, 0), table_rows - 1)
 
     columns = tl.arange(0, BLOCK_HALF)
     inside = columns < HALF
-    turn_cos = tl.load(cos + row * table_stride + columns, mask=inside, other=0.0)[None, :]
-    turn_sin = tl.load(sin + row * table_stride + columns, mask=inside, other=0.0)[None, :]
+    angle_cos = tl.load(cos + row * table_stride + columns, mask=inside, other=0.0)[None, :]
+    angle_sin = tl.load(sin + row * table_stride + columns, mask=inside, other=0.0)[None, :]
     source = qkv + session.to(tl.int64) * qkv_batch + token * qkv_token
     heads = tl.arange(0, BLOCK_HEADS)[:, None]
     query_blocks: tl.constexpr = (HEADS + BLOCK_HEADS - 1) // BLOCK_HEADS
     if block < query_blocks:
         heads += block * BLOCK_HEADS
         mask = (heads < HEADS) & inside[None, :]
-        place = source + heads * (2 * HALF) + columns[None, :]
-        a = tl.load(place, mask=mask, other=0.0).to(tl.float32)
-        b = tl.load(place + HALF, mask=mask, other=0.0).to(tl.float32)
-        a, b = _turned(a, b, q_weight, turn_cos, turn_sin, columns, eps, HALF)
+        origin = source + heads * (2 * HALF) + columns[None, :]
+        a = tl.load(origin, mask=mask, other=0.0).to(tl.float32)
+        b = tl.load(origin + HALF, mask=mask, other=0.0).to(tl.float32)
+        a, b = _norm_rotate(a, b, q_weight, angle_cos, angle_sin, columns, eps, HALF)
         target = out + session.to(tl.int64) * out_batch + token * out_token
         target += heads * (2 * HALF) + columns[None, :]
         tl.store(target, a.to(out.dtype.element_ty), mask=mask)
@@ -117,19 +119,19 @@ def rope_write_kernel(
     else:
         heads += (block - query_blocks) * BLOCK_HEADS
         mask = (heads < KV_HEADS) & inside[None, :]
-        place = source + (HEADS + heads) * (2 * HALF) + columns[None, :]
-        a = tl.load(place, mask=mask, other=0.0).to(tl.float32)
-        b = tl.load(place + HALF, mask=mask, other=0.0).to(tl.float32)
-        a, b = _turned(a, b, k_weight, turn_cos, turn_sin, columns, eps, HALF)
-        kept = slab * kv_slab + heads * kv_head + slot * kv_slot + columns[None, :]
+        origin = source + (HEADS + heads) * (2 * HALF) + columns[None, :]
+        a = tl.load(origin, mask=mask, other=0.0).to(tl.float32)
+        b = tl.load(origin + HALF, mask=mask, other=0.0).to(tl.float32)
+        a, b = _norm_rotate(a, b, k_weight, angle_cos, angle_sin, columns, eps, HALF)
+        offset = slot * kv_slot + heads * kv_head + entry * kv_entry + columns[None, :]
         written = (heads < tl.where(writes, KV_HEADS, 0)) & inside[None, :]
-        tl.store(keys + kept, a.to(keys.dtype.element_ty), mask=written)
-        tl.store(keys + kept + HALF, b.to(keys.dtype.element_ty), mask=written)
-        place += KV_HEADS * (2 * HALF)
-        value_first = tl.load(place, mask=mask, other=0.0)
-        value_second = tl.load(place + HALF, mask=mask, other=0.0)
-        tl.store(values + kept, value_first, mask=written)
-        tl.store(values + kept + HALF, value_second, mask=written)
+        tl.store(keys + offset, a.to(keys.dtype.element_ty), mask=written)
+        tl.store(keys + offset + HALF, b.to(keys.dtype.element_ty), mask=written)
+        origin += KV_HEADS * (2 * HALF)
+        value_first = tl.load(origin, mask=mask, other=0.0)
+        value_second = tl.load(origin + HALF, mask=mask, other=0.0)
+        tl.store(values + offset, value_first, mask=written)
+        tl.store(values + offset + HALF, value_second, mask=written)
 
 
 def rope_write(
@@ -142,28 +144,39 @@ def rope_write(
     values: Tensor,
     positions: Tensor | None = None,
     *,
-    slots: Tensor | None = None,
+    entries: Tensor | None = None,
     rows: Tensor | None = None,
-    slabs: Tensor | None = None,
+    slots: Tensor | None = None,
     eps: float = 1e-5,
     out: Tensor | None = None,
 ) -> Tensor:
-    """Rotated queries [B, T, H, D]; keys and values go into their rings, in place.
+    """Return rotated queries [B, T, H, D] and write keys and values to their rings.
 
-    qkv [B, T, (H + 2 Hkv) * D] in rows of queries, keys, values; q_weight, k_weight [D]; cos, sin
-    float32 [n, D/2]; keys, values [capacity, Hkv, S, D]. All but the tables have one floating-point
-    type; arithmetic is float32 and rounds once.
+    All tensors but the tables have one floating dtype. Arithmetic is float32 and rounds once. The
+    destination of each token is read on the device, from `positions` or from `entries` and `rows`.
+    A negative position or entry writes nothing, so a batch may contain idle sessions.
 
-    Where a token goes is read on the device. Either `positions` int64 [B], the position of each
-    session's first token: token t takes table row position + t (at most the last one) and slot
-    (position + t) mod S. Or, for token grids, `slots` and `rows` int64 [B, T]. A negative position
-    or slot writes nothing, so idle sessions can take part. `slabs` int64 [B] says which ring is
-    whose; without it session b has ring b.
+    Args:
+        qkv: [B, T, (H + 2 Hkv) * D], rows of queries, keys, values.
+        q_weight: [D], of the query norm.
+        k_weight: [D], of the key norm.
+        cos: float32 [n, D/2], one table row per position.
+        sin: As cos.
+        keys: [capacity, Hkv, S, D], one ring per slot; written in place.
+        values: As keys.
+        positions: int64 [B], of each session's first token. Token t uses table row position + t (at
+            most the last row) and entry (position + t) mod S.
+        entries: int64 [B, T], the ring entry of each token (wavefront decoding).
+        rows: int64 [B, T], the table row of each token; given together with `entries`.
+        slots: int64 [B], each session's slot; by default session b has slot b.
+        eps: Of both norms.
+        out: Queries; allocated if left out.
 
-    Raises KernelArgumentError when shapes, strides or types do not fit.
+    Raises:
+        KernelArgumentError: A shape, stride, dtype or device does not fit.
     """
     batch, tokens, _ = _check(qkv, q_weight, k_weight, cos, sin, keys, values)
-    _check_places(batch, tokens, keys, positions, slots, rows, slabs)
+    _check_destinations(batch, tokens, keys, positions, entries, rows, slots)
     capacity, kv_heads, ring, size = keys.shape
     heads = qkv.shape[2] // size - 2 * kv_heads
     if out is None:
@@ -171,7 +184,6 @@ def rope_write(
     check_shape("out", out, batch, tokens, heads, size)
     check_strides("out", out, None, None, size, 1)
     check_dtype("out", out, [qkv.dtype])
-    given = {"positions": positions, "slots": slots, "rows": rows, "slabs": slabs}
     check_device(
         qkv=qkv,
         q_weight=q_weight,
@@ -181,7 +193,10 @@ def rope_write(
         keys=keys,
         values=values,
         out=out,
-        **{name: tensor for name, tensor in given.items() if tensor is not None},
+        positions=positions,
+        entries=entries,
+        rows=rows,
+        slots=slots,
     )
     grid = (batch * tokens, triton.cdiv(heads, _HEADS) + triton.cdiv(kv_heads, _HEADS))
     rope_write_kernel[grid](
@@ -194,9 +209,9 @@ def rope_write(
         cos,
         sin,
         positions,
-        slots,
+        entries,
         rows,
-        slabs,
+        slots,
         tokens,
         len(cos),
         ring,
@@ -215,8 +230,8 @@ def rope_write(
         HALF=size // 2,
         BLOCK_HALF=triton.next_power_of_2(size // 2),
         BLOCK_HEADS=_HEADS,
-        PLACED=slots is not None,
-        SLABS=slabs is not None,
+        EXPLICIT=entries is not None,
+        SLOTS=slots is not None,
         num_warps=2,
         num_stages=1,
         enable_fp_fusion=True,
@@ -233,7 +248,7 @@ def _check(
     keys: Tensor,
     values: Tensor,
 ) -> tuple[int, int, int]:
-    check_dtype("qkv", qkv, _FLOATS)
+    check_dtype("qkv", qkv, FLOATS)
     check_shape("qkv", qkv, None, None, None)
     check_strides("qkv", qkv, None, None, 1)
     check_shape("keys", keys, None, None, None, None)
@@ -245,14 +260,14 @@ def _check(
     if size % 2 or width % size or width // size <= 2 * kv_heads:
         raise KernelArgumentError(
             "qkv",
-            expected=f"(H + 2 * {kv_heads}) heads of an even size, {size} by keys",
+            expected=f"(H + 2 * {kv_heads}) heads of {size} channels (as keys), an even number",
             got=f"{width} columns",
-            remedy="fuse queries, keys and values into rows in this order",
+            remedy="concatenate queries, keys and values in this order",
         )
     if tokens > ring:
         raise KernelArgumentError(
             "qkv",
-            expected=f"at most {ring} tokens, one per slot of the ring",
+            expected=f"at most {ring} tokens, the ring's entries",
             got=f"{tokens}",
             remedy="use a longer ring",
         )
@@ -273,41 +288,39 @@ def _check(
     return batch, tokens, width
 
 
-def _check_places(
+def _check_destinations(
     batch: int,
     tokens: int,
     keys: Tensor,
     positions: Tensor | None,
-    slots: Tensor | None,
+    entries: Tensor | None,
     rows: Tensor | None,
-    slabs: Tensor | None,
+    slots: Tensor | None,
 ) -> None:
-    if (slots is None) != (rows is None) or (slots is None) == (positions is None):
-        names = {"positions": positions, "slots": slots, "rows": rows}
+    if (entries is None) != (rows is None) or (entries is None) == (positions is None):
+        names = {"positions": positions, "entries": entries, "rows": rows}
         given = [name for name, tensor in names.items() if tensor is not None]
         raise KernelArgumentError(
             "positions",
-            expected="either positions, or slots and rows",
+            expected="either positions, or entries and rows",
             got=" and ".join(given) or "none of them",
-            remedy="say in one way where tokens go",
+            remedy="pass one of the two",
         )
-    if slabs is None and batch > len(keys):
+    if slots is None and batch > len(keys):
         raise KernelArgumentError(
             "keys",
-            expected=f"a ring for each of {batch} sessions",
-            got=f"{len(keys)} rings",
-            remedy="pass a larger slab, or slabs",
+            expected=f"a slot for each of {batch} sessions",
+            got=f"{len(keys)} slots",
+            remedy="allocate more slots, or pass slots",
         )
     for name, tensor, shape in (
         ("positions", positions, (batch,)),
-        ("slots", slots, (batch, tokens)),
+        ("entries", entries, (batch, tokens)),
         ("rows", rows, (batch, tokens)),
-        ("slabs", slabs, (batch,)),
+        ("slots", slots, (batch,)),
     ):
         if tensor is not None:
-            check_dtype(name, tensor, [torch.int64])
-            check_shape(name, tensor, *shape)
-            check_strides(name, tensor, *torch.empty(shape, device="meta").stride())
+            check_integers(name, tensor, *shape)
 
 
 def reference_rope_write(
@@ -320,36 +333,33 @@ def reference_rope_write(
     values: Tensor,
     positions: Tensor | None = None,
     *,
-    slots: Tensor | None = None,
+    entries: Tensor | None = None,
     rows: Tensor | None = None,
-    slabs: Tensor | None = None,
+    slots: Tensor | None = None,
     eps: float = 1e-5,
     precision: torch.dtype = torch.float64,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """What `rope_write` is measured against: queries, keys and values in `precision`.
-
-    Arguments as there; the rings that come back are copies.
-    """
+    """Compute `rope_write` in `precision`; return queries and copies of keys and values."""
     batch, tokens, _ = qkv.shape
     _, kv_heads, ring, size = keys.shape
-    if slots is None or rows is None:
+    if entries is None or rows is None:
         assert positions is not None
         rows = positions[:, None] + torch.arange(tokens, device=qkv.device)
-        slots = torch.where(positions[:, None] >= 0, rows % ring, -1)
+        entries = torch.where(positions[:, None] >= 0, rows % ring, -1)
     rows = rows.clamp(0, len(cos) - 1)
     heads = qkv.to(precision).unflatten(-1, (-1, size))
     count = heads.shape[2] - 2 * kv_heads
-    turn = [table.to(precision)[rows][:, :, None] for table in (cos, sin)]
+    angles = [table.to(precision)[rows][:, :, None] for table in (cos, sin)]
     q, k, v = heads.split([count, kv_heads, kv_heads], dim=2)
-    q = _rotate(_norm(q, q_weight, eps), *turn)
-    k = _rotate(_norm(k, k_weight, eps), *turn)
+    q = _rotate(_norm(q, q_weight, eps), *angles)
+    k = _rotate(_norm(k, k_weight, eps), *angles)
     keys, values = keys.to(precision, copy=True), values.to(precision, copy=True)
     for b in range(batch):
-        slab = b if slabs is None else int(slabs[b])
+        slot = b if slots is None else int(slots[b])
         for t in range(tokens):
-            slot = int(slots[b, t])
-            if slot >= 0:
-                keys[slab, :, slot], values[slab, :, slot] = k[b, t], v[b, t]
+            entry = int(entries[b, t])
+            if entry >= 0:
+                keys[slot, :, entry], values[slot, :, entry] = k[b, t], v[b, t]
     return q, keys, values
 
 

@@ -7,7 +7,7 @@ No sort, no random state, nothing that the host has to wait for. Up to three lau
 2. `threshold_kernel`, one program per row: bisects for the smallest logit that is kept. Of every
    interval it takes the elements nearest to the middle, so it ends after about as many passes as
    the number of candidates has bits, 32 at the most.
-3. `draw_kernel`: argmax of logit / temperature + noise over what is kept. Noise is computed where
+3. `sample_kernel`: argmax of logit / temperature + noise over what is kept. Noise is computed where
    something is kept and nowhere else. The program of a session that ends last compares tokens
    with drafts.
 
@@ -35,9 +35,11 @@ import triton.language as tl
 from torch import Tensor
 
 from worldbridge.kernels.checks import (
+    FLOATS,
     KernelArgumentError,
     check_device,
     check_dtype,
+    check_integers,
     check_shape,
     check_strides,
     check_workspace,
@@ -45,17 +47,16 @@ from worldbridge.kernels.checks import (
 
 __all__ = [
     "SamplingWorkspace",
-    "draw_kernel",
-    "keep_thresholds",
+    "sample_kernel",
+    "sampling_thresholds",
     "peaks_kernel",
     "philox_uniform",
-    "reference_keep",
+    "reference_filter",
     "reference_sample_and_verify",
     "sample_and_verify",
     "threshold_kernel",
 ]
 
-_FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 _GROUP = 64  # codes that share a peak
 _LOWEST = tl.constexpr(-(2**31))
 _HIGHEST = tl.constexpr(2**31 - 1)
@@ -356,7 +357,7 @@ def _verify(
 
 
 @triton.jit
-def draw_kernel(
+def sample_kernel(
     logits,
     thresholds,
     positions,
@@ -509,9 +510,8 @@ def sample_and_verify(
     check_workspace(workspace, needed)
     if out is None:
         out = positions.new_empty((batch, tokens)), positions.new_empty(batch)
-    _check_integers("tokens", out[0], (batch, tokens))
-    _check_integers("accepted", out[1], (batch,))
-    optional = {"drafts": drafts, "limits": limits}
+    check_integers("tokens", out[0], batch, tokens)
+    check_integers("accepted", out[1], batch)
     check_device(
         logits=logits,
         positions=positions,
@@ -519,13 +519,14 @@ def sample_and_verify(
         tokens=out[0],
         accepted=out[1],
         workspace=workspace.scores,
-        **{name: tensor for name, tensor in optional.items() if tensor is not None},
+        drafts=drafts,
+        limits=limits,
     )
     keep_all = temperature == 0 or (top_p == 1 and top_k >= vocabulary)
     if not keep_all:
         _find_thresholds(logits, workspace, temperature, top_p, top_k)
     chunks = triton.cdiv(vocabulary, chunk)
-    draw_kernel[chunks, tokens, batch](
+    sample_kernel[chunks, tokens, batch](
         logits,
         workspace.thresholds,
         positions,
@@ -557,7 +558,7 @@ def sample_and_verify(
     return out
 
 
-def keep_thresholds(
+def sampling_thresholds(
     logits: Tensor,
     *,
     temperature: float = 1.0,
@@ -632,7 +633,7 @@ def _find_thresholds(
 
 
 def _check_logits(logits: Tensor) -> None:
-    check_dtype("logits", logits, _FLOATS)
+    check_dtype("logits", logits, FLOATS)
     check_shape("logits", logits, None, None, None)
     check_strides("logits", logits, None, None, 1)
 
@@ -647,23 +648,17 @@ def _check(
 ) -> tuple[int, int, int]:
     _check_logits(logits)
     batch, tokens, vocabulary = logits.shape
-    _check_integers("positions", positions, (batch,))
-    _check_integers("seeds", seeds, (batch,))
+    check_integers("positions", positions, batch)
+    check_integers("seeds", seeds, batch)
     if drafts is not None and not (tokens == 1 and drafts.numel() == 0):
-        _check_integers("drafts", drafts, (batch, tokens - 1))
+        check_integers("drafts", drafts, batch, tokens - 1)
     if limits is not None:
-        _check_integers("limits", limits, (batch,))
+        check_integers("limits", limits, batch)
     if chunk < 64 or chunk & (chunk - 1):
         raise KernelArgumentError(
             "chunk", expected="a power of two of at least 64", got=str(chunk), remedy="leave it out"
         )
     return batch, tokens, vocabulary
-
-
-def _check_integers(name: str, tensor: Tensor, shape: tuple[int, ...]) -> None:
-    check_dtype(name, tensor, [torch.int64])
-    check_shape(name, tensor, *shape)
-    check_strides(name, tensor, *((shape[1], 1) if len(shape) == 2 else (1,)))
 
 
 def _check_settings(temperature: float, top_p: float, top_k: int) -> None:
@@ -691,7 +686,7 @@ def philox_uniform(seed: int, position: int, codes: int) -> Tensor:
     return numbers.add_(0.5).mul_(2.0**-24).clamp_(max=1 - 2.0**-24)
 
 
-def reference_keep(
+def reference_filter(
     logits: Tensor,
     *,
     temperature: float = 1.0,
@@ -733,7 +728,7 @@ def reference_sample_and_verify(
                 continue
             uniform = philox_uniform(int(seeds[b]), int(positions[b]) + t, vocabulary)
             score = row / temperature - (-uniform.log()).log()
-            kept = reference_keep(row, temperature=temperature, top_p=top_p, top_k=top_k)
+            kept = reference_filter(row, temperature=temperature, top_p=top_p, top_k=top_k)
             tokens[b, t] = score.masked_fill(~kept, -torch.inf).argmax()
         right = count - 1
         if drafts is not None:

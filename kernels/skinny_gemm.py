@@ -522,8 +522,7 @@ def skinny_gemm(
 
     Raises `KernelArgumentError` for a shape, stride, dtype or device that does not fit.
     """
-    tensors = {"x": x, "weight": weight, "scale": scale, "residual": residual, "out": out}
-    device = check_device(**{name: t for name, t in tensors.items() if t is not None})
+    device = check_device(x=x, weight=weight, scale=scale, residual=residual, out=out)
     rows, n, k = _check_operands(x, weight, scale)
     columns = _check_epilogue(rows, n, residual, epilogue, copy_residual)
     if out is None:

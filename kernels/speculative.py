@@ -1,18 +1,19 @@
-"""The bookkeeping of speculative decoding, on the device: what is fed, and what becomes of it.
+"""Bookkeeping of speculative decoding on the device: gather inputs, accept tokens, scatter drafts.
 
-A session's line of tokens, its feed, holds in order the newest token of the latent before, the
-tokens or guesses of the latent being drawn, and padding. `done` tokens of the latent are final.
-Each step feeds the line from there on, and what is drawn replaces the guesses behind it:
+Each session has a draft buffer that holds, in order, the newest token of the previous latent, the
+accepted tokens and drafts of the latent being decoded, and padding. `num_accepted` tokens of the
+latent are final. Each step feeds the buffer from that offset on and replaces the drafts behind it
+with sampled tokens:
 
-1. `gather_inputs` reads what is fed, the drafts that will be compared, and where all that stands;
-2. `accept_drafts` writes the draws into the line, moves `done` and counts;
-3. `scatter_drafts` writes what heads guess behind that.
+1. `gather_inputs` reads the tokens to feed, the drafts to compare, and their entries and positions;
+2. `accept_drafts` writes the sampled tokens to the buffer, advances `num_accepted` and counts;
+3. `scatter_drafts` writes the Medusa heads' drafts behind them.
 
-A session whose `done` is the latent's size (or anything outside 0..size-1) is idle: it is fed
-zeros at position -1, at which other kernels write nothing, and these here change nothing of it. So
-a host that cannot wait to learn whether a latent is complete may launch more steps than it needs.
+A session whose `num_accepted` equals the latent's size (or lies outside 0..size-1) is idle. It gets
+zeros at position -1, at which other kernels write nothing, and its own state does not change. The
+host may therefore enqueue more steps than a latent needs instead of waiting for its completion.
 
-Bytes moved: a few hundred per session. Bound by their launches.
+Bytes moved: a few hundred per session. Bound by launch overhead.
 """
 
 from __future__ import annotations
@@ -29,41 +30,42 @@ from worldbridge.kernels.checks import (
     KernelArgumentError,
     check_device,
     check_dtype,
+    check_integers,
     check_shape,
     check_strides,
 )
 
 __all__ = [
-    "StepInputs",
     "DraftBuffer",
     "DraftTargets",
-    "accept_kernel",
+    "StepInputs",
     "accept_drafts",
+    "accept_kernel",
+    "gather_inputs",
+    "gather_kernel",
+    "reference_accept_drafts",
+    "reference_gather_inputs",
+    "reference_scatter_drafts",
     "scatter_drafts",
     "scatter_kernel",
-    "reference_accept_drafts",
-    "reference_scatter_drafts",
-    "reference_gather_inputs",
-    "gather_kernel",
-    "gather_inputs",
 ]
 
 
-# --- the kernels -----------------------------------------------------------------------------
+# --- kernels ---------------------------------------------------------------------------------
 
 
 @triton.jit(do_not_specialize=["count", "width"])
 def gather_kernel(
-    line,
-    done,
-    places,
-    positions,
+    buffer,
+    num_accepted,
+    first_entries,
+    first_positions,
     tokens,
     drafts,
-    slots,
-    drawn_at,
+    entries,
+    positions,
     limits,
-    line_stride,
+    buffer_stride,
     size,
     width,
     count,
@@ -71,131 +73,141 @@ def gather_kernel(
 ):
     """Program: one session."""
     session = tl.program_id(0).to(tl.int64)
-    final = tl.load(done + session)
-    idle = (final < 0) | (final >= size)
-    start = line + session * line_stride + tl.where(idle, 0, final)
+    offset = tl.load(num_accepted + session)
+    idle = (offset < 0) | (offset >= size)
+    start = buffer + session * buffer_stride + tl.where(idle, 0, offset)
     token = tl.arange(0, BLOCK)
-    fed = tl.load(start + token, mask=token < count, other=0)
-    tl.store(tokens + session * count + token, tl.where(idle, 0, fed), mask=token < count)
+    value = tl.load(start + token, mask=token < count, other=0)
+    tl.store(tokens + session * count + token, tl.where(idle, 0, value), mask=token < count)
     compared = token < count - 1
-    guess = tl.load(start + 1 + token, mask=compared, other=0)
-    tl.store(drafts + session * (count - 1) + token, guess, mask=compared)
-    tl.store(slots + session, tl.where(idle, -1, tl.load(places + session) + final))
-    tl.store(drawn_at + session, tl.where(idle, -1, tl.load(positions + session) + final))
-    tl.store(limits + session, tl.where(idle, 0, tl.minimum(size - final, width)))
+    draft = tl.load(start + 1 + token, mask=compared, other=0)
+    tl.store(drafts + session * (count - 1) + token, draft, mask=compared)
+    tl.store(entries + session, tl.where(idle, -1, tl.load(first_entries + session) + offset))
+    position = tl.load(first_positions + session) + offset
+    tl.store(positions + session, tl.where(idle, -1, position))
+    tl.store(limits + session, tl.where(idle, 0, tl.minimum(size - offset, width)))
 
 
 @triton.jit(do_not_specialize=["count", "width"])
 def accept_kernel(
-    line,
-    done,
-    positions,
+    buffer,
+    num_accepted,
+    first_positions,
     counts,
-    drawn,
+    sampled,
     accepted,
-    rows,
-    bases,
-    guessed_at,
-    line_stride,
+    target_rows,
+    target_offsets,
+    target_positions,
+    buffer_stride,
     counts_stride,
     size,
     width,
     count,
     HEADS: tl.constexpr,
     FOLLOW: tl.constexpr,
-    GUESS: tl.constexpr,
+    TARGETS: tl.constexpr,
     BLOCK: tl.constexpr,
     BLOCK_HEADS: tl.constexpr,
 ):
-    """Program: one session. HEADS is how many heads are counted."""
+    """Program: one session. HEADS is the number of heads that are counted."""
     session = tl.program_id(0).to(tl.int64)
-    final = tl.load(done + session)
-    row = tl.zeros_like(final)
-    base = tl.full((), size, tl.int64)
-    if (final >= 0) & (final < size):
+    offset = tl.load(num_accepted + session)
+    row = tl.zeros_like(offset)
+    target = tl.full((), size, tl.int64)
+    if (offset >= 0) & (offset < size):
         gain = tl.load(accepted + session)
         token = tl.arange(0, BLOCK)
-        behind = final + 1 + token
-        kept = (token < width) & (behind <= size)
-        draw = tl.load(drawn + session * count + token, mask=kept, other=0)
-        tl.store(line + session * line_stride + behind, draw, mask=kept)
-        tl.store(done + session, final + gain)
+        index = offset + 1 + token
+        written = (token < width) & (index <= size)
+        value = tl.load(sampled + session * count + token, mask=written, other=0)
+        tl.store(buffer + session * buffer_stride + index, value, mask=written)
+        tl.store(num_accepted + session, offset + gain)
 
         own = counts + session * counts_stride
         tl.store(own, tl.load(own) + 1)
         tl.store(own + 1, tl.load(own + 1) + gain)
-        drafted = final > 0
+        by_heads = offset > 0
         if not FOLLOW:
-            drafted = final < 0  # never
-        carried = tl.where(drafted, tl.zeros_like(gain), gain - 1)
+            by_heads = offset < 0  # never
+        carried = tl.where(by_heads, tl.zeros_like(gain), gain - 1)
         tl.store(own + 2, tl.load(own + 2) + carried)
         if HEADS > 0:
             head = tl.arange(0, BLOCK_HEADS)
-            tried = tl.where(drafted, tl.minimum(size - final - 1, HEADS), 0)
-            asked = head < tried
-            right = asked & (head + 1 < gain)
-            was = tl.load(own + 3 + head, mask=asked, other=0)
-            tl.store(own + 3 + head, was + 1, mask=asked)
-            was = tl.load(own + 3 + HEADS + head, mask=right, other=0)
-            tl.store(own + 3 + HEADS + head, was + 1, mask=right)
+            compared = head < tl.where(by_heads, tl.minimum(size - offset - 1, HEADS), 0)
+            matched = compared & (head + 1 < gain)
+            old = tl.load(own + 3 + head, mask=compared, other=0)
+            tl.store(own + 3 + head, old + 1, mask=compared)
+            old = tl.load(own + 3 + HEADS + head, mask=matched, other=0)
+            tl.store(own + 3 + HEADS + head, old + 1, mask=matched)
 
         row = gain - 1
         if not FOLLOW:
             row = tl.zeros_like(gain) + width - 1
-        base = final + row
-    if GUESS:
-        tl.store(rows + session, session * count + row)
-        tl.store(bases + session, base)
-        ahead = base + 1 < size  # else there is nothing left to be guessed
-        tl.store(guessed_at + session, tl.where(ahead, tl.load(positions + session) + base, -1))
+        target = offset + row
+    if TARGETS:
+        tl.store(target_rows + session, session * count + row)
+        tl.store(target_offsets + session, target)
+        unfinished = target + 1 < size  # otherwise no token is left to draft
+        position = tl.load(first_positions + session) + target
+        tl.store(target_positions + session, tl.where(unfinished, position, -1))
 
 
 @triton.jit
 def scatter_kernel(
-    line, guesses, bases, guessed_at, line_stride, size, HEADS: tl.constexpr, BLOCK: tl.constexpr
+    buffer,
+    drafts,
+    target_offsets,
+    target_positions,
+    buffer_stride,
+    size,
+    HEADS: tl.constexpr,
+    BLOCK: tl.constexpr,
 ):
-    """Program: one session. Guess 0 is of the token that is known already."""
+    """Program: one session. Draft 0 stands for a token that is known already."""
     session = tl.program_id(0).to(tl.int64)
-    base = tl.load(bases + session)
     head = tl.arange(0, BLOCK)
-    place = base + head
-    end = tl.where(tl.load(guessed_at + session) >= 0, size, 0)
-    written = (head >= 1) & (head <= HEADS) & (place >= 0) & (place < end)
-    guess = tl.load(guesses + session * (HEADS + 1) + head, mask=written, other=0)
-    tl.store(line + session * line_stride + 1 + place, guess, mask=written)
+    offset = tl.load(target_offsets + session) + head
+    end = tl.where(tl.load(target_positions + session) >= 0, size, 0)
+    written = (head >= 1) & (head <= HEADS) & (offset >= 0) & (offset < end)
+    draft = tl.load(drafts + session * (HEADS + 1) + head, mask=written, other=0)
+    tl.store(buffer + session * buffer_stride + 1 + offset, draft, mask=written)
 
 
-# --- the launchers ---------------------------------------------------------------------------
+# --- launchers -------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class DraftBuffer:
-    """Where the sessions of a batch stand. All int64; one row, or one number, for each of them.
+    """Decoding state of a batch of sessions. Tensors are int64, with one row per session.
 
-    `line` [B, at least size + tokens fed]; `done` [B]; `places` [B], the slot of the line's first
-    token in the session's ring; `positions` [B], the absolute position of the latent's first token;
-    `counts` [B, 3 + 2 * heads]: forwards, their tokens, tokens kept from guesses that were not of
-    a head, then how many drafts of each head were tried, and how many were right.
+    The third column of `counts` counts accepted drafts that no head made (Jacobi drafts); the
+    columns after it say, per head, how many of its drafts were compared and how many matched.
     """
 
-    line: Tensor
-    done: Tensor
-    places: Tensor
-    positions: Tensor
-    counts: Tensor
-    size: int  # tokens of a latent
-    width: int  # of the tokens fed, how many are drawn behind
+    tokens: Tensor  # [B, at least size + tokens fed per step]
+    num_accepted: Tensor  # [B], final tokens of the latent
+    first_entries: Tensor  # [B], ring entry of the buffer's first token
+    first_positions: Tensor  # [B], absolute position of the latent's first token
+    counts: Tensor  # [B, 3 + 2 * heads]: steps, accepted tokens, see above
+    size: int  # tokens per latent
+    width: int  # tokens sampled per step, at most the tokens fed
 
     def first(self, sessions: int) -> DraftBuffer:
-        """Of the first `sessions` sessions."""
+        """Return views of the first `sessions` sessions."""
         return dataclasses.replace(
             self,
-            line=self.line[:sessions],
-            done=self.done[:sessions],
-            places=self.places[:sessions],
-            positions=self.positions[:sessions],
+            tokens=self.tokens[:sessions],
+            num_accepted=self.num_accepted[:sessions],
+            first_entries=self.first_entries[:sessions],
+            first_positions=self.first_positions[:sessions],
             counts=self.counts[:sessions],
         )
+
+    def clone(self) -> DraftBuffer:
+        """Copy what a step changes; share the rest."""
+        changed = ("tokens", "num_accepted", "counts")
+        return dataclasses.replace(self, **{name: getattr(self, name).clone() for name in changed})
 
     @property
     def heads(self) -> int:
@@ -204,15 +216,13 @@ class DraftBuffer:
 
 @dataclass(frozen=True, slots=True)
 class StepInputs:
-    """What one step feeds, int64: `tokens` [B, T], `drafts` [B, T - 1] (the guesses among them),
-    `slots` [B] and `positions` [B] of the first token in the ring and of the first token drawn (-1:
-    idle), `limits` [B], how many draws may become final."""
+    """Inputs of one step, int64. Idle sessions have entry and position -1 and limit 0."""
 
-    tokens: Tensor
-    drafts: Tensor
-    slots: Tensor
-    positions: Tensor
-    limits: Tensor
+    tokens: Tensor  # [B, T], fed
+    drafts: Tensor  # [B, T - 1], the drafts among them
+    entries: Tensor  # [B], ring entry of the first token fed
+    positions: Tensor  # [B], absolute position of the first token sampled
+    limits: Tensor  # [B], the most tokens that may be accepted
 
     @classmethod
     def allocate(cls, sessions: int, tokens: int, device: torch.device) -> StepInputs:
@@ -223,44 +233,43 @@ class StepInputs:
         return cls(zeros(sessions, tokens), zeros(sessions, tokens - 1), *one)
 
     def first(self, sessions: int) -> StepInputs:
-        tensors = (self.tokens, self.drafts, self.slots, self.positions, self.limits)
-        return StepInputs(*(tensor[:sessions] for tensor in tensors))
+        """Return views of the first `sessions` sessions."""
+        return StepInputs(*(getattr(self, name)[:sessions] for name in StepInputs.__slots__))
 
 
 @dataclass(frozen=True, slots=True)
 class DraftTargets:
-    """From which row heads guess, int64 [B] each: `rows` among all B * T; `bases`, the place in the
-    latent that this row decides; `positions`, that place's absolute position, or -1 where no place
-    is left to be guessed."""
+    """The row from which the heads draft, per session, int64 [B] each."""
 
-    rows: Tensor
-    bases: Tensor
-    positions: Tensor
+    rows: Tensor  # among all B * T rows of the step
+    offsets: Tensor  # index in the latent of the token that this row decides
+    positions: Tensor  # absolute position of that token, -1 if no token is left to draft
 
     @classmethod
     def allocate(cls, sessions: int, device: torch.device) -> DraftTargets:
         return cls(*(torch.zeros(sessions, dtype=torch.int64, device=device) for _ in range(3)))
 
     def first(self, sessions: int) -> DraftTargets:
-        return DraftTargets(self.rows[:sessions], self.bases[:sessions], self.positions[:sessions])
+        """Return views of the first `sessions` sessions."""
+        return DraftTargets(*(getattr(self, name)[:sessions] for name in DraftTargets.__slots__))
 
 
-def gather_inputs(feed: DraftBuffer, out: StepInputs) -> None:
-    """Fill `out` with what the sessions feed next. Raises KernelArgumentError."""
-    sessions, count = _check_feed(feed, out)
+def gather_inputs(buffer: DraftBuffer, out: StepInputs) -> None:
+    """Fill `out` with the sessions' next inputs. Raises KernelArgumentError."""
+    sessions, count = _check_inputs(buffer, out)
     gather_kernel[(sessions,)](
-        feed.line,
-        feed.done,
-        feed.places,
-        feed.positions,
+        buffer.tokens,
+        buffer.num_accepted,
+        buffer.first_entries,
+        buffer.first_positions,
         out.tokens,
         out.drafts,
-        out.slots,
+        out.entries,
         out.positions,
         out.limits,
-        feed.line.stride(0),
-        feed.size,
-        feed.width,
+        buffer.tokens.stride(0),
+        buffer.size,
+        buffer.width,
         count,
         BLOCK=triton.next_power_of_2(count),
         num_warps=1,
@@ -270,74 +279,82 @@ def gather_inputs(feed: DraftBuffer, out: StepInputs) -> None:
 
 
 def accept_drafts(
-    feed: DraftBuffer,
-    drawn: Tensor,
+    buffer: DraftBuffer,
+    sampled: Tensor,
     accepted: Tensor,
     *,
     follow: bool,
-    guessing: DraftTargets | None = None,
+    targets: DraftTargets | None = None,
 ) -> None:
-    """Take over draws [B, T], of which the first `accepted` [B] (at least 1) are final.
+    """Write sampled tokens to the buffer and advance each session by its accepted ones.
 
-    `follow`: guesses are of heads, and follow the last final token (Medusa); otherwise heads guess
-    behind the last draw, where no earlier draw reaches. `guessing` is filled accordingly.
-    Raises KernelArgumentError.
+    Args:
+        buffer: State to update in place.
+        sampled: int64 [B, T], the step's tokens.
+        accepted: int64 [B], how many of them, from the first on, are final (at least 1).
+        follow: Whether drafts come from heads and follow the last final token (Medusa). Otherwise
+            heads draft behind the last sampled token, beyond the drafts already in the buffer.
+        targets: Filled with the rows from which the heads draft next, if given.
+
+    Raises:
+        KernelArgumentError: A shape, stride, dtype or device does not fit.
     """
-    sessions, count = _check_drawn(feed, drawn, accepted)
-    filled = guessing or DraftTargets(feed.done, feed.done, feed.done)
-    _check_guessing(filled, sessions)
+    sessions, count = _check_sampled(buffer, sampled, accepted)
+    unused = buffer.num_accepted
+    filled = targets or DraftTargets(unused, unused, unused)
+    _check_targets(filled, sessions)
     check_device(
-        line=feed.line,
-        drawn=drawn,
+        tokens=buffer.tokens,
+        sampled=sampled,
         accepted=accepted,
-        done=feed.done,
+        num_accepted=buffer.num_accepted,
         rows=filled.rows,
-        counts=feed.counts,
-        positions=feed.positions,
+        counts=buffer.counts,
+        first_positions=buffer.first_positions,
     )
     accept_kernel[(sessions,)](
-        feed.line,
-        feed.done,
-        feed.positions,
-        feed.counts,
-        drawn,
+        buffer.tokens,
+        buffer.num_accepted,
+        buffer.first_positions,
+        buffer.counts,
+        sampled,
         accepted,
         filled.rows,
-        filled.bases,
+        filled.offsets,
         filled.positions,
-        feed.line.stride(0),
-        feed.counts.stride(0),
-        feed.size,
-        feed.width,
+        buffer.tokens.stride(0),
+        buffer.counts.stride(0),
+        buffer.size,
+        buffer.width,
         count,
-        HEADS=feed.heads,
+        HEADS=buffer.heads,
         FOLLOW=follow,
-        GUESS=guessing is not None,
+        TARGETS=targets is not None,
         BLOCK=triton.next_power_of_2(count),
-        BLOCK_HEADS=triton.next_power_of_2(max(1, feed.heads)),
+        BLOCK_HEADS=triton.next_power_of_2(max(1, buffer.heads)),
         num_warps=1,
         num_stages=1,
         enable_fp_fusion=True,
     )
 
 
-def scatter_drafts(feed: DraftBuffer, guesses: Tensor, guessing: DraftTargets) -> None:
-    """Write guesses [B, 1 + heads] into the line; the first is of the known token and is not used.
+def scatter_drafts(buffer: DraftBuffer, drafts: Tensor, targets: DraftTargets) -> None:
+    """Write drafts [B, 1 + heads] behind the targets; the first column is not used.
 
     Raises KernelArgumentError.
     """
-    sessions = len(feed.line)
-    _check_integers("guesses", guesses, sessions, None)
-    _check_guessing(guessing, sessions)
-    check_device(line=feed.line, guesses=guesses, bases=guessing.bases)
-    heads = guesses.shape[1] - 1
+    sessions = len(buffer.tokens)
+    check_integers("drafts", drafts, sessions, None)
+    _check_targets(targets, sessions)
+    check_device(tokens=buffer.tokens, drafts=drafts, offsets=targets.offsets)
+    heads = drafts.shape[1] - 1
     scatter_kernel[(sessions,)](
-        feed.line,
-        guesses,
-        guessing.bases,
-        guessing.positions,
-        feed.line.stride(0),
-        feed.size,
+        buffer.tokens,
+        drafts,
+        targets.offsets,
+        targets.positions,
+        buffer.tokens.stride(0),
+        buffer.size,
         HEADS=heads,
         BLOCK=triton.next_power_of_2(heads + 1),
         num_warps=1,
@@ -346,120 +363,114 @@ def scatter_drafts(feed: DraftBuffer, guesses: Tensor, guessing: DraftTargets) -
     )
 
 
-def _check_feed(feed: DraftBuffer, out: StepInputs) -> tuple[int, int]:
-    _check_integers("tokens", out.tokens, len(feed.line), None)
+def _check_inputs(buffer: DraftBuffer, out: StepInputs) -> tuple[int, int]:
+    check_integers("tokens", out.tokens, len(buffer.tokens), None)
     sessions, count = out.tokens.shape
-    _check_state(feed, sessions, count)
+    _check_buffer(buffer, sessions, count)
     if count > 1:
-        _check_integers("drafts", out.drafts, sessions, count - 1)
-    for name in ("slots", "positions", "limits"):
-        _check_integers(name, getattr(out, name), sessions)
+        check_integers("drafts", out.drafts, sessions, count - 1)
+    for name in ("entries", "positions", "limits"):
+        check_integers(name, getattr(out, name), sessions)
     check_device(
-        line=feed.line,
-        done=feed.done,
-        places=feed.places,
-        positions=feed.positions,
+        buffer=buffer.tokens,
+        num_accepted=buffer.num_accepted,
+        first_entries=buffer.first_entries,
+        first_positions=buffer.first_positions,
         tokens=out.tokens,
         drafts=out.drafts,
-        slots=out.slots,
+        entries=out.entries,
         limits=out.limits,
     )
     return sessions, count
 
 
-def _check_drawn(feed: DraftBuffer, drawn: Tensor, accepted: Tensor) -> tuple[int, int]:
-    _check_integers("drawn", drawn, len(feed.line), None)
-    sessions, count = drawn.shape
-    _check_state(feed, sessions, count)
-    _check_integers("accepted", accepted, sessions)
-    check_dtype("counts", feed.counts, [torch.int64])
-    check_shape("counts", feed.counts, sessions, 3 + 2 * feed.heads)
-    check_strides("counts", feed.counts, None, 1)
+def _check_sampled(buffer: DraftBuffer, sampled: Tensor, accepted: Tensor) -> tuple[int, int]:
+    check_integers("sampled", sampled, len(buffer.tokens), None)
+    sessions, count = sampled.shape
+    _check_buffer(buffer, sessions, count)
+    check_integers("accepted", accepted, sessions)
+    check_dtype("counts", buffer.counts, [torch.int64])
+    check_shape("counts", buffer.counts, sessions, 3 + 2 * buffer.heads)
+    check_strides("counts", buffer.counts, None, 1)
     return sessions, count
 
 
-def _check_state(feed: DraftBuffer, sessions: int, count: int) -> None:
-    for name in ("done", "places", "positions"):
-        _check_integers(name, getattr(feed, name), sessions)
-    check_dtype("line", feed.line, [torch.int64])
-    check_strides("line", feed.line, None, 1)
-    if feed.line.shape[1] < feed.size + count:
+def _check_buffer(buffer: DraftBuffer, sessions: int, count: int) -> None:
+    for name in ("num_accepted", "first_entries", "first_positions"):
+        check_integers(name, getattr(buffer, name), sessions)
+    check_dtype("buffer.tokens", buffer.tokens, [torch.int64])
+    check_strides("buffer.tokens", buffer.tokens, None, 1)
+    if buffer.tokens.shape[1] < buffer.size + count:
         raise KernelArgumentError(
-            "line",
-            expected=f"at least {feed.size} + {count} tokens per session",
-            got=str(feed.line.shape[1]),
-            remedy="leave room for the guesses behind a latent's end",
+            "buffer.tokens",
+            expected=f"at least {buffer.size} + {count} tokens per session",
+            got=str(buffer.tokens.shape[1]),
+            remedy="leave room for the drafts behind a latent's end",
         )
-    if not 1 <= feed.width <= count:
+    if not 1 <= buffer.width <= count:
         raise KernelArgumentError(
             "width",
             expected=f"1 to {count}, the tokens fed",
-            got=str(feed.width),
-            remedy="feed at least as many tokens as are drawn",
+            got=str(buffer.width),
+            remedy="feed at least as many tokens as are sampled",
         )
 
 
-def _check_guessing(guessing: DraftTargets, sessions: int) -> None:
+def _check_targets(targets: DraftTargets, sessions: int) -> None:
     for name in DraftTargets.__slots__:
-        _check_integers(name, getattr(guessing, name), sessions)
+        check_integers(name, getattr(targets, name), sessions)
 
 
-def _check_integers(name: str, tensor: Tensor, *shape: int | None) -> None:
-    check_dtype(name, tensor, [torch.int64])
-    check_shape(name, tensor, *shape)
-    strides = (tensor.shape[1], 1) if len(shape) == 2 else (1,)
-    check_strides(name, tensor, *strides)
+# --- references ------------------------------------------------------------------------------
 
 
-# --- the reference ---------------------------------------------------------------------------
-
-
-def reference_gather_inputs(feed: DraftBuffer, count: int) -> StepInputs:
-    """What `gather_inputs` fills in, session by session."""
-    out = StepInputs.allocate(len(feed.line), count, feed.line.device)
-    for b, done in enumerate(feed.done.tolist()):
-        idle = not 0 <= done < feed.size
-        start = 0 if idle else done
-        line = feed.line[b, start : start + count]
-        out.tokens[b], out.drafts[b] = (0 if idle else line), line[1:]
-        out.slots[b] = -1 if idle else feed.places[b] + done
-        out.positions[b] = -1 if idle else feed.positions[b] + done
-        out.limits[b] = 0 if idle else min(feed.size - done, feed.width)
+def reference_gather_inputs(buffer: DraftBuffer, count: int) -> StepInputs:
+    """Compute what `gather_inputs` writes, session by session."""
+    out = StepInputs.allocate(len(buffer.tokens), count, buffer.tokens.device)
+    for b, offset in enumerate(buffer.num_accepted.tolist()):
+        idle = not 0 <= offset < buffer.size
+        start = 0 if idle else offset
+        tokens = buffer.tokens[b, start : start + count]
+        out.tokens[b], out.drafts[b] = (0 if idle else tokens), tokens[1:]
+        out.entries[b] = -1 if idle else buffer.first_entries[b] + offset
+        out.positions[b] = -1 if idle else buffer.first_positions[b] + offset
+        out.limits[b] = 0 if idle else min(buffer.size - offset, buffer.width)
     return out
 
 
 def reference_accept_drafts(
-    feed: DraftBuffer, drawn: Tensor, accepted: Tensor, *, follow: bool
+    buffer: DraftBuffer, sampled: Tensor, accepted: Tensor, *, follow: bool
 ) -> tuple[DraftBuffer, DraftTargets]:
-    """What `accept_drafts` makes of the feed, as a copy, and where heads guess from."""
-    after = dataclasses.replace(
-        feed, line=feed.line.clone(), done=feed.done.clone(), counts=feed.counts.clone()
-    )
-    guessing = DraftTargets.allocate(len(feed.line), feed.line.device)
-    heads = feed.heads
-    for b, (done, gain) in enumerate(zip(feed.done.tolist(), accepted.tolist(), strict=True)):
-        row, base = 0, feed.size
-        if 0 <= done < feed.size:
-            end = min(feed.width, feed.size - done)
-            after.line[b, done + 1 : done + 1 + end] = drawn[b, :end]
-            after.done[b] += gain
-            drafted = follow and done > 0
-            after.counts[b, :3] += torch.tensor([1, gain, 0 if drafted else gain - 1]).to(drawn)
-            if drafted:
-                after.counts[b, 3 : 3 + min(heads, feed.size - done - 1)] += 1
+    """Return the state that `accept_drafts` leaves, as a copy, and the targets it fills."""
+    after = buffer.clone()
+    targets = DraftTargets.allocate(len(buffer.tokens), buffer.tokens.device)
+    heads = buffer.heads
+    pairs = zip(buffer.num_accepted.tolist(), accepted.tolist(), strict=True)
+    for b, (offset, gain) in enumerate(pairs):
+        row, target = 0, buffer.size
+        if 0 <= offset < buffer.size:
+            end = min(buffer.width, buffer.size - offset)
+            after.tokens[b, offset + 1 : offset + 1 + end] = sampled[b, :end]
+            after.num_accepted[b] += gain
+            by_heads = follow and offset > 0
+            carried = 0 if by_heads else gain - 1
+            after.counts[b, :3] += torch.tensor([1, gain, carried]).to(sampled)
+            if by_heads:
+                after.counts[b, 3 : 3 + min(heads, buffer.size - offset - 1)] += 1
                 after.counts[b, 3 + heads : 3 + heads + min(heads, gain - 1)] += 1
-            row = gain - 1 if follow else feed.width - 1
-            base = done + row
-        guessing.rows[b], guessing.bases[b] = b * drawn.shape[1] + row, base
-        guessing.positions[b] = feed.positions[b] + base if base + 1 < feed.size else -1
-    return after, guessing
+            row = gain - 1 if follow else buffer.width - 1
+            target = offset + row
+        targets.rows[b], targets.offsets[b] = b * sampled.shape[1] + row, target
+        unfinished = target + 1 < buffer.size
+        targets.positions[b] = buffer.first_positions[b] + target if unfinished else -1
+    return after, targets
 
 
-def reference_scatter_drafts(feed: DraftBuffer, guesses: Tensor, guessing: DraftTargets) -> Tensor:
-    """The line [B, n] that `scatter_drafts` leaves."""
-    line = feed.line.clone()
-    for b, base in enumerate(guessing.bases.tolist()):
-        for head in range(1, guesses.shape[1]):
-            if guessing.positions[b] >= 0 and 0 <= base + head < feed.size:
-                line[b, 1 + base + head] = guesses[b, head]
-    return line
+def reference_scatter_drafts(buffer: DraftBuffer, drafts: Tensor, targets: DraftTargets) -> Tensor:
+    """Return the buffer's tokens [B, n] as `scatter_drafts` leaves them."""
+    tokens = buffer.tokens.clone()
+    for b, offset in enumerate(targets.offsets.tolist()):
+        for head in range(1, drafts.shape[1]):
+            if targets.positions[b] >= 0 and 0 <= offset + head < buffer.size:
+                tokens[b, 1 + offset + head] = drafts[b, head]
+    return tokens

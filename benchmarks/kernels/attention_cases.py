@@ -31,7 +31,7 @@ from worldbridge.models.transformer.positions import apply_rotary
 
 __all__ = ["attention_cases", "norm_cases", "rope_cases"]
 
-_SPARE = 64  # slots of the ring beyond the context, for tokens that are guesses
+_SPARE = 64  # entries of the ring beyond the context, for tokens that are guesses
 
 
 def attention_cases(maker: Maker, sizes: Sizes, dtype: torch.dtype) -> Iterator[Case]:
@@ -63,8 +63,8 @@ def _attention_operands(
     keys, values = maker.normal(*ring, dtype=dtype), maker.normal(*ring, dtype=dtype)
     positions = torch.full((batch,), context - tokens, device=maker.device)
     workspace = AttentionWorkspace.allocate(batch, tokens, sizes.heads, keys)
-    slots = torch.arange(context + _SPARE, device=maker.device)
-    mask = slots <= (context - tokens + torch.arange(tokens, device=maker.device))[:, None]
+    entries = torch.arange(context + _SPARE, device=maker.device)
+    mask = entries <= (context - tokens + torch.arange(tokens, device=maker.device))[:, None]
     return Operands(
         ours=partial(
             decode_attention,

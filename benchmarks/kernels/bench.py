@@ -37,8 +37,8 @@ KERNELS: Final = (
     "rope_write",
     "rms_norm",
     "sample_and_verify",
-    "i420_of_patches",
-    "codes_of_indices",
+    "patches_to_i420",
+    "indices_to_codes",
 )
 _QUICK_ROWS = (1, 10)
 
@@ -184,7 +184,7 @@ def _cases(
             yield from norm_cases(maker, sizes, dtype)
         elif name == "sample_and_verify":
             yield from token_cases(maker, sizes)
-        elif name == "i420_of_patches":
+        elif name == "patches_to_i420":
             yield from detokenize_cases(maker, sizes, dtype)
         else:
             yield from code_cases(maker, sizes, dtype)

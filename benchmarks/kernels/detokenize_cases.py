@@ -18,10 +18,10 @@ from worldbridge.benchmarks.kernels.case import (
     type_name,
 )
 from worldbridge.kernels.detokenize import (
-    codes_of_indices,
-    i420_of_patches,
-    reference_codes_of_indices,
-    reference_i420_of_patches,
+    indices_to_codes,
+    patches_to_i420,
+    reference_indices_to_codes,
+    reference_patches_to_i420,
 )
 from worldbridge.models.tokenizer.configs import DV8X16X16
 from worldbridge.models.tokenizer.fsq import FSQ
@@ -36,7 +36,7 @@ def detokenize_cases(maker: Maker, sizes: Sizes, dtype: torch.dtype) -> Iterator
     times, height, width = sizes.patches
     count = times * height * width
     yield Case(
-        kernel="i420_of_patches",
+        kernel="patches_to_i420",
         what=f"{4 * times} pictures {4 * height}x{4 * width}",
         shape={"times": times, "height": height, "width": width},
         weights=type_name(dtype),
@@ -63,9 +63,9 @@ def _picture_operands(maker: Maker, sizes: Sizes, dtype: torch.dtype) -> Operand
     out = torch.empty((1, 4 * times, 24 * height * width), dtype=torch.uint8, device=maker.device)
     join = HaarSpaceTime(4)
     return Operands(
-        ours=partial(i420_of_patches, patches, False, out=out),
+        ours=partial(patches_to_i420, patches, False, out=out),
         baselines={"torch, inverse Haar, bytes, planes": partial(_pictures, join, patches)},
-        reference=partial(reference_i420_of_patches, patches, False),
+        reference=partial(reference_patches_to_i420, patches, False),
     )
 
 
@@ -83,7 +83,7 @@ def code_cases(maker: Maker, sizes: Sizes, dtype: torch.dtype) -> Iterator[Case]
     height, width = sizes.codes
     count, digits = height * width, len(DV8X16X16.levels)
     yield Case(
-        kernel="codes_of_indices",
+        kernel="indices_to_codes",
         what="one latent",
         shape={"indices": count, "digits": digits},
         weights="int64",
@@ -103,9 +103,9 @@ def _code_operands(maker: Maker, sizes: Sizes, dtype: torch.dtype) -> Operands:
     out = torch.empty((*indices.shape, len(levels)), dtype=dtype, device=maker.device)
     quantizer = FSQ(levels).to(maker.device)
     return Operands(
-        ours=partial(codes_of_indices, indices, levels, dtype, out=out),
+        ours=partial(indices_to_codes, indices, levels, dtype, out=out),
         baselines={
             "torch, division and remainder": partial(quantizer.indices_to_codes, indices, dtype)
         },
-        reference=partial(reference_codes_of_indices, indices, levels),
+        reference=partial(reference_indices_to_codes, indices, levels),
     )

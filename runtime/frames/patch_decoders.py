@@ -83,9 +83,9 @@ class _TokenizerPixels:
         """Haar patches, or frames [1, C, T, H, W], to I420 [T, bytes]."""
         if self._patches:
             # here, because only what runs on a GPU needs Triton
-            from worldbridge.kernels.detokenize import i420_of_patches
+            from worldbridge.kernels.detokenize import patches_to_i420
 
-            return i420_of_patches(made.contiguous(), first)[0]
+            return patches_to_i420(made.contiguous(), first)[0]
         return i420_planes(unit_to_bytes(made[0].float()).transpose(0, 1))
 
 

@@ -128,6 +128,6 @@ def test_a_latent_waits_for_reports_and_twice_to_be_told_something(mode: str) ->
         before, read, reports = gpu.waits, decoder.reports.read, []
         decoder.reports.read = lambda: reports.append(read()) or reports[-1]
         decode(decoder, [session], 1)
-        assert reports[-1][0] == decoder.step.state.feed.done[0].item()
+        assert reports[-1][0] == decoder.step.state.feed.num_accepted[0].item()
         # where the session stands, and where its latent is fed
         assert gpu.waits - 1 - before <= len(reports) + 2

@@ -34,9 +34,9 @@ def poisoned(batch: int, tokens: int, heads: int, keys: Tensor, **sizes: int) ->
     return workspace
 
 
-def rings(capacity: int, kv_heads: int, ring: int, size: int, slots_outside: bool) -> Tensor:
-    """[capacity, Hkv, S, D], in memory as such or with slots outside of heads."""
-    if slots_outside:
+def rings(capacity: int, kv_heads: int, ring: int, size: int, entries_outside: bool) -> Tensor:
+    """[capacity, Hkv, S, D], in memory as such or with entries outside of heads."""
+    if entries_outside:
         return torch.randn(capacity, ring, kv_heads, size + 3)[..., :size].transpose(1, 2)
     return torch.randn(capacity, kv_heads, ring, size)
 
@@ -53,13 +53,13 @@ def test_matches_the_reference_for_random_shapes_strides_and_places(seed: int) -
     capacity = batch + choose.randint(0, 2)
     outside = choose.random() < 0.5
     keys, values = (rings(capacity, kv_heads, ring, size, outside) for _ in range(2))
-    slabs = torch.randperm(capacity)[:batch] if choose.random() < 0.5 else None
-    # young streams, whose rings have slots that were never written, and old ones
+    slots = torch.randperm(capacity)[:batch] if choose.random() < 0.5 else None
+    # young streams, whose rings have entries that were never written, and old ones
     positions = torch.tensor([choose.choice([-1, 0, 3, ring - 1, 10**12]) for _ in range(batch)])
     for b in range(batch):
         written = max(int(positions[b]), 0) + tokens
-        slab = b if slabs is None else int(slabs[b])
-        keys[slab, :, written:], values[slab, :, written:] = torch.nan, torch.nan
+        slot = b if slots is None else int(slots[b])
+        keys[slot, :, written:], values[slot, :, written:] = torch.nan, torch.nan
     wide = torch.randn(batch, tokens, (kv_heads * group + 1) * size)
     q = wide.unflatten(-1, (-1, size))[:, :, 1:]  # a view of a wider row
     out = torch.full((batch, tokens, kv_heads * group, size), torch.nan)
@@ -68,13 +68,13 @@ def test_matches_the_reference_for_random_shapes_strides_and_places(seed: int) -
         keys,
         values,
         positions,
-        slabs=slabs,
+        slots=slots,
         window=window,
         out=out,
         workspace=poisoned(batch, tokens, kv_heads * group, keys, **SMALL),
         **SMALL,
     )
-    expected = reference_decode_attention(q, keys, values, positions, slabs=slabs, window=window)
+    expected = reference_decode_attention(q, keys, values, positions, slots=slots, window=window)
     assert result is out
     torch.testing.assert_close(result.double(), expected, rtol=0, atol=2e-6)
     assert not result[positions < 0].any()
@@ -107,7 +107,7 @@ def test_programs_neighbours_and_ring_length_never_change_a_bit() -> None:
         )
     for b in range(2):
         alone = decode_attention(
-            q[b : b + 1], keys, values, positions[b : b + 1], slabs=torch.tensor([b]), **given
+            q[b : b + 1], keys, values, positions[b : b + 1], slots=torch.tensor([b]), **given
         )
         assert torch.equal(alone[0], whole[b])
     longer = [torch.cat([x, torch.full((2, 2, 50, 16), torch.nan)], dim=2) for x in (keys, values)]
@@ -163,17 +163,17 @@ def test_a_ring_is_a_window_over_an_endless_stream() -> None:
 @pytest.mark.usefixtures("interpreter")
 @pytest.mark.parametrize("k", [1, 2])
 def test_a_mask_decodes_token_grids_along_diagonals(k: int) -> None:
-    """Masks as the grid decoder makes them: the latent's own slots by step, whole past latents."""
+    """Masks as in wavefront decoding: the latent's entries by step, and whole past latents."""
     torch.manual_seed(4)
     height, width, frames, past = 3, 5, 3, 1
-    slots, current = height * width, 1
-    mask = torch.zeros(slots, frames, slots, dtype=torch.bool)
+    entries, current = height * width, 1
+    mask = torch.zeros(entries, frames, entries, dtype=torch.bool)
     for age in range(1, past + 1):
         mask[:, (current - age) % frames] = True
     mask[:, current] = slot_mask(height, width, k)
-    keys, values = torch.randn(2, 2, 2, frames * slots, 16)
+    keys, values = torch.randn(2, 2, 2, frames * entries, 16)
     for x in (keys, values):
-        x[:, :, 2 * slots :] = torch.nan  # a latent that was never written
+        x[:, :, 2 * entries :] = torch.nan  # a latent that was never written
     step = diagonal_step(height, width, k).flatten()
     for s in range(int(step.max()) + 1):
         own = mask[step == s].flatten(1)
@@ -220,8 +220,8 @@ def test_output_of_another_type_is_rounded_once() -> None:
 @pytest.mark.usefixtures("interpreter")
 def test_a_wrong_ring_number_reads_nothing() -> None:
     q, keys = torch.randn(2, 1, 2, 16), torch.randn(1, 1, 20, 16)
-    slabs = torch.tensor([5, -3])
-    assert not decode_attention(q, keys, keys, torch.tensor([9, 9]), slabs=slabs, **SMALL).any()
+    slots = torch.tensor([5, -3])
+    assert not decode_attention(q, keys, keys, torch.tensor([9, 9]), slots=slots, **SMALL).any()
 
 
 def _arguments() -> dict[str, Any]:
@@ -255,7 +255,7 @@ def _arguments() -> dict[str, Any]:
         ({"positions": None, "mask": torch.ones(3, 3, 40, dtype=torch.bool)}, "mask"),
         ({"window": 39}, "window"),  # drafts would overwrite what the first query sees
         ({"window": 0}, "window"),
-        ({"slabs": torch.tensor([0, 1, 1])}, "slabs"),
+        ({"slots": torch.tensor([0, 1, 1])}, "slots"),
         ({"keys": torch.randn(1, 2, 40, 16), "values": torch.randn(1, 2, 40, 16)}, "keys"),
         ({"workers": 0}, "workers"),
         ({"workers": 2}, "workers"),

@@ -14,11 +14,11 @@ from tests.kernels.ahead_of_time import compile_launches
 from worldbridge.kernels import detokenize as pixels
 from worldbridge.kernels.checks import KernelArgumentError
 from worldbridge.kernels.detokenize import (
-    codes_of_indices,
-    i420_of_patches,
-    reference_codes_of_indices,
+    indices_to_codes,
+    patches_to_i420,
     reference_detokenize,
-    reference_i420_of_patches,
+    reference_indices_to_codes,
+    reference_patches_to_i420,
 )
 from worldbridge.models.tokenizer.fsq import FSQ
 from worldbridge.models.tokenizer.haar import HaarSpaceTime
@@ -57,9 +57,9 @@ def test_pictures_are_those_of_the_code_in_use(
     rgb, patches = bytes_and_patches(batch, frames, height, width)
     first = frames % 4 == 1
     out = torch.full((batch, frames, i420_size(height, width)), 77, dtype=torch.uint8)
-    assert i420_of_patches(patches, first, out=out) is out
+    assert patches_to_i420(patches, first, out=out) is out
     assert torch.equal(out, in_use(rgb))
-    assert torch.equal(reference_i420_of_patches(patches, first), out)
+    assert torch.equal(reference_patches_to_i420(patches, first), out)
 
 
 @interpreted
@@ -70,7 +70,7 @@ def test_clamps_what_is_outside_and_reads_any_strides() -> None:
     assert float(video.abs().max()) > 1.5  # something to clamp
     expected = in_use(unit_to_bytes(video))
     # a sum of 64 bands rounds, so a byte at the edge of its step may be its neighbour
-    differing = (i420_of_patches(patches, first=False).int() - expected.int()).abs()
+    differing = (patches_to_i420(patches, first=False).int() - expected.int()).abs()
     assert int(differing.max()) <= 1 and float(differing.float().mean()) < 1e-3
 
 
@@ -88,7 +88,7 @@ def test_half_precision_patches_are_summed_in_float32() -> None:
     torch.manual_seed(2)
     for half in (torch.float16, torch.bfloat16):
         patches = (torch.randn(1, 1, 192, 3, 5) * 0.1).to(half)
-        differing = i420_of_patches(patches, False).int() - in_use(
+        differing = patches_to_i420(patches, False).int() - in_use(
             unit_to_bytes(HaarSpaceTime(4).join(patches.float(), False))
         )
         assert int(differing.abs().max()) <= 1 and float(differing.abs().float().mean()) < 2e-3
@@ -103,9 +103,9 @@ def test_codes_are_those_of_the_tokenizer(levels: tuple[int, ...], dtype: torch.
     indices = torch.randint(0, quantizer.size, (2, 5, 31))
     indices[0, 0, 0], indices[-1, -1, -1] = 0, quantizer.size - 1
     out = torch.full((2, 5, 31, len(levels)), torch.nan, dtype=dtype)
-    assert codes_of_indices(indices, levels, dtype, out=out) is out
+    assert indices_to_codes(indices, levels, dtype, out=out) is out
     assert torch.equal(out, quantizer.indices_to_codes(indices, dtype))
-    exact = reference_codes_of_indices(indices, levels)
+    exact = reference_indices_to_codes(indices, levels)
     torch.testing.assert_close(out.double(), exact, rtol=torch.finfo(dtype).eps, atol=0)
 
 
@@ -129,7 +129,7 @@ INDICES = torch.zeros(2, 6, dtype=torch.int64)
 )
 def test_pictures_refuse_what_they_cannot_take(change: dict[str, Any], name: str) -> None:
     with pytest.raises(KernelArgumentError) as caught:
-        i420_of_patches(**{"patches": PATCHES, "first": False, **change})
+        patches_to_i420(**{"patches": PATCHES, "first": False, **change})
     assert caught.value.message == name
 
 
@@ -150,21 +150,21 @@ def test_pictures_refuse_what_they_cannot_take(change: dict[str, Any], name: str
 )
 def test_codes_refuse_what_they_cannot_take(change: dict[str, Any], name: str) -> None:
     with pytest.raises(KernelArgumentError) as caught:
-        codes_of_indices(**{"indices": INDICES, "levels": (8, 8), **change})
+        indices_to_codes(**{"indices": INDICES, "levels": (8, 8), **change})
     assert caught.value.message == name
 
 
 def test_refuses_the_cpu_without_an_interpreter() -> None:
     with pytest.raises(KernelArgumentError, match="CUDA"):
-        i420_of_patches(PATCHES, first=False)
+        patches_to_i420(PATCHES, first=False)
     with pytest.raises(KernelArgumentError, match="CUDA"):
-        codes_of_indices(INDICES, (8, 8))
+        indices_to_codes(INDICES, (8, 8))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 def test_pictures_compile_for_hopper_without_spills(dtype: torch.dtype) -> None:
     patches = torch.zeros(1, 2, 192, 80, 128, dtype=dtype)
-    (found,) = compile_launches(lambda: i420_of_patches(patches, False), pixels.__name__)
+    (found,) = compile_launches(lambda: patches_to_i420(patches, False), pixels.__name__)
     assert not found.spills
     assert found.instructions(r"wgmma.mma_async.*\.bf16" if dtype.itemsize == 2 else "wgmma.*tf32")
 
@@ -172,7 +172,7 @@ def test_pictures_compile_for_hopper_without_spills(dtype: torch.dtype) -> None:
 def test_lookup_compiles_for_hopper_without_spills() -> None:
     indices = torch.zeros(1, 640, dtype=torch.int64)
     (found,) = compile_launches(
-        lambda: codes_of_indices(indices, (8, 8, 8, 5, 5, 5), torch.bfloat16), pixels.__name__
+        lambda: indices_to_codes(indices, (8, 8, 8, 5, 5, 5), torch.bfloat16), pixels.__name__
     )
     assert not found.spills
     assert not found.instructions("div.s")  # levels are constants
@@ -183,11 +183,11 @@ def test_lookup_compiles_for_hopper_without_spills() -> None:
 def test_gpu_pictures_are_those_of_the_code_in_use() -> None:
     torch.manual_seed(4)
     rgb, patches = bytes_and_patches(2, 9, 320, 512)
-    assert torch.equal(i420_of_patches(patches.cuda(), True).cpu(), in_use(rgb))
+    assert torch.equal(patches_to_i420(patches.cuda(), True).cpu(), in_use(rgb))
     half = patches.cuda().bfloat16()
-    differing = i420_of_patches(half, True).int() - reference_i420_of_patches(half, True).int()
+    differing = patches_to_i420(half, True).int() - reference_patches_to_i420(half, True).int()
     assert int(differing.abs().max()) <= 1 and float(differing.abs().float().mean()) < 1e-3
     indices = torch.randint(0, 64_000, (5, 640), device="cuda")
     levels = (8, 8, 8, 5, 5, 5)
-    found = codes_of_indices(indices, levels)
+    found = indices_to_codes(indices, levels)
     assert torch.equal(found.cpu(), FSQ(levels).indices_to_codes(indices.cpu()))

@@ -47,7 +47,7 @@ def products() -> None:
 
 def attentions() -> None:
     q, keys = torch.empty(2, 2, 4, 64, dtype=BFLOAT), torch.empty(2, 2, 64, 64, dtype=BFLOAT)
-    attention.decode_attention(q, keys, keys, integers(2), slabs=integers(2))
+    attention.decode_attention(q, keys, keys, integers(2), slots=integers(2))
     attention.decode_attention(q, keys, keys, mask=torch.ones(2, 2, 64, dtype=torch.bool))
 
 
@@ -55,9 +55,9 @@ def ropes() -> None:
     keys = torch.empty(2, 2, 64, 64, dtype=BFLOAT)
     given = torch.empty(2, 2, 8 * 64, dtype=BFLOAT), keys[0, 0, 0], keys[0, 0, 0]
     table = torch.empty(9, 32)
-    rope.rope_write(*given, table, table, keys, keys, integers(2), slabs=integers(2))
+    rope.rope_write(*given, table, table, keys, keys, integers(2), slots=integers(2))
     places = integers(2, 2)
-    rope.rope_write(*given, table, table, keys, keys, slots=places, rows=places)
+    rope.rope_write(*given, table, table, keys, keys, entries=places, rows=places)
 
 
 def norms() -> None:
@@ -82,7 +82,7 @@ def feeds() -> None:
     guessing = feed.DraftTargets.allocate(2, torch.device("cpu"))
     feed.gather_inputs(state, feed.StepInputs.allocate(2, 4, torch.device("cpu")))
     for follow in (False, True):
-        feed.accept_drafts(state, integers(2, 4), integers(2), follow=follow, guessing=guessing)
+        feed.accept_drafts(state, integers(2, 4), integers(2), follow=follow, targets=guessing)
     feed.scatter_drafts(state, integers(2, 4), guessing)
 
 
@@ -97,8 +97,8 @@ def staircases() -> None:
 
 
 def pictures() -> None:
-    pixels.codes_of_indices(integers(2, 30), (8, 8, 5), BFLOAT)
-    pixels.i420_of_patches(torch.empty(1, 2, 192, 4, 4, dtype=BFLOAT), False)
+    pixels.indices_to_codes(integers(2, 30), (8, 8, 5), BFLOAT)
+    pixels.patches_to_i420(torch.empty(1, 2, 192, 4, 4, dtype=BFLOAT), False)
 
 
 @pytest.mark.parametrize(
@@ -116,5 +116,9 @@ def test_the_most_likely_code_alone() -> None:
     found = compile_launches(
         lambda: sampling.sample_and_verify(logits, numbers, numbers, top_k=1), *MODULES
     )
-    assert [kernel.name for kernel in found] == ["peaks_kernel", "threshold_kernel", "draw_kernel"]
+    assert [kernel.name for kernel in found] == [
+        "peaks_kernel",
+        "threshold_kernel",
+        "sample_kernel",
+    ]
     assert not any(kernel.spills for kernel in found)

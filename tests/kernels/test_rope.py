@@ -49,20 +49,20 @@ def test_matches_the_reference_for_random_shapes_strides_and_places(seed: int) -
     ring, capacity = choose.randint(tokens, 30), batch + choose.randint(0, 2)
     wide = torch.randn(batch, tokens, (heads + 2 * kv_heads) * size + 5)
     given = (wide[..., 5:], torch.randn(size), torch.randn(size), *tables(50, size // 2))
-    if choose.random() < 0.5:  # slots outside of heads
+    if choose.random() < 0.5:  # entries outside of heads
         keys = torch.full((2, capacity, ring, kv_heads, size), torch.nan).transpose(2, 3)
     else:
         keys = torch.full((2, capacity, kv_heads, ring, size), torch.nan)
-    slabs = torch.randperm(capacity)[:batch] if choose.random() < 0.5 else None
+    slots = torch.randperm(capacity)[:batch] if choose.random() < 0.5 else None
     if choose.random() < 0.5:
         # idle, young, at the end of the tables, long wrapped
         starts = [choose.choice([-1, 0, 48, 10**12]) for _ in range(batch)]
-        compare(given, *keys, positions=torch.tensor(starts), slabs=slabs)
+        compare(given, *keys, positions=torch.tensor(starts), slots=slots)
     else:
-        slots = torch.stack([torch.randperm(ring)[:tokens] for _ in range(batch)])
-        slots[0, 0] = -1
+        entries = torch.stack([torch.randperm(ring)[:tokens] for _ in range(batch)])
+        entries[0, 0] = -1
         rows = torch.randint(0, 50, (batch, tokens))
-        compare(given, *keys, slots=slots, rows=rows, slabs=slabs)
+        compare(given, *keys, entries=entries, rows=rows, slots=slots)
 
 
 @interpreted
@@ -97,11 +97,11 @@ def test_does_what_the_model_does() -> None:
         torch.tensor([first] * 2),
         eps=config.norm_eps,
     )
-    slots = [(first + t) % 17 for t in range(count)]
-    written = (out.transpose(1, 2), keys[:, :, slots], values[:, :, slots])
+    entries = [(first + t) % 17 for t in range(count)]
+    written = (out.transpose(1, 2), keys[:, :, entries], values[:, :, entries])
     for found, wanted in zip(written, (q, k, v), strict=True):
         torch.testing.assert_close(found.double(), wanted.detach(), rtol=0, atol=3e-6)
-    rest = [s for s in range(17) if s not in slots]
+    rest = [s for s in range(17) if s not in entries]
     assert not keys[:, :, rest].any() and not values[:, :, rest].any()
 
 
@@ -115,7 +115,7 @@ def test_neighbours_change_nothing_and_a_rejected_draft_is_overwritten() -> None
     alone_rings = torch.zeros(2, 3, 2, 9, 16)
     for b in range(3):
         row = (given[0][b : b + 1], *given[1:])
-        alone = rope_write(*row, *alone_rings, positions[b : b + 1], slabs=torch.tensor([b]))
+        alone = rope_write(*row, *alone_rings, positions[b : b + 1], slots=torch.tensor([b]))
         assert torch.equal(alone[0], whole[b])
     assert torch.equal(alone_rings, rings)
     # tokens 2 and 3 were rejected; what comes instead lands where they were
@@ -134,9 +134,9 @@ def test_wrong_numbers_from_the_device_write_nothing() -> None:
     given = (torch.randn(2, 2, 6 * 8), torch.ones(8), torch.ones(8), *tables(5, 4))
     rings = torch.zeros(2, 2, 2, 9, 8)
     rows = torch.tensor([[10**9, -4], [0, 0]])
-    slots = torch.tensor([[9, 10**9], [-7, -1]])
-    assert bool(rope_write(*given, *rings, slots=slots, rows=rows).isfinite().all())
-    rope_write(*given, *rings, torch.tensor([1, 1]), slabs=torch.tensor([2, -1]))
+    entries = torch.tensor([[9, 10**9], [-7, -1]])
+    assert bool(rope_write(*given, *rings, entries=entries, rows=rows).isfinite().all())
+    rope_write(*given, *rings, torch.tensor([1, 1]), slots=torch.tensor([2, -1]))
     assert not rings.any()
 
 
@@ -175,9 +175,9 @@ def _arguments() -> dict[str, Any]:
         ({"positions": torch.tensor([0, 4]).int()}, "positions"),
         ({"positions": torch.tensor([0, 4, 5])}, "positions"),
         ({"positions": None}, "positions"),
-        ({"slots": torch.zeros(2, 3, dtype=torch.int64)}, "positions"),
-        ({"positions": None, "slots": torch.zeros(2, 3, dtype=torch.int64)}, "positions"),
-        ({"slabs": torch.tensor([0])}, "slabs"),
+        ({"entries": torch.zeros(2, 3, dtype=torch.int64)}, "positions"),
+        ({"positions": None, "entries": torch.zeros(2, 3, dtype=torch.int64)}, "positions"),
+        ({"slots": torch.tensor([0])}, "slots"),
         ({"out": torch.zeros(2, 3, 4, 8)}, "out"),
         ({"out": torch.zeros(2, 3, 4, 16).half()}, "out"),
     ],
@@ -207,7 +207,7 @@ def test_compiles_for_hopper_without_spills(placed: bool) -> None:
     given, rings = _published("cpu", 10)
     where: dict[str, Tensor] = {"positions": torch.tensor([3000])}
     if placed:
-        where = {name: torch.arange(10)[None] for name in ("slots", "rows")}
+        where = {name: torch.arange(10)[None] for name in ("entries", "rows")}
     (found,) = compile_launches(lambda: rope_write(*given, *rings, **where), rope.__name__)
     assert not found.spills
     assert found.instructions("ld.global.v2|ld.global.v4")  # loads are vectors

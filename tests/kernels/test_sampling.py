@@ -22,11 +22,11 @@ from worldbridge.kernels.checks import KernelArgumentError
 from worldbridge.kernels.sampling import (
     SamplingWorkspace,
     _gumbel,
-    keep_thresholds,
     philox_uniform,
-    reference_keep,
+    reference_filter,
     reference_sample_and_verify,
     sample_and_verify,
+    sampling_thresholds,
 )
 from worldbridge.runtime.decoding import Sampling, position_noise, sample
 from worldbridge.runtime.decoding.sampling import gumbel
@@ -102,9 +102,9 @@ def test_half_precision_logits_tie_and_ties_share_their_fate(dtype: torch.dtype)
     logits = (torch.randn(1, 3, 150) * 2).to(dtype)
     assert len(logits[0, 0].unique()) < 150
     for settings in ({"top_p": 0.8, "top_k": 10**6}, {"top_p": 0.9, "top_k": 2}):
-        thresholds = keep_thresholds(logits, **settings)
+        thresholds = sampling_thresholds(logits, **settings)
         for t in range(3):
-            kept = reference_keep(logits[0, t], **settings)
+            kept = reference_filter(logits[0, t], **settings)
             assert torch.equal(logits[0, t].float() >= thresholds[0, t], kept)
     found = sample_and_verify(logits, torch.tensor([3]), torch.tensor([4]), chunk=64)
     expected = reference_sample_and_verify(logits, torch.tensor([3]), torch.tensor([4]))
@@ -120,12 +120,12 @@ def test_support_is_that_of_a_sorted_list(seed: int) -> None:
     logits = torch.randn(1, 2, codes) * choose.choice([0.1, 1.0, 6.0])
     temperature, top_p = choose.choice([1.0, 0.6]), choose.uniform(0.05, 0.99)
     top_k = choose.choice([1, 4, 32, codes - 1, codes])
-    thresholds = keep_thresholds(logits, temperature=temperature, top_p=top_p, top_k=top_k)
+    thresholds = sampling_thresholds(logits, temperature=temperature, top_p=top_p, top_k=top_k)
     for t in range(2):
         kept = logits[0, t] / temperature >= thresholds[0, t]
         # a nucleus that ends within rounding of top_p may have one code more or less
         fewest, most = (
-            reference_keep(logits[0, t], temperature=temperature, top_p=p, top_k=top_k)
+            reference_filter(logits[0, t], temperature=temperature, top_p=p, top_k=top_k)
             for p in (top_p - 1e-5, top_p + 1e-5)
         )
         assert bool((fewest <= kept).all()) and bool((kept <= most).all())
@@ -145,7 +145,7 @@ def test_extreme_rows() -> None:
         ]
     )[None]
     for settings in ({"top_p": 0.9, "top_k": 2}, {"top_p": 0.9, "top_k": 100}):
-        thresholds = keep_thresholds(rows, **settings)[0]
+        thresholds = sampling_thresholds(rows, **settings)[0]
         kept = [set((rows[0, t] >= thresholds[t]).nonzero()[:, 0].tolist()) for t in range(5)]
         assert kept == [set(range(100)), {9, 40}, {70}, {1}, {0, 1}]
     drawn, _ = sample_and_verify(rows, torch.tensor([0]), torch.tensor([0]), chunk=64)
@@ -222,7 +222,7 @@ def test_only_what_is_kept_is_drawn_and_all_of_it(settings: dict[str, Any]) -> N
     drawn, _ = sample_and_verify(
         SKEWED.expand(8, 25, 8), torch.arange(8) * 99, torch.arange(8), chunk=64, **settings
     )
-    kept = reference_keep(SKEWED, **settings)
+    kept = reference_filter(SKEWED, **settings)
     assert surprise(drawn, SKEWED, kept) < 1 and 3 <= int(kept.sum()) <= 5
 
 
@@ -237,7 +237,7 @@ def test_what_is_drawn_was_kept_whatever_the_logits() -> None:
         )
         for row, token in zip(logits.flatten(0, 1), drawn.flatten().tolist(), strict=True):
             # a nucleus that ends within rounding of top_p may have one code more
-            most = reference_keep(row, top_p=settings["top_p"] + 1e-5, top_k=settings["top_k"])
+            most = reference_filter(row, top_p=settings["top_p"] + 1e-5, top_k=settings["top_k"])
             assert bool(most[token])
 
 
@@ -370,7 +370,7 @@ def test_refuses_the_cpu_without_an_interpreter() -> None:
     with pytest.raises(KernelArgumentError, match="CUDA"):
         sample_and_verify(**_arguments())
     with pytest.raises(KernelArgumentError, match="CUDA"):
-        keep_thresholds(torch.randn(1, 1, 40))
+        sampling_thresholds(torch.randn(1, 1, 40))
 
 
 @pytest.mark.parametrize(
@@ -429,6 +429,6 @@ def test_gpu_frequencies_of_262144_draws(settings: dict[str, Any]) -> None:
     given = logits.cuda().expand(4096, 64, 100), seeds.abs() * 10**9, seeds
     drawn = sample_and_verify(*given, **settings)[0].cpu()
     temperature = settings.get("temperature", 1.0)
-    kept = reference_keep(logits, **settings)
+    kept = reference_filter(logits, **settings)
     assert surprise(drawn, logits, kept, temperature) < 1
     assert len(drawn.unique(dim=0)) == 4096  # no two sequences alike

@@ -34,7 +34,7 @@ def tables(height: int, width: int, k: int, least: int = 1) -> WaveTables:
     return tables_of(WavefrontSchedule(height, width, k, least), CPU)
 
 
-def feed_of(done: list[int], size: int) -> DraftBuffer:
+def buffer_of(done: list[int], size: int) -> DraftBuffer:
     sessions = len(done)
     return DraftBuffer(
         torch.randint(100, (sessions, 3 + size)),
@@ -47,16 +47,16 @@ def feed_of(done: list[int], size: int) -> DraftBuffer:
     )
 
 
-def fed_tensors(fed: WaveInputs) -> list[Tensor]:
-    return [fed.tokens, fed.slots, fed.positions, fed.seeds, fed.mask]
+def input_tensors(inputs: WaveInputs) -> list[Tensor]:
+    return [inputs.tokens, inputs.entries, inputs.positions, inputs.seeds, inputs.mask]
 
 
 def poisoned(sessions: int, rows: int, ring: int) -> WaveInputs:
-    fed = WaveInputs.allocate(sessions, rows, ring, CPU)
-    for tensor in fed_tensors(fed)[:4]:
+    inputs = WaveInputs.allocate(sessions, rows, ring, CPU)
+    for tensor in input_tensors(inputs)[:4]:
         tensor.fill_(-77)
-    fed.mask.fill_(True)
-    return fed
+    inputs.mask.fill_(True)
+    return inputs
 
 
 @pytest.mark.usefixtures("interpreter")
@@ -67,20 +67,23 @@ def test_matches_plain_python(seed: int) -> None:
     torch.manual_seed(seed)
     height, width = choose.randint(1, 4), choose.randint(1, 5)
     table = tables(height, width, choose.randint(1, 3), choose.choice([1, 1, 6]))
-    size, steps = height * width, len(table.places)
+    size, steps = height * width, len(table.offsets)
     known = [0, steps - 1, steps, size + 7, -2, choose.randrange(steps)]
-    feed, ring = feed_of(choose.choices(known, k=3), size), 49 + size + choose.choice([0, 3, 1024])
+    buffer, ring = (
+        buffer_of(choose.choices(known, k=3), size),
+        49 + size + choose.choice([0, 3, 1024]),
+    )
     seeds = torch.randint(-(2**62), 2**62, (3,))
-    fed = poisoned(3, table.rows, ring)
-    gather_wave(feed, table, seeds, fed)
-    expected = reference_gather_wave(feed, table, seeds, ring)
-    for mine, wanted in zip(fed_tensors(fed), fed_tensors(expected), strict=True):
+    inputs = poisoned(3, table.rows, ring)
+    gather_wave(buffer, table, seeds, inputs)
+    expected = reference_gather_wave(buffer, table, seeds, ring)
+    for mine, wanted in zip(input_tensors(inputs), input_tensors(expected), strict=True):
         assert torch.equal(mine, wanted)
-    drawn = torch.randint(100, (3, table.rows))
-    after = reference_accept_wave(feed, table, drawn)
-    accept_wave(feed, table, drawn)
-    for name in ("line", "done", "counts"):
-        assert torch.equal(getattr(feed, name), getattr(after, name)), name
+    sampled = torch.randint(100, (3, table.rows))
+    after = reference_accept_wave(buffer, table, sampled)
+    accept_wave(buffer, table, sampled)
+    for name in ("tokens", "num_accepted", "counts"):
+        assert torch.equal(getattr(buffer, name), getattr(after, name)), name
 
 
 @pytest.mark.usefixtures("interpreter")
@@ -88,43 +91,45 @@ def test_matches_plain_python(seed: int) -> None:
     ("height", "width", "k", "least"), [(3, 4, 1, 1), (3, 4, 2, 5), (2, 3, 3, 1)]
 )
 def test_a_step_sees_what_its_stair_says(height: int, width: int, k: int, least: int) -> None:
-    """Masks come from the steps in which places are written; stairs have them as tables."""
+    """Masks come from the steps in which offsets are written; waves have them as tables."""
     staircase = WavefrontSchedule(height, width, k, least)
     table, size, first = tables_of(staircase, CPU), height * width, 7
-    feed = feed_of([0], size)
-    feed.places.fill_(first)
-    for step, stair in enumerate(staircase.stairs):
-        feed.done.fill_(step)
-        fed = poisoned(1, table.rows, first + size + 4)
-        gather_wave(feed, table, torch.zeros(1, dtype=torch.int64), fed)
-        used = stair.places < size
-        assert torch.equal(fed.slots[0, used], first + stair.places[used])
-        assert torch.equal(fed.tokens[0, used], feed.line[0, stair.sources[used]])
-        assert (fed.positions[0] >= 0).sum() == len(stair.drawn)
-        assert fed.mask[0, used, :first].all()
-        assert torch.equal(fed.mask[0, used, first : first + stair.end], stair.mask[used])
-        assert not fed.mask[0, :, first + stair.end :].any() and not fed.mask[0, ~used].any()
-        assert (fed.slots[0, ~used] == -1).all()
+    buffer = buffer_of([0], size)
+    buffer.first_entries.fill_(first)
+    for step, wave in enumerate(staircase.stairs):
+        buffer.num_accepted.fill_(step)
+        inputs = poisoned(1, table.rows, first + size + 4)
+        gather_wave(buffer, table, torch.zeros(1, dtype=torch.int64), inputs)
+        used = wave.places < size
+        assert torch.equal(inputs.entries[0, used], first + wave.places[used])
+        assert torch.equal(inputs.tokens[0, used], buffer.tokens[0, wave.sources[used]])
+        assert (inputs.positions[0] >= 0).sum() == len(wave.drawn)
+        assert inputs.mask[0, used, :first].all()
+        assert torch.equal(inputs.mask[0, used, first : first + wave.end], wave.mask[used])
+        assert not inputs.mask[0, :, first + wave.end :].any() and not inputs.mask[0, ~used].any()
+        assert (inputs.entries[0, ~used] == -1).all()
 
 
 @pytest.mark.usefixtures("interpreter")
 def test_idle_sessions_stay_as_they_are_however_often_they_are_stepped() -> None:
     table = tables(2, 3, 1)
-    feed = feed_of([4, 6, -1], 6)
-    before = [t.clone() for t in (feed.line, feed.done, feed.counts)]
-    fed = poisoned(3, 2, 60)
+    buffer = buffer_of([4, 6, -1], 6)
+    before = [t.clone() for t in (buffer.tokens, buffer.num_accepted, buffer.counts)]
+    inputs = poisoned(3, 2, 60)
     for _ in range(3):
-        gather_wave(feed, table, torch.ones(3, dtype=torch.int64), fed)
-        assert (fed.slots == -1).all() and (fed.positions == -1).all()
-        assert not fed.tokens.any() and not fed.mask.any()
-        accept_wave(feed, table, torch.full((3, 2), 99))
-    for mine, expected in zip((feed.line, feed.done, feed.counts), before, strict=True):
+        gather_wave(buffer, table, torch.ones(3, dtype=torch.int64), inputs)
+        assert (inputs.entries == -1).all() and (inputs.positions == -1).all()
+        assert not inputs.tokens.any() and not inputs.mask.any()
+        accept_wave(buffer, table, torch.full((3, 2), 99))
+    for mine, expected in zip(
+        (buffer.tokens, buffer.num_accepted, buffer.counts), before, strict=True
+    ):
         assert torch.equal(mine, expected)
 
 
 def _given() -> dict[str, Any]:
     return {
-        "feed": feed_of([0, 1], 6),
+        "buffer": buffer_of([0, 1], 6),
         "tables": tables(2, 3, 1),
         "seeds": torch.zeros(2, dtype=torch.int64),
         "out": poisoned(2, 2, 60),
@@ -135,11 +140,11 @@ def _given() -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("part", "change", "name"),
     [
-        ("feed", {"line": torch.zeros(2, 6, dtype=torch.int64)}, "line"),
-        ("feed", {"done": torch.zeros(3, dtype=torch.int64)}, "done"),
-        ("feed", {"places": torch.zeros(2)}, "places"),
+        ("buffer", {"tokens": torch.zeros(2, 6, dtype=torch.int64)}, "buffer.tokens"),
+        ("buffer", {"num_accepted": torch.zeros(3, dtype=torch.int64)}, "num_accepted"),
+        ("buffer", {"first_entries": torch.zeros(2)}, "first_entries"),
         ("tables", {"written": torch.zeros(5, dtype=torch.int64)}, "tables.written"),
-        ("tables", {"drawing": torch.zeros(9, dtype=torch.int64)}, "tables.drawing"),
+        ("tables", {"num_sampled": torch.zeros(9, dtype=torch.int64)}, "tables.num_sampled"),
         ("tables", {"sources": torch.zeros(4, 3, dtype=torch.int64)}, "tables.sources"),
         ("out", {"tokens": torch.zeros(2, 3, dtype=torch.int64)}, "out.tokens"),
         ("out", {"mask": torch.zeros(2, 2, 60)}, "mask"),
@@ -150,27 +155,27 @@ def test_what_does_not_fit_is_refused(part: str, change: dict[str, Tensor], name
     given = _given()
     given[part] = dataclasses.replace(given[part], **change)
     with pytest.raises(KernelArgumentError) as caught:
-        gather_wave(given["feed"], given["tables"], given["seeds"], given["out"])
+        gather_wave(given["buffer"], given["tables"], given["seeds"], given["out"])
     assert caught.value.message == name
 
 
 @pytest.mark.usefixtures("interpreter")
 def test_draws_that_do_not_fit_are_refused() -> None:
     given = _given()
-    with pytest.raises(KernelArgumentError, match="drawn"):
-        accept_wave(given["feed"], given["tables"], torch.zeros(2, 3, dtype=torch.int64))
-    counts = dataclasses.replace(given["feed"], counts=torch.zeros(2, 5, dtype=torch.int64))
+    with pytest.raises(KernelArgumentError, match="sampled"):
+        accept_wave(given["buffer"], given["tables"], torch.zeros(2, 3, dtype=torch.int64))
+    counts = dataclasses.replace(given["buffer"], counts=torch.zeros(2, 5, dtype=torch.int64))
     with pytest.raises(KernelArgumentError, match="counts"):
         accept_wave(counts, given["tables"], torch.zeros(2, 2, dtype=torch.int64))
 
 
 def test_compiles_for_hopper_without_spills() -> None:
     table = tables(20, 32, 1)
-    feed, fed = feed_of([0], 640), WaveInputs.allocate(1, 20, 3220, CPU)
+    buffer, inputs = buffer_of([0], 640), WaveInputs.allocate(1, 20, 3220, CPU)
 
     def launch() -> None:
-        gather_wave(feed, table, torch.zeros(1, dtype=torch.int64), fed)
-        accept_wave(feed, table, torch.zeros(1, 20, dtype=torch.int64))
+        gather_wave(buffer, table, torch.zeros(1, dtype=torch.int64), inputs)
+        accept_wave(buffer, table, torch.zeros(1, 20, dtype=torch.int64))
 
     found = compile_launches(launch, module.__name__)
     assert [kernel.name for kernel in found] == ["gather_wave_kernel", "accept_wave_kernel"]

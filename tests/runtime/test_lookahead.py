@@ -27,7 +27,7 @@ from worldbridge.bridge.protocol import (
     SessionInput,
     WorkerMessage,
 )
-from worldbridge.kernels.detokenize import reference_i420_of_patches
+from worldbridge.kernels.detokenize import reference_patches_to_i420
 from worldbridge.models.procedural import camera_pose
 from worldbridge.runtime.engine import Engine
 from worldbridge.runtime.errors import SnapshotError
@@ -578,7 +578,7 @@ def test_pictures_of_patches_are_those_of_pixels() -> None:
     for latent in latents:
         first = stream.fresh
         patches, stream = world.tokenizer.decode_step_patches(latent[None, None], stream)
-        planes.append(reference_i420_of_patches(patches, first)[0])
+        planes.append(reference_patches_to_i420(patches, first)[0])
     found = torch.cat(planes).int()
     pixels = [torch.frombuffer(bytearray(x), dtype=torch.uint8) for x in making.pictures()]
     assert found.shape[0] == 17

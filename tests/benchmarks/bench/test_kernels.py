@@ -105,7 +105,7 @@ def test_peaks_are_known_by_the_drivers_names() -> None:
 
 @pytest.mark.usefixtures("interpreter")
 def test_a_check_compares_with_float64_and_with_torch() -> None:
-    result = check_kernels("cpu", only=["rms_norm", "codes_of_indices"], progress=quiet)
+    result = check_kernels("cpu", only=["rms_norm", "indices_to_codes"], progress=quiet)
     assert result["within_limits"] and result["runs_in"] == "Triton's interpreter"
     assert {case["activations"] for case in result["cases"]} == {"float32", "float16"}
     for case in result["cases"]:

@@ -191,14 +191,14 @@ def test_more_steps_than_needed_change_nothing() -> None:
     sessions = [opened(device, seed) for seed in (1, 2)]
     decode(device, sessions)
     feed = device.step.state.feed
-    watched = (feed.line, feed.done, feed.counts, device.keys, device.values)
+    watched = (feed.tokens, feed.num_accepted, feed.counts, device.keys, device.values)
     before = [tensor.clone() for tensor in watched]
     for _ in range(2):
         poison(device.step)
         device.steps.run(2)
     for tensor, was in zip(watched, before, strict=True):
         assert torch.equal(tensor, was)
-    assert feed.done.tolist() == [6, 6]
+    assert feed.num_accepted.tolist() == [6, 6]
 
 
 @pytest.mark.slow

@@ -42,7 +42,7 @@ def poison(step: DiagonalStep) -> None:
         for tensor in tensors_of(owner):
             tensor.fill_(torch.nan)
     fed = step.fed
-    for integers in (step.buffers.drawn, fed.tokens, fed.slots, fed.positions, fed.seeds):
+    for integers in (step.buffers.drawn, fed.tokens, fed.entries, fed.positions, fed.seeds):
         integers.fill_(10**9)
     fed.mask.fill_(True)
 
@@ -158,13 +158,13 @@ def test_more_steps_than_needed_change_nothing() -> None:
     sessions = [opened(device, seed) for seed in (1, 2)]
     decode(device, sessions)
     feed = device.step.state.feed
-    kept = (feed.line, feed.done, feed.counts, device.keys, device.values)
+    kept = (feed.tokens, feed.num_accepted, feed.counts, device.keys, device.values)
     before = [tensor.clone() for tensor in kept]
     poison(step_of(device))
     device.steps.run(2)
     for tensor, was in zip(kept, before, strict=True):
         assert torch.equal(tensor, was)
-    assert feed.done.tolist() == [4, 4]
+    assert feed.num_accepted.tolist() == [4, 4]
 
 
 @pytest.mark.slow

@@ -105,7 +105,7 @@ class CudaDecoder(RasterDecoder):
         )
         self.weights = CudaWeights.pack(model, self.heads, precision, packed)
         self.step = self._make_step(shape)
-        self.reports = Reports(self.step.state.feed.done)
+        self.reports = Reports(self.step.state.feed.num_accepted)
         # whose context each place holds; kept alive, so that no other can be taken for it
         self._held: list[_Context | None] = [None] * capacity
         self.steps: Steps = (
@@ -199,14 +199,14 @@ class CudaDecoder(RasterDecoder):
         return next(bucket for bucket in self.steps.buckets if bucket >= sessions)
 
     def _drawn(self, sessions: int) -> Tensor:
-        line = self.step.state.feed.line[:sessions, 1 : 1 + self.size]
+        line = self.step.state.feed.tokens[:sessions, 1 : 1 + self.size]
         return line.reshape(sessions, self.height, self.width_of_latent).clone()
 
     def _begin(self, sessions: Sequence[RasterSession], pairs: Sequence[_Context | None]) -> None:
         """Write where the sessions stand, and mark the places behind them as idle."""
         self.reports.forget()  # of a latent that was interrupted
         state, feed = self.step.state, self.step.state.feed
-        idle = [self.size] * (len(feed.done) - len(sessions))
+        idle = [self.size] * (len(feed.num_accepted) - len(sessions))
         zeros = [0] * len(idle)
         numbers = torch.tensor(
             [
@@ -217,12 +217,18 @@ class CudaDecoder(RasterDecoder):
                 [s.slab for s in sessions] + zeros,
             ]
         ).to(self.device)
-        targets = (feed.done, feed.places, feed.positions, state.seeds, state.slabs)
+        targets = (
+            feed.num_accepted,
+            feed.first_entries,
+            feed.first_positions,
+            state.seeds,
+            state.slabs,
+        )
         for target, row in zip(targets, numbers, strict=True):
             target.copy_(row)
         for i, session in enumerate(sessions):
             previous = session.window[-1].flatten()
-            feed.line[i, :1], feed.line[i, 1 : 1 + self.size] = previous[-1:], previous
+            feed.tokens[i, :1], feed.tokens[i, 1 : 1 + self.size] = previous[-1:], previous
             if state.views is not None and session.view is not None:
                 state.views[i].copy_(session.view)
             self._hold(i, pairs[i])

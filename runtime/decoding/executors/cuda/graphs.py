@@ -76,7 +76,9 @@ class GraphSteps:
 
     @torch.inference_mode()
     def _record(self, bucket: int, pool: Any, stream: torch.cuda.Stream) -> torch.cuda.CUDAGraph:
-        self.step.state.feed.done.fill_(self.step.shape.size)  # all idle: nothing is changed
+        self.step.state.feed.num_accepted.fill_(
+            self.step.shape.size
+        )  # all idle: nothing is changed
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             self.step.run(bucket)  # compiles what is not compiled yet

@@ -83,10 +83,10 @@ class LatentState:
 
         n = shape.sessions
         feed = DraftBuffer(
-            line=integers(n, 1 + shape.size + shape.rows),
-            done=integers(n).fill_(shape.size),
-            places=integers(n),
-            positions=integers(n),
+            tokens=integers(n, 1 + shape.size + shape.rows),
+            num_accepted=integers(n).fill_(shape.size),
+            first_entries=integers(n),
+            first_positions=integers(n),
             counts=integers(n, 3 + 2 * heads),
             size=shape.size,
             width=shape.width,
@@ -238,7 +238,7 @@ class CudaLayers:
             stream.copy_(self.weights.embedding.index_select(0, tokens))
         if views is not None:
             sessions = len(placed.slots)
-            offsets = self._slots_of_rows(placed) - self.state.feed.places[:sessions, None]
+            offsets = self._slots_of_rows(placed) - self.state.feed.first_entries[:sessions, None]
             # rows beyond the latent's end, and those that write nothing, are ignored later
             at = offsets.clamp(0, self.shape.size - 1)[..., None]
             stream.add_(views[:sessions].gather(1, at.expand(-1, -1, views.shape[2])).flatten(0, 1))
@@ -272,9 +272,9 @@ class CudaLayers:
             keys,
             values,
             None if each else slots,
-            slots=slots if each else None,
+            entries=slots if each else None,
             rows=slots if each else None,
-            slabs=slabs,
+            slots=slabs,
             eps=self.config.norm_eps,
             out=self._by_head(query),
         )
@@ -284,7 +284,7 @@ class CudaLayers:
             values,
             slots if placed.mask is None else None,
             mask=placed.mask,
-            slabs=slabs,
+            slots=slabs,
             out=self._by_head(mixed),
             workspace=self.attention_space,
             split=self.shape.split,

@@ -20,7 +20,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from worldbridge.kernels.medusa_heads import medusa_heads, medusa_workspace, rows_together
+from worldbridge.kernels.medusa_heads import max_medusa_rows, medusa_heads, medusa_workspace
 from worldbridge.kernels.norm import rms_norm
 from worldbridge.kernels.skinny_gemm import Workspace
 from worldbridge.kernels.speculative import (
@@ -71,7 +71,7 @@ def _together(weights: CudaWeights, shape: StepShape) -> int:
     """The most sessions whose heads guess behind all rows at once."""
     if weights.heads is None:
         return 0
-    return min(shape.sessions, rows_together(weights.count_of_heads) // shape.rows)
+    return min(shape.sessions, max_medusa_rows(weights.count_of_heads) // shape.rows)
 
 
 class CudaStep(CudaLayers):
@@ -93,7 +93,7 @@ class CudaStep(CudaLayers):
         self.fed = StepInputs.allocate(shape.sessions, shape.rows, keys.device)
         self.guessing = DraftTargets.allocate(shape.sessions, keys.device)
         # of one pass over the unembedding, where it is one of its own
-        self.head_sessions = max(1, rows_together(weights.count_of_heads))
+        self.head_sessions = max(1, max_medusa_rows(weights.count_of_heads))
         self.head_space: Workspace | None = None
         if weights.heads is not None:
             most = max(
@@ -106,7 +106,7 @@ class CudaStep(CudaLayers):
         """Repeatable, without any wait of the host, and without effect on idle sessions."""
         buffers, feed, fed = self.buffers, self.state.feed.first(sessions), self.fed.first(sessions)
         gather_inputs(feed, fed)
-        placed, heads = Placed(fed.tokens, fed.slots), self.weights.heads
+        placed, heads = Placed(fed.tokens, fed.entries), self.weights.heads
         if heads is not None and self._guesses_together(sessions):
             features = self.features(placed)
             self._heads(heads, features, self._all_logits(sessions))
@@ -122,7 +122,7 @@ class CudaStep(CudaLayers):
             fed.limits,
         )
         guessing = None if heads is None else self.guessing.first(sessions)
-        accept_drafts(feed, drawn, accepted, follow=self.shape.follow, guessing=guessing)
+        accept_drafts(feed, drawn, accepted, follow=self.shape.follow, targets=guessing)
         if heads is not None and guessing is not None:
             self._guess(heads, feed, guessing)
 

@@ -51,7 +51,7 @@ class DiagonalStep(CudaLayers):
         """Repeatable, without any wait of the host, and without effect on idle sessions."""
         feed, fed = self.state.feed.first(sessions), self.fed.first(sessions)
         gather_wave(feed, self.tables, self.state.seeds[:sessions], fed)
-        logits = self.logits(Placed(fed.tokens, fed.slots, fed.mask))
+        logits = self.logits(Placed(fed.tokens, fed.entries, fed.mask))
         drawn = self.buffers.drawn[:sessions]
         self.sample(
             logits[:, None],
@@ -70,8 +70,8 @@ def tables_of(staircase: WavefrontSchedule, device: torch.device) -> WaveTables:
     stairs, size = staircase.stairs, staircase.height * staircase.width
     places = torch.stack([stair.places for stair in stairs])
     return WaveTables(
-        places=torch.where(places < size, places, -1).to(device),
+        offsets=torch.where(places < size, places, -1).to(device),
         sources=torch.stack([stair.sources for stair in stairs]).to(device),
-        drawing=torch.tensor([len(stair.drawn) for stair in stairs], device=device),
+        num_sampled=torch.tensor([len(stair.drawn) for stair in stairs], device=device),
         written=staircase.written().to(device),
     )

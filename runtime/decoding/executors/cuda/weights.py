@@ -25,7 +25,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from worldbridge.kernels.medusa_heads import rows_together
+from worldbridge.kernels.medusa_heads import max_medusa_rows
 from worldbridge.kernels.quantize import fold_norm, quantize_rows
 from worldbridge.kernels.skinny_gemm import MAX_ROWS, interleave_rows
 from worldbridge.models.transformer import MedusaHeads, VideoTransformer
@@ -141,13 +141,13 @@ class CudaWeights:
         both = self.heads.bytes + self.output.bytes
         if self.drafts_together(sessions * rows):
             return total + both
-        guessing = -(-sessions // max(1, rows_together(self.count_of_heads)))
+        guessing = -(-sessions // max(1, max_medusa_rows(self.count_of_heads)))
         return total + passes * self.output.bytes + guessing * both
 
     def drafts_together(self, rows: int) -> bool:
         """Whether one pass over the unembedding makes the model's logits and all heads' for so
         many rows. Which of the rows guess is known only when the model's own have drawn."""
-        return self.heads is not None and rows <= rows_together(self.count_of_heads)
+        return self.heads is not None and rows <= max_medusa_rows(self.count_of_heads)
 
     def _of_layers(self) -> list[Matrix]:
         matrices = []
