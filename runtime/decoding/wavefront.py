@@ -375,8 +375,11 @@ class WavefrontDecoder:
             values.index_copy_(1, place, own.transpose(0, 1))
             query = query.unflatten(1, (shared, together)).transpose(0, 1)
             query = query.reshape(shared, count * together, size)
+            if (spare := _LEAST_ROWS - count * together) > 0:
+                query, seen = F.pad(query, (0, 0, 0, spare)), F.pad(seen, (0, 0, 0, spare))
             score = torch.baddbmm(seen, query, keys.transpose(1, 2))
-            mixed = (score.softmax(-1) @ values).view(shared, count, together, size)
+            mixed = (score.softmax(-1) @ values)[:, : count * together]
+            mixed = mixed.reshape(shared, count, together, size)
             parts.append(mixed.transpose(0, 1).reshape(count, heads * size))
         if shape.spare:
             parts.append(qk.new_zeros(shape.spare, heads * size))
@@ -538,6 +541,8 @@ class WavefrontDecoder:
 
 
 _Drawn = tuple[Tensor, Tensor]
+# On CPUs with AVX-512, batched products of fewer rows than this sum in another order.
+_LEAST_ROWS = 4
 _SLOTS, _ROWS = 5, 6  # places of a step's slots and rows among the arguments of a program
 # A forward writes keys and values. `force` does no more; `draw` also writes the tokens it draws;
 # `window` returns them and leaves it to the caller which ones count.
