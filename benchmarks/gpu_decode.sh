@@ -76,8 +76,8 @@ published=(--acceptance 4.24)
 for weights in bf16 fp8 int8; do
   file="decode-$weights"
   [[ "$weights" == bf16 ]] && file=decode # the model's own type: what the README shows first
-  part "decode-$weights" python3 -m worldbridge bench decode "${on_gpu[@]}" "${published[@]}" --weights "$weights" \
-    --width 16 --width 32 --width 64 --diagonal 1 --diagonal 2 --out "$out/$file.json"
+  part "decode-$weights" python3 -m worldbridge bench decode "${on_gpu[@]}" "${published[@]}" --weight-dtype "$weights" \
+    --width 16 --width 32 --width 64 --row-lag 1 --row-lag 2 --out "$out/$file.json"
 done
 players() { # NAME MOST MODE...
   local name="$1" most="$2"; shift 2
@@ -88,6 +88,6 @@ players() { # NAME MOST MODE...
 players players-sequential 3 sequential
 players players-medusa 8 medusa "${published[@]}"
 players players-jacobi 8 jacobi "${published[@]}"
-players players-diagonal-k1 12 diagonal --diagonal 1
-players players-diagonal-k2 12 diagonal --diagonal 2
+players players-diagonal-k1 12 diagonal --row-lag 1
+players players-diagonal-k2 12 diagonal --row-lag 2
 exit "$failed"

@@ -44,14 +44,15 @@ def describe_end(code: int) -> str:
         return f"was killed by signal {-code}"
 
 
-def die_with_parent() -> None:
+def die_with_parent(parent: int | None = None) -> None:
     """Ask the kernel to end us when our parent ends (Linux only; elsewhere silence ends us).
 
-    SIGKILL, because it also ends a process that is stuck: nobody is left to save anything for.
+    `parent` is its process id, if we know it from the parent itself. SIGKILL, because it also ends
+    a process that is stuck: nobody is left to save anything for.
     """
     if sys.platform != "linux":
         return
-    parent = os.getppid()
+    parent = parent or os.getppid()
     if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL) != 0:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
     if os.getppid() != parent:  # it died in between, so the kernel will not tell us any more

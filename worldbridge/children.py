@@ -1,9 +1,14 @@
-"""A child process that is kept running: started, listened to, started again when it dies."""
+"""A child process that is kept running: started, read from, started again when it ends.
+
+`python -m worldbridge.children MODULE ARGS...` is what runs in the child: MODULE, tied to the
+process that started it.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import os
+import runpy
 import signal
 import sys
 import time
@@ -13,11 +18,11 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from worldbridge.errors import EXIT_CONFIG, EXIT_UNKNOWN_WORLD, EXIT_WEIGHTS, ChildError
-from worldbridge.runtime.process import Backoff, describe_end
+from worldbridge.runtime.process import Backoff, describe_end, die_with_parent
 
 __all__ = ["Child", "ChildSpec"]
 
-# Starting again cannot change what is on the disk or on the command line.
+# Starting again does not change what is on the disk or on the command line.
 _HOPELESS: Final = frozenset({EXIT_CONFIG, EXIT_UNKNOWN_WORLD, EXIT_WEIGHTS})
 _STOP_SECONDS: Final = 5.0
 _LAST_LINES: Final = 40
@@ -25,7 +30,7 @@ _LAST_LINES: Final = 40
 
 @dataclass(frozen=True, slots=True)
 class ChildSpec:
-    """`arguments` follow `python -m worldbridge.child`; `sockets` stay open in the child."""
+    """What to run: `python -m MODULE ARGS...`, with `sockets` left open in the child."""
 
     name: str
     arguments: Sequence[str]
@@ -34,24 +39,24 @@ class ChildSpec:
 
 
 class Child:
-    """Keeps one process running; `died` is called after each death.
+    """Keep one process running; call `died` each time it ends.
 
-    `proven` is set by the owner once the process did its work for the first time: before that a
-    death is a reason to give up, afterwards one to start it again.
+    The owner sets `proven` once the process has done its work for the first time. Before that, an
+    end is a reason to give up; afterwards, a reason to start the process again.
     """
 
     def __init__(
-        self, spec: ChildSpec, tell: Callable[[str], None], died: Callable[[], None] = lambda: None
+        self, spec: ChildSpec, note: Callable[[str], None], died: Callable[[], None] = lambda: None
     ) -> None:
         self.spec = spec
-        self.tell = tell
+        self.note = note
         self.died = died
         self.proven = False
         self._process: asyncio.subprocess.Process | None = None
         self._last_lines: deque[str] = deque(maxlen=_LAST_LINES)
 
     async def keep_running(self) -> None:
-        """Runs until cancelled. Raises ChildError when starting it again would not help."""
+        """Run until cancelled. Raises ChildError when starting it again would not help."""
         backoff = Backoff()
         while True:
             started = time.monotonic()
@@ -59,12 +64,12 @@ class Child:
             if code in _HOPELESS or not self.proven:
                 raise ChildError(self.spec.name, code, list(self._last_lines))
             wait = backoff.after(time.monotonic() - started)
-            self.tell(f"{self.spec.name} {describe_end(code)}; starting it again in {wait:.1f} s")
+            self.note(f"{self.spec.name} {describe_end(code)}; starting it again in {wait:.1f} s")
             self.died()
             await asyncio.sleep(wait)
 
     def renew(self) -> None:
-        """Asks for a new start: the worker replaces its fork, others end and are started again."""
+        """Ask for a new start: the worker replaces its fork, others end and are started again."""
         if self._process is not None and self._process.returncode is None:
             self._process.send_signal(signal.SIGHUP)
 
@@ -73,7 +78,7 @@ class Child:
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
-            "worldbridge.child",
+            "worldbridge.children",
             *self.spec.arguments,
             stdin=asyncio.subprocess.DEVNULL,
             stdout=2,  # our stderr: our stdout carries the ready line alone
@@ -83,11 +88,11 @@ class Child:
             start_new_session=True,  # a terminal's Ctrl-C is for us; we stop the children in order
         )
         self._process = process
-        self.tell(f"{self.spec.name} started (process {process.pid})")
+        self.note(f"{self.spec.name} started (process {process.pid})")
         relay = asyncio.create_task(self._relay(process))
         try:
             code = await process.wait()
-            # Its last words; not for ever, as a process of its own making may hold the pipe open.
+            # Read its last lines, but not indefinitely: a grandchild may hold the pipe open.
             await asyncio.wait([relay], timeout=1.0)
             return code
         finally:
@@ -106,13 +111,13 @@ class Child:
                 return
             text = line.decode(errors="replace").rstrip()
             self._last_lines.append(text)
-            if not text.startswith("{"):  # an error for us to read, not for a person
+            if not text.startswith("{"):  # a structured error for ChildError, not for a person
                 sys.stderr.write(f"{self.spec.name} | {text}\n")
                 sys.stderr.flush()
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:
-    """Asks the process to end, and makes it end."""
+    """Ask the process to end; kill it if it does not."""
     if process.returncode is not None:
         return
     process.terminate()
@@ -121,3 +126,18 @@ async def _end(process: asyncio.subprocess.Process) -> None:
     except TimeoutError:
         process.kill()
         await process.wait()
+
+
+def main() -> None:
+    """Run the module that the command line names, until it or the parent process ends."""
+    # Ctrl-C in a terminal reaches the whole group; the supervisor stops its children in order.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # nohup ignores this signal too, but the supervisor asks for a new start with it.
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    die_with_parent(int(os.environ["WORLDBRIDGE_PARENT"]))
+    module, sys.argv = sys.argv[1], sys.argv[1:]
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
+
+
+if __name__ == "__main__":
+    main()

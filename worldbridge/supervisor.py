@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from worldbridge.children import Child, ChildSpec
-from worldbridge.cli.progress import ProgressReporter
+from worldbridge.cli.console import ProgressReporter
 from worldbridge.cli.prompt_files import read_prompt_files
 from worldbridge.config import TOKEN_VARIABLE, ServeConfig
 from worldbridge.errors import ConfigError, PortInUseError

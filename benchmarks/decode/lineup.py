@@ -134,7 +134,7 @@ class _Way:
 
 def _ways(modes: Sequence[str], subject: Subject) -> dict[str, _Way]:
     """By their names. Raises ValueError for choices that no mode of these takes."""
-    chosen = {"jacobi": ("--width", subject.widths), "diagonal": ("--diagonal", subject.diagonals)}
+    chosen = {"jacobi": ("--width", subject.widths), "diagonal": ("--row-lag", subject.diagonals)}
     for mode, (option, values) in chosen.items():
         if values and mode not in modes:
             raise ValueError(
@@ -170,12 +170,12 @@ class WavefrontLineup:
         if subject.context is not None or subject.precision != "model":
             raise ValueError(
                 "a world with a token grid is decoded behind its full window, and in its own "
-                "precision: expected neither --context nor --weights; leave them out"
+                "precision: expected neither --context-latents nor --weight-dtype; leave them out"
             )
         if subject.widths or subject.diagonals:
             raise ValueError(
                 "a world with a token grid is decoded along the diagonals that it was trained "
-                "with, and with one window: expected neither --width nor --diagonal; leave them out"
+                "with, and with one window: expected neither --width nor --row-lag; leave them out"
             )
         self._world = subject.world
         self.names = [*_modes(DECODE_MODES, subject.world, only), self.plain]
@@ -313,13 +313,13 @@ def _check(subject: Subject) -> None:
     if subject.precision != "model" and subject.device.type != "cuda":
         raise ValueError(
             f"weights of one byte are read by our kernels alone: expected --device cuda, got "
-            f"{subject.device} with {subject.precision}; leave --weights out"
+            f"{subject.device} with {subject.precision}; leave --weight-dtype out"
         )
     most = subject.config.latent_shape[0] - 1
     if subject.context is not None and not 1 <= subject.context <= most:
         raise ValueError(
             f"this model knows {most + 1} latents, the one that is drawn included: expected a "
-            f"--context from 1 to {most}, got {subject.context}"
+            f"--context-latents from 1 to {most}, got {subject.context}"
         )
     check_choices(subject.config, subject.device, subject.widths, subject.diagonals)
 
@@ -340,12 +340,12 @@ def check_choices(
     for k in diagonals:
         if not 1 <= k <= width:
             raise ValueError(
-                f"a row of this model's latents has {width} tokens: expected a --diagonal from 1 "
+                f"a row of this model's latents has {width} tokens: expected a --row-lag from 1 "
                 f"to {width}, got {k}"
             )
         if on_gpu and (rows := WavefrontSchedule(height, width, k).rows) > _MOST_ROWS:
             raise ValueError(
-                f"--diagonal {k} runs {rows} tokens in a forward: expected at most {_MOST_ROWS} on "
+                f"--row-lag {k} runs {rows} tokens in a forward: expected at most {_MOST_ROWS} on "
                 "a GPU; choose a larger one"
             )
 

@@ -1,4 +1,4 @@
-"""How `--weights` of `worldbridge bench` are meant."""
+"""How `--weight-dtype` of `worldbridge bench` are meant."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def precision_of(weights: str | None, own: torch.dtype | None) -> WeightDtype:
     if weights is not None and own != torch.bfloat16:
         got = "a world without weights" if own is None else f"one in {own}"
         raise ValueError(
-            f"expected --weights fp8 or int8, or bf16 for a model in bfloat16, got {weights} for "
-            f"{got}; leave --weights out to read its own type"
+            "expected --weight-dtype fp8 or int8, or bf16 for a model in bfloat16, got "
+            f"{weights} for {got}; leave --weight-dtype out to read its own type"
         )
     return "model"

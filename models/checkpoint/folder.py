@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from worldbridge.errors import EXIT_WEIGHTS
 from worldbridge.models.errors import InputError
 from worldbridge.models.tokenizer import TokenizerConfig, VideoTokenizer
 from worldbridge.models.transformer import MedusaHeads, TransformerConfig, VideoTransformer
@@ -39,6 +40,8 @@ _FILES = ("tokenizer", "transformer")
 
 class DamagedWorldError(InputError):
     """A world folder that is missing a file or whose file is not what `world.json` says."""
+
+    exit_code = EXIT_WEIGHTS
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,7 +48,7 @@ class Server:
 
 @contextmanager
 def serving(
-    log: Path, *arguments: str, command: Sequence[str] = (sys.executable, "-m", "worldbridge.cli")
+    log: Path, *arguments: str, command: Sequence[str] = (sys.executable, "-m", "worldbridge")
 ) -> Iterator[Server]:
     """Starts `serve` on a free port, waits for its ready line, stops it at the end."""
     with log.open("w") as stderr:

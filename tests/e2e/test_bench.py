@@ -15,7 +15,7 @@ from tests.e2e.test_convert import CLI, TOKENIZER, _checkpoint
 
 
 def _run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "worldbridge.cli", "bench", *arguments]
+    command = [sys.executable, "-m", "worldbridge", "bench", *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=170)
 
 
@@ -77,7 +77,7 @@ def test_a_converted_world_is_measured(tmp_path: Path) -> None:
         "--world",
         str(world),
         "--quick",
-        "--context",
+        "--context-latents",
         "2",
         "--mode",
         "diagonal",
@@ -87,9 +87,9 @@ def test_a_converted_world_is_measured(tmp_path: Path) -> None:
         "4",
         "--width",
         "16",
-        "--diagonal",
+        "--row-lag",
         "1",
-        "--diagonal",
+        "--row-lag",
         "2",
         "--acceptance",
         "4",
@@ -111,9 +111,9 @@ def test_a_converted_world_is_measured(tmp_path: Path) -> None:
     assert modes["plain"]["forwards_per_latent"] == 24 and result["context_tokens"] == 60
     # a checkpoint does not say whether and how it was trained
     assert result["trained"] is None and result["context_latents"] == 2
-    wrong = _run("decode", "--world", str(world), "--context", "3")
+    wrong = _run("decode", "--world", str(world), "--context-latents", "3")
     assert wrong.returncode == 2
-    assert "--context from 1 to 2, got 3" in " ".join(wrong.stderr.split())
+    assert "--context-latents from 1 to 2, got 3" in " ".join(wrong.stderr.split())
 
 
 @pytest.mark.e2e
@@ -144,13 +144,16 @@ def test_kernels_are_checked_without_a_gpu(tmp_path: Path) -> None:
         (["decode", "--preset", "cosmos-4b", "--world", "embedded"], "a world or a preset"),
         (["decode", "--device", "tpu"], "--device"),
         (["decode", "--width", "0"], "--width"),
-        (["decode", "--width", "8"], "neither --width nor --diagonal"),
+        (["decode", "--width", "8"], "neither --width nor --row-lag"),
         (["decode", "--acceptance", "0.5"], "--acceptance"),
-        (["decode", "--preset", "cosmos-4b-320p", "--diagonal", "33"], "--diagonal from 1 to 32"),
+        (["decode", "--preset", "cosmos-4b-320p", "--row-lag", "33"], "--row-lag from 1 to 32"),
         (["decode", "--preset", "cosmos-4b-320p", "--acceptance", "700"], "1 to 640, got 700"),
-        (["players", "--diagonal", "2"], "the diagonal does not fit the decode mode"),
-        (["players", "--weights", "int8"], "this world has no int8 weights"),
-        (["players", "--weights", "bf16", "--world", "procedural"], "for a world without weights"),
+        (["players", "--row-lag", "2"], "the diagonal does not fit the decode mode"),
+        (["players", "--weight-dtype", "int8"], "this world has no int8 weights"),
+        (
+            ["players", "--weight-dtype", "bf16", "--world", "procedural"],
+            "for a world without weights",
+        ),
         (["players", "--mode", "sequential", "--acceptance", "4"], "belongs to modes that guess"),
         (["decode", "--out", "/nowhere/x.json"], "--out in a directory that exists"),
         (["decode", "--out", "/"], "names a file that this user may write"),

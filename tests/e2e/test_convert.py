@@ -19,7 +19,7 @@ from worldbridge.models.transformer import TransformerConfig
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
-CLI = [sys.executable, "-m", "worldbridge.cli"]
+CLI = [sys.executable, "-m", "worldbridge"]
 TOKENIZER = Path(__file__).parents[1] / "golden" / "tokenizer_dv8x16x16"
 MODEL = {
     "dim": 32,

@@ -24,7 +24,7 @@ from worldbridge.models.procedural import build_scene, render, soften, spawn
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
-CLI = [sys.executable, "-m", "worldbridge.cli"]
+CLI = [sys.executable, "-m", "worldbridge"]
 ALIKE = 0.8  # the tokenizer is lossy; pictures of two places are below 0.5
 
 
@@ -203,7 +203,7 @@ async def test_serve_and_profile_take_pictures(tmp_path: Path, files: dict[str, 
         async with connect(server.url, theme="museum") as client, asyncio.timeout(120):
             assert likeness(await _seen(client), small(files["museum"])) > ALIKE
         command = [*CLI, "profile", server.url, "--seconds", "3", "--json"]
-        result = await asyncio.to_thread(_run, [*command, "--picture", str(files["zoo"])])
+        result = await asyncio.to_thread(_run, [*command, "--prompt-frame", str(files["zoo"])])
         assert result.returncode == 0, result.stderr
         assert json.loads(result.stdout)["world"] == "embedded"
 

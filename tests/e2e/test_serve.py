@@ -28,7 +28,7 @@ from worldbridge.models.convert import convert
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
-CLI = [sys.executable, "-m", "worldbridge.cli"]
+CLI = [sys.executable, "-m", "worldbridge"]
 
 
 def _refused(*arguments: str) -> subprocess.CompletedProcess[str]:

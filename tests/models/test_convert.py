@@ -510,7 +510,7 @@ def test_a_tokenizer_with_other_codes_or_patches(source: Path, tmp_path: Path) -
 
 
 def test_the_command(source: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "worldbridge.cli", "convert", str(source), "--out"]
+    command = [sys.executable, "-m", "worldbridge", "convert", str(source), "--out"]
     target = tmp_path / "world"
     done = subprocess.run(
         [*command, str(target), "--name", "mine"], capture_output=True, text=True, timeout=60

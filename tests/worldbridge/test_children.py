@@ -125,7 +125,7 @@ def test_an_orphan_ends_with_its_parent(tmp_path: Path) -> None:
     parent_code = (
         "import os, subprocess, sys\n"
         "os.environ['WORLDBRIDGE_PARENT'] = str(os.getpid())\n"
-        "subprocess.run([sys.executable, '-m', 'worldbridge.child', 'sleeper'])\n"
+        "subprocess.run([sys.executable, '-m', 'worldbridge.children', 'sleeper'])\n"
     )
     parent = subprocess.Popen(
         [sys.executable, "-c", parent_code],

@@ -12,7 +12,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from worldbridge.cli.main import app
+from worldbridge.cli import app
 from worldbridge.config import ServeConfig
 
 BENCHES = ("decode", "kernels", "players")
@@ -23,7 +23,7 @@ HEAVY = ("torch", "numpy", "aiortc", "av", "starlette", "zmq", "rich.console")
 
 def _run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "worldbridge.cli", *arguments],
+        [sys.executable, "-m", "worldbridge", *arguments],
         capture_output=True,
         text=True,
         timeout=60,
@@ -97,7 +97,7 @@ def test_serve_takes_every_setting_of_the_configuration() -> None:
 
 
 def test_help_imports_nothing_heavy() -> None:
-    loaded = _loaded_by("from worldbridge.cli.main import app")
+    loaded = _loaded_by("from worldbridge.cli import app")
     assert not loaded & set(HEAVY)
 
 

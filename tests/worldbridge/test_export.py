@@ -14,12 +14,12 @@ import torch
 from typer.testing import CliRunner
 
 from tests.models.export.worlds import tokenizer_world
-from worldbridge.cli.main import app
-from worldbridge.errors import StartError
+from worldbridge.cli import app
+from worldbridge.errors import StructuredError
 from worldbridge.models.checkpoint.folder import EMBEDDED_WORLD, load_tokenizer
 from worldbridge.models.export import OnnxDecoder
 
-CLI = [sys.executable, "-m", "worldbridge.cli", "export"]
+CLI = [sys.executable, "-m", "worldbridge", "export"]
 RESOLUTION, GRID = "64x96", (2, 3)
 
 
@@ -104,9 +104,9 @@ def test_a_full_disk_leaves_nothing(tmp_path: Path, world: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {"world"}
 
 
-def _refused(*arguments: object) -> StartError:
+def _refused(*arguments: object) -> StructuredError:
     result = CliRunner().invoke(app, ["export", *(str(argument) for argument in arguments)])
-    assert isinstance(result.exception, StartError), result.output
+    assert isinstance(result.exception, StructuredError), result.output
     return result.exception
 
 
@@ -186,9 +186,7 @@ def test_a_missing_package(
 
 
 def test_tensorrt_without_the_package_ends_with_one_line(tmp_path: Path, world: Path) -> None:
-    code = (
-        "import sys\nsys.modules['tensorrt'] = None\nfrom worldbridge.cli.main import main\nmain()"
-    )
+    code = "import sys\nsys.modules['tensorrt'] = None\nfrom worldbridge.cli import main\nmain()"
     done = subprocess.run(
         [sys.executable, "-c", code, "export", "tensorrt", "--world", world, "--out", "out"],
         cwd=tmp_path,

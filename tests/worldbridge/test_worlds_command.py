@@ -9,8 +9,8 @@ import pytest
 from typer.testing import CliRunner
 
 from tests.models.test_convert_conditioning import FIELDS, source
-from worldbridge.cli.main import app
-from worldbridge.errors import StartError
+from worldbridge.cli import app
+from worldbridge.errors import StructuredError
 from worldbridge.models.convert import convert
 
 
@@ -52,9 +52,9 @@ def test_loading_is_measured(world: Path) -> None:
 
 
 def test_what_is_no_world_is_told(world: Path, tmp_path: Path) -> None:
-    def refused(*arguments: str) -> StartError:
+    def refused(*arguments: str) -> StructuredError:
         error = CliRunner().invoke(app, ["worlds", *arguments]).exception
-        assert isinstance(error, StartError)
+        assert isinstance(error, StructuredError)
         return error
 
     assert refused(str(tmp_path)).exit_code == 4

@@ -1,4 +1,4 @@
-"""`worldbridge bench`: how fast kernels, decoding and many players are on this machine."""
+"""`worldbridge bench`: measure kernels, decode modes and concurrent sessions."""
 
 from __future__ import annotations
 
@@ -12,25 +12,20 @@ from typing import Annotated, Any
 
 import typer
 
-from worldbridge.cli.errors import Json, Quick, watched
+from worldbridge.cli.console import Device, Json, Quick, print_result, progress_scope
 from worldbridge.config import MODES
 from worldbridge.errors import ConfigError, StartError
 
 __all__ = ["bench"]
 
 bench = typer.Typer(
-    help="Measure the speed of this machine: kernels, decode modes, players.",
+    help="Measure kernels, decode modes and players on this machine.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
 
 
-class Device(StrEnum):
-    cpu = "cpu"
-    cuda = "cuda"
-
-
-class Weights(StrEnum):
+class WeightDtype(StrEnum):
     """Types that weights can be read in."""
 
     bf16 = "bf16"
@@ -47,23 +42,23 @@ Preset = Annotated[
         help="Random weights in published shapes, such as cosmos-4b-320p, instead of a world."
     ),
 ]
-ReadAs = Annotated[
-    Weights | None, typer.Option(help="Read the weights in this type (fp8 and int8: on a GPU).")
+Dtype = Annotated[
+    WeightDtype | None, typer.Option(help="Read the weights in this type; fp8 and int8 need a GPU.")
 ]
 Acceptance = Annotated[
     list[float] | None,
     typer.Option(
         min=1,
-        help="Also tell the frames/s of modes that guess at so many tokens per forward, from the "
-        "time of a forward that is measured: frames of a latent / (tokens of a latent / tokens per "
-        "forward x ms per forward, p50, + ms of all else that a latent takes). Repeatable.",
+        help="Also report the frames/s of drafting modes at this many tokens per forward pass, "
+        "computed from measured times: frames of a latent / (tokens of a latent / tokens per "
+        "forward x p50 ms per forward + ms of everything else in a latent). Repeatable.",
     ),
 ]
 On = Annotated[Device, typer.Option(help="Where to run.")]
 Threads = Annotated[
-    int | None, typer.Option(min=1, max=256, help="CPU threads; without it, all cores.")
+    int | None, typer.Option(min=1, max=256, help="CPU threads.  [default: all cores]")
 ]
-Out = Annotated[Path | None, typer.Option(help="File that the JSON is written to as well.")]
+Out = Annotated[Path | None, typer.Option(help="File to write the JSON to as well.")]
 
 
 @bench.command()
@@ -71,33 +66,33 @@ def decode(
     world: World = None,
     preset: Preset = None,
     device: On = Device.cpu,
-    weights: ReadAs = None,
-    context: Annotated[
+    weight_dtype: Dtype = None,
+    context_latents: Annotated[
         int | None,
         typer.Option(
             min=1,
-            help="Latents that each measured one is drawn behind; without it, the window of a "
-            "world fills and slides as in play, and that of a preset is full.",
+            help="Context latents of each measured latent.  [default: a world's context fills and "
+            "slides as in play, a preset's is full]",
         ),
     ] = None,
     mode: Annotated[
         list[str] | None,
-        typer.Option(help="Measure this mode besides sequential; repeatable. All without it."),
+        typer.Option(help="Decode mode to measure besides sequential; repeatable.  [default: all]"),
     ] = None,
     width: Annotated[
         list[int] | None,
         typer.Option(
             min=1,
-            help="Tokens that a forward of mode jacobi feeds; repeatable, each is measured by "
-            "itself.  [default: 16]",
+            help="Draft tokens per forward pass of mode jacobi; repeatable, each is measured "
+            "separately.  [default: 16]",
         ),
     ] = None,
-    diagonal: Annotated[
+    row_lag: Annotated[
         list[int] | None,
         typer.Option(
             min=1,
-            help="How far a row is ahead of the next one in mode diagonal; repeatable, each is "
-            "measured by itself.  [default: 2]",
+            help="Columns that each row runs behind the row above in mode diagonal; repeatable, "
+            "each is measured separately.  [default: 2]",
         ),
     ] = None,
     acceptance: Acceptance = None,
@@ -108,27 +103,27 @@ def decode(
 ) -> None:
     """Compare the decode modes of a world.
 
-    Every mode draws the same stream. Reports the time of a forward, forwards and tokens per
-    latent, frames per second, what share of the machine's memory bandwidth is used, and whether
-    the tokens are those of sequential decoding. How often guesses are right is a property of the
-    weights: with random ones, use --acceptance. In the same run the plain way is measured: on a
-    CPU the model's own layers, one token per forward; on a GPU the published decoder's way,
-    compiled and recorded.
-    --quick ends within a minute on two cores (of the embedded world).
+    Every mode decodes the same stream. Reports the time of a forward pass, forward passes and
+    tokens per latent, frames per second, the share of the machine's memory bandwidth that is
+    used, and whether the tokens equal those of sequential decoding. How many drafts are accepted
+    is a property of the weights: with random weights, use --acceptance. The same run measures a
+    baseline: on a CPU the model's own layers with one token per forward pass, on a GPU the
+    published decoder, compiled and with CUDA graphs.
+    --quick finishes within a minute on two cores with the embedded world.
     """
     from worldbridge.benchmarks.decode.bench import bench_decode
-    from worldbridge.cli.decode_table import decode_table
+    from worldbridge.cli.bench_tables import decode_table
 
     def work(progress: Any) -> dict[str, Any]:
         return bench_decode(
-            _only_one(world, preset),
+            _world_name(world, preset),
             preset=preset,
             device=device,
-            weights=None if weights is None else weights.value,
-            context=context,
+            weights=None if weight_dtype is None else weight_dtype.value,
+            context=context_latents,
             only=mode or (),
             widths=width or (),
-            diagonals=diagonal or (),
+            diagonals=row_lag or (),
             acceptances=acceptance or (),
             quick=quick,
             threads=threads or _cores(),
@@ -146,11 +141,13 @@ def players(
     mode: Annotated[
         str, typer.Option(help=f"How tokens are decoded: {', '.join(MODES)}.")
     ] = "auto",
-    diagonal: Annotated[
+    row_lag: Annotated[
         int | None,
-        typer.Option(min=1, help="With --mode diagonal: how far a row is ahead of the next one."),
+        typer.Option(
+            min=1, help="With --mode diagonal: columns that a row runs behind the row above."
+        ),
     ] = None,
-    weights: ReadAs = None,
+    weight_dtype: Dtype = None,
     acceptance: Acceptance = None,
     threads: Threads = None,
     device: On = Device.cpu,
@@ -158,26 +155,26 @@ def players(
     out: Out = None,
     as_json: Json = False,
 ) -> None:
-    """Find how many players a world carries at its frame rate.
+    """Find how many players a world serves at its frame rate.
 
-    Steps one, two and more sessions together, pixels included, and tells what one more costs. Whole
-    latents are timed; a step is one picture of every player.
-    --quick ends within a minute on two cores.
+    Steps one, two and more sessions together, detokenizer included, and reports the cost of one
+    more player. Whole latents are timed; a step is one frame of every player.
+    --quick finishes within a minute on two cores.
     """
     from worldbridge.benchmarks.decode.players import bench_players
-    from worldbridge.cli.tables import players_table
+    from worldbridge.cli.bench_tables import players_table
 
     def work(progress: Any) -> dict[str, Any]:
         return bench_players(
-            _only_one(world, preset),
+            _world_name(world, preset),
             preset=preset,
             most=most,
             quick=quick,
             threads=threads or _cores(),
             device=device,
             mode=mode,
-            diagonal=diagonal,
-            weights=None if weights is None else weights.value,
+            diagonal=row_lag,
+            weights=None if weight_dtype is None else weight_dtype.value,
             acceptances=acceptance or (),
             progress=progress,
         )
@@ -195,31 +192,30 @@ def kernels(
         bool,
         typer.Option(
             "--check",
-            help="Only compare every kernel with its reference, at small shapes; without a GPU in "
-            "Triton's interpreter, in a minute.",
+            help="Only compare every kernel with its reference at small shapes. Without a GPU this "
+            "runs in Triton's interpreter and takes a minute.",
         ),
     ] = False,
     kernel: Annotated[
-        list[str] | None, typer.Option(help="Only this kernel; repeatable. All without it.")
+        list[str] | None, typer.Option(help="Kernel to measure; repeatable.  [default: all]")
     ] = None,
     quick: Quick = False,
     out: Out = None,
     as_json: Json = False,
 ) -> None:
-    """Time every kernel at the shapes of the 4B model.
+    """Time every kernel at the shapes of the 4B model. Needs a GPU, except for --check.
 
-    Beside each stands what torch needs for the same in the same run, what share of the measured
-    and of the datasheet's memory bandwidth is reached, and the error against float64. Kernels can
-    be timed on a GPU only.
+    Reports beside each kernel the time that torch needs for the same work in the same run, the
+    share of the measured and of the datasheet's memory bandwidth, and the error against float64.
 
-    Exit code 1 when --check finds an error beyond its limit.
+    Exit code 1: --check found an error beyond its limit.
     """
-    from worldbridge.cli.tables import kernel_checks_table, kernels_table
+    from worldbridge.cli.bench_tables import kernel_checks_table, kernels_table
 
     _check_triton()
     if check and (device is Device.cpu or (device is None and not _has_gpu())):
         device = Device.cpu
-        os.environ["TRITON_INTERPRET"] = "1"  # is read when triton is imported, so not later
+        os.environ["TRITON_INTERPRET"] = "1"  # read when triton is imported
 
     def work(progress: Any) -> dict[str, Any]:
         from worldbridge.benchmarks.kernels.bench import bench_kernels, check_kernels
@@ -256,8 +252,8 @@ def _has_gpu() -> bool:
     return torch.cuda.is_available()
 
 
-def _only_one(world: str | None, preset: str | None) -> str:
-    """The world's name. Raises typer.BadParameter when a preset is given, too."""
+def _world_name(world: str | None, preset: str | None) -> str:
+    """Return the world's name. Raises typer.BadParameter if a preset is given, too."""
     if world is not None and preset is not None:
         raise typer.BadParameter(
             f"expected a world or a preset, got --world {world} and --preset {preset}; leave one "
@@ -276,40 +272,27 @@ def _report(
     out: Path | None,
     as_json: bool,
 ) -> dict[str, Any]:
-    from rich.console import Console
-
-    _check_out(out)
-    with watched() as progress:
+    """Measure, write the result to `out` and print it. `out` is checked before the measurement."""
+    if out is not None:
+        _check_out(out)
+    with progress_scope() as progress:
         result = work(progress)
     if out is not None:
         try:
             out.write_text(json.dumps(result, indent=1) + "\n")
         except OSError as error:
             raise StartError("the result cannot be written", got=str(error)) from error
-    if as_json:
-        print(json.dumps(result))
-    else:
-        Console().print(as_table(result))
+    print_result(result, as_table, as_json=as_json)
     return result
 
 
-def _check_out(out: Path | None) -> None:
-    """Before a long measurement, not after it."""
-    if out is not None and not out.parent.is_dir():
-        raise ConfigError(
-            "the result cannot be written",
-            expected="--out in a directory that exists",
-            got=str(out),
-            remedy=f"create {out.parent} first",
-        )
-    if out is not None and (out.is_dir() or not os.access(_first_that_is(out), os.W_OK)):
-        raise ConfigError(
-            "the result cannot be written",
-            expected="--out names a file that this user may write",
-            got=f"{out}, {'a directory' if out.is_dir() else 'which is read-only'}",
-            remedy="choose another file",
-        )
-
-
-def _first_that_is(out: Path) -> Path:
-    return out if out.exists() else out.parent
+def _check_out(out: Path) -> None:
+    expected = remedy = ""
+    got = str(out)
+    if not out.parent.is_dir():
+        expected, remedy = "--out in a directory that exists", f"create {out.parent} first"
+    elif out.is_dir() or not os.access(out if out.exists() else out.parent, os.W_OK):
+        expected, remedy = "--out names a file that this user may write", "choose another file"
+        got += ", a directory" if out.is_dir() else ", which is read-only"
+    if expected:
+        raise ConfigError("the result cannot be written", expected=expected, got=got, remedy=remedy)

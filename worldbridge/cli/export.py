@@ -1,8 +1,7 @@
-"""`worldbridge export`: a world's tokenizer for programs without PyTorch."""
+"""`worldbridge export`: write a world's tokenizer for programs without PyTorch."""
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable
 from enum import StrEnum
@@ -11,10 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from worldbridge.cli.errors import resolution_of, watched
-from worldbridge.errors import EXIT_WEIGHTS, StartError
+from worldbridge.cli.console import print_result, progress_scope, resolution_of, table_of
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from worldbridge.models.export import Options
 
 __all__ = ["export"]
@@ -44,28 +44,30 @@ class WeightDtype(StrEnum):
 
 
 World = Annotated[str, typer.Option(help="World to export: a name or a directory.")]
-Out = Annotated[Path, typer.Option(help="Directory that is written; a new one.")]
+Out = Annotated[Path, typer.Option(help="Directory to write. Must not exist.")]
 Parts = Annotated[
     list[Part] | None,
-    typer.Option(help="Graphs to write, repeatable; stream is the decoder, latent by latent."),
+    typer.Option(
+        help="Graph to write; repeatable. stream decodes latent by latent.  [default: all three]"
+    ),
 ]
 Resolution = Annotated[
     str | None,
-    typer.Option(help="Height x width of the pictures, such as 320x512; default: the world's."),
+    typer.Option(help="Height x width of the frames, such as 320x512.  [default: the world's]"),
 ]
 Window = Annotated[
     int | None,
     typer.Option(
         min=1,
-        help="Earlier latents that the temporal attention sees in a stream; default: as served.",
+        help="Earlier latents that the temporal attention of a stream sees.  [default: as served]",
     ),
 ]
 PixelType = Annotated[
-    Pixels, typer.Option(help="Pictures as floats in [-1, 1], or as bytes ready to be shown.")
+    Pixels, typer.Option(help="Frames as floats in [-1, 1], or as bytes for display.")
 ]
 Steps = Annotated[
     int | None,
-    typer.Option(min=2, help="Steps of the stream that is checked; default: past the window."),
+    typer.Option(min=2, help="Steps of the stream to check.  [default: past the window]"),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the export.json instead of a table.")]
 
@@ -81,14 +83,14 @@ def onnx(
     steps: Steps = None,
     as_json: Json = False,
 ) -> None:
-    """Write ONNX files: codes in, pictures out.
+    """Write ONNX files: tokens in, frames out.
 
     decoder_first.onnx and decoder_next.onnx decode a stream, latent by latent, with its memory as
     inputs and outputs; decoder.onnx and encoder.onnx take whole videos. export.json describes all
-    of them. Each is run with onnxruntime and compared with PyTorch.
+    of them. Each file is run with onnxruntime and compared with PyTorch.
 
-    Exit codes: 1 a graph does not compute what PyTorch computes, 2 something is missing or in the
-    way, 4 there is no such world, 5 its weights are missing or damaged. Then nothing is written.
+    Exit codes: 1 a graph disagrees with PyTorch, 2 something is missing or in the way, 4 there is
+    no such world, 5 its weights are missing or damaged. Nothing is written then.
     """
     from worldbridge.models.export import export_onnx
 
@@ -103,21 +105,20 @@ def tensorrt(
     world: World = "embedded",
     part: Parts = None,
     precision: Annotated[
-        WeightDtype, typer.Option(help="Type of the weights and of what is computed.")
+        WeightDtype, typer.Option(help="Type of the weights and of the arithmetic.")
     ] = WeightDtype.float32,
     latents: Annotated[
-        int,
-        typer.Option(min=1, help="Longest whole video that decoder and encoder take, in latents."),
+        int, typer.Option(min=1, help="Longest whole video of decoder and encoder, in latents.")
     ] = 5,
     keep_onnx: Annotated[
         bool,
         typer.Option(
-            "--keep-onnx", help="Write the ONNX files too, even where no engine can be built."
+            "--keep-onnx", help="Also write the ONNX files, even if no engine can be built."
         ),
     ] = False,
     timing_cache: Annotated[
         Path | None,
-        typer.Option(help="timing.cache of an earlier export on this GPU, to build faster."),
+        typer.Option(help="timing.cache of an earlier export on this GPU; speeds up the build."),
     ] = None,
     resolution: Resolution = None,
     window: Window = None,
@@ -127,10 +128,11 @@ def tensorrt(
 ) -> None:
     """Build TensorRT engines for the GPU of this machine.
 
-    The same graphs as of `export onnx`, as engines that load on this GPU with this version of
-    TensorRT, beside a timing.cache and an export.json. Each is run and compared with PyTorch.
+    Builds the graphs of `export onnx` as engines that load on this GPU with this version of
+    TensorRT, and writes a timing.cache and an export.json beside them. Each engine is run and
+    compared with PyTorch.
 
-    Exit codes: as of `export onnx`; 2 also where TensorRT or a GPU is missing.
+    Exit codes: those of `export onnx`; 2 also if TensorRT or a GPU is missing.
     """
     from worldbridge.models.export import TensorRTOptions, export_tensorrt
 
@@ -152,11 +154,12 @@ def _options(
     pixels: Pixels,
     steps: int | None,
 ) -> Options:
+
     from worldbridge.models.export import Options
 
     return Options(
         parts=frozenset(item.value for item in part or Part),
-        resolution=None if resolution is None else resolution_of(resolution),
+        resolution=resolution_of(resolution),
         window=window,
         pixels="bytes" if pixels is Pixels.bytes else "float",
         steps=steps,
@@ -164,7 +167,7 @@ def _options(
 
 
 def _folder_of(world: str) -> Path:
-    """Raises UnknownWorldError, and ExportError for a world that has no tokenizer."""
+    """Return a world's folder. Raises UnknownWorldError, or ExportError without a tokenizer."""
     from worldbridge.models.checkpoint.folder import EMBEDDED_WORLD
     from worldbridge.models.export import ExportError
     from worldbridge.runtime.worlds.registry import directory_of
@@ -181,51 +184,36 @@ def _folder_of(world: str) -> Path:
 
 
 def _run(work: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
-    from worldbridge.models.checkpoint.folder import DamagedWorldError
-    from worldbridge.models.export import ExportError
-
-    with watched() as progress:
-        try:
-            return work(progress)
-        except ExportError as error:
-            raise StartError.of(error, error.exit_code) from error
-        except DamagedWorldError as error:
-            raise StartError.of(error, EXIT_WEIGHTS) from error
+    with progress_scope() as progress:
+        return work(progress)
 
 
 def _show(data: dict[str, Any], out: Path, as_json: bool) -> None:
-    if as_json:
-        print(json.dumps(data))
-    else:
-        _print_table(data, out)
-    if data["check"] is None:
+    print_result(data, lambda _: _table(data, out), as_json=as_json)
+    checked = data["check"]
+    if checked is None:
         print(
             "NOT CHECKED: onnxruntime is not installed, so no file was run; "
             "pip install 'worldbridge[export]' and export again",
             file=sys.stderr,
         )
+    elif not as_json:
+        for one in checked["findings"]:
+            limit = f"at most {one['limit']:g}"
+            print(f"checked {one['graph']}: {one['measure']} {one['value']:.2g} ({limit})")
 
 
-def _print_table(data: dict[str, Any], out: Path) -> None:
-    """One row for each graph, with the worst of what its check found."""
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table("file", title=f"{data['world']['name']} in {out}")
-    for head in ("MB", "takes", "gives"):
-        table.add_column(head, justify="right")
+def _table(data: dict[str, Any], out: Path) -> Table:
+    title = f"{data['world']['name']} in {out}"
+    table = table_of("file", "MB", "inputs", "outputs", numbers=3, title=title)
     for graph in data["graphs"].values():
         size = f"{graph['bytes'] / 1e6:,.1f}"
         table.add_row(graph["file"], size, *(_shapes(graph[x]) for x in ("inputs", "outputs")))
-    Console().print(table)
-    checked = data["check"]
-    for one in checked["findings"] if checked else ():
-        told = f"{one['graph']}: {one['measure']} {one['value']:.2g} (at most {one['limit']:g})"
-        print(f"checked {told}")
+    return table
 
 
 def _shapes(values: list[dict[str, Any]]) -> str:
-    """The first value, and how many tensors of the stream's memory go with it."""
+    """Return the first value, and how many tensors of the stream's memory go with it."""
     first, *memory = values
     shape = "x".join(str(axis) for axis in first["shape"])
     return f"{first['name']} {shape}" + (f" + {len(memory)}" if memory else "")

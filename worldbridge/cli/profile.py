@@ -1,4 +1,4 @@
-"""`worldbridge profile`: runs the Python client's profiler and shows what it found."""
+"""`worldbridge profile`: run the Python client's profiler and show what it found."""
 
 from __future__ import annotations
 
@@ -6,50 +6,84 @@ import asyncio
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Annotated, Final
 from urllib.parse import urlsplit
 
-import websockets
-from rich.table import Table
+import typer
 
-from worldbridge.bridge.errors import BridgeError
-from worldbridge.cli.prompt_files import read_prompt_files
-from worldbridge.engine_plugins.python import ProfileResult, profile
+from worldbridge.cli.console import Json, print_result, table_of
+from worldbridge.config import TOKEN_VARIABLE
 from worldbridge.errors import StartError
 
-__all__ = ["as_table", "measure"]
+if TYPE_CHECKING:
+    from rich.table import Table
 
-LEG_TEXT: Final = {
+    from worldbridge.engine_plugins.python import ProfileResult
+
+__all__ = ["measure", "profile"]
+
+SPANS: Final = {
     "uplink": "control sampled -> gateway has it",
     "wait": "gateway has it -> step that uses it",
     "tokens": "step starts -> tokens decoded",
-    "pixels": "tokens decoded -> picture ready",
+    "pixels": "tokens decoded -> frame ready",
     "handover": "worker -> gateway",
-    "encode": "picture -> compressed",
+    "encode": "frame -> compressed",
     "downlink": "compressed -> here",
-    "show": "here -> decoded picture",
+    "show": "here -> decoded frame",
 }
 _ANSWER_SECONDS: Final = 5.0
 
 
+def profile(
+    url: Annotated[str, typer.Argument(help="The server's address, as its ready line prints it.")],
+    seconds: Annotated[float, typer.Option(min=1, max=3600, help="How long to play.")] = 20.0,
+    token: Annotated[
+        str | None, typer.Option(help="The server's secret, if it has one.", envvar=TOKEN_VARIABLE)
+    ] = None,
+    prompt_frame: Annotated[
+        list[Path] | None,
+        typer.Option(help="Image that the session starts from; repeatable, oldest first."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Measure where the time from input to photon goes.
+
+    Plays a scripted sequence of controls and measures frames per second, input-to-photon latency
+    with each of its spans, and dropped frames. "Photon" means the decoded frame in this process.
+    Frames arrive as JPEG over the WebSocket; the page measures WebRTC with a real screen.
+    """
+    result = measure(url, seconds=seconds, token=token, prompt_frames=prompt_frame or ())
+    print_result(result.as_json(), lambda _: _table(result), as_json=as_json)
+
+
 def measure(
-    url: str, *, seconds: float, token: str | None = None, pictures: Sequence[Path] = ()
+    url: str, *, seconds: float, token: str | None = None, prompt_frames: Sequence[Path] = ()
 ) -> ProfileResult:
-    """Raises StartError when nobody answers, the server refuses us, or sends no frame; ConfigError
-    for pictures that are none."""
+    """Play on a server and return what was measured.
+
+    Raises StartError when no server answers, refuses the session or sends no frame, and
+    ConfigError for a prompt frame that is not a usable image.
+    """
+    from worldbridge.cli.prompt_files import read_prompt_files
+
     address = url if "://" in url else f"http://{url}"
-    files = read_prompt_files("picture", pictures) if pictures else None
+    files = read_prompt_files("prompt-frame", prompt_frames) if prompt_frames else None
     return asyncio.run(_measure(address, seconds, token, files))
 
 
 async def _measure(
-    url: str, seconds: float, token: str | None, pictures: Sequence[bytes] | None
+    url: str, seconds: float, token: str | None, prompt_frames: Sequence[bytes] | None
 ) -> ProfileResult:
-    # The client waits patiently for a server that comes back; whoever typed an address wants to
-    # know at once that nobody is there.
-    await _knock(url)
+    import websockets
+
+    from worldbridge.bridge.errors import BridgeError
+    from worldbridge.engine_plugins.python import profile as run_profile
+
+    # The client waits for a server that restarts; here an address without a server is an error.
+    await _check_answers(url)
     try:
-        return await profile(url, seconds, token=token, pictures=pictures)
+        return await run_profile(url, seconds, token=token, pictures=prompt_frames)
     except BridgeError as error:
         raise StartError(
             f"{error.code}: {error.message}",
@@ -66,7 +100,7 @@ async def _measure(
         ) from error
 
 
-async def _knock(url: str) -> None:
+async def _check_answers(url: str) -> None:
     try:
         parts = urlsplit(url)
         port = parts.port or (443 if parts.scheme in ("https", "wss") else 80)
@@ -84,21 +118,16 @@ async def _knock(url: str) -> None:
         await writer.wait_closed()
 
 
-def as_table(result: ProfileResult) -> Table:
-    table = Table(
-        title=f"{result.world}: {result.frames_per_second:.1f} frames/s over "
-        f"{result.seconds:.0f} s, {result.dropped_frames} dropped ({result.transport})"
+def _table(result: ProfileResult) -> Table:
+    percentiles = "p50", "p95", "p99"
+    heads = "span", "from -> to", *(f"{name} ms" for name in percentiles)
+    title = (
+        f"{result.world}: {result.frames_per_second:.1f} frames/s over {result.seconds:.0f} s, "
+        f"{result.dropped_frames} dropped ({result.transport})"
     )
-    table.add_column("leg")
-    table.add_column("from -> to")
-    for name in ("p50", "p95", "p99"):
-        table.add_column(f"{name} ms", justify="right")
-    for leg, summary in result.legs_ms.items():
-        table.add_row(leg, LEG_TEXT[leg], *_cells(summary))
-    table.add_section()
-    table.add_row("total", "control sampled -> picture", *_cells(result.input_to_photon_ms))
+    table = table_of(*heads, numbers=3, title=title)
+    rows = [(span, SPANS[span], summary) for span, summary in result.legs_ms.items()]
+    rows.append(("total", "control sampled -> frame", result.input_to_photon_ms))
+    for span, text, summary in rows:
+        table.add_row(span, text, *(f"{summary[name]:.1f}" for name in percentiles))
     return table
-
-
-def _cells(summary: dict[str, float]) -> list[str]:
-    return [f"{summary[name]:.1f}" for name in ("p50", "p95", "p99")]

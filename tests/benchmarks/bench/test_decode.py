@@ -190,13 +190,13 @@ def test_steps_that_a_decoder_enqueues_in_groups_are_marked_one_by_one(world: Wo
 @pytest.mark.parametrize(
     ("changes", "only", "told"),
     [
-        ({"context": 4}, (), "expected a --context from 1 to 3, got 4"),
+        ({"context": 4}, (), "expected a --context-latents from 1 to 3, got 4"),
         ({"precision": "fp8"}, (), "expected --device cuda, got cpu with fp8"),
         ({"widths": (13,)}, (), "expected a --width from 1 to 12, got 13"),
         ({"widths": (0,)}, (), "expected a --width from 1 to 12, got 0"),
-        ({"diagonals": (5,)}, (), "expected a --diagonal from 1 to 4, got 5"),
+        ({"diagonals": (5,)}, (), "expected a --row-lag from 1 to 4, got 5"),
         ({"widths": (4,)}, ("medusa",), "--width belongs to mode jacobi: expected --mode jacobi"),
-        ({"diagonals": (1,)}, ("jacobi",), "--diagonal belongs to mode diagonal"),
+        ({"diagonals": (1,)}, ("jacobi",), "--row-lag belongs to mode diagonal"),
         ({}, ("magic",), "no decode mode 'magic'"),
     ],
 )
@@ -231,10 +231,10 @@ def test_what_a_gpu_cannot_take_is_told_before_anything_is_made() -> None:
     check_choices(config, gpu, (1, 16, 64), (1, 2, 32))
     with pytest.raises(ValueError, match="--width from 1 to 64, got 65"):
         check_choices(config, gpu, (16, 65), ())
-    with pytest.raises(ValueError, match="--diagonal from 1 to 32, got 33"):
+    with pytest.raises(ValueError, match="--row-lag from 1 to 32, got 33"):
         check_choices(config, gpu, (), (33,))
     tall = dataclasses.replace(config, latent_shape=(5, 80, 128))
-    with pytest.raises(ValueError, match="--diagonal 1 runs [0-9]+ tokens in a forward"):
+    with pytest.raises(ValueError, match="--row-lag 1 runs [0-9]+ tokens in a forward"):
         check_choices(tall, gpu, (), (1,))
     check_choices(config, CPU, (640,), ())
     with pytest.raises(ValueError, match="--width from 1 to 640, got 641"):
@@ -263,9 +263,9 @@ def test_bad_options_of_a_whole_run_are_refused() -> None:
         bench_decode(preset="cosmos-5", **options)
     with pytest.raises(ValueError, match="draws no latents"):
         bench_decode("procedural", **options)
-    with pytest.raises(ValueError, match="neither --context nor --weights"):
+    with pytest.raises(ValueError, match="neither --context-latents nor --weight-dtype"):
         bench_decode("embedded", context=2, **options)
-    with pytest.raises(ValueError, match="neither --width nor --diagonal"):
+    with pytest.raises(ValueError, match="neither --width nor --row-lag"):
         bench_decode("embedded", widths=(8,), **options)
     if not torch.cuda.is_available():
         with pytest.raises(NoDeviceError, match="no GPU"):

@@ -7,8 +7,7 @@ from typing import Any
 
 from rich.console import Console
 
-from worldbridge.cli.decode_table import decode_table
-from worldbridge.cli.tables import players_table
+from worldbridge.cli.bench_tables import decode_table, players_table
 
 
 def mode(name: str, **changes: Any) -> dict[str, Any]:
@@ -100,7 +99,7 @@ def test_it_tells_where_it_was_measured() -> None:
         "SM 1905 MHz (1890 to 1905) of 1980, memory 3201 MHz, 622 of 700 W",
         "Python 3.12.3, torch 2.11.0+cu128, triton 3.6.0",
         "4,312 GB/s read, measured; 4,800 GB/s by the datasheet",
-        "batch 1, 2,880 tokens of context (4 latents), 640 tokens a latent, 8 latents",
+        "batch 1, 2,880 context tokens (4 latents), 640 tokens per latent, 8 latents",
         "speed-up: over published",
         "random weights: only times count",
     ):
@@ -120,12 +119,12 @@ def test_nothing_is_cut_off_in_80_columns() -> None:
 
 def test_a_stated_acceptance_has_a_table() -> None:
     rows = [" ".join(line.split()) for line in shown(RESULT).splitlines()]
-    assert "frames/s at tokens a forward 4.24 13.6" in rows
+    assert "frames/s at tokens per forward 4.24 13.6" in rows
     assert "jacobi W=64 24.12 75.30" in rows and "medusa 24.57 -" in rows
     plain = copy.deepcopy(RESULT)
     for told in plain["modes"]:
         told.pop("frames_per_second_at", None)
-    assert "at tokens a forward" not in shown(plain)
+    assert "at tokens per forward" not in shown(plain)
 
 
 def test_a_processor_has_no_clocks_and_no_peak() -> None:
@@ -139,7 +138,7 @@ def test_a_processor_has_no_clocks_and_no_peak() -> None:
     result["modes"] = [mode("sequential", percent_of_datasheet=None)]
     text = " ".join(shown(result).split())
     assert "processor Some CPU, 4 of 8 cores" in text and "clocks" not in text
-    assert "2,880 tokens of context, 640" in text and "datasheet" not in text
+    assert "2,880 context tokens, 640" in text and "datasheet" not in text
     assert "cosmos-4b-320p, 4,014 M parameters, read as the model's own type" in text
 
 
@@ -147,10 +146,10 @@ def test_clocks_that_nobody_told_are_unknown() -> None:
     result = copy.deepcopy(RESULT)
     result["environment"]["gpu_state"] = {}
     text = shown(result)
-    assert "driver unknown" in text and "nvidia-smi does not tell them" in text
+    assert "driver unknown" in text and "nvidia-smi does not report them" in text
     idle = copy.deepcopy(RESULT)
     idle["environment"]["gpu_state"]["at_work"] = False
-    assert "not at work" in " ".join(shown(idle).split())
+    assert "measured while idle" in " ".join(shown(idle).split())
 
 
 def test_players_have_a_column_for_every_stated_acceptance() -> None:
@@ -171,4 +170,4 @@ def test_players_have_a_column_for_every_stated_acceptance() -> None:
     text = " ".join(capture.get().split())
     assert "driver 570.86.15" in text and "mode diagonal k=1" in text
     assert "at 4.24 tokens" in text and "9.12 │ 31.26" in text
-    assert "one more player costs 2.58 ms a frame" in text
+    assert "one more player costs 2.58 ms per frame" in text

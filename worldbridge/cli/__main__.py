@@ -1,5 +1,0 @@
-"""`python -m worldbridge.cli`."""
-
-from worldbridge.cli import main
-
-main()
