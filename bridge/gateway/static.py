@@ -1,4 +1,4 @@
-"""The web page: files of a package, known by name before anyone asks, so no path is ever built."""
+"""The web page and the client library that it imports, as an immutable table of files."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from typing import Final
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
-PAGE_PACKAGE: Final = "worldbridge.engine_plugins.web"
-INDEX: Final = "index.html"
+CLIENTS: Final = "worldbridge.engine_plugins"
+FOLDERS: Final = ("js", "web")
+INDEX: Final = "web/index.html"
 
-# The mime table of the machine may be wrong (JavaScript as text/plain is not run).
+# The operating system's table may be wrong, and browsers do not run JavaScript as text/plain.
 _TYPES: Final[Mapping[str, str]] = {
     ".html": "text/html; charset=utf-8",
     ".js": "text/javascript; charset=utf-8",
@@ -38,7 +39,7 @@ class _Asset:
 
 
 def find_assets(root: Traversable, prefix: str = "") -> dict[str, _Asset]:
-    """Every servable file below `root` by its URL path without the leading slash."""
+    """Return every servable file below `root` by its URL path without the leading slash."""
     found: dict[str, _Asset] = {}
     for entry in root.iterdir():
         if entry.name.startswith((".", "_")) or entry.name in ("tests", "node_modules"):
@@ -51,24 +52,26 @@ def find_assets(root: Traversable, prefix: str = "") -> dict[str, _Asset]:
 
 
 class StaticPage:
-    """Serves the files that were there at the start."""
+    """Serve the files that existed at start-up. Requests never build a path."""
 
-    def __init__(self, package: str = PAGE_PACKAGE) -> None:
-        self._assets = find_assets(files(package))
+    def __init__(self) -> None:
+        self._assets: dict[str, _Asset] = {}
+        for folder in FOLDERS:
+            self._assets |= find_assets(files(CLIENTS) / folder, f"{folder}/")
 
     def respond(self, request: Request) -> Response:
         path = request.url.path.lstrip("/") or INDEX
         asset = self._assets.get(path)
         if asset is None:
-            return PlainTextResponse(f"There is no {path[:200]!r} here.\n", 404)
+            return PlainTextResponse(f"{path[:200]!r} does not exist.\n", 404)
         headers = page_headers(request.headers.get("host", ""))
         return Response(asset.file.read_bytes(), media_type=asset.mime, headers=headers)
 
 
 def page_headers(host: str) -> dict[str, str]:
-    """Nothing from elsewhere, nobody's frame, and always the version that the server has.
+    """Return headers that forbid foreign content, embedding and stale copies.
 
-    `host` was checked against the allow-list before; some browsers do not take 'self' for ws:.
+    `host` has passed the allow-list. It is named because some browsers do not apply 'self' to ws:.
     """
     policy = {
         "default-src": "'self'",

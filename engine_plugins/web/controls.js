@@ -1,10 +1,10 @@
-// Keyboard, mouse and gamepad of a browser into a ControlState.
+// Keyboard, mouse and gamepad of a browser as input of a Controller.
 
 const TYPING = "input, select, textarea, [contenteditable]";
 
 export class Controls {
   /**
-   * `hooks`: active() -> bool, changed(), key(code) -> true when the page used it itself,
+   * `hooks`: active() -> bool, changed(), key(code) -> true if the page handled it,
    * unlocked(), gamepad(pad or null)
    */
   constructor(state, stage, preferences, hooks) {
@@ -31,7 +31,7 @@ export class Controls {
       if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest?.(TYPING)) return;
       if (!this.hooks.active()) return;
       if (!event.repeat && this.hooks.key(event.code)) return event.preventDefault();
-      // A focused button keeps Tab, Enter and Space; everything else is the game's.
+      // A focused button keeps Tab, Enter and Space; all other keys control the world.
       if (
         event.code === "Tab" ||
         (event.target.closest?.("button, a, summary") && /^(Enter|Space)$/.test(event.code))
@@ -63,7 +63,7 @@ export class Controls {
       const up = this.preferences.invertY ? -1 : 1;
       this.#note(this.state.movePointer(event.movementX * scale, event.movementY * scale * up));
     };
-    // Raw events come as often as the mouse sends them, moves only once per display refresh.
+    // Raw events arrive at the mouse's rate, others once per display refresh.
     addEventListener("onpointerrawupdate" in window ? "pointerrawupdate" : "pointermove", moved);
   }
 
@@ -77,9 +77,9 @@ export class Controls {
       await this.stage.requestPointerLock({ unadjustedMovement: true });
     } catch {
       try {
-        await this.stage.requestPointerLock(); // no raw movement on this system
+        await this.stage.requestPointerLock(); // without raw movement
       } catch {
-        // refused, e.g. right after Esc: the next click asks again
+        // rejected, for example right after Esc: the next click tries again
       }
     }
   }
@@ -101,7 +101,7 @@ export class Controls {
     });
   }
 
-  /** Gamepads send no events for their sticks: call this at every tick. */
+  /** Read the gamepad, which sends no events for its sticks. Call this at every tick. */
   poll() {
     if (this.padIndex === null || !this.hooks.active()) return;
     const pad = navigator.getGamepads()[this.padIndex];

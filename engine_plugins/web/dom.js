@@ -1,8 +1,8 @@
-// The few DOM helpers that the parts of the page share.
+// DOM helpers.
 
 export const byId = (id) => document.getElementById(id);
 
-/** h("p", {class: "hint", text: "Hello"}, ...children); functions become listeners ("onclick"). */
+/** Create an element: h("p", {class: "hint", text: "Hello", onclick: f}, ...children). */
 export function h(tag, props = {}, ...children) {
   const element = document.createElement(tag);
   for (const [name, value] of Object.entries(props)) {
@@ -16,6 +16,7 @@ export function h(tag, props = {}, ...children) {
   return element;
 }
 
+const ICONS = new URL("icons.svg", import.meta.url).pathname;
 const SVG = "http://www.w3.org/2000/svg";
 
 export function icon(name) {
@@ -23,35 +24,34 @@ export function icon(name) {
   const use = document.createElementNS(SVG, "use");
   svg.setAttribute("class", "icon");
   svg.setAttribute("aria-hidden", "true");
-  use.setAttribute("href", `icons.svg#${name}`);
+  use.setAttribute("href", `${ICONS}#${name}`);
   svg.append(use);
   return svg;
 }
 
-/**
- * Writing the same text again would make screen readers repeat it and browsers lay out for nothing.
- */
+/** Set a text that changed. Setting an equal one makes screen readers repeat it. */
 export function setText(element, text) {
   if (element.textContent !== text) element.textContent = text;
 }
 
+/** Offer a text as a file. */
 export function download(name, type, text) {
   const url = URL.createObjectURL(new Blob([text], { type }));
   h("a", { href: url, download: name }).click();
   setTimeout(() => URL.revokeObjectURL(url), 1000);
 }
 
-/** @returns whether the text is in the clipboard now */
+/** Copy a text to the clipboard. @returns {Promise<boolean>} whether the browser allowed it */
 export async function copy(text) {
   try {
     await navigator.clipboard.writeText(text);
     return true;
   } catch {
-    return copyTheOldWay(text); // plain http has no clipboard API
+    return copySelection(text); // no clipboard API over plain http
   }
 }
 
-function copyTheOldWay(text) {
+function copySelection(text) {
   const area = h("textarea", { class: "offscreen", "aria-hidden": "true" });
   area.value = text;
   (document.querySelector("dialog[open]") ?? document.body).append(area);
@@ -61,6 +61,7 @@ function copyTheOldWay(text) {
   return done;
 }
 
+/** Show a message for a few seconds. `tone`: info, warn or pad. */
 export function toast(text, tone = "info", seconds = 5) {
   const item = h(
     "div",
@@ -71,7 +72,7 @@ export function toast(text, tone = "info", seconds = 5) {
   const stack = byId("toasts");
   stack.append(item);
   if (stack.showPopover) {
-    // shown anew, it lies above a dialog that opened since
+    // showing it again puts it above a dialog that has opened since
     if (stack.matches(":popover-open")) stack.hidePopover();
     stack.showPopover();
   }

@@ -1,11 +1,11 @@
-// The latency display: a small pill, and behind it the panel with every leg.
+// The latency display: a pill with the summary, and a panel with every latency span.
 
 import { byId, copy, download, h, setText, toast } from "./dom.js";
-import { LEG_TEXT, LEGS } from "./latency.js";
+import { SPAN_TEXT, SPANS } from "../js/latency.js";
 import { describeTheme } from "./themes.js";
 
 const REFRESH_MS = 500;
-const HISTORY = 90; // points of the sparkline: 45 seconds
+const HISTORY = 90; // points of the sparkline: 45 s
 
 const ms = (value) => (value === null ? "–" : value.toFixed(value >= 99.95 ? 0 : 1));
 const whole = (value) => (value === null ? "–" : Math.round(value).toString());
@@ -31,21 +31,21 @@ export class Hud {
   }
 
   #build() {
-    for (const leg of LEGS) {
-      const segment = h("i", { class: `leg-${leg}` });
+    for (const span of SPANS) {
+      const segment = h("i", { class: `span-${span}` });
       const p50 = h("td");
       const p95 = h("td");
-      byId("leg-bar").append(segment);
-      byId("leg-rows").append(
+      byId("span-bar").append(segment);
+      byId("span-rows").append(
         h(
           "tr",
-          { title: LEG_TEXT[leg] },
-          h("th", { scope: "row" }, h("i", { class: `leg-${leg}` }), leg),
+          { title: SPAN_TEXT[span] },
+          h("th", { scope: "row" }, h("i", { class: `span-${span}` }), span),
           p50,
           p95,
         ),
       );
-      this.rows.set(leg, { segment, p50, p95 });
+      this.rows.set(span, { segment, p50, p95 });
     }
   }
 
@@ -92,10 +92,10 @@ export class Hud {
     setText(byId("hud-p50"), ms(stats.input_to_photon_ms.p50));
     setText(byId("hud-p95"), ms(stats.input_to_photon_ms.p95));
     setText(byId("hud-p99"), ms(stats.input_to_photon_ms.p99));
-    for (const [leg, { segment, p50, p95 }] of this.rows) {
-      const summary = stats.legs_ms[leg];
-      // Widths by the mean: the means of the legs add up to the mean of the whole, medians do not.
-      // Clock error can make a short leg come out slightly negative.
+    for (const [span, { segment, p50, p95 }] of this.rows) {
+      const summary = stats.legs_ms[span];
+      // Widths by the mean: means add up to the mean of the total, medians do not. An error of the
+      // clock offset can make a short span slightly negative.
       segment.style.flexGrow = Math.max(0, summary.mean ?? 0);
       setText(p50, ms(summary.p50));
       setText(p95, ms(summary.p95));
@@ -122,17 +122,17 @@ export class Hud {
 
   #facts(stats) {
     const { spec, frames, inputs, clock, theme, seed } = stats.page;
-    const way =
+    const path =
       stats.transport === "websocket-jpeg"
         ? "JPEG over WebSocket"
         : stats.transport
             .replace("webrtc", "WebRTC")
             .replace(/-(.*)/, (_, c) => ` ${c.toUpperCase()}`);
-    const inputWay = inputs.path === "datachannel" ? "data channel" : "WebSocket";
-    const dropped = `dropped: ${frames.dropped_server} there, ${frames.dropped_page} here`;
+    const inputPath = inputs.path === "datachannel" ? "data channel" : "WebSocket";
+    const dropped = `dropped: ${frames.dropped_server} by the server, ${frames.dropped_page} by the page`;
     const facts = {
       frames: `${frames.shown} shown · ${dropped}`,
-      transport: `${way} · input by ${inputWay}`,
+      transport: `${path} · input over ${inputPath}`,
       rtt:
         clock.rtt_ms === null ? "–" : `${ms(clock.rtt_ms)} ms, shortest ${ms(clock.min_rtt_ms)} ms`,
       world: spec

@@ -1,10 +1,11 @@
-// The first screen: pick a theme and a seed, press Play.
+// The start screen: choose a theme and a seed, press Play.
 
 import { byId, h, icon, setText } from "./dom.js";
 import { parseSeed, randomSeed } from "./settings.js";
-import { describeTheme, describeThemes, sameTheme } from "./themes.js";
+import { sameTheme } from "../js/session.js";
+import { describeTheme, describeThemes } from "./themes.js";
 
-/** A row of cards behaving as one radio group, for the first screen and the menu. */
+/** A radio group of theme cards, on the start screen and in the menu. */
 export class ThemeCards {
   constructor(root, name, picked) {
     this.root = root;
@@ -33,12 +34,12 @@ export class ThemeCards {
       value: id,
       onchange: () => this.picked(id),
     });
-    const picture = h("img", { src: art, alt: "", draggable: "false" });
+    const image = h("img", { src: art, alt: "", draggable: "false" });
     return h(
       "label",
       { class: "card", "data-theme": key },
       input,
-      picture,
+      image,
       h("span", { class: "card-title", text: title }),
       h("span", { class: "card-mark" }, icon("check")),
     );
@@ -56,7 +57,7 @@ export class ThemeCards {
   }
 }
 
-/** A number field with a dice button. Empty means: roll one. */
+/** A number field with a dice button. An empty field means a random seed. */
 export class SeedField {
   constructor(input, dice) {
     this.input = input;
@@ -84,7 +85,7 @@ export class SeedField {
     this.input.setAttribute("aria-invalid", "false");
   }
 
-  /** The seed, rolled and shown when the field is empty or out of range. */
+  /** Return the seed; choose a random one if the field is empty or out of range. */
   take() {
     this.value = this.value ?? randomSeed();
     return this.value;
@@ -96,7 +97,7 @@ export class Landing {
   constructor(hooks) {
     this.hooks = hooks;
     this.root = byId("landing");
-    this.picture = null;
+    this.prompt = null;
     this.cards = new ThemeCards(byId("cards"), "theme", (id) => this.#picked(id));
     this.seed = new SeedField(byId("seed"), byId("dice"));
     byId("start").addEventListener("submit", (event) => {
@@ -112,24 +113,27 @@ export class Landing {
     this.cards.reveal();
   }
 
-  /** A session of this tab that can still be entered. */
+  /** Offer to continue this tab's session; null hides the button. */
   offerResume(theme) {
     byId("continue").hidden = theme === null;
     if (theme !== null) setText(byId("continue-text"), `Continue in ${describeTheme(theme).title}`);
   }
 
-  /** The pictures that the world begins with instead of its theme, if there are some. */
-  showPicture({ count, title }) {
-    this.picture = count > 0 ? title : null;
+  /** Show the chosen prompt frames in place of the theme's title. */
+  showPrompt({ count, title }) {
+    this.prompt = count > 0 ? title : null;
     if (this.cards.value !== null) this.#picked(this.cards.value);
   }
 
   #picked(id) {
     const theme = describeTheme(id);
-    const { picture } = this;
-    setText(byId("hero-eyebrow"), picture ? "Begin anywhere" : "Choose a world");
-    setText(byId("hero-title"), picture ?? theme.title);
-    setText(byId("hero-line"), picture ? `Goes on from here, in the style of ${theme.title}` : theme.line);
+    const { prompt } = this;
+    setText(byId("hero-eyebrow"), prompt ? "Start anywhere" : "Choose a world");
+    setText(byId("hero-title"), prompt ?? theme.title);
+    setText(
+      byId("hero-line"),
+      prompt ? `The world continues from here, in the style of ${theme.title}` : theme.line,
+    );
     this.hooks.picked(id);
   }
 }

@@ -1,31 +1,30 @@
-// Puts the parts together: session (decides), transport (talks), pictures (show), controls
-// (listen), and what is on top.
+// The page: connects the session's state machine to the transport, displays, controls and panels.
 
 import { Controls } from "./controls.js";
 import { byId, toast } from "./dom.js";
 import { Hud } from "./hud.js";
-import { ControlState, SendClock } from "./input.js";
+import { Controller, SendClock } from "../js/input.js";
 import { Landing } from "./landing.js";
-import { ClockOffset, FrameMatcher, LatencyMeter, Rate } from "./latency.js";
+import { ClockOffset, FrameMatcher, LatencyMeter, Rate } from "../js/latency.js";
 import { Menu, toggleFullscreen } from "./menu.js";
-import { CanvasPicture, VideoPicture } from "./picture.js";
-import * as protocol from "./protocol.js";
-import { Session } from "./session.js";
+import { CanvasDisplay, VideoDisplay } from "./display.js";
+import * as protocol from "../js/protocol.js";
+import { Session } from "../js/session.js";
 import { RefreshPeriod } from "./refresh.js";
 import * as settings from "./settings.js";
 import { profile } from "./stats.js";
-import { PictureStore } from "./picture_store.js";
-import { DropArea, MOST, PictureChoice, PictureControl } from "./start_picture.js";
+import { PromptStore } from "./prompt_store.js";
+import { DropArea, MAX_PROMPT_FRAMES, PromptChoice, PromptControl } from "./prompt_frames.js";
 import { StatusCard } from "./status.js";
 import { Sticks } from "./sticks.js";
 import { ServerInfo } from "./server.js";
 import { describeTheme } from "./themes.js";
-import { sessionUrl, Transport } from "./transport.js";
+import { sessionUrl, Transport } from "../js/transport.js";
 
 const TICK_MS = 8; // while playing
 const SLOW_TICK_MS = 100; // while waiting or hidden
 const RENDER_MS = 200;
-const SEAT_KEPT_MS = 30_000;
+const SEAT_KEPT_MS = 30_000; // how long the gateway keeps the seat of a lost connection
 const REPORT_EVERY = 3; // shown frames per report to the gateway
 const HINT_MS = 7000;
 
@@ -48,7 +47,7 @@ class Page {
       firstShown: null,
     };
     this.sendClock = new SendClock();
-    this.controlState = new ControlState(this.stored.counters);
+    this.controller = new Controller(this.stored.counters);
     this.session = new Session({ video: this.url.video, token: this.url.token });
     this.rendered = { at: -Infinity, state: null };
     this.#io();
@@ -59,20 +58,20 @@ class Page {
   #io() {
     const now = () => performance.now();
     this.transport = new Transport(sessionUrl(document.baseURI), {
-      opened: () => this.#tell(() => this.session.opened(now())),
-      closed: (reason) => this.#tell(() => this.session.closed(reason, now())),
-      message: (message) => this.#tell(() => this.session.received(message, now())),
-      garbled: (error) => this.#tell(() => this.session.garbled(error, now())),
-      videoFailed: (reason) => this.#tell(() => this.session.videoFailed(reason, now())),
+      opened: () => this.#dispatch(() => this.session.opened(now())),
+      closed: (reason) => this.#dispatch(() => this.session.closed(reason, now())),
+      message: (message) => this.#dispatch(() => this.session.received(message, now())),
+      invalid: (error) => this.#dispatch(() => this.session.invalid(error, now())),
+      videoFailed: (reason) => this.#dispatch(() => this.session.videoFailed(reason, now())),
       track: (stream) => this.video.attach(stream),
     });
-    this.canvas = new CanvasPicture(byId("canvas"), (header, received, shown) => {
+    this.canvas = new CanvasDisplay(byId("canvas"), (header, received, shown) => {
       this.#shown(shown);
       this.#measure(header, received, shown);
     });
-    this.video = new VideoPicture(byId("video"), (rtp, received, shown) => {
+    this.video = new VideoDisplay(byId("video"), (rtp, received, shown) => {
       this.#shown(shown);
-      this.#join(this.matcher.picture(rtp, received, shown));
+      this.#join(this.matcher.frame(rtp, received, shown));
     });
   }
 
@@ -82,7 +81,7 @@ class Page {
       this.sendClock.changed();
       this.#sendInput(now());
     };
-    this.controls = new Controls(this.controlState, byId("stage"), this.preferences, {
+    this.controls = new Controls(this.controller, byId("stage"), this.preferences, {
       active: () =>
         !this.menu.open && ["loading", "playing", "reconnecting"].includes(this.session.state),
       changed,
@@ -92,7 +91,7 @@ class Page {
       },
       gamepad: (pad) => this.#gamepad(pad),
     });
-    this.sticks = new Sticks(byId("sticks"), this.controlState, this.preferences, changed);
+    this.sticks = new Sticks(byId("sticks"), this.controller, this.preferences, changed);
     this.landing = new Landing({
       play: (theme, seed) => this.play(theme, seed),
       resume: () => this.#resumeStored(),
@@ -105,14 +104,14 @@ class Page {
         if (this.session.state === "idle")
           this.landing.show(themes, this.landing.cards.value, this.landing.seed.value);
       },
-      (most, own) => this.choice.offer(most, own),
+      (limit, offered) => this.choice.offer(limit, offered),
     );
-    this.#pictures();
+    this.#promptFrames();
     this.status = new StatusCard({
-      retry: () => this.#tell(() => this.session.retry(now())),
-      leave: () => this.#tell(() => this.session.leave(now())),
+      retry: () => this.#dispatch(() => this.session.retry(now())),
+      leave: () => this.#dispatch(() => this.session.leave(now())),
       authorize: (token) =>
-        this.#tell(() => {
+        this.#dispatch(() => {
           this.session.token = token;
           this.session.retry(now());
         }),
@@ -120,9 +119,9 @@ class Page {
     this.menu = new Menu(this.preferences, {
       apply: (theme, seed) => this.#restart(theme, seed, this.choice.now.value),
       reset: () => this.#restart(this.session.theme, this.session.seed),
-      leave: () => this.#tell(() => this.session.leave(now())),
+      leave: () => this.#dispatch(() => this.session.leave(now())),
       link: () => settings.shareUrl(location.href, this.session.theme, this.session.seed),
-      ownPictures: () => this.played.value?.length ?? 0,
+      promptFrames: () => this.played.value?.length ?? 0,
       preferences: (changes) => this.#prefer(changes),
       opened: () => {
         this.controls.free();
@@ -145,27 +144,27 @@ class Page {
     this.#prefer({});
   }
 
-  #pictures() {
-    const controls = ["picture", "menu-picture"].map((id) => [byId(id)]);
-    this.choice = new PictureChoice((choice) => {
-      for (const control of controls) control[1].show(choice, this.choice.most);
-      this.landing.showPicture(choice);
-    }, new PictureStore(settings.tabName()));
-    for (const control of controls) control.push(new PictureControl(control[0], this.choice));
+  #promptFrames() {
+    const controls = ["prompt", "menu-prompt"].map((id) => [byId(id)]);
+    this.choice = new PromptChoice((choice) => {
+      for (const control of controls) control[1].show(choice, this.choice.limit);
+      this.landing.showPrompt(choice);
+    }, new PromptStore(settings.tabName()));
+    for (const control of controls) control.push(new PromptControl(control[0], this.choice));
     this.played = this.choice.now;
-    const file = byId("picture-file");
+    const file = byId("prompt-file");
     file.addEventListener("change", async () => {
       const files = [...file.files];
       file.value = ""; // the same file can be chosen again
       if (files.length > 0) await this.choice.take(files);
     });
     new DropArea({
-      most: () => this.choice.most ?? MOST,
+      limit: () => this.choice.limit ?? MAX_PROMPT_FRAMES,
       dropped: (files) => this.#dropped(files),
     });
   }
 
-  /** Chooses while the player is choosing; begins at once in a running world. */
+  /** Choose the dropped files; in a running world, start from them at once. */
   async #dropped(files) {
     if (!(await this.choice.take(files))) return;
     const running = ["loading", "playing", "reconnecting"].includes(this.session.state);
@@ -178,19 +177,19 @@ class Page {
     this.ticker = new Worker(new URL("ticker.js", import.meta.url));
     this.ticker.onmessage = () => this.#tick();
     document.addEventListener("visibilitychange", () => {
-      this.meter.forget(); // a hidden page shows nothing: that is not latency
+      this.meter.forget(); // a hidden page shows nothing, which is not latency
       this.sticks.reset();
       this.#pace();
     });
     addEventListener("pagehide", () => this.#store());
   }
 
-  // -- going into a world and out of it -----------------------------------------------------------
+  // -- entering and leaving a world ---------------------------------------------------------------
 
-  async begin() {
+  async start() {
     const themes = this.preferences.themes;
     this.landing.show(themes, this.url.theme ?? this.preferences.theme, this.url.seed);
-    const recalled = this.choice.recall(); // a player who is quicker begins without
+    const recalled = this.choice.recall(); // Play does not wait for it
     if (this.url.autoplay) {
       await recalled;
       if (this.session.state !== "idle") return;
@@ -209,29 +208,29 @@ class Page {
   play(theme, seed, resume = null) {
     this.#prefer({ theme });
     this.#dress(theme);
-    const pictures = this.choice.now.value;
+    const promptFrames = this.choice.now.value;
     this.played = this.choice.now;
-    this.#tell(() => this.session.play({ theme, seed, pictures, resume }, performance.now()));
+    this.#dispatch(() => this.session.play({ theme, seed, promptFrames, resume }, performance.now()));
   }
 
   #resumeStored() {
     this.play(this.stored.theme, this.stored.seed, this.stored.resume);
   }
 
-  #restart(theme, seed, pictures = null) {
+  #restart(theme, seed, promptFrames = null) {
     this.#prefer({ theme });
     this.#dress(theme);
-    if (pictures !== null) {
+    if (promptFrames !== null) {
       this.playedBefore = this.played;
       this.played = this.choice.now;
     }
-    this.#tell(() => this.session.restart(theme, seed, performance.now(), pictures));
+    this.#dispatch(() => this.session.restart(theme, seed, performance.now(), promptFrames));
     this.#address();
   }
 
-  // -- carrying out what the session decides ------------------------------------------------------
+  // -- commands of the session --------------------------------------------------------------------
 
-  #tell(event) {
+  #dispatch(event) {
     event();
     for (const command of this.session.commands()) this.#carryOut(command);
     if (this.rendered.state !== this.session.state) this.#render(true);
@@ -259,7 +258,7 @@ class Page {
         return this.#store();
       case "notice":
         return toast(command.text, command.tone, 7);
-      case "pictures_refused":
+      case "prompt_refused":
         this.played = this.playedBefore;
         this.choice.restore(this.played);
         return this.#address();
@@ -271,7 +270,7 @@ class Page {
   }
 
   #welcomed({ spec }) {
-    this.controlState.holdMs = 1000 / spec.fps + TICK_MS;
+    this.controller.holdMs = 1000 / spec.fps + TICK_MS;
     this.#prefer({ themes: spec.themes });
     this.choice.offer(spec.takes_pictures ?? 0, this.choice.offered);
     this.#address();
@@ -288,7 +287,7 @@ class Page {
     this.counts.shown += 1;
     this.counts.firstShown ??= at;
     this.rate.add(at);
-    this.#tell(() => this.session.pictureShown(at));
+    this.#dispatch(() => this.session.frameShown(at));
   }
 
   #join(match) {
@@ -308,10 +307,10 @@ class Page {
 
   #sendInput(now) {
     if (this.session.state !== "playing" || document.hidden || !this.sendClock.due(now)) return;
-    const snapshot = this.controlState.snapshot(now);
-    if (!this.transport.sendInput(protocol.input(this.controlState.history))) return;
+    const { seq, time } = this.controller.sample(now);
+    if (!this.transport.sendInput(protocol.input(this.controller.history))) return;
     this.counts.sent += 1;
-    this.meter.sent(snapshot.seq, snapshot.time);
+    this.meter.sent(seq, time);
   }
 
   // -- time ---------------------------------------------------------------------------------------
@@ -320,7 +319,7 @@ class Page {
     const now = performance.now();
     this.controls.poll();
     this.#sendInput(now);
-    this.#tell(() => this.session.tick(now, !document.hidden, this.transport.sending));
+    this.#dispatch(() => this.session.tick(now, !document.hidden, this.transport.sending));
     if (now - this.rendered.at > RENDER_MS) this.#render(false);
   }
 
@@ -332,7 +331,7 @@ class Page {
     );
   }
 
-  // -- what is to be seen -------------------------------------------------------------------------
+  // -- rendering ----------------------------------------------------------------------------------
 
   #render(entered) {
     const now = performance.now();
@@ -342,8 +341,8 @@ class Page {
     const { dataset } = document.body;
     dataset.state = view.state;
     dataset.video = view.video;
-    dataset.picture = String(
-      view.lastPicture !== null || (dataset.picture === "true" && view.state === "reconnecting"),
+    dataset.frame = String(
+      view.lastFrame !== null || (dataset.frame === "true" && view.state === "reconnecting"),
     );
     this.status.update(view);
     this.hud.update(now);
@@ -397,16 +396,16 @@ class Page {
     const backdrop = byId("backdrop");
     if (backdrop.dataset.art === art) return;
     backdrop.dataset.art = art;
-    const picture = new Image();
-    picture.src = art;
-    picture.alt = "";
-    picture
+    const image = new Image();
+    image.src = art;
+    image.alt = "";
+    image
       .decode()
       .catch(() => {})
       .then(() => {
         if (backdrop.dataset.art !== art) return;
         for (const old of [...backdrop.children].slice(0, -1)) old.remove();
-        backdrop.append(picture);
+        backdrop.append(image);
       });
   }
 
@@ -446,7 +445,7 @@ class Page {
     settings.savePreferences(this.preferences);
   }
 
-  // -- what outlives the page ---------------------------------------------------------------------
+  // -- URL and storage ----------------------------------------------------------------------------
 
   #address() {
     const url = new URL(location.href);
@@ -463,11 +462,11 @@ class Page {
       theme,
       seed,
       at: Date.now(),
-      counters: this.controlState.counters,
+      counters: this.controller.counters,
     });
   }
 
-  // -- for tools ----------------------------------------------------------------------------------
+  // -- statistics ---------------------------------------------------------------------------------
 
   stats() {
     const now = performance.now();
@@ -487,10 +486,10 @@ class Page {
           dropped_server: counts.droppedServer,
           dropped_page: canvas.dropped + video.dropped,
           damaged: canvas.broken,
-          headers_without_picture: matcher.skipped,
+          headers_without_frame: matcher.skipped,
           matched_by: matcher.approximate ? "order" : "rtp",
         },
-        inputs: { sent: counts.sent, measured: counts.measured, held_back: transport.inputSkipped },
+        inputs: { sent: counts.sent, measured: counts.measured, held_back: transport.inputsSkipped },
       },
     });
   }
@@ -508,4 +507,4 @@ Object.defineProperty(window, "worldbridge", {
     stats: () => page.stats(),
   }),
 });
-page.begin();
+page.start();

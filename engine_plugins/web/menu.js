@@ -1,5 +1,4 @@
-// The menu over the running world: another theme or seed, from the start again, and how it feels to
-// look around.
+// The menu over the running world: another theme or seed, restart, settings and the control help.
 
 import { byId, copy, setText, toast } from "./dom.js";
 import { SeedField, ThemeCards } from "./landing.js";
@@ -7,7 +6,7 @@ import { SeedField, ThemeCards } from "./landing.js";
 export class Menu {
   /**
    * `hooks`: apply(theme, seed), reset(), leave(), preferences(changes), opened(), closed(), link()
-   * -> url, ownPictures() -> how many the world began with
+   * -> url, promptFrames() -> their number
    */
   constructor(preferences, hooks) {
     this.dialog = byId("menu");
@@ -45,7 +44,7 @@ export class Menu {
     });
     byId("menu-share").addEventListener("click", async () => {
       const url = this.hooks.link();
-      const without = this.hooks.ownPictures() > 0 ? ". It leads to its theme, not to your picture" : "";
+      const without = this.hooks.promptFrames() > 0 ? ". It does not include your image" : "";
       toast(
         (await copy(url))
           ? `Link to this world copied${without}`
@@ -97,7 +96,7 @@ export async function toggleFullscreen() {
   const root = document.documentElement;
   if (!root.requestFullscreen)
     return toast(
-      "This browser has no fullscreen for pages. Add the page to the home screen instead.",
+      "This browser has no fullscreen mode for pages. Add the page to the home screen instead.",
       "warn",
     );
   try {

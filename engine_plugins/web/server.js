@@ -1,13 +1,12 @@
-// What the server says about itself before anyone plays: a line on the first screen, and the themes
-// it has.
+// The server's state on the start screen: a line of text, its themes and its prompt frames.
 
 import { byId, setText } from "./dom.js";
 
 const POLL_MS = 4000;
 
 /**
- * @returns {{tone: "good"|"warn"|"bad", text: string}} for the answer of /health, null when there
- * was none
+ * Describe the answer of /health, or null for no answer.
+ * @returns {{tone: "good"|"warn"|"bad", text: string}}
  */
 export function describeHealth(health) {
   if (health === null) return { tone: "bad", text: "The server does not answer" };
@@ -29,14 +28,14 @@ export class ServerInfo {
   #timer = null;
   #themes = "";
 
-  /** `foundPictures(most, own)`: how many the world can begin with, how many the server has. */
-  constructor(base, foundThemes, foundPictures) {
+  /** `foundPromptFrames(limit, offered)`: the most a world takes, and how many the server has. */
+  constructor(base, foundThemes, foundPromptFrames) {
     this.base = base;
     this.foundThemes = foundThemes;
-    this.foundPictures = foundPictures;
+    this.foundPromptFrames = foundPromptFrames;
   }
 
-  /** Asks now and then, only while the first screen is up. */
+  /** Start or stop polling. */
   watch(on) {
     if (on === (this.#timer !== null)) return;
     clearInterval(this.#timer);
@@ -50,7 +49,7 @@ export class ServerInfo {
     const { tone, text } = describeHealth(health);
     byId("server").dataset.tone = tone;
     setText(byId("server-text"), text);
-    if (worlds?.[0]) this.foundPictures(worlds[0].takes_pictures ?? 0, health?.pictures ?? 0);
+    if (worlds?.[0]) this.foundPromptFrames(worlds[0].takes_pictures ?? 0, health?.pictures ?? 0);
     const themes = worlds?.[0]?.themes;
     if (!Array.isArray(themes) || themes.length === 0 || themes.join() === this.#themes) return;
     this.#themes = themes.join();
@@ -62,7 +61,7 @@ export class ServerInfo {
       const response = await fetch(new URL(path, this.base), { cache: "no-store" });
       return response.ok ? await response.json() : null;
     } catch {
-      return null; // no network, no server, or not JSON: to the player it is the same
+      return null; // no network, no server or no JSON
     }
   }
 }

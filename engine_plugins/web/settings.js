@@ -1,5 +1,4 @@
-// What this browser remembers: preferences for good, a running session for as long as the tab
-// lives.
+// Preferences in the browser's storage, the running session in the tab's, and the page's URL.
 
 const PREFERENCES = "worldbridge.preferences";
 const SESSION = "worldbridge.session";
@@ -13,7 +12,8 @@ const DEFAULTS = {
   themes: [],
 };
 
-/** Storage may be full, forbidden or edited by hand; the page works without it. */
+// Storage may be full, forbidden or edited by hand. The page works without it.
+
 function read(storage, key) {
   try {
     return JSON.parse(storage().getItem(key)) ?? {};
@@ -27,7 +27,7 @@ function write(storage, key, value) {
     if (value === null) storage().removeItem(key);
     else storage().setItem(key, JSON.stringify(value));
   } catch {
-    // private browsing: nothing is remembered
+    // private browsing: nothing is stored
   }
 }
 
@@ -51,12 +51,12 @@ export function loadPreferences() {
 
 export const savePreferences = (preferences) => write(local, PREFERENCES, preferences);
 
-/** {resume, theme, seed, at (ms since 1970), counters} or {} */
+/** Return {resume, theme, seed, at (ms since 1970), counters}, or {}. */
 export const loadSession = () => read(perTab, SESSION);
 
 export const saveSession = (session) => write(perTab, SESSION, session);
 
-/** A name of this tab that stays the same when it is loaded again. */
+/** Return a name that this tab keeps when it is reloaded. */
 export function tabName() {
   const { name = crypto.getRandomValues(new Uint32Array(2)).join("-") } = read(perTab, TAB);
   write(perTab, TAB, { name });
@@ -65,7 +65,7 @@ export function tabName() {
 
 const MAX_SEED = 2 ** 31 - 1;
 
-/** A whole number from text, or null. */
+/** Parse a seed from 0 to 2^31 - 1; null if the text is not one. */
 export function parseSeed(text) {
   const trimmed = (text ?? "").trim();
   if (!/^\d{1,10}$/.test(trimmed)) return null;
@@ -75,6 +75,7 @@ export function parseSeed(text) {
 
 export const randomSeed = () => crypto.getRandomValues(new Uint32Array(1))[0] % 1_000_000;
 
+/** Read the options in the page's URL; ignore what is not understood. */
 export function readUrl(search) {
   const query = new URLSearchParams(search);
   const video = query.get("video");
@@ -88,7 +89,7 @@ export function readUrl(search) {
   };
 }
 
-/** The address that leads others here. Never with the token. */
+/** Return a link to a world, without the token. */
 export function shareUrl(base, theme, seed) {
   const url = new URL(base);
   url.search = new URLSearchParams({ theme, seed: String(seed) }).toString();

@@ -1,7 +1,6 @@
-// The profile of a session as plain data: the JSON of `worldbridge profile`, and under "page" what
-// only a browser knows.
+// The profile of a session: the JSON of `worldbridge profile`, and more under "page".
 
-import { LEGS } from "./latency.js";
+import { SPANS } from "../js/latency.js";
 
 const round = (value, digits = 3) =>
   value === null || value === undefined ? null : Number(value.toFixed(digits));
@@ -11,14 +10,14 @@ const rounded = (summary) =>
 const transportName = (video, codec) =>
   video === "jpeg" ? "websocket-jpeg" : ["webrtc", codec?.toLowerCase()].filter(Boolean).join("-");
 
-/** `counts`: {frames, inputs}; `seconds`: how long pictures have been coming */
+/** `counts`: {frames, inputs}; `seconds`: since the first frame was shown */
 export function profile({ view, meter, clock, rate, counts, transport, seconds, now }) {
-  const { total, legs } = meter.rolling();
+  const { total, spans } = meter.rolling();
   const { spec } = view;
   return {
     frames_per_second: round(rate.perSecond(now), 2),
     input_to_photon_ms: rounded(total),
-    legs_ms: Object.fromEntries(LEGS.map((leg) => [leg, rounded(legs[leg])])),
+    legs_ms: Object.fromEntries(SPANS.map((span) => [span, rounded(spans[span])])),
     dropped_frames: counts.frames.dropped_server + counts.frames.dropped_page,
     world: spec?.name ?? null,
     seconds: round(seconds, 1),

@@ -1,8 +1,7 @@
-// Everything that is not the running picture: connecting, loading, reconnecting, full, error, and a
-// picture that stands still. Always with a reason.
+// The status card: connecting, loading, reconnecting, full, error; and the notice of a stalled world.
 
 import { byId, setText } from "./dom.js";
-import { titleOf } from "./start_picture.js";
+import { titleOf } from "./prompt_frames.js";
 import { describeTheme } from "./themes.js";
 
 const TITLES = {
@@ -10,7 +9,7 @@ const TITLES = {
   loading: "Preparing your world",
   reconnecting: "Reconnecting",
   full: "The server is full",
-  error: "That did not work",
+  error: "Something went wrong",
 };
 
 const SEAT_KEPT_S = 30;
@@ -28,10 +27,10 @@ function detailOf(view) {
   }
   if (view.state === "full") {
     const seats = view.error?.got ? ` (${view.error.got})` : "";
-    return `${sentence(view.detail + seats)} Asking again in ${Math.ceil(view.retryIn ?? 0)} s.`;
+    return `${sentence(view.detail + seats)} Trying again in ${Math.ceil(view.retryIn ?? 0)} s.`;
   }
   if (view.state === "reconnecting" && view.attempt > 0) {
-    const kept = view.seconds < SEAT_KEPT_S ? ` Your place is kept for ${SEAT_KEPT_S} s.` : "";
+    const kept = view.seconds < SEAT_KEPT_S ? ` Your seat is kept for ${SEAT_KEPT_S} s.` : "";
     return `${sentence(view.detail)} Attempt ${view.attempt}.${kept}`;
   }
   return view.state === "loading"
@@ -68,7 +67,7 @@ export class StatusCard {
     setText(
       byId("status-theme"),
       [
-        view.pictures > 0 && titleOf(view.pictures),
+        view.promptFrames > 0 && titleOf(view.promptFrames),
         view.theme && `${describeTheme(view.theme).title} · seed ${view.seed ?? "–"}`,
       ]
         .filter(Boolean)
@@ -87,9 +86,9 @@ export class StatusCard {
     this.#error(view);
     setText(
       byId("status-retry-text"),
-      state === "error" ? "Try again" : state === "full" ? "Ask now" : "Retry now",
+      state === "error" ? "Try again" : state === "full" ? "Try now" : "Retry now",
     );
-    // Without the countdown: a screen reader would read every second of it.
+    // Without the countdown, which a screen reader would read every second.
     const words = state === "full" ? view.detail : byId("status-detail").textContent;
     this.#announce(`${byId("status-title").textContent}. ${words}`);
   }
@@ -120,13 +119,13 @@ export class StatusCard {
     }
   }
 
-  /** A frozen picture without a word is the worst of all states. */
+  /** Say why the world stands still. */
   #stall({ stalledFor }) {
     byId("stall").hidden = stalledFor === 0;
     if (stalledFor > 0)
       setText(
         byId("stall-text"),
-        `No new picture for ${seconds(stalledFor)}. The connection is up; waiting for the world.`,
+        `No new frame for ${seconds(stalledFor)}. The connection is open; waiting for the world.`,
       );
   }
 

@@ -1,6 +1,6 @@
-// Two virtual sticks for touch screens: left to walk, right to look.
+// Two virtual sticks for touch screens: the left one walks, the right one looks.
 
-const REACH = 46; // pixels from the middle to full deflection
+const RADIUS = 46; // pixels from the centre to full deflection
 
 class Stick {
   #pointer = null;
@@ -25,10 +25,10 @@ class Stick {
     this.#pointer = event.pointerId;
     this.zone.setPointerCapture(event.pointerId);
     const box = this.base.getBoundingClientRect();
-    const middle = [box.x + box.width / 2, box.y + box.height / 2];
-    const near = Math.hypot(event.clientX - middle[0], event.clientY - middle[1]) < box.width / 2;
-    // a thumb beside the stick gets its own middle
-    this.#origin = near ? middle : [event.clientX, event.clientY];
+    const centre = [box.x + box.width / 2, box.y + box.height / 2];
+    const near = Math.hypot(event.clientX - centre[0], event.clientY - centre[1]) < box.width / 2;
+    // a touch beside the stick moves the centre to it
+    this.#origin = near ? centre : [event.clientX, event.clientY];
     this.zone.classList.add("held");
     this.#move(event);
   }
@@ -37,8 +37,8 @@ class Stick {
     if (event.pointerId !== this.#pointer) return;
     const dx = event.clientX - this.#origin[0];
     const dy = event.clientY - this.#origin[1];
-    const far = Math.max(1, Math.hypot(dx, dy) / REACH);
-    this.#set(dx / REACH / far, dy / REACH / far);
+    const far = Math.max(1, Math.hypot(dx, dy) / RADIUS);
+    this.#set(dx / RADIUS / far, dy / RADIUS / far);
   }
 
   reset() {
@@ -49,7 +49,7 @@ class Stick {
 
   #set(x, y) {
     this.axes = [x, y];
-    this.knob.style.transform = `translate(${x * REACH}px, ${y * REACH}px)`;
+    this.knob.style.transform = `translate(${x * RADIUS}px, ${y * RADIUS}px)`;
     this.moved();
   }
 }

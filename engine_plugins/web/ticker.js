@@ -1,5 +1,5 @@
-// A worker that only ticks. Timers of a page are slowed down when it is in the background, those of
-// a worker are not, and a session whose pings stop for four seconds is given up by the gateway.
+// A timer in a worker. Browsers throttle a background page's timers, but not a worker's, and the
+// gateway closes a session whose pings stop for four seconds.
 
 let timer = null;
 

@@ -143,36 +143,38 @@ async def test_a_picture_is_dropped_on_the_page_and_played(
 ) -> None:
     page = await browser.new_page()
     await page.open(f"{embedded.url}/?theme=museum&seed=1&video=jpeg")
-    await page.until(VISIBLE.format("#picture .picture-choose"), 60)
+    await page.until(VISIBLE.format("#prompt .prompt-choose"), 60)
     await _drag(page, files["museum"])
     assert await page.evaluate("document.querySelector('#drop').matches(':popover-open')")
     await _drop(page, files["text"])
     await page.until(TOLD.format("notes.txt is not"))
     await _drop(page, files["fake"])
     await page.until(TOLD.format("fake.png is damaged"))
-    assert await page.evaluate(VISIBLE.format("#picture .picture-choose"))
+    assert await page.evaluate(VISIBLE.format("#prompt .prompt-choose"))
 
     await _drop(page, files["museum"])
-    await page.until(VISIBLE.format("#picture .picture-thumb"))
+    await page.until(VISIBLE.format("#prompt .prompt-thumb"))
     assert not await page.evaluate("document.querySelector('#drop').matches(':popover-open')")
-    assert await page.evaluate(TITLE) == "Your picture"
+    assert await page.evaluate(TITLE) == "Your image"
     await page.evaluate("window.old = true")
     await page.call("Page.reload")  # the choice outlives it, in this tab
     # while the page is being built, not everything is there yet
-    thumb = "document.querySelector('#picture .picture-thumb')?.checkVisibility()"
-    await page.until(f"!window.old && {thumb} && {TITLE} === 'Your picture'", 60)
+    thumb = "document.querySelector('#prompt .prompt-thumb')?.checkVisibility()"
+    await page.until(f"!window.old && {thumb} && {TITLE} === 'Your image'", 60)
     await page.evaluate("document.querySelector('#play').click()")
     await page.until("worldbridge.state === 'playing'", 120)
-    assert await page.evaluate("worldbridge.session.pictures") == 1
+    assert await page.evaluate("worldbridge.session.promptFrames") == 1
     await _shows(page, files["museum"])
 
     await _drop(page, files["zoo"])  # in the running world: at once
     await _shows(page, files["zoo"])
     await page.evaluate("document.querySelector('#menu-button').click()")
-    assert await page.evaluate(VISIBLE.format("#menu-picture .picture-thumb"))
-    await page.evaluate("document.querySelector('#menu-picture .picture-clear').click()")
+    assert await page.evaluate(VISIBLE.format("#menu-prompt .prompt-thumb"))
+    await page.evaluate("document.querySelector('#menu-prompt .prompt-clear').click()")
     await page.evaluate("document.querySelector('#menu-form').requestSubmit()")
-    await page.until("worldbridge.state === 'playing' && worldbridge.session.pictures === 0", 120)
+    await page.until(
+        "worldbridge.state === 'playing' && worldbridge.session.promptFrames === 0", 120
+    )
     await page.call("Page.navigate", url="about:blank")
     assert not [line for line in page.log if line.startswith("exception")], page.log
 
@@ -184,7 +186,7 @@ async def test_a_rendered_world_does_not_offer_it(
     page = await browser.new_page()
     await page.open(f"{procedural.url}/?theme=zoo&seed=3")
     await page.until("document.querySelector('#server-text').textContent.includes('Ready')", 60)
-    assert not await page.evaluate(VISIBLE.format("#picture"))
+    assert not await page.evaluate(VISIBLE.format("#prompt"))
     await _drag(page, files["zoo"])
     said = await page.evaluate("document.querySelector('#drop').innerText")
     assert "Not in this world" in said and "rendered" in said

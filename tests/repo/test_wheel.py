@@ -72,8 +72,12 @@ def _files(folder: Path) -> set[str]:
 
 def test_holds_the_page_the_weights_and_nothing_of_the_tests(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
-    web = ROOT / "engine_plugins" / "web"
-    page = {f"worldbridge/engine_plugins/web/{name}" for name in _files(web)}
+    clients = ROOT / "engine_plugins"
+    page = {
+        f"worldbridge/engine_plugins/{folder}/{name}"
+        for folder in ("js", "web")
+        for name in _files(clients / folder)
+    }
     weights = {f"worldbridge/models/weights/{name}" for name in _files(WEIGHTS)}
     assert page and page <= names, page - names
     assert weights <= names, weights - names

@@ -4,16 +4,16 @@ import {
   ClockOffset,
   FrameMatcher,
   LatencyMeter,
-  LEGS,
-  legsOf,
+  SPANS,
+  spansOf,
   percentile,
   Rate,
   summarize,
-} from "../../engine_plugins/web/latency.js";
+} from "../../engine_plugins/js/latency.js";
 
 const OFFSET = -123_456.75; // client time - server time
 const header = (frame, inputSeq, inputTime, stamps = {}) => {
-  const start = inputTime - OFFSET + 4; // the snapshot travels for 4 ms
+  const start = inputTime - OFFSET + 4; // the state travels for 4 ms
   return {
     frame,
     input_seq: inputSeq,
@@ -31,10 +31,10 @@ const header = (frame, inputSeq, inputTime, stamps = {}) => {
     ...stamps,
   };
 };
-const sum = (legs) => LEGS.reduce((total, leg) => total + legs[leg], 0);
+const sum = (spans) => SPANS.reduce((total, span) => total + spans[span], 0);
 const near = (a, b, what = "") => assert.ok(Math.abs(a - b) < 1e-6, `${a} is not ${b} ${what}`);
 
-test("the legs add up to the total, whatever the stamps", () => {
+test("the spans add up to the total, whatever the stamps", () => {
   let state = 12345;
   const random = (scale) => ((state = (state * 1103515245 + 12345) % 2 ** 31) / 2 ** 31) * scale;
   for (let i = 0; i < 500; i += 1) {
@@ -46,15 +46,15 @@ test("the legs add up to the total, whatever the stamps", () => {
       stamps[name] = t += random(40);
     const received = stamps.t_encoded + OFFSET + random(30);
     const shown = received + random(17);
-    const legs = legsOf(header(i, i, inputTime, stamps), sampled, received, shown, OFFSET);
-    near(sum(legs), shown - sampled);
+    const spans = spansOf(header(i, i, inputTime, stamps), sampled, received, shown, OFFSET);
+    near(sum(spans), shown - sampled);
   }
 });
 
-test("each leg is what its name says", () => {
+test("each span is what its name says", () => {
   const h = header(0, 5, 1000);
   const encodedHere = h.t_encoded + OFFSET;
-  const legs = legsOf(h, 1000, encodedHere + 3, encodedHere + 10, OFFSET);
+  const spans = spansOf(h, 1000, encodedHere + 3, encodedHere + 10, OFFSET);
   const expected = {
     uplink: 4,
     wait: 30,
@@ -65,10 +65,10 @@ test("each leg is what its name says", () => {
     downlink: 3,
     show: 7,
   };
-  for (const leg of LEGS) near(legs[leg], expected[leg], leg);
+  for (const span of SPANS) near(spans[span], expected[span], span);
 });
 
-test("every snapshot is answered by the first shown frame that is at least as new", () => {
+test("every state is answered by the first shown frame that is at least as new", () => {
   const meter = new LatencyMeter();
   for (let seq = 0; seq < 6; seq += 1) meter.sent(seq, 1000 + seq * 16);
   const first = meter.shown(header(0, 2, 1032), 1100, 1105, OFFSET);
@@ -80,8 +80,8 @@ test("every snapshot is answered by the first shown frame that is at least as ne
     first.map((s) => s.total),
     [105, 89, 73],
   );
-  for (const sample of first) near(sum(sample.legs), sample.total);
-  near(first[0].legs.wait - first[2].legs.wait, 32, "an older snapshot waited longer");
+  for (const sample of first) near(sum(sample.spans), sample.total);
+  near(first[0].spans.wait - first[2].spans.wait, 32, "an older state waited longer");
   assert.deepEqual(
     meter.shown(header(1, 2, 1032), 1150, 1160, OFFSET),
     [],
@@ -100,7 +100,7 @@ test("nothing is measured before the clocks are matched, and nothing afterwards 
   assert.deepEqual(meter.shown(header(1, 0, 0), 190, 200, OFFSET), []);
 });
 
-test("snapshots of a hidden page are forgotten", () => {
+test("states of a hidden page are forgotten", () => {
   const meter = new LatencyMeter();
   meter.sent(0, 0);
   meter.forget();
@@ -123,17 +123,17 @@ test("rolling percentiles and the CSV speak of the same samples", () => {
     meter.sent(seq, seq * 100);
     meter.shown(header(seq, seq, seq * 100), seq * 100 + 40, seq * 100 + 50 + (seq % 10), OFFSET);
   }
-  const { total, legs } = meter.rolling();
+  const { total, spans } = meter.rolling();
   assert.equal(total.count, 100);
   near(total.p50, 54.5);
   near(
-    LEGS.reduce((mean, leg) => mean + legs[leg].mean, 0),
+    SPANS.reduce((mean, span) => mean + spans[span].mean, 0),
     total.mean,
-    "means of legs add up as well",
+    "means of spans add up as well",
   );
   const lines = meter.csv().trimEnd().split("\n");
   assert.equal(lines.length, 101);
-  assert.equal(lines[0].split(",").length, 4 + LEGS.length);
+  assert.equal(lines[0].split(",").length, 4 + SPANS.length);
   const row = lines[1].split(",").map(Number);
   assert.ok(Math.abs(row.slice(4).reduce((a, b) => a + b) - row[3]) < 0.01);
 });
@@ -179,15 +179,15 @@ test("a pong from the future or garbage is ignored", () => {
   assert.equal(clock.offset, null);
 });
 
-test("headers and pictures meet on the RTP timestamp, in either order", () => {
+test("headers and frames meet on the RTP timestamp, in either order", () => {
   const matcher = new FrameMatcher();
   assert.equal(matcher.header({ frame: 1, rtp: 6000 }), null);
-  assert.deepEqual(matcher.picture(6000, 10, 20), {
+  assert.deepEqual(matcher.frame(6000, 10, 20), {
     header: { frame: 1, rtp: 6000 },
     received: 10,
     shown: 20,
   });
-  assert.equal(matcher.picture(12000, 30, 40), null);
+  assert.equal(matcher.frame(12000, 30, 40), null);
   assert.deepEqual(matcher.header({ frame: 2, rtp: 12000 }), {
     header: { frame: 2, rtp: 12000 },
     received: 30,
@@ -196,25 +196,25 @@ test("headers and pictures meet on the RTP timestamp, in either order", () => {
   assert.equal(matcher.skipped, 0);
 });
 
-test("headers without a picture are counted, and forgotten once a later one was shown", () => {
+test("headers without a frame are counted, and forgotten once a later one was shown", () => {
   const matcher = new FrameMatcher();
   for (const frame of [1, 2, 3]) matcher.header({ frame, rtp: frame });
-  assert.equal(matcher.picture(3, 0, 0).header.frame, 3);
+  assert.equal(matcher.frame(3, 0, 0).header.frame, 3);
   assert.equal(matcher.skipped, 2);
-  assert.equal(matcher.picture(2, 0, 0), null);
+  assert.equal(matcher.frame(2, 0, 0), null);
 });
 
 test("RTP timestamps wrap", () => {
   const matcher = new FrameMatcher();
   matcher.header({ frame: 1, rtp: 4294967295 });
-  assert.equal(matcher.picture(-1, 0, 0).header.frame, 1);
+  assert.equal(matcher.frame(-1, 0, 0).header.frame, 1);
 });
 
 test("without RTP timestamps the newest header is taken, and that is said", () => {
   const matcher = new FrameMatcher();
   matcher.header({ frame: 1, rtp: 1 });
   matcher.header({ frame: 2, rtp: 2 });
-  assert.equal(matcher.picture(undefined, 0, 0).header.frame, 2);
+  assert.equal(matcher.frame(undefined, 0, 0).header.frame, 2);
   assert.equal(matcher.approximate, true);
 });
 
@@ -222,7 +222,7 @@ test("the matcher does not grow without bound", () => {
   const matcher = new FrameMatcher(8);
   for (let rtp = 0; rtp < 1000; rtp += 1) matcher.header({ frame: rtp, rtp });
   assert.equal(matcher.skipped, 992);
-  assert.equal(matcher.picture(0, 0, 0), null);
+  assert.equal(matcher.frame(0, 0, 0), null);
 });
 
 test("frames per second over a window", () => {

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { test } from "node:test";
-import { decode, encode, float, MsgpackError } from "../../engine_plugins/web/msgpack.js";
+import { decode, encode, float, MsgpackError } from "../../engine_plugins/js/msgpack.js";
 
 const fixture = JSON.parse(readFileSync(new URL("msgpack_fixture.json", import.meta.url)));
 const fromHex = (hex) => Uint8Array.from(hex.match(/../g) ?? [], (pair) => parseInt(pair, 16));

@@ -1,14 +1,10 @@
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { test } from "node:test";
-import { encode as pack } from "../../engine_plugins/web/msgpack.js";
-import { decode, ProtocolError } from "../../engine_plugins/web/protocol.js";
-import {
-  describeTheme,
-  describeThemes,
-  sameTheme,
-  THEMES,
-} from "../../engine_plugins/web/themes.js";
+import { encode as pack } from "../../engine_plugins/js/msgpack.js";
+import { decode, ProtocolError } from "../../engine_plugins/js/protocol.js";
+import { sameTheme } from "../../engine_plugins/js/session.js";
+import { describeTheme, describeThemes, THEMES } from "../../engine_plugins/web/themes.js";
 
 const fixture = JSON.parse(readFileSync(new URL("msgpack_fixture.json", import.meta.url)));
 const bytesOf = (name) =>
@@ -65,7 +61,7 @@ test("themes are recognised under their usual names", () => {
   );
 });
 
-test("a theme without artwork still gets a name and a picture", () => {
+test("a theme without artwork still gets a name and an image", () => {
   const theme = describeTheme("deep_forest");
   assert.deepEqual([theme.id, theme.title, theme.key], ["deep_forest", "Deep forest", "other"]);
   assert.ok(theme.art.endsWith(".svg"));

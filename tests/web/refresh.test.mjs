@@ -10,7 +10,7 @@ test("missed refreshes and rounded clocks do not change the period", () => {
   assert.ok(Math.abs(periodOf(times) - 1000 / 60) < 0.05, periodOf(times));
 });
 
-test("a display of 144 Hz is told from one of 60", () => {
+test("a display of 144 Hz differs from one of 60", () => {
   assert.ok(Math.abs(periodOf(display(1000 / 144, 41)) - 1000 / 144) < 0.01);
 });
 

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { backoff, Session } from "../../engine_plugins/web/session.js";
+import { backoff, Session } from "../../engine_plugins/js/session.js";
 
 const SPEC = {
   name: "tiny",
@@ -60,7 +60,7 @@ function greeted(options = {}, wanted = { theme: "zoo", seed: 7 }) {
 function playing(options) {
   const session = greeted(options);
   session.received(status("playing"), 20);
-  session.pictureShown(300);
+  session.frameShown(300);
   session.commands();
   assert.equal(session.state, "playing");
   return session;
@@ -90,8 +90,8 @@ test("goes from idle over connecting and loading to playing", () => {
   session.received(status("loading", "Reading weights", 0.4), 20);
   assert.deepEqual([session.detail, session.progress], ["Reading weights", 0.4]);
   session.received(status("playing"), 30);
-  assert.equal(session.state, "loading", "no picture yet");
-  session.pictureShown(40);
+  assert.equal(session.state, "loading", "no frame yet");
+  session.frameShown(40);
   assert.equal(session.state, "playing");
 });
 
@@ -109,13 +109,13 @@ test("asks for WebRTC only when it may", () => {
   }
 });
 
-test("a picture of the world before does not end loading", () => {
+test("a frame of the world before does not end loading", () => {
   const session = playing();
   session.restart("city", 3, 1000);
   assert.deepEqual(sent(session.commands(), "start"), { type: "start", theme: "city", seed: 3 });
-  session.pictureShown(1040);
+  session.frameShown(1040);
   assert.equal(session.state, "loading");
-  session.pictureShown(1400);
+  session.frameShown(1400);
   assert.equal(session.state, "playing");
 });
 
@@ -135,10 +135,10 @@ test("a lost connection is resumed with the token, into the same world", () => {
   const hello = sent(session.commands(), "hello");
   assert.deepEqual([hello.resume, hello.theme, hello.seed], ["r1", "zoo", 7]);
   session.received(welcome({ resume: "r2" }), 1310);
-  assert.equal(session.state, "reconnecting", "until there is a picture");
+  assert.equal(session.state, "reconnecting", "until there is a frame");
   assert.deepEqual(session.commands()[0], { do: "remember", resume: "r2" });
   session.received(status("playing"), 1320);
-  session.pictureShown(1400);
+  session.frameShown(1400);
   assert.equal(session.state, "playing");
 });
 
@@ -274,7 +274,7 @@ test("a world that does not come back is an error with a retry", () => {
   assert.deepEqual([session.state, session.error.code], ["error", "worker_lost"]);
 });
 
-test("an expired session starts anew with the same theme and seed", () => {
+test("an expired session starts again with the same theme and seed", () => {
   const session = new Session({ video: "jpeg" });
   session.play({ theme: "zoo", seed: 7, resume: "old" }, 0);
   session.opened(1);
@@ -344,10 +344,10 @@ test("a lost worker is waited for", () => {
   session.received(error("worker_lost", false), 400);
   assert.equal(session.state, "reconnecting");
   session.received(status("reconnecting", "The world is being restarted"), 410);
-  session.pictureShown(420);
-  assert.equal(session.state, "reconnecting", "that picture was on its way before");
+  session.frameShown(420);
+  assert.equal(session.state, "reconnecting", "that frame was on its way before");
   session.received(status("playing"), 3000);
-  session.pictureShown(3010);
+  session.frameShown(3010);
   assert.equal(session.state, "playing");
 });
 
@@ -357,10 +357,10 @@ test("another protocol version in the welcome is an error, and so are bytes that
   session.opened(1);
   session.received(welcome({ version: 2 }), 2);
   assert.equal(session.error.code, "version_mismatch");
-  const garbled = playing();
-  garbled.garbled({ path: "frame.header", expected: "a map", got: "null" }, 400);
+  const invalid = playing();
+  invalid.invalid({ path: "frame.header", expected: "a map", got: "null" }, 400);
   assert.deepEqual(
-    [garbled.state, garbled.error.code, garbled.error.expected],
+    [invalid.state, invalid.error.code, invalid.error.expected],
     ["error", "bad_message", "a map"],
   );
 });
@@ -385,7 +385,7 @@ test("WebRTC that was insisted on is an error when it fails", () => {
 test("WebRTC that worked once is tried once more before JPEG", () => {
   const session = greeted({ video: "auto" });
   session.received(status("playing"), 20);
-  session.pictureShown(30);
+  session.frameShown(30);
   session.videoFailed("the connection failed", 1000);
   assert.deepEqual([session.state, session.video], ["reconnecting", "webrtc"]);
   session.opened(1010);
@@ -394,7 +394,7 @@ test("WebRTC that worked once is tried once more before JPEG", () => {
   assert.equal(session.video, "jpeg");
 });
 
-test("frame headers without pictures mean that media does not get through, unless the page is hidden", () => {
+test("frame headers without video mean that media does not get through, unless the page is hidden", () => {
   const run = (visible) => {
     const session = greeted({ video: "auto" });
     for (let now = 20; now < 6000; now += 50) {
@@ -407,7 +407,7 @@ test("frame headers without pictures mean that media does not get through, unles
   assert.equal(run(false), "webrtc");
 });
 
-test("a picture that stands still is reported", () => {
+test("a frame that stands still is reported", () => {
   const session = playing();
   assert.equal(session.view(1000).stalledFor, 0);
   assert.equal(session.view(3300).stalledFor, 3);

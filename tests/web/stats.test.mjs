@@ -1,8 +1,8 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { ClockOffset, LatencyMeter, LEGS, Rate } from "../../engine_plugins/web/latency.js";
+import { ClockOffset, LatencyMeter, SPANS, Rate } from "../../engine_plugins/js/latency.js";
 import { describeHealth } from "../../engine_plugins/web/server.js";
-import { Session } from "../../engine_plugins/web/session.js";
+import { Session } from "../../engine_plugins/js/session.js";
 import { parseSeed, readUrl, shareUrl } from "../../engine_plugins/web/settings.js";
 import { profile } from "../../engine_plugins/web/stats.js";
 
@@ -30,7 +30,7 @@ test("the profile has the keys of `worldbridge profile --json`, also before anyt
   ]) {
     assert.ok(key in stats, key);
   }
-  assert.deepEqual(Object.keys(stats.legs_ms), LEGS);
+  assert.deepEqual(Object.keys(stats.legs_ms), SPANS);
   assert.deepEqual(
     [stats.transport, stats.dropped_frames, stats.input_to_photon_ms.p50],
     ["websocket-jpeg", 5, null],

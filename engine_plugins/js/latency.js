@@ -1,8 +1,8 @@
-// Where the time between a sampled control and the picture that answers it goes. No clock and no
-// DOM in here: every function takes client milliseconds (`performance.now()`) as an argument.
+// Input-to-photon latency and its spans. Nothing here reads a clock: all times are client
+// milliseconds (`performance.now()`) that the caller passes in.
 
-/** In the order in which time passes. Together they are exactly shown - sampled. */
-export const LEGS = [
+/** The latency spans in order. Their sum is exactly the time from sampled to shown. */
+export const SPANS = [
   "uplink",
   "wait",
   "tokens",
@@ -13,22 +13,22 @@ export const LEGS = [
   "show",
 ];
 
-export const LEG_TEXT = {
-  uplink: "control sampled → gateway has it",
-  wait: "gateway has it → the step that uses it starts",
+export const SPAN_TEXT = {
+  uplink: "control sampled → received by the gateway",
+  wait: "received → the step that uses it starts",
   tokens: "step starts → tokens decoded",
-  pixels: "tokens decoded → picture ready",
+  pixels: "tokens decoded → frame detokenized",
   handover: "worker → gateway",
-  encode: "picture → compressed",
-  downlink: "compressed → here (with the wait to be sent)",
-  show: "here → on screen",
+  encode: "frame → encoded",
+  downlink: "encoded → received here, including the send queue",
+  show: "received → on screen",
 };
 
-const ROLLING = 600; // snapshots in the rolling percentiles: ten seconds at 60 Hz
-const HISTORY = 6000; // snapshots kept for the CSV
+const ROLLING = 600; // states in the rolling percentiles: ten seconds at 60 Hz
+const HISTORY = 6000; // states kept for the CSV
 const MAX_PENDING = 1024;
 
-/** Linear interpolation between the closest ranks; null for no values. */
+/** Return a percentile, interpolated between the closest ranks; null without values. */
 export function percentile(sorted, p) {
   if (sorted.length === 0) return null;
   const rank = (sorted.length - 1) * p;
@@ -37,6 +37,7 @@ export function percentile(sorted, p) {
   return sorted[low] + (sorted[high] - sorted[low]) * (rank - low);
 }
 
+/** Return the percentiles, mean, maximum and count of unsorted values. */
 export function summarize(values) {
   const sorted = Float64Array.from(values).sort();
   const mean = sorted.length === 0 ? null : sorted.reduce((sum, v) => sum + v, 0) / sorted.length;
@@ -51,9 +52,9 @@ export function summarize(values) {
 }
 
 /**
- * Offset between the two clocks, from the round trip that took least time among the last `window`
- * ones: queueing only ever adds to a round trip, so the shortest is the most symmetric. Its error
- * is at most half of that round trip.
+ * Estimate client time minus server time from pings. The shortest of the last `window` round trips
+ * is used: queueing only adds time, so the shortest is the most symmetric. The error is at most half
+ * of it.
  */
 export class ClockOffset {
   #samples = [];
@@ -75,7 +76,7 @@ export class ClockOffset {
     return this.#samples.reduce((best, s) => (best === null || s.rtt < best.rtt ? s : best), null);
   }
 
-  /** client time - server time, or null before the first pong */
+  /** Client time minus server time in ms; null before the first pong. */
   get offset() {
     return this.#best?.offset ?? null;
   }
@@ -90,11 +91,10 @@ export class ClockOffset {
   }
 }
 
-/** The server's stamps of one frame as legs of one snapshot that this frame answers. */
-export function legsOf(header, sampled, received, shown, offset) {
-  // A snapshot that a newer one replaced before the step has no arrival stamp of its own. It
-  // travelled like the newer one, so it is given the same uplink, and the rest of its time up to
-  // the step counts as waiting.
+/** Return the spans, in ms, from one controller state to the frame that answers it. */
+export function spansOf(header, sampled, received, shown, offset) {
+  // A state that was replaced by a newer one before the step has no arrival time of its own. It
+  // gets the newer one's uplink; the rest of its time before the step counts as waiting.
   const uplink = header.t_input + offset - header.input_time;
   return {
     uplink,
@@ -109,19 +109,19 @@ export function legsOf(header, sampled, received, shown, offset) {
 }
 
 /**
- * Input-to-photon of every snapshot: the first shown frame whose `input_seq` is at least the
- * snapshot's.
+ * Measure input-to-photon latency. A controller state is answered by the first shown frame whose
+ * `input_seq` is at least the state's.
  */
 export class LatencyMeter {
   #pending = []; // {seq, time}, oldest first
-  samples = []; // {seq, sampled, frame, total, legs}
+  samples = []; // {seq, sampled, frame, total, spans}
 
   sent(seq, time) {
     this.#pending.push({ seq, time });
     if (this.#pending.length > MAX_PENDING) this.#pending.shift();
   }
 
-  /** @returns the samples this frame completed (several when it answers several snapshots) */
+  /** Record a shown frame. @returns the samples that it completes */
   shown(header, received, shown, offset) {
     const answered = [];
     while (this.#pending.length > 0 && this.#pending[0].seq <= header.input_seq)
@@ -132,42 +132,41 @@ export class LatencyMeter {
       sampled: time,
       frame: header.frame,
       total: shown - time,
-      legs: legsOf(header, time, received, shown, offset),
+      spans: spansOf(header, time, received, shown, offset),
     }));
     this.samples.push(...fresh);
     if (this.samples.length > HISTORY) this.samples.splice(0, this.samples.length - HISTORY);
     return fresh;
   }
 
-  /**
-   * Forgets unanswered snapshots: a hidden page shows nothing and a lost connection answers
-   * nothing.
-   */
+  /** Forget unanswered states: a hidden page shows nothing, a lost connection answers nothing. */
   forget() {
     this.#pending = [];
   }
 
+  /** Summarize the latest samples: {total, spans: {name: summary}}. */
   rolling() {
     const recent = this.samples.slice(-ROLLING);
-    const legs = Object.fromEntries(
-      LEGS.map((leg) => [leg, summarize(recent.map((s) => s.legs[leg]))]),
+    const spans = Object.fromEntries(
+      SPANS.map((span) => [span, summarize(recent.map((s) => s.spans[span]))]),
     );
-    return { total: summarize(recent.map((s) => s.total)), legs };
+    return { total: summarize(recent.map((s) => s.total)), spans };
   }
 
+  /** Return all kept samples as CSV, one row per controller state. */
   csv() {
     const rows = this.samples.map((s) => [
       s.seq,
       s.frame,
       s.sampled,
       s.total,
-      ...LEGS.map((leg) => s.legs[leg]),
+      ...SPANS.map((span) => s.spans[span]),
     ]);
     const lines = rows.map((row) =>
       row.map((v) => (Number.isInteger(v) ? v : v.toFixed(3))).join(","),
     );
     return [
-      ["seq", "frame", "sampled_ms", "total_ms", ...LEGS.map((leg) => `${leg}_ms`)].join(","),
+      ["seq", "frame", "sampled_ms", "total_ms", ...SPANS.map((span) => `${span}_ms`)].join(","),
       ...lines,
       "",
     ].join("\n");
@@ -175,15 +174,15 @@ export class LatencyMeter {
 }
 
 /**
- * Joins frame headers (data channel) and shown pictures (video track) on the RTP timestamp. Either
- * may come first, and either may be missing: headers of frames that were never shown are dropped
- * when a later one matches.
+ * Match frame headers (data channel) with shown frames (video track) by RTP timestamp. Either may
+ * come first or be missing. Headers of frames that were never shown are dropped when a later frame
+ * matches.
  */
 export class FrameMatcher {
   #headers = new Map(); // rtp -> header
-  #pictures = new Map(); // rtp -> {received, shown}
-  skipped = 0; // headers whose picture was never shown
-  // the browser gave no RTP timestamp, so pictures are taken to be the newest header
+  #frames = new Map(); // rtp -> {received, shown}
+  skipped = 0; // headers whose frame was never shown
+  // without RTP timestamps from the browser, a shown frame is assumed to be the newest header's
   approximate = false;
 
   constructor(limit = 64) {
@@ -193,23 +192,23 @@ export class FrameMatcher {
   header(header) {
     if (header.rtp === null || header.rtp === undefined) return null;
     const rtp = header.rtp >>> 0;
-    const picture = this.#pictures.get(rtp);
-    if (picture) {
-      this.#pictures.delete(rtp);
-      return { header, ...picture };
+    const frame = this.#frames.get(rtp);
+    if (frame) {
+      this.#frames.delete(rtp);
+      return { header, ...frame };
     }
     this.#headers.set(rtp, header);
     this.#trim(this.#headers, true);
     return null;
   }
 
-  picture(rtp, received, shown) {
+  frame(rtp, received, shown) {
     if (rtp === undefined || rtp === null) return this.#newest(received, shown);
     const key = rtp >>> 0;
     const header = this.#headers.get(key);
     if (!header) {
-      this.#pictures.set(key, { received, shown });
-      this.#trim(this.#pictures, false);
+      this.#frames.set(key, { received, shown });
+      this.#trim(this.#frames, false);
       return null;
     }
     this.#dropThrough(key);
@@ -242,11 +241,11 @@ export class FrameMatcher {
 
   reset() {
     this.#headers.clear();
-    this.#pictures.clear();
+    this.#frames.clear();
   }
 }
 
-/** Events per second over the last two seconds. */
+/** Count events per second over the last two seconds. */
 export class Rate {
   #times = [];
 

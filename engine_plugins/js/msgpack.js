@@ -1,6 +1,5 @@
-// MessagePack, limited to what the protocol uses: nil, bool, integers, floats, str, bin, array, map
-// with string keys. Extension types, duplicate keys, trailing bytes and nesting deeper than 16 are
-// refused, never guessed at.
+// MessagePack as the protocol uses it: nil, bool, integers, floats, str, bin, array, and map with
+// string keys. Extension types, duplicate keys, trailing bytes and nesting deeper than 16 are errors.
 
 const MAX_DEPTH = 16;
 const utf8Encoder = new TextEncoder();
@@ -15,10 +14,7 @@ export class MsgpackError extends Error {
   }
 }
 
-/**
- * A number that must travel as float64 even when it happens to be whole (JavaScript has one number
- * type).
- */
+/** A number that is encoded as float64 even when it is whole: JavaScript has one number type. */
 export class Float {
   constructor(value) {
     this.value = value;
@@ -46,7 +42,7 @@ class Writer {
     return at;
   }
 
-  /** Reserves first: growing replaces the view. */
+  // Reserve before reading `this.view`: growing replaces it.
   put(method, width, value) {
     const at = this.reserve(width);
     this.view[method](at, value);
@@ -88,10 +84,7 @@ class Writer {
     else (this.u8(0xd3), this.put("setBigInt64", 8, BigInt(value)));
   }
 
-  /**
-   * Header of str/bin/array/map: `short` is [base, limit] of the one-byte form or null; `codes` are
-   * the 8/16/32-bit forms.
-   */
+  /** Write a length: `short` is [base, limit] of the one-byte form, the codes have 8, 16, 32 bits. */
   header(length, short, [code8, code16, code32]) {
     if (short !== null && length < short[1]) this.u8(short[0] | length);
     else if (code8 !== null && length <= 0xff) (this.u8(code8), this.u8(length));
@@ -137,7 +130,7 @@ class Writer {
   }
 }
 
-/** @returns {Uint8Array} */
+/** Encode one value. @returns {Uint8Array} */
 export function encode(value) {
   const writer = new Writer();
   writer.value(value, 0);
@@ -278,7 +271,10 @@ class Reader {
   }
 }
 
-/** Decodes exactly one value. Binary parts are views into `bytes`, not copies. */
+/**
+ * Decode exactly one value. Binary parts are views into `bytes`.
+ * @throws {MsgpackError}
+ */
 export function decode(bytes) {
   const reader = new Reader(bytes);
   const value = reader.value(0);

@@ -1,10 +1,10 @@
-// The messages between a client and the gateway: builders for what this page sends, validation of
-// what it receives.
+// The messages between a client and the gateway: builders for those a client sends, validation of
+// those it receives.
 
 import { decode as unpack, encode as pack, float, MsgpackError } from "./msgpack.js";
 
 export const VERSION = 1;
-export const HISTORY = 4; // snapshots in every input packet, newest first
+export const HISTORY = 4; // controller states in an input message, newest first
 export const MAX_KEYS = 16;
 
 export class ProtocolError extends Error {
@@ -28,7 +28,7 @@ export const hello = ({
   video,
   resume = null,
   token = null,
-  pictures = null,
+  promptFrames = null,
 }) => ({
   type: "hello",
   version: VERSION,
@@ -40,15 +40,15 @@ export const hello = ({
   video,
   resume,
   token,
-  ...(pictures === null ? {} : { pictures }),
+  ...(promptFrames === null ? {} : { pictures: promptFrames }),
 });
 
-/** `pictures`: an array of Uint8Array, empty for none; null leaves them as they were. */
-export const start = (theme, seed, pictures = null) => ({
+/** `promptFrames`: encoded images, empty for none; null keeps those of the session. */
+export const start = (theme, seed, promptFrames = null) => ({
   type: "start",
   theme,
   seed,
-  ...(pictures === null ? {} : { pictures }),
+  ...(promptFrames === null ? {} : { pictures: promptFrames }),
 });
 
 export const ping = (time) => ({ type: "ping", time: float(time) });
@@ -70,10 +70,10 @@ export const shown = ({ frame, received, shown: at, offset, refresh = null }) =>
   refresh: refresh === null ? null : float(refresh),
 });
 
-/** @param snapshots newest first, as `ControlState.snapshot` makes them */
-export const input = (snapshots) => ({ type: "input", snapshots: snapshots.map(snapshotOnWire) });
+/** @param states controller states, newest first, from `Controller.history` */
+export const input = (states) => ({ type: "input", snapshots: states.map(stateOnWire) });
 
-const snapshotOnWire = ({ seq, time, axes, buttons, keys, pointer }) => ({
+const stateOnWire = ({ seq, time, axes, buttons, keys, pointer }) => ({
   seq,
   time: float(time),
   axes: axes.map(float),

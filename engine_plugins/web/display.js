@@ -1,10 +1,8 @@
-// Puts frames on the screen, newest only, and tells when each one was shown.
+// Displays of the latest frame: a canvas for JPEG, a video element for WebRTC. Each reports when a
+// frame was shown.
 
-/**
- * JPEG pictures drawn on a canvas. `shown(header, received, at)`: `at` is the display refresh that
- * carries the picture.
- */
-export class CanvasPicture {
+/** Draw JPEG frames on a canvas. `shown(header, received, at)`: `at` is the display's refresh. */
+export class CanvasDisplay {
   #waiting = null;
   #busy = false;
   #drawn = null;
@@ -31,7 +29,7 @@ export class CanvasPicture {
       try {
         this.#draw(await createImageBitmap(new Blob([item.jpeg], { type: "image/jpeg" })), item);
       } catch {
-        // a damaged picture is skipped and counted; the next one is complete in itself
+        // a damaged frame is skipped; the next one does not depend on it
         this.broken += 1;
       }
     }
@@ -48,10 +46,7 @@ export class CanvasPicture {
     if (first) requestAnimationFrame(() => this.#refreshed(performance.now()));
   }
 
-  /**
-   * Twice the picture's size: the browser's good filter does the first doubling, its fast one the
-   * rest.
-   */
+  /** Use twice the frame's size: a high-quality filter for the first doubling, a fast one for the rest. */
   #fit(bitmap) {
     const [width, height] = [bitmap.width * 2, bitmap.height * 2];
     if (this.canvas.width === width && this.canvas.height === height) return;
@@ -68,8 +63,8 @@ export class CanvasPicture {
   }
 }
 
-/** A WebRTC track in a video element. `shown(rtpTimestamp, received, at)` */
-export class VideoPicture {
+/** Play a WebRTC track in a video element. `shown(rtpTimestamp, received, at)` */
+export class VideoDisplay {
   #last = null;
 
   constructor(video, shown) {
@@ -82,7 +77,7 @@ export class VideoPicture {
 
   attach(stream) {
     this.video.srcObject = stream;
-    // refused without a gesture: the first click plays it (muted video never is)
+    // muted video may play without a gesture; where it may not, the first click starts it
     this.video.play().catch(() => {});
   }
 
@@ -97,8 +92,8 @@ export class VideoPicture {
       this.#listen();
       if (this.#last !== null) this.dropped += Math.max(0, frame.presentedFrames - this.#last - 1);
       this.#last = frame.presentedFrames;
-      // The moment the picture is handed to the screen. expectedDisplayTime would add the browser's
-      // guess of the display's own refresh, which no page can check.
+      // When the frame goes to the compositor. expectedDisplayTime adds the browser's estimate of
+      // the next refresh, which cannot be verified here.
       const at = Math.max(now, performance.now());
       this.shown(frame.rtpTimestamp, frame.receiveTime ?? frame.presentationTime ?? at, at);
     });

@@ -1,25 +1,28 @@
-// The state of all controls as one snapshot. No DOM: `controls.js` and `sticks.js` feed it,
-// `main.js` sends it.
+// A player's devices as a sequence of controller states. It knows neither DOM nor clock: the caller
+// reports key presses, pointer movement and stick positions, and samples when `SendClock` says so.
 
 import { HISTORY, MAX_KEYS } from "./protocol.js";
 
-export const SAMPLE_MS = 1000 / 60; // keepalive rate; changes go out at once
-export const MIN_GAP_MS = 6; // a 1000 Hz mouse must not become 1000 packets a second
+export const SAMPLE_MS = 1000 / 60; // interval while nothing changes; a change is sent at once
+export const MIN_GAP_MS = 6; // a 1000 Hz mouse must not send 1000 packets a second
 
 const clamp = (value) => Math.max(-1, Math.min(1, value));
 const stronger = (a, b) => (Math.abs(a) >= Math.abs(b) ? a : b);
 
-export class ControlState {
+export class Controller {
   #keys = new Map(); // code -> time of press
-  #releases = new Map(); // code -> time at which a short tap ends
-  #pointer = [0, 0]; // cumulative pixels since the session began, +x right, +y down
+  #releases = new Map(); // code -> when a short tap ends
+  #pointer = [0, 0]; // pixels moved since the session began, +x right, +y down
   #sources = new Map(); // name -> {axes, buttons}
   #history = [];
   #next = 0;
 
   /**
-   * `holdMs`: a tap lasts at least this long, one step of the world, so that the step that samples
-   * next sees it.
+   * @param {object} [options]
+   * @param {number} [options.seq] sequence number of the first state
+   * @param {[number, number]} [options.pointer] pointer totals to continue from
+   * @param {number} [options.holdMs] shortest duration of a key press: one step of the world, so
+   *   that no step misses a tap
    */
   constructor({ seq = 0, pointer = [0, 0], holdMs = 0 } = {}) {
     this.#next = seq;
@@ -27,6 +30,7 @@ export class ControlState {
     this.holdMs = holdMs;
   }
 
+  /** Press a key. @returns {boolean} whether the state changed */
   press(code, now) {
     this.#releases.delete(code);
     if (this.#keys.has(code)) return false;
@@ -35,6 +39,7 @@ export class ControlState {
     return true;
   }
 
+  /** Release a key, or schedule its release. @returns {boolean} whether the state changed */
   release(code, now) {
     const pressed = this.#keys.get(code);
     if (pressed === undefined) return false;
@@ -44,7 +49,7 @@ export class ControlState {
     return false;
   }
 
-  /** Relative movement in pixels. Whole counters are sent, so a lost packet loses no movement. */
+  /** Add pointer movement in pixels. Totals are sent, so a lost packet loses no movement. */
   movePointer(dx, dy) {
     if (dx === 0 && dy === 0) return false;
     this.#pointer[0] += dx;
@@ -53,8 +58,8 @@ export class ControlState {
   }
 
   /**
-   * Sticks and buttons of one source ("gamepad", "touch"); the stronger deflection wins on each
-   * axis.
+   * Set the sticks (-1..1) and button bits of one source, such as "gamepad" or "touch". On each
+   * axis the source that is deflected furthest counts.
    */
   setPad(name, axes, buttons) {
     const before = this.#sources.get(name);
@@ -64,10 +69,7 @@ export class ControlState {
     return true;
   }
 
-  /**
-   * Lets go of everything (focus lost, menu opened). The pointer counters stay: they are totals,
-   * not a state.
-   */
+  /** Release all keys, sticks and buttons. Pointer totals are kept. */
   releaseAll() {
     const held = this.#keys.size > 0 || this.#sources.size > 0;
     this.#keys.clear();
@@ -84,7 +86,8 @@ export class ControlState {
     }
   }
 
-  snapshot(now) {
+  /** Take the next controller state and remember it for `history`. */
+  sample(now) {
     this.#endTaps(now);
     const axes = [0, 0, 0, 0];
     let buttons = 0;
@@ -94,7 +97,7 @@ export class ControlState {
       });
       buttons |= pad.buttons;
     }
-    const snapshot = {
+    const state = {
       seq: this.#next,
       time: now,
       axes,
@@ -104,26 +107,23 @@ export class ControlState {
       pose: null,
     };
     this.#next += 1;
-    this.#history.unshift(snapshot);
+    this.#history.unshift(state);
     this.#history.length = Math.min(this.#history.length, HISTORY);
-    return snapshot;
+    return state;
   }
 
-  /** The last four snapshots, newest first: what every packet carries. */
+  /** The last states, newest first: every input message carries them. */
   get history() {
     return [...this.#history];
   }
 
-  /** What a reloaded page needs so that its counters do not run backwards. */
+  /** Totals to continue from after a page reload. */
   get counters() {
     return { seq: this.#next, pointer: [...this.#pointer] };
   }
 }
 
-/**
- * Decides when a snapshot is due: at once after a change, but never denser than MIN_GAP_MS, and at
- * 60 Hz anyway.
- */
+/** Decide when the next state is due: right after a change, at 60 Hz otherwise. */
 export class SendClock {
   #last = -Infinity;
   #next = -Infinity;
@@ -136,8 +136,7 @@ export class SendClock {
   due(now) {
     const regular = now >= this.#next;
     if (!regular && !(this.#dirty && now - this.#last >= MIN_GAP_MS)) return false;
-    // Counting from the moment it was due, not from now, keeps the average at 60 Hz whatever the
-    // timer's grain.
+    // Counting from when it was due, not from now, keeps 60 Hz on average with a coarse timer.
     const late = regular && now - this.#next < SAMPLE_MS;
     this.#next = (late ? this.#next : now) + SAMPLE_MS;
     this.#last = now;

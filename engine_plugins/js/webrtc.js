@@ -1,13 +1,13 @@
-// One WebRTC connection: receives video, carries input (unordered, never retransmitted: every
-// packet holds the last four snapshots) and control (reliable). The gateway removes the jitter
-// buffer with the playout-delay extension; setting `jitterBufferTarget` here as well makes Chromium
-// slower, so it is left alone.
+// One WebRTC connection: a video track, an input channel (unordered and never retransmitted, since
+// every message repeats the last states) and a reliable control channel. The gateway disables the
+// jitter buffer with the playout-delay extension; setting `jitterBufferTarget` as well makes
+// Chromium slower.
 
 const CONNECT_MS = 4000;
 const GATHER_MS = 800;
 const PREFERRED = ["video/H264", "video/VP8"]; // cheapest to encode first
 
-export class PeerLink {
+export class PeerConnection {
   #pc = null;
   #timer = null;
   #failed = false;
@@ -89,9 +89,7 @@ function preferCodecs(transceiver) {
   transceiver.setCodecPreferences([...all].sort((a, b) => rank(a) - rank(b)));
 }
 
-/**
- * The gateway takes one complete offer (no trickle). Host candidates are there within milliseconds.
- */
+/** Wait for the ICE candidates: the gateway takes one complete offer, without trickle ICE. */
 function gathered(pc) {
   if (pc.iceGatheringState === "complete") return Promise.resolve();
   return new Promise((resolve) => {

@@ -1,31 +1,47 @@
-// One play session as a state machine without I/O. It is told what happened and when (client ms),
-// and answers with commands for `main.js` to carry out. States: idle, connecting, loading, playing,
-// reconnecting, full, error.
+// One session as a state machine without I/O. Its methods report what happened and when (client
+// milliseconds); `commands()` returns what the caller has to do. States: idle, connecting, loading,
+// playing, reconnecting, full, error.
 
 import * as protocol from "./protocol.js";
-import { sameTheme } from "./themes.js";
 
 export const BACKOFF_MS = [250, 4000]; // first and longest pause between two attempts
-// no message for this long: the connection is dead, whatever the socket says
+// without a message for this long, the connection counts as dead
 export const SILENCE_MS = 4000;
 const OPEN_MS = 5000; // longest wait for a socket to open
-const SILENT_MS = 3000; // our own last ping is older than this: the gateway may have given us up
+const SILENT_MS = 3000; // after this long without a ping the gateway may have closed the session
 const PING_MS = 500;
-// the first few come quickly, so that the clocks are matched before the first frame
+// the first pings come quickly, to match the clocks before the first frame
 const FAST_PINGS = 6;
 const FAST_PING_MS = 80;
-const FIRST_CONTACT_MS = 12_000; // trying to reach a server that never answered
-const GIVE_UP_MS = 60_000; // trying to get a session back; the seat is kept for half of this
+const FIRST_CONTACT_MS = 12_000; // how long to try to reach a server that never answered
+const GIVE_UP_MS = 60_000; // how long to try to resume a session; its seat is kept for half of this
 const FULL_RETRY_MS = 5000;
-const STALE_MS = 250; // a picture this soon after "loading" may have been on its way before
-const UPLOAD_MS = 60_000; // a server that waits for the end of a message this long is not silent
-const STALL_MS = 1500; // a picture older than this deserves a word
-// frame headers without pictures for this long: WebRTC media does not get through
+const STALE_MS = 250; // a frame this soon after "loading" may belong to the world before
+const UPLOAD_MS = 60_000; // how long an upload may take while the server is silent
+const STALL_MS = 1500; // a frame older than this is reported as a stall
+// frame headers without frames for this long: WebRTC media does not get through
 const NO_VIDEO_MS = 4000;
 
 // fatal for the connection, not for the session
 const RECONNECT = new Set(["client_too_slow", "not_greeted"]);
 
+/** Normalize a theme's name: "amusement_park", "Amusement park" and "park" are one theme. */
+export function themeKey(id) {
+  const letters = id.toLowerCase().replace(/[^a-z]/g, "");
+  return THEME_ALIASES[letters] ?? letters;
+}
+
+const THEME_ALIASES = {
+  amusementpark: "park",
+  themepark: "park",
+  amusement: "park",
+  funfair: "park",
+};
+
+/** Return whether two names mean one theme. */
+export const sameTheme = (a, b) => themeKey(a) === themeKey(b);
+
+/** Return the pause before a connection attempt in ms. */
 export const backoff = (attempt) => Math.min(BACKOFF_MS[1], BACKOFF_MS[0] * 2 ** attempt);
 
 const problem = (code, message, expected = "", got = "", remedy = "") => ({
@@ -47,13 +63,13 @@ export class Session {
   #nextPing = 0;
   #pinged = 0;
   #resume = null;
-  #wanted = { theme: null, seed: null, pictures: null };
-  #before = null; // what was wanted before pictures that the server still looks at
+  #wanted = { theme: null, seed: null, promptFrames: null };
+  #before = null; // what to return to when the server rejects the prompt frames
   #uploadSince = -Infinity;
   #themeRefused = false;
   #webrtcWorked = false;
-  #stale = -Infinity; // pictures until then may still be of the world before
-  #headersSince = null; // first frame header that no picture followed
+  #stale = -Infinity; // frames shown before this may belong to the world before
+  #headersSince = null; // arrival of the first frame header that no frame followed
 
   constructor({
     client = "web",
@@ -75,8 +91,8 @@ export class Session {
     this.attempt = 0;
     this.error = null;
     this.welcome = null;
-    this.fallback = null; // why this session shows JPEG although WebRTC was wanted
-    this.lastPicture = null;
+    this.fallback = null; // why this session uses JPEG instead of WebRTC
+    this.lastFrame = null;
   }
 
   get greeted() {
@@ -91,7 +107,7 @@ export class Session {
     return this.#wanted.seed;
   }
 
-  /** Everything the machine wants done since the last call, in order. */
+  /** Return what has to be done since the last call, in order. */
   commands() {
     const commands = this.#commands;
     this.#commands = [];
@@ -115,32 +131,29 @@ export class Session {
 
   // -- what the player wants ----------------------------------------------------------------------
 
-  play({ theme, seed, pictures = null, resume = null }, now) {
-    this.#wanted = { theme, seed, pictures };
+  play({ theme, seed, promptFrames = null, resume = null }, now) {
+    this.#wanted = { theme, seed, promptFrames };
     this.#before = null;
     this.#resume = resume;
     this.error = null;
     this.attempt = 0;
-    this.lastPicture = null;
+    this.lastFrame = null;
     this.#enter("connecting", now, "Contacting the server");
     this.since = now;
     this.#connect(now);
   }
 
-  /**
-   * The same session in another theme, with another seed or other pictures; with nothing new, from
-   * the beginning. `pictures` null: as they were.
-   */
-  restart(theme, seed, now, pictures = null) {
+  /** Restart the session's world. `promptFrames` null keeps the present ones. */
+  restart(theme, seed, now, promptFrames = null) {
     const before = this.#wanted;
-    this.#wanted = { theme, seed, pictures: pictures ?? before.pictures };
+    this.#wanted = { theme, seed, promptFrames: promptFrames ?? before.promptFrames };
     if (this.#wire !== "greeted") return;
-    this.#send(protocol.start(theme, seed, pictures));
+    this.#send(protocol.start(theme, seed, promptFrames));
     this.#await(now, "Starting the world");
-    if (!pictures?.length) return;
+    if (!promptFrames?.length) return;
     this.#before = before;
     this.#uploadSince = now;
-    this.#stale = Infinity; // until the server says that it has looked at them
+    this.#stale = Infinity; // until the server has accepted the prompt frames
   }
 
   retry(now) {
@@ -186,7 +199,7 @@ export class Session {
   }
 
   #hello() {
-    const { theme, seed, pictures } = this.#wanted;
+    const { theme, seed, promptFrames } = this.#wanted;
     this.#uploadSince = this.#lastHeard;
     this.#send(
       protocol.hello({
@@ -197,13 +210,13 @@ export class Session {
         video: this.video,
         resume: this.#resume,
         token: this.token,
-        pictures: this.#resume === null ? pictures : null, // the server still has them
+        promptFrames: this.#resume === null ? promptFrames : null, // the server still has those of a resumed session
       }),
     );
   }
 
   closed(reason, now) {
-    if (this.#wire === "closed") return; // we hung up ourselves
+    if (this.#wire === "closed") return; // closed by this side
     const greeted = this.#wire === "greeted";
     this.#wire = "closed";
     if (this.state === "error" || this.state === "idle" || this.state === "full") return;
@@ -237,15 +250,15 @@ export class Session {
     if (this.#wire !== "closed") this.#hangUp();
   }
 
-  /** Bytes that are no message: say so and stop, instead of playing on with half of the truth. */
-  garbled(error, now) {
+  /** Report bytes that are not a valid message. The session ends with an error. */
+  invalid(error, now) {
     this.#fail(
       problem(
         "bad_message",
-        `The server sent something this page does not understand (${error.path})`,
+        `The server sent an invalid message (${error.path})`,
         error.expected,
         error.got,
-        "Reload the page; if that does not help, page and server have different versions.",
+        "Reload the page. If the error returns, page and server have different versions.",
       ),
       now,
     );
@@ -267,7 +280,7 @@ export class Session {
         return this.#do("pong", { message, received: now });
       case "answer":
         return this.#do("answer", { sdp: message.sdp });
-      default: // "stats" is for tools; this page never asks for it
+      default: // "stats" goes only to clients that ask for it
     }
   }
 
@@ -276,10 +289,10 @@ export class Session {
       this.#fail(
         problem(
           "version_mismatch",
-          "Page and server speak different versions of the protocol",
+          "Page and server use different protocol versions",
           `version ${protocol.VERSION}`,
           `version ${message.version}`,
-          "Reload the page to get the server's own copy.",
+          "Reload the page.",
         ),
         now,
       );
@@ -304,14 +317,12 @@ export class Session {
     );
     this.#wanted.theme = match ?? themes[0] ?? null;
     if (match) this.#send(protocol.start(match, this.#wanted.seed));
-    else this.#do("notice", { text: "This server has other themes. Pick one in the menu." });
+    else this.#do("notice", { text: "This server has other themes. Choose one in the menu." });
   }
 
-  /**
-   * Loading until a picture is there; a session that was cut off stays "reconnecting" until then.
-   */
+  /** Wait for the first frame, "loading" or, after a lost connection, "reconnecting". */
   #await(now, detail) {
-    this.lastPicture = null;
+    this.lastFrame = null;
     this.#stale = now + STALE_MS;
     this.#enter(this.state === "reconnecting" ? "reconnecting" : "loading", now, detail);
   }
@@ -329,7 +340,7 @@ export class Session {
     } else {
       this.#stale = this.#stale === Infinity ? now + STALE_MS : now;
       if (this.state !== "loading") return;
-      this.detail = "Waiting for the first picture";
+      this.detail = "Waiting for the first frame";
       this.progress = 1;
     }
   }
@@ -343,9 +354,8 @@ export class Session {
     const { code } = message;
     if (code === "no_free_seat") return this.#full(message, now);
     if (code === "session_expired" && this.#wire === "greeted" && now - this.#pinged > SILENT_MS) {
-      // We were silent (a closed laptop lid): the seat is kept for a while. Without a silence of
-      // ours another connection took the session over, and taking it back would only start a tug of
-      // war between two pages.
+      // This device slept, and the gateway keeps the seat for a while. Without such a pause the
+      // session was taken over by another page: resuming it would make the two fight over it.
       return this.#again(now, () => this.#enter("reconnecting", now, "This page was asleep"));
     }
     if (code === "session_expired" && this.#wire === "open" && this.#resume !== null)
@@ -354,7 +364,7 @@ export class Session {
         this.welcome = null;
         this.#do("remember", { resume: null });
         this.#do("notice", {
-          text: "The earlier session was over. This is a new one with the same theme and seed.",
+          text: "The earlier session had ended. This is a new one with the same theme and seed.",
         });
       });
     if (code === "unknown_theme" && this.#wire === "open" && !this.#themeRefused) {
@@ -371,11 +381,11 @@ export class Session {
     }
     if (message.fatal || this.#wire === "open") return this.#fail(message, now);
     if (code === "bad_picture" && this.#before !== null) {
-      // the world that was to be left goes on
+      // the present world continues
       this.#wanted = this.#before;
       this.#before = null;
       this.#stale = now;
-      this.#do("pictures_refused");
+      this.#do("prompt_refused");
     }
     this.#do("notice", { text: `${message.message}. ${message.remedy}`, tone: "warn" });
   }
@@ -387,7 +397,7 @@ export class Session {
     this.#retryAt = now + FULL_RETRY_MS;
   }
 
-  /** Hangs up, changes something, and connects anew at once. */
+  /** Close the connection, apply a change, and connect again at once. */
   #again(now, change) {
     this.#hangUp();
     change();
@@ -396,11 +406,11 @@ export class Session {
 
   // -- video --------------------------------------------------------------------------------------
 
-  /** WebRTC does not get through: the same session again, as JPEG pictures over the WebSocket. */
+  /** Report that WebRTC failed: the session continues as JPEG over the WebSocket. */
   videoFailed(reason, now) {
     if (this.video === "jpeg" || this.state === "error" || this.state === "idle") return;
     if (this.#webrtcWorked) {
-      // it did once, so the network changed: one new connection before giving it up
+      // it worked before, so the network has changed: try once more
       this.#webrtcWorked = false;
       this.#again(now, () => this.#enter("reconnecting", now, reason));
       return;
@@ -412,7 +422,7 @@ export class Session {
           "WebRTC video did not get through",
           "a WebRTC connection within 4 s",
           reason,
-          "Allow UDP between this device and the server, or leave out ?video=webrtc to use JPEG.",
+          "Allow UDP between this device and the server, or remove ?video=webrtc to use JPEG.",
         ),
         now,
       );
@@ -422,13 +432,13 @@ export class Session {
     this.fallback = reason;
     this.#again(now, () =>
       this.#do("notice", {
-        text: `WebRTC did not get through (${reason}). Using JPEG pictures instead.`,
+        text: `WebRTC did not get through (${reason}). Using JPEG instead.`,
       }),
     );
   }
 
-  pictureShown(now) {
-    this.lastPicture = now;
+  frameShown(now) {
+    this.lastFrame = now;
     this.#headersSince = null;
     if (this.video === "webrtc") this.#webrtcWorked = true;
     if (
@@ -442,15 +452,17 @@ export class Session {
   // -- time ---------------------------------------------------------------------------------------
 
   /**
-   * Call at least every 100 ms while a session is wanted. `visible`: a hidden page shows no
-   * pictures, that is no fault. `sending`: a message is still on its way out, and on a slow line
-   * pictures take a while.
+   * Advance the session's clock; call at least every 100 ms while it is not idle.
+   *
+   * @param {number} now
+   * @param {boolean} [visible] false while the page is hidden and shows no frames
+   * @param {boolean} [sending] true while an upload is in progress
    */
   tick(now, visible = true, sending = false) {
     if (sending && now - this.#uploadSince < UPLOAD_MS) this.#lastHeard = now;
     const slept = this.#lastTick !== null && now - this.#lastTick > 2000;
     this.#lastTick = now;
-    // the page slept (laptop lid, throttled tab), messages may be waiting unread
+    // after sleep or throttling, received messages may not have been read yet
     if (slept) this.#lastHeard = now;
     if (slept || !visible) this.#headersSince = null;
     if (this.#wire === "closed") this.#tickClosed(now);
@@ -482,20 +494,20 @@ export class Session {
       this.video === "webrtc"
     ) {
       this.#headersSince = null;
-      this.videoFailed("frames arrive but no picture does", now);
+      this.videoFailed("frame headers arrive, but no video", now);
       return;
     }
     if (now < this.#nextPing) return;
-    this.#send(protocol.ping(now)); // before the welcome as well: a model may take minutes to load
+    this.#send(protocol.ping(now)); // also before the welcome: loading a model may take minutes
     this.#pinged = now;
     this.#pings += 1;
     this.#nextPing = now + (this.#pings < FAST_PINGS ? FAST_PING_MS : PING_MS);
   }
 
-  /** What there is to show, as plain data. */
+  /** Return the session's state as plain data. */
   view(now) {
     const stalled =
-      this.state === "playing" && this.lastPicture !== null && now - this.lastPicture > STALL_MS;
+      this.state === "playing" && this.lastFrame !== null && now - this.lastFrame > STALL_MS;
     return {
       state: this.state,
       detail: this.detail,
@@ -503,11 +515,11 @@ export class Session {
       seconds: Math.max(0, (now - this.since) / 1000),
       retryIn: this.#retryAt === null ? null : Math.max(0, (this.#retryAt - now) / 1000),
       attempt: this.attempt,
-      stalledFor: stalled ? (now - this.lastPicture) / 1000 : 0,
+      stalledFor: stalled ? (now - this.lastFrame) / 1000 : 0,
       error: this.error,
       theme: this.#wanted.theme,
       seed: this.#wanted.seed,
-      pictures: this.#wanted.pictures?.length ?? 0,
+      promptFrames: this.#wanted.promptFrames?.length ?? 0,
       video: this.video,
       fallback: this.fallback,
       session: this.welcome?.session ?? null,

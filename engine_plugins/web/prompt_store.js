@@ -1,10 +1,10 @@
-// Pictures that a player chose outlive a reload of the tab. They are too large for the session
-// storage, so they lie in a database of the browser, under a name that the tab remembers.
+// Prompt frames that survive a reload of the tab. They are too large for the session storage and go
+// into IndexedDB, under a name that the tab keeps.
 
-const DATABASE = "worldbridge.pictures";
+const DATABASE = "worldbridge.prompt_frames";
 const CHOSEN = "chosen";
-const PATIENCE_MS = 1000;
-const KEPT = 8; // tabs: those that were closed never say so
+const LOAD_MS = 1000; // longest wait: loading holds up the page
+const KEPT = 8; // tabs: a closed one does not remove its entry
 
 const done = (request) =>
   new Promise((resolve, reject) => {
@@ -19,8 +19,8 @@ async function open() {
   return done(request);
 }
 
-/** The page works without storage, which may be full or forbidden: then nothing is remembered. */
-async function remembered(mode, work) {
+/** Run a transaction; null if storage is full or forbidden. */
+async function transact(mode, work) {
   try {
     const database = await open();
     try {
@@ -38,29 +38,29 @@ async function forgetOldest(chosen) {
   for (const tab of oldestFirst.slice(0, -KEPT)) await done(chosen.delete(tab));
 }
 
-export class PictureStore {
-  /** `tab`: a name that the tab keeps through reloads */
+export class PromptStore {
+  /** `tab`: a name that the tab keeps when it is reloaded */
   constructor(tab) {
     this.tab = tab;
   }
 
-  /** `files`: bytes of each picture, oldest first, or null to forget them. */
+  /** Store the bytes of each image, oldest first; null deletes them. */
   save(files) {
-    return remembered("readwrite", async (chosen) => {
+    return transact("readwrite", async (chosen) => {
       if (files === null) return done(chosen.delete(this.tab));
       await done(chosen.put({ tab: this.tab, files, at: Date.now() }));
       return forgetOldest(chosen);
     });
   }
 
-  /** @returns {Promise<Uint8Array[] | null>} */
+  /** Load the stored images. @returns {Promise<Uint8Array[] | null>} */
   async load() {
     const found = await Promise.race([
-      remembered("readonly", (chosen) => done(chosen.get(this.tab))),
-      new Promise((resolve) => setTimeout(resolve, PATIENCE_MS, null)), // it holds up the page
+      transact("readonly", (chosen) => done(chosen.get(this.tab))),
+      new Promise((resolve) => setTimeout(resolve, LOAD_MS, null)),
     ]);
     const files = found?.files;
-    const sound = Array.isArray(files) && files.every((file) => file instanceof Uint8Array);
-    return sound && files.length > 0 ? files : null;
+    const valid = Array.isArray(files) && files.every((file) => file instanceof Uint8Array);
+    return valid && files.length > 0 ? files : null;
   }
 }

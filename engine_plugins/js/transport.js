@@ -1,13 +1,14 @@
-// The two ways to the gateway: a WebSocket that is always there (signalling, liveness, JPEG
-// pictures) and, where it gets through, WebRTC with a video track and two data channels. Delivers
-// decoded messages; knows nothing about sessions.
+// The connection to the gateway: a WebSocket for signalling, liveness and JPEG frames, and WebRTC
+// with a video track and two data channels where the network allows it. It delivers decoded messages
+// and knows nothing about sessions.
 
 import { decode, encode, offer, ProtocolError } from "./protocol.js";
-import { PeerLink } from "./peer.js";
+import { PeerConnection } from "./webrtc.js";
 
-// bytes waiting in a socket: more means the network is behind, and old input is worthless
+// bytes waiting in a socket above which input is dropped: late input is worthless
 const MAX_BUFFERED = 16 * 1024;
 
+/** Return the WebSocket URL of the gateway that serves the page at `base`. */
 export function sessionUrl(base) {
   const url = new URL("session", base);
   url.protocol = url.protocol === "https:" ? "wss:" : "ws:";
@@ -17,8 +18,8 @@ export function sessionUrl(base) {
 }
 
 /**
- * Calls `handlers`: opened(), closed(reason), message(message), garbled(error), track(stream),
- * videoFailed(reason).
+ * Talk to the gateway. Events go to `handlers`: opened(), closed(reason), message(message),
+ * invalid(error), track(stream), videoFailed(reason).
  */
 export class Transport {
   #socket = null;
@@ -27,7 +28,7 @@ export class Transport {
   constructor(url, handlers) {
     this.url = url;
     this.handlers = handlers;
-    this.inputSkipped = 0; // snapshots not sent because the network was behind
+    this.inputsSkipped = 0; // controller states not sent because the network was behind
   }
 
   connect() {
@@ -59,7 +60,7 @@ export class Transport {
       this.handlers.message(decode(new Uint8Array(data)));
     } catch (error) {
       if (!(error instanceof ProtocolError)) throw error;
-      this.handlers.garbled(error);
+      this.handlers.invalid(error);
     }
   }
 
@@ -67,22 +68,22 @@ export class Transport {
     if (this.#socket?.readyState === WebSocket.OPEN) this.#socket.send(encode(message));
   }
 
-  /** Whether the last message, say a hello with pictures, is still on its way out. */
+  /** Whether a message is still being sent: prompt frames are large. */
   get sending() {
     return this.#socket !== null && this.#socket.bufferedAmount > 0;
   }
 
-  /** Newest controls by the fastest way there is. Never queued behind older ones. */
+  /** Send input by the fastest open channel, or drop it. @returns {boolean} whether it was sent */
   sendInput(message) {
     const bytes = encode(message);
-    const way = this.#peer?.inputOpen ? this.#peer.input : this.#socket;
-    if (way === null || way.readyState !== (way === this.#socket ? WebSocket.OPEN : "open"))
-      return false;
-    if (way.bufferedAmount > MAX_BUFFERED) {
-      this.inputSkipped += 1;
+    const channel = this.#peer?.inputOpen ? this.#peer.input : this.#socket;
+    const open = channel === this.#socket ? WebSocket.OPEN : "open";
+    if (channel?.readyState !== open) return false;
+    if (channel.bufferedAmount > MAX_BUFFERED) {
+      this.inputsSkipped += 1;
       return false;
     }
-    way.send(bytes);
+    channel.send(bytes);
     return true;
   }
 
@@ -93,7 +94,7 @@ export class Transport {
 
   negotiate() {
     this.#peer?.close();
-    const peer = new PeerLink({
+    const peer = new PeerConnection({
       offer: (sdp) => this.#peer === peer && this.send(offer(sdp)),
       message: (data) => this.#peer === peer && this.#deliver(data),
       track: (stream) => this.#peer === peer && this.handlers.track(stream),

@@ -1,0 +1,9 @@
+// The client library: messages, session, input, latency and transport, without DOM.
+
+export * from "./input.js";
+export * from "./latency.js";
+export * as msgpack from "./msgpack.js";
+export * as protocol from "./protocol.js";
+export { backoff, sameTheme, Session, themeKey } from "./session.js";
+export { sessionUrl, Transport } from "./transport.js";
+export { PeerConnection } from "./webrtc.js";
