@@ -51,11 +51,24 @@ class FSQ(nn.Module):
 
         Works in float32 whatever z is: bfloat16 cannot tell neighbouring levels' borders.
         """
-        value = z.float()
-        shift, reach, offset = self._shift.float(), self._reach.float(), self._offset.float()
-        bounded = torch.tanh(value + shift) * reach - offset
+        bounded = self._bound(z)
         rounded = bounded + (bounded.round() - bounded).detach()
         return (rounded / self._half_width).to(z.dtype)
+
+    def perturb(self, z: Tensor) -> Tensor:
+        """Return codes of z [..., D] with uniform noise of one step's width instead of rounding.
+
+        Training begins with them: a network that is rounded from its first step may never use
+        some of its codes.
+        """
+        bounded = self._bound(z)
+        noise = torch.rand_like(bounded) - 0.5
+        return ((bounded + noise) / self._half_width).to(z.dtype)
+
+    def _bound(self, z: Tensor) -> Tensor:
+        value = z.float()
+        shift, reach, offset = self._shift.float(), self._reach.float(), self._offset.float()
+        return torch.tanh(value + shift) * reach - offset
 
     def codes_to_indices(self, codes: Tensor) -> Tensor:
         """Codes [..., D] -> indices int64 [...]."""

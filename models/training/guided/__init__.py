@@ -1,0 +1,1 @@
+"""Training of the network of worlds with a spatial memory."""

@@ -1,0 +1,361 @@
+"""Train the guided tokenizer on single plain frames with nearness, under random masks."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import time
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from worldbridge.models.guided.config import (
+    active_blocks,
+    floor_nearness,
+    make_guide,
+    nearness_to_unit,
+)
+from worldbridge.models.guided.tokenizer import Drawn, GuidedTokenizer
+from worldbridge.models.procedural.actions import FOV_Y_DEG
+from worldbridge.models.training.checkpoints import save_checkpoint
+from worldbridge.models.training.guided.masks import random_mask
+from worldbridge.models.training.guided.sheet import write_sheet
+
+__all__ = ["Batch", "FramePool", "TokenizerRecipe", "TrainingError", "tokenizer_loss", "train"]
+
+
+class TrainingError(RuntimeError):
+    """Training cannot go on; the last checkpoint is good."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenizerRecipe:
+    """Numbers of a training run."""
+
+    steps: int = 4_000
+    decoder_steps: int = 0  # further steps in which codes stay and the decoder alone learns
+    batch: int = 8
+    crop: tuple[int, int] = (160, 256)
+    rate: float = 8e-4
+    warmup: int = 100
+    clip: float = 0.5
+    ema: float = 0.998
+    rounding_from: float = 0.3  # share of `steps` after which codes are rounded
+    coolest: float = 0.1  # temperature of the surfaces' borders at the end; 1 at the start
+    chroma: float = 3.0
+    seen: float = 0.05  # weight of pixels that the memory shows beside 1 for new ones
+    unknown_depth: float = 0.25  # share of frames whose nearness the encoder does not see
+    guide_noise: float = 0.06  # of the guide's nearness, relative
+    seed: int = 1
+    save_every: int = 250
+    sheet_every: int = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Crops: color [B, 3, h, w] in [-1, 1], nearness [B, h, w], mask bool [B, h, w], guide."""
+
+    color: Tensor
+    nearness: Tensor
+    mask: Tensor
+    guide: Tensor
+    depth_known: Tensor  # bool [B]
+
+
+class FramePool:
+    """Frames on disk: PREFIX*_{rgb,near,pitch}.npy, read as memory maps."""
+
+    def __init__(self, prefix: Path) -> None:
+        """Open the pool.
+
+        Raises FileNotFoundError where there is none.
+        """
+        names = sorted(prefix.parent.glob(f"{prefix.name}*_rgb.npy"))
+        if not names:
+            raise FileNotFoundError(f"expected frames at {prefix}*_rgb.npy, found none")
+        self._rgb = [np.load(n, mmap_mode="r") for n in names]
+        self._near = [np.load(str(n).replace("_rgb", "_near"), mmap_mode="r") for n in names]
+        self._pitch = [np.load(str(n).replace("_rgb", "_pitch")) for n in names]
+        self._start = np.cumsum([0] + [len(r) for r in self._rgb])
+
+    def __len__(self) -> int:
+        return int(self._start[-1])
+
+    def frame(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.float32], float]:
+        """Return colour uint8 [3, H, W], nearness float32 [H, W] in 1/m, pitch in radians."""
+        part = int(np.searchsorted(self._start, index, side="right")) - 1
+        row = index - int(self._start[part])
+        near = self._near[part][row].astype(np.float32)
+        return self._rgb[part][row], near, float(self._pitch[part][row])
+
+    def batch(self, recipe: TokenizerRecipe, random: np.random.Generator) -> Batch:
+        """Return random crops under random masks."""
+        height, width = recipe.crop
+        color, nearness, mask, floor = [], [], [], []
+        for _ in range(recipe.batch):
+            rgb, near, pitch = self.frame(int(random.integers(len(self))))
+            # Multiples of 16, so that blocks of the crop are blocks of the frame.
+            top = 16 * int(random.integers((near.shape[0] - height) // 16 + 1))
+            left = 16 * int(random.integers((near.shape[1] - width) // 16 + 1))
+            rows, columns = slice(top, top + height), slice(left, left + width)
+            ground = floor_nearness(torch.tensor([pitch]), near.shape[0], width, FOV_Y_DEG)[0]
+            rgb, near = np.array(rgb[:, rows, columns]), near[rows, columns]
+            if random.random() < 0.5:
+                rgb, near = rgb[:, :, ::-1].copy(), near[:, ::-1].copy()
+            color.append(torch.from_numpy(rgb))
+            nearness.append(torch.from_numpy(near))
+            mask.append(torch.from_numpy(random_mask(near, random)))
+            floor.append(ground[rows])
+        colors = torch.stack(color).float() / 127.5 - 1.0
+        near_all, masks = torch.stack(nearness), torch.stack(mask)
+        guide_near = _noisy(near_all, recipe.guide_noise, random)
+        guide = make_guide(colors, guide_near, masks, torch.stack(floor))
+        known = torch.from_numpy(random.random(recipe.batch) >= recipe.unknown_depth)
+        return Batch(colors, near_all, masks, guide, known)
+
+
+def _noisy(nearness: Tensor, sigma: float, random: np.random.Generator) -> Tensor:
+    """Multiply nearness by smooth noise, as the network's own depth is wrong."""
+    batch, height, width = nearness.shape
+    coarse = random.normal(0.0, sigma, (batch, 1, height // 32, width // 32)).astype(np.float32)
+    coarse *= random.choice([0.0, 1.0], (batch, 1, 1, 1)).astype(np.float32)
+    noise = F.interpolate(torch.from_numpy(coarse), size=(height, width), mode="bilinear")
+    return nearness * noise[:, 0].exp()
+
+
+def _luma_chroma(color: Tensor, chroma: float) -> Tensor:
+    red, green, blue = color.unbind(1)
+    luma = 0.299 * red + 0.587 * green + 0.114 * blue
+    return torch.stack((luma, chroma * 0.564 * (blue - luma), chroma * 0.713 * (red - luma)), 1)
+
+
+def _weighted(error: Tensor, weight: Tensor) -> Tensor:
+    return (error * weight).sum() / weight.sum().clamp(min=1.0)
+
+
+def _edge_errors(error: Tensor, weight: Tensor) -> Tensor:
+    """Mean absolute differences of an error [B, C, H, W] to the neighbours."""
+    across = _weighted(error.diff(dim=-1).abs().mean(1), weight[..., 1:])
+    down = _weighted(error.diff(dim=-2).abs().mean(1), weight[..., 1:, :])
+    return across + down
+
+
+def tokenizer_loss(drawn: Drawn, batch: Batch, recipe: TokenizerRecipe) -> Tensor:
+    """Colour in luminance and chroma, nearness on its logarithmic scale, and both one's edges."""
+    weight = torch.where(batch.mask, recipe.seen, 1.0)
+    error = _luma_chroma(drawn.color, recipe.chroma) - _luma_chroma(batch.color, recipe.chroma)
+    loss = _weighted(error.abs().mean(1) + error.square().mean(1), weight)
+    loss = loss + 0.7 * _edge_errors(error, weight)
+    depth = (drawn.nearness - nearness_to_unit(batch.nearness))[:, None]
+    return loss + 2.0 * _weighted(depth.abs()[:, 0], weight) + _edge_errors(depth, weight)
+
+
+def _rate(step: int, recipe: TokenizerRecipe) -> float:
+    """Cosine from `rate` to a twentieth over `steps`; again, from half of it, for the decoder."""
+    if step < recipe.steps:
+        top, share = recipe.rate, step / recipe.steps
+    else:
+        top, share = recipe.rate / 2, (step - recipe.steps) / max(recipe.decoder_steps, 1)
+    ramp = min(1.0, (step + 1) / recipe.warmup)
+    return top * ramp * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * min(share, 1.0))))
+
+
+def _temperature(step: int, recipe: TokenizerRecipe) -> float:
+    return float(recipe.coolest ** min(1.0, step / (0.8 * recipe.steps)))
+
+
+class _Run:
+    """The state of a run: network, average, optimizer and step."""
+
+    def __init__(self, recipe: TokenizerRecipe, out: Path) -> None:
+        torch.manual_seed(recipe.seed)
+        self.recipe, self.out = recipe, out
+        self.model = GuidedTokenizer()
+        self.average = GuidedTokenizer()
+        self.average.load_state_dict(self.model.state_dict())
+        self.average.requires_grad_(False).eval()
+        self.optimizer = torch.optim.AdamW(
+            self.model.parameters(), lr=recipe.rate, betas=(0.9, 0.95), weight_decay=0.01
+        )
+        self.step, self.skipped = 0, 0
+        self.norms: deque[float] = deque(maxlen=50)
+        out.mkdir(parents=True, exist_ok=True)
+        if self.checkpoint.exists():
+            self._resume()
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.out / "tokenizer.pt"
+
+    def _resume(self) -> None:
+        state = torch.load(self.checkpoint, weights_only=True)
+        self.model.load_state_dict(state["model"])
+        self.average.load_state_dict(state["average"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.step, self.skipped = state["step"], state["skipped"]
+        self.norms.extend(state["norms"])
+
+    def save(self) -> None:
+        state: dict[str, Any] = {
+            "model": self.model.state_dict(),
+            "average": self.average.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "step": self.step,
+            "skipped": self.skipped,
+            "norms": list(self.norms),
+            "config": asdict(self.model.config),
+        }
+        save_checkpoint(self.checkpoint, state)
+
+    def learn(self, batch: Batch) -> float:
+        """Take one step and return its loss; an outlier among the gradients is skipped."""
+        recipe = self.recipe
+        if self.step == recipe.steps:  # codes stay from here on: those of the average
+            self.model.load_state_dict(self.average.state_dict())
+        for group in self.optimizer.param_groups:
+            group["lr"] = _rate(self.step, recipe)
+        loss = tokenizer_loss(self._draw(batch), batch, recipe)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        norm = float(nn.utils.clip_grad_norm_(self.model.parameters(), recipe.clip))
+        value = float(loss.detach())
+        if not math.isfinite(value) or not math.isfinite(norm):
+            raise TrainingError(
+                f"step {self.step}: the loss is {value}, its gradient {norm}; the checkpoint "
+                f"{self.checkpoint} is good; lower the rate (now {recipe.rate}) and continue"
+            )
+        usual = float(np.median(self.norms)) if len(self.norms) >= 20 else math.inf
+        self.norms.append(norm)
+        if norm > 6.0 * usual:
+            self.skipped += 1
+        else:
+            self.optimizer.step()
+            self._follow()
+        self.step += 1
+        return value
+
+    def _draw(self, batch: Batch) -> Drawn:
+        recipe, model = self.recipe, self.model
+        active = active_blocks(batch.mask, model.config.active_share)
+        unit = batch.depth_known[:, None, None]
+        with torch.set_grad_enabled(self.step < recipe.steps):
+            features = model.guide_features(batch.guide)
+            z = _latent(model, batch, features, unit)
+            early = self.step < recipe.rounding_from * recipe.steps
+            codes = model.fsq.perturb(z) if early else model.fsq.quantize(z)
+        temperature = _temperature(self.step, recipe)
+        return model.paint(codes.movedim(-1, 1), active, features, temperature)
+
+    def _follow(self) -> None:
+        decay = min(self.recipe.ema, (self.step + 1) / (self.step + 20))
+        with torch.no_grad():
+            pairs = zip(self.average.parameters(), self.model.parameters(), strict=True)
+            for ours, new in pairs:
+                ours.lerp_(new, 1.0 - decay)
+
+    @torch.inference_mode()
+    def measure(self, batch: Batch) -> tuple[dict[str, float], Tensor, Tensor]:
+        """Return figures of the average network on a batch, and its frames and nearness."""
+        model = self.average
+        features = model.guide_features(batch.guide)
+        z = _latent(model, batch, features, torch.ones(len(batch.color), 1, 1, dtype=torch.bool))
+        codes = model.fsq.quantize(z)
+        active = active_blocks(batch.mask, model.config.active_share)
+        drawn = model.paint(codes.movedim(-1, 1), active, features)
+        new = ~batch.mask
+        color = drawn.color.clamp(-1, 1)
+        square = ((color - batch.color) / 2).square().mean(1)[new].mean()
+        depth = (drawn.nearness - nearness_to_unit(batch.nearness)).abs()[new].mean()
+        used = (codes * model.config.null_digit).round()[active]
+        counts = [len(used[:, k].unique()) for k in range(used.shape[1])]
+        figures = {
+            "psnr_new_db": -10 * math.log10(max(float(square), 1e-9)),
+            "depth_error": float(depth),
+            "levels_used": min(counts) if counts else 0,
+            "latent_size": float(z.abs().max()),
+        }
+        seen = batch.mask[:, None]
+        return figures, torch.where(seen, batch.color, color), drawn.nearness
+
+
+def _latent(model: GuidedTokenizer, batch: Batch, features: Any, known: Tensor) -> Tensor:
+    """Return the latent [B, rows, columns, digits]; nearness that is not known is hidden."""
+    flag = known.expand_as(batch.nearness).float()[:, None]
+    unit = nearness_to_unit(batch.nearness)[:, None] * flag
+    frame = torch.cat((batch.color, unit, flag, 1.0 - batch.guide[:, 4:5]), 1)
+    z: Tensor = model.encoder(frame.contiguous(memory_format=torch.channels_last), features)
+    return z.movedim(1, -1)
+
+
+def train(
+    pool: FramePool, held_out: FramePool, recipe: TokenizerRecipe, out: Path, log_every: int = 25
+) -> GuidedTokenizer:
+    """Train into `out`, from its checkpoint where there is one; returns the average network.
+
+    Every step draws from the seed and its own number, so an interrupted run continues with the
+    steps that it would have taken.
+
+    Raises TrainingError when the loss is no longer a number.
+    """
+    run = _Run(recipe, out)
+    test = held_out.batch(_evaluation(recipe), np.random.default_rng(recipe.seed))
+    began, first = time.monotonic(), run.step
+    losses: deque[float] = deque(maxlen=100)
+    for step in _steps(run):
+        torch.manual_seed(recipe.seed * 1_000_003 + step)
+        losses.append(run.learn(pool.batch(recipe, np.random.default_rng([recipe.seed, step]))))
+        if run.step % log_every == 0:
+            speed = (run.step - first) / (time.monotonic() - began)
+            _log(out, {"step": run.step, "loss": float(np.mean(losses)), "steps_per_s": speed})
+        if run.step % recipe.sheet_every == 0:
+            figures, color, nearness = run.measure(test)
+            _log(out, {"step": run.step, "skipped": run.skipped, **figures})
+            write_sheet(out / f"sheet-{run.step:06d}.png", test, color, nearness)
+        if run.step % recipe.save_every == 0:
+            run.save()
+    run.save()
+    return run.average
+
+
+def _evaluation(recipe: TokenizerRecipe) -> TokenizerRecipe:
+    return TokenizerRecipe(batch=24, crop=recipe.crop, guide_noise=0.0, seed=recipe.seed)
+
+
+def _steps(run: _Run) -> Iterator[int]:
+    while run.step < run.recipe.steps + run.recipe.decoder_steps:
+        yield run.step
+
+
+def _log(out: Path, entry: dict[str, float]) -> None:
+    line = json.dumps({k: round(v, 5) for k, v in entry.items()})
+    print(line, flush=True)
+    with (out / "log.jsonl").open("a") as file:
+        file.write(line + "\n")
+
+
+def main() -> None:
+    """Train from the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--pool", type=Path, required=True, help="prefix of the frames' files")
+    parser.add_argument("--held-out", type=Path, required=True, help="the same, never trained on")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--steps", type=int, default=TokenizerRecipe().steps)
+    parser.add_argument("--decoder-steps", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=1)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    recipe = TokenizerRecipe(steps=options.steps, decoder_steps=options.decoder_steps)
+    train(FramePool(options.pool), FramePool(options.held_out), recipe, options.out)
+
+
+if __name__ == "__main__":
+    main()

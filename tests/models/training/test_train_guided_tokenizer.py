@@ -1,0 +1,80 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from worldbridge.models.training.guided import train_tokenizer
+from worldbridge.models.training.guided.train_tokenizer import (
+    FramePool,
+    TokenizerRecipe,
+    TrainingError,
+    train,
+)
+
+RECIPE = TokenizerRecipe(
+    steps=4, decoder_steps=2, batch=2, crop=(64, 96), warmup=2, save_every=2, sheet_every=3
+)
+
+
+@pytest.fixture
+def pool(tmp_path):
+    random = np.random.default_rng(0)
+    np.save(tmp_path / "a_rgb.npy", random.integers(0, 256, (3, 3, 96, 128), dtype=np.uint8))
+    np.save(tmp_path / "a_near.npy", random.uniform(0.02, 1, (3, 96, 128)).astype(np.float16))
+    np.save(tmp_path / "a_pitch.npy", np.zeros(3))
+    return FramePool(tmp_path / "a")
+
+
+def weights(model):
+    return torch.cat([p.flatten() for p in model.parameters()])
+
+
+def test_an_interrupted_run_continues_to_the_same_weights(pool, tmp_path, monkeypatch):
+    whole = train(pool, pool, RECIPE, tmp_path / "whole")
+    learn = train_tokenizer._Run.learn
+
+    def interrupted(run, batch):
+        if run.step == 3:
+            raise KeyboardInterrupt
+        return learn(run, batch)
+
+    monkeypatch.setattr(train_tokenizer._Run, "learn", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        train(pool, pool, RECIPE, tmp_path / "cut")
+    monkeypatch.undo()
+    continued = train(pool, pool, RECIPE, tmp_path / "cut")
+    assert torch.equal(weights(whole), weights(continued))
+    with Image.open(tmp_path / "whole" / "sheet-000003.png") as sheet:
+        assert sheet.size == (2 * 5 * 96, 6 * 64)
+        sheet.load()
+    entries = [json.loads(x) for x in (tmp_path / "whole" / "log.jsonl").read_text().splitlines()]
+    assert any("psnr_new_db" in entry for entry in entries)
+
+
+def test_codes_stay_while_the_decoder_alone_learns(pool, tmp_path):
+    run = train_tokenizer._Run(RECIPE, tmp_path)
+    for _ in range(RECIPE.steps):
+        run.learn(pool.batch(RECIPE, np.random.default_rng(run.step)))
+    encoder, decoder = weights(run.average.encoder), weights(run.average.decoder)
+    run.learn(pool.batch(RECIPE, np.random.default_rng(9)))
+    assert torch.equal(weights(run.model.encoder), encoder)
+    assert torch.equal(weights(run.average.encoder), encoder)
+    assert not torch.equal(weights(run.model.decoder), decoder)
+
+
+def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_checkpoint(pool, tmp_path):
+    train(pool, pool, RECIPE, tmp_path / "out")
+    kept = (tmp_path / "out" / "tokenizer.pt").read_bytes()
+    run = train_tokenizer._Run(RECIPE, tmp_path / "out")
+    batch = pool.batch(RECIPE, np.random.default_rng(0))
+    batch.color.fill_(float("nan"))
+    with pytest.raises(TrainingError, match="step 6"):
+        run.learn(batch)
+    assert (tmp_path / "out" / "tokenizer.pt").read_bytes() == kept
+
+
+def test_a_pool_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="nothing"):
+        FramePool(tmp_path / "nothing")
