@@ -75,6 +75,7 @@ class Child:
 
     async def _run_once(self) -> int:
         self._last_lines.clear()
+        _let_children_hear_hangup()
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
@@ -116,6 +117,16 @@ class Child:
                 sys.stderr.flush()
 
 
+def _let_children_hear_hangup() -> None:
+    """Ignore SIGHUP by a handler, if we ignore it.
+
+    A child inherits SIG_IGN, which nohup sets, but a handler becomes the default in the child. So
+    `renew` reaches it from its first moment.
+    """
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, lambda number, frame: None)
+
+
 async def _end(process: asyncio.subprocess.Process) -> None:
     """Ask the process to end; kill it if it does not."""
     if process.returncode is not None:
@@ -132,8 +143,6 @@ def main() -> None:
     """Run the module that the command line names, until it or the parent process ends."""
     # Ctrl-C in a terminal reaches the whole group; the supervisor stops its children in order.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # nohup ignores this signal too, but the supervisor asks for a new start with it.
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     die_with_parent(int(os.environ["WORLDBRIDGE_PARENT"]))
     module, sys.argv = sys.argv[1], sys.argv[1:]
     runpy.run_module(module, run_name="__main__", alter_sys=True)
