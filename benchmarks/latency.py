@@ -20,9 +20,9 @@ from typing import Any
 
 import numpy as np
 
-from tests.e2e.chromium import Page, chromium, find_chromium
-from tests.e2e.server import Server, serving
-from tests.e2e.table import read_latency_table
+from tests.support.chromium import Page, chromium, find_chromium
+from tests.support.page import read_latency_table
+from tests.support.server import Server, serving
 from worldbridge.benchmarks.results_store import write_result
 from worldbridge.cli.profile import measure
 

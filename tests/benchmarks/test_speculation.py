@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import torch
 
-from tests.runtime.tiny_world import tiny_world
+from tests.support.tiny_world import tiny_world
 from worldbridge.benchmarks.quality.speculation import measure_drafts
 from worldbridge.models.training.data import make_clip
 from worldbridge.models.transformer import MedusaHeads

@@ -15,7 +15,7 @@ import pytest
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
-from tests.bridge.fake_worker import SPEC, FakeWorker
+from tests.support.fake_worker import SPEC, FakeWorker
 from worldbridge.bridge.config import GatewayConfig
 from worldbridge.bridge.gateway.process import serve
 from worldbridge.bridge.protocol import (

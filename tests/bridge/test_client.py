@@ -9,7 +9,7 @@ import json
 import pytest
 
 from tests.bridge.conftest import Rig, RigMaker, eventually
-from tests.bridge.fake_worker import SPEC
+from tests.support.fake_worker import SPEC
 from worldbridge.bridge.errors import BridgeError
 from worldbridge.bridge.protocol import FrameHeader, OpenSession, Pose, RestartSession
 from worldbridge.engine_plugins.python import connect, profile

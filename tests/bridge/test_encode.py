@@ -8,7 +8,7 @@ import pytest
 import simplejpeg
 from av.video.codeccontext import VideoCodecContext
 
-from tests.bridge.fake_worker import SPEC, picture
+from tests.support.fake_worker import SPEC, moving_frame
 from worldbridge.bridge.media.encoder import Codec, JpegEncoder, VideoEncoder, split_i420
 
 WIDTH, HEIGHT = SPEC.width, SPEC.height
@@ -30,9 +30,9 @@ def test_video_survives(codec: Codec) -> None:
     encoder, decode = VideoEncoder(codec, WIDTH, HEIGHT, 30), decoder(codec)
     shown = 0
     for n in range(12):
-        packet = encoder.encode(picture(n), n * 3000, n * 33.3)
+        packet = encoder.encode(moving_frame(n), n * 3000, n * 33.3)
         for frame in decode.decode(packet):
-            y, _, _ = split_i420(picture(n), WIDTH, HEIGHT)
+            y, _, _ = split_i420(moving_frame(n), WIDTH, HEIGHT)
             decoded = frame.to_ndarray(format="yuv420p")
             assert luma_psnr(decoded[:HEIGHT], y) > 35
             assert abs(float(decoded[HEIGHT:].mean()) - 125) < 2  # u 100, v 150
@@ -47,7 +47,7 @@ def test_key_frames_come_first_and_on_request_but_not_often(codec: Codec) -> Non
     for n in range(40):
         if n in (5, 6, 20, 21):
             encoder.request_keyframe()
-        packet = encoder.encode(picture(n), n * 3000, n * 33.0)
+        packet = encoder.encode(moving_frame(n), n * 3000, n * 33.0)
         keys += [n] if packet.is_keyframe else []
     # asked for at 5: the throttle of 500 ms after frame 0 holds it back until frame 16;
     # asked for at 20: until 500 ms after frame 16
@@ -56,16 +56,18 @@ def test_key_frames_come_first_and_on_request_but_not_often(codec: Codec) -> Non
 
 def test_time_stamps_always_grow() -> None:
     encoder = VideoEncoder("H264", WIDTH, HEIGHT, 30)
-    stamps = [encoder.encode(picture(n), pts, n * 33.0).pts for n, pts in enumerate([9, 9, 3, 50])]
+    stamps = [
+        encoder.encode(moving_frame(n), pts, n * 33.0).pts for n, pts in enumerate([9, 9, 3, 50])
+    ]
     assert stamps == [9, 10, 11, 50]
 
 
 def test_h264_allows_no_reordering_and_repeats_its_headers() -> None:
     """Without that in the SPS Chromium holds frames back; a late viewer needs SPS and PPS."""
     encoder = VideoEncoder("H264", WIDTH, HEIGHT, 30)
-    encoder.encode(picture(0), 0, 0.0)
+    encoder.encode(moving_frame(0), 0, 0.0)
     encoder.request_keyframe()
-    again = encoder.encode(picture(1), 3000, 1000.0)
+    again = encoder.encode(moving_frame(1), 3000, 1000.0)
     kinds = {nal[0] & 31 for nal in bytes(again).split(b"\0\0\1")[1:]}
     assert {7, 8, 5} <= kinds  # SPS, PPS, IDR
     decode = decoder("H264")

@@ -20,7 +20,7 @@ import simplejpeg
 import websockets
 
 from tests.bridge.conftest import Rig, RigMaker, eventually
-from tests.bridge.fake_worker import SPEC
+from tests.support.fake_worker import SPEC
 from worldbridge.bridge.config import GatewayConfig
 from worldbridge.bridge.protocol import (
     Bye,

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tests.bridge.conftest import Rig, RigMaker, eventually
-from tests.bridge.fake_worker import SPEC
+from tests.support.fake_worker import SPEC
 from worldbridge.bridge.errors import BridgeError
 from worldbridge.bridge.gateway.prompts import check_files, read_pictures
 from worldbridge.bridge.protocol import (

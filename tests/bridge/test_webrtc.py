@@ -16,7 +16,7 @@ from aiortc.rtp import HeaderExtensionsMap, RtpPacket, unpack_header_extensions
 from av import VideoFrame
 
 from tests.bridge.conftest import RawClient, Rig, RigMaker, eventually
-from tests.bridge.fake_worker import SPEC
+from tests.support.fake_worker import SPEC
 from worldbridge.bridge.errors import BridgeError
 from worldbridge.bridge.protocol import (
     Answer,

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.chromium import Browser, chromium, find_chromium
-from tests.e2e.server import Server, serving
+from tests.support.chromium import Browser, chromium, find_chromium
+from tests.support.server import Server, serving
 
 WEIGHTS = Path(__file__).parents[2] / "models" / "weights"
 

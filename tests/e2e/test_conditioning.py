@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.e2e.server import serving
 from tests.e2e.test_convert import CLI, MODEL, TOKENIZER
+from tests.support.server import serving
 from worldbridge.bridge.protocol import Pose
 from worldbridge.engine_plugins.python import connect
 from worldbridge.models.convert.reference import reference_config

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.server import serving
+from tests.support.server import serving
 from worldbridge.engine_plugins.python import connect
 from worldbridge.models.convert.synthetic import write_checkpoint
 from worldbridge.models.transformer import TransformerConfig

@@ -10,12 +10,11 @@ import time
 import numpy as np
 import pytest
 
-from tests.e2e.chromium import Browser, Page
-from tests.e2e.machine import busy
-from tests.e2e.picture import grab, likeness, movements
-from tests.e2e.proxy import proxy_to
-from tests.e2e.server import Server
-from tests.e2e.table import read_latency_table
+from tests.support.chromium import Browser, Page
+from tests.support.machine import busy
+from tests.support.page import grab, likeness, movements, read_latency_table
+from tests.support.proxy import proxy_to
+from tests.support.server import Server
 
 pytestmark = [pytest.mark.e2e, pytest.mark.browser, pytest.mark.timeout(300)]
 

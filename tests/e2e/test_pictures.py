@@ -15,9 +15,9 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from tests.e2e.chromium import Browser, Page
-from tests.e2e.picture import HEIGHT, WIDTH, grab, likeness
-from tests.e2e.server import Server, serving
+from tests.support.chromium import Browser, Page
+from tests.support.page import HEIGHT, WIDTH, grab, likeness
+from tests.support.server import Server, serving
 from worldbridge.bridge.errors import BridgeError
 from worldbridge.engine_plugins.python import Client, connect
 from worldbridge.models.procedural import build_scene, render, soften, spawn

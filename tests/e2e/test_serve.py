@@ -18,8 +18,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.e2e.server import Server, alive, serving
 from tests.models.test_convert_conditioning import source as checkpoint
+from tests.support.server import Server, alive, serving
 from worldbridge.bridge.errors import BridgeError
 from worldbridge.engine_plugins.python import connect
 from worldbridge.engine_plugins.python.timing import LEGS

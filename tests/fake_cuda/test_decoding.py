@@ -11,7 +11,7 @@ import torch
 
 pytest.importorskip("triton", reason="needs triton: pip install triton")
 
-from tests.runtime.decoding.cuda_models import (
+from tests.support.cuda_models import (
     ACTIONS,
     SAMPLING,
     SHORT,

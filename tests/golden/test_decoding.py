@@ -30,7 +30,7 @@ def replay(run: Run) -> tuple[Tensor, Tensor]:
     stream = load_stream(run["stream"])
     context: AbstractContextManager[None] = nullcontext()
     if run["decoder"] == "cuda":
-        from tests.kernels.interpreter import interpreted
+        from tests.support.triton_interpreter import interpreted
 
         context = interpreted()
     with context:

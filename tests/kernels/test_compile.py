@@ -10,7 +10,8 @@ import torch
 import triton
 import triton.language as tl
 
-from tests.kernels.interpreter import interpreted
+from tests.support.compile_kernels import compile_kernel
+from tests.support.triton_interpreter import interpreted
 from worldbridge.kernels.checks import (
     KernelArgumentError,
     check_device,
@@ -19,7 +20,6 @@ from worldbridge.kernels.checks import (
     check_strides,
     interpreting,
 )
-from worldbridge.kernels.compile import compile_kernel
 
 
 @triton.jit

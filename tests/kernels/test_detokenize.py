@@ -10,7 +10,7 @@ from torch import Tensor
 
 pytest.importorskip("triton", reason="needs triton: pip install triton")
 
-from tests.kernels.ahead_of_time import compile_launches
+from tests.support.compile_kernels import compile_launches
 from worldbridge.kernels import detokenize as pixels
 from worldbridge.kernels.checks import KernelArgumentError
 from worldbridge.kernels.detokenize import (

@@ -10,7 +10,7 @@ pytest.importorskip("triton", reason="needs triton: pip install triton")
 
 import torch
 
-from tests.kernels.ahead_of_time import compile_launches
+from tests.support.compile_kernels import compile_launches
 from worldbridge.kernels.checks import KernelArgumentError
 from worldbridge.kernels.medusa_heads import medusa_heads, medusa_workspace, reference_medusa_heads
 from worldbridge.kernels.quantize import quantize_rows

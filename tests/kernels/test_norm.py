@@ -9,7 +9,7 @@ import torch
 
 pytest.importorskip("triton", reason="needs triton: pip install triton")
 
-from tests.kernels.ahead_of_time import compile_launches
+from tests.support.compile_kernels import compile_launches
 from worldbridge.kernels import norm
 from worldbridge.kernels.checks import KernelArgumentError
 from worldbridge.kernels.norm import reference_rms_norm, rms_norm

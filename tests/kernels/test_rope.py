@@ -11,7 +11,7 @@ from torch import Tensor
 
 pytest.importorskip("triton", reason="needs triton: pip install triton")
 
-from tests.kernels.ahead_of_time import compile_launches
+from tests.support.compile_kernels import compile_launches
 from worldbridge.kernels import rope
 from worldbridge.kernels.checks import KernelArgumentError
 from worldbridge.kernels.rope import reference_rope_write, rope_write

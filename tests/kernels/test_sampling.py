@@ -16,7 +16,7 @@ pytest.importorskip("triton", reason="needs triton: pip install triton")
 import triton
 import triton.language as tl
 
-from tests.kernels.ahead_of_time import compile_launches
+from tests.support.compile_kernels import compile_launches
 from worldbridge.kernels import sampling
 from worldbridge.kernels.checks import KernelArgumentError
 from worldbridge.kernels.sampling import (

@@ -15,9 +15,8 @@ pytest.importorskip("triton", reason="needs triton: pip install triton")
 
 import torch
 
-from tests.kernels.ahead_of_time import compile_launches
+from tests.support.compile_kernels import MAX_SHARED_BYTES, CompiledKernel, compile_launches
 from worldbridge.kernels.checks import KernelArgumentError
-from worldbridge.kernels.compile import MAX_SHARED_BYTES, CompiledKernel
 from worldbridge.kernels.quantize import dequantize_rows, fold_norm, quantize_rows
 from worldbridge.kernels.skinny_gemm import (
     CHUNK,

@@ -12,7 +12,7 @@ from torch import Tensor
 
 pytest.importorskip("triton", reason="needs triton: pip install triton")
 
-from tests.kernels.ahead_of_time import compile_launches
+from tests.support.compile_kernels import compile_launches
 from worldbridge.kernels import wavefront as module
 from worldbridge.kernels.checks import KernelArgumentError
 from worldbridge.kernels.speculative import DraftBuffer

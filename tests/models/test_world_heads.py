@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from tests.runtime.tiny_world import tiny_world
+from tests.support.tiny_world import tiny_world
 from worldbridge.models.checkpoint.folder import (
     DamagedWorldError,
     describe_file,

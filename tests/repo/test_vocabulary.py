@@ -50,7 +50,18 @@ def hits(entry: Entry, path: str, line: str) -> Iterator[str]:
     if "names" in entry and Path(path).suffix in CODE:
         code = line.split("#" if path.endswith(".py") else "//")[0]
         yield from set(entry["names"]) & set(re.findall(r"\b[A-Za-z_]\w*\b", code))
-    yield from (text for text in entry.get("texts", ()) if text.lower() in line.lower())
+    yield from (text for text in entry.get("texts", ()) if _contains(line.lower(), text.lower()))
+
+
+def _contains(line: str, text: str) -> bool:
+    """Whether the line contains the text, ending where the text ends: "ever" is not in "every"."""
+    start = line.find(text)
+    while start >= 0:
+        end = start + len(text)
+        if not (text[-1].isalpha() and line[end : end + 1].isalpha()):
+            return True
+        start = line.find(text, end)
+    return False
 
 
 def matches(path: str, globs: list[str]) -> bool:

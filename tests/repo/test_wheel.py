@@ -14,11 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.server import serving
+from tests.support.server import serving
 from worldbridge.engine_plugins.python import connect
 
 ROOT = Path(__file__).parents[2]
-FOLDERS = ("worldbridge", "bridge", "kernels", "models", "runtime", "engine_plugins")
+FOLDERS = ("worldbridge", "benchmarks", "bridge", "kernels", "models", "runtime", "engine_plugins")
 FILES = ("pyproject.toml", "README.md", "LICENSE")
 WEIGHTS = ROOT / "models" / "weights"
 

@@ -4,7 +4,7 @@ import msgpack
 import pytest
 import torch
 
-from tests.runtime.tiny_world import tiny_world
+from tests.support.tiny_world import tiny_world
 from worldbridge.models.procedural import THEMES
 from worldbridge.runtime.errors import SnapshotError, UnknownThemeError
 from worldbridge.runtime.worlds.autoregressive import ArState, ArWorld

@@ -15,7 +15,7 @@ import torch
 
 from tests.runtime.test_cosmos_world import make_world, play
 from tests.runtime.test_worker import Gateway, ended, start_worker
-from tests.runtime.tiny_world import tiny_world
+from tests.support.tiny_world import tiny_world
 from worldbridge.bridge.protocol import Ready, WorldSpec
 from worldbridge.config import MODES as CONFIG_MODES
 from worldbridge.models.checkpoint.folder import EMBEDDED_WORLD, read_manifest

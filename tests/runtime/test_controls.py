@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.runtime.fakes import held
+from tests.support.fakes import held
 from worldbridge.bridge.protocol import ControllerState
 from worldbridge.runtime.controls import (
     NEUTRAL,

@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.models.export.worlds import ATTENTIVE, LATENTS, tokenizer_world
 from tests.models.tokenizer.test_streaming import build
+from tests.support.export_worlds import ATTENTIVE, LATENTS, tokenizer_world
 from worldbridge.models import export
 from worldbridge.models.export import Options
 from worldbridge.models.tokenizer import TokenizerConfig, VideoTokenizer

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import pytest
 
-from tests.runtime.fakes import CountingWorld, FakeClock, held
+from tests.support.fakes import CountingWorld, FakeClock, held
 from worldbridge.bridge.protocol import (
     CloseSession,
     Failed,

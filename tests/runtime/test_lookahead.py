@@ -16,8 +16,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.runtime.fakes import held
 from tests.runtime.test_conditioning import ACTIONS, CAMERA, TEXT, make_world
+from tests.support.fakes import held
 from worldbridge.bridge.protocol import (
     Failed,
     FrameAck,

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from tests.runtime.fakes import CountingState, CountingWorld, FakeClock
+from tests.support.fakes import CountingState, CountingWorld, FakeClock
 from worldbridge.bridge.protocol import CloseSession, Failed, OpenSession, RawFrame, RestartSession
 from worldbridge.runtime.engine import Engine
 from worldbridge.runtime.worlds.contract import Frames

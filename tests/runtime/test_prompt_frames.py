@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tests.runtime.fakes import CountingWorld, FakeClock
 from tests.runtime.test_cosmos_world import make_world
-from tests.runtime.tiny_world import tiny_world
+from tests.support.fakes import CountingWorld, FakeClock
+from tests.support.tiny_world import tiny_world
 from worldbridge.bridge.protocol import Failed, OpenSession, PromptFrames, RestartSession
 from worldbridge.models.conditioning.prompt_frames import fit_prompt_frames
 from worldbridge.runtime.engine import Engine

@@ -1,7 +1,7 @@
 import msgpack
 import pytest
 
-from tests.runtime.fakes import CountingWorld, FakeClock, held
+from tests.support.fakes import CountingWorld, FakeClock, held
 from worldbridge.bridge.protocol import FrameHeader, Pose, WorldSpec
 from worldbridge.runtime.errors import SnapshotError
 from worldbridge.runtime.session import FrameOutbox, open_session, pack_session, restore_session

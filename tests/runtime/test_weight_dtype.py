@@ -14,7 +14,6 @@ from unittest import mock
 import pytest
 import torch
 
-from tests.kernels.conftest import interpreter as interpreter
 from tests.runtime.test_autotune import Decoder, World, silent
 from tests.runtime.test_cosmos_world import make_world
 from tests.runtime.test_worker import ended, start_worker

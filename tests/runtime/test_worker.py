@@ -15,7 +15,7 @@ from typing import TypeVar
 import pytest
 import zmq
 
-from tests.runtime.fakes import held
+from tests.support.fakes import held
 from worldbridge.bridge.protocol import (
     CloseSession,
     FrameAck,

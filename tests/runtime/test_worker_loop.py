@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import pytest
 import zmq
 
-from tests.runtime.fakes import CountingWorld, FakeClock
+from tests.support.fakes import CountingWorld, FakeClock
 from worldbridge.bridge.protocol import OpenSession, SessionSnapshot, Shutdown, decode_worker
 from worldbridge.bridge.protocol import encode as encoded
 from worldbridge.runtime.engine import Engine

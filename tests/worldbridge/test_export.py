@@ -13,7 +13,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from tests.models.export.worlds import tokenizer_world
+from tests.support.export_worlds import tokenizer_world
 from worldbridge.cli import app
 from worldbridge.errors import StructuredError
 from worldbridge.models.checkpoint.folder import EMBEDDED_WORLD, load_tokenizer

@@ -13,7 +13,6 @@ pytest.importorskip("triton", reason="needs triton: pip install triton")
 
 import torch
 
-from tests.kernels.conftest import interpreter as interpreter
 from worldbridge.benchmarks.gpu_timing import ColdLaunches, copies_for, rotated
 from worldbridge.benchmarks.gpus import DATASHEET, datasheet_bandwidth, percent
 from worldbridge.benchmarks.kernels import bench

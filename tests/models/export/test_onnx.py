@@ -13,8 +13,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.models.export.worlds import ATTENTIVE, tiny_cosmos, tokenizer_world
 from tests.models.tokenizer.test_streaming import random_indices
+from tests.support.export_worlds import ATTENTIVE, tiny_cosmos, tokenizer_world
 from worldbridge.models.checkpoint.folder import load_tokenizer
 from worldbridge.models.export import ExportError, OnnxDecoder, Options, export_onnx
 from worldbridge.models.export.check import check_export, demand

@@ -9,8 +9,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from tests.models.export.worlds import tiny_cosmos, tokenizer_world
 from tests.models.tokenizer.test_streaming import CONFIGS, build, random_indices
+from tests.support.export_worlds import tiny_cosmos, tokenizer_world
 from worldbridge.models.checkpoint.folder import load_tokenizer
 from worldbridge.models.export import (
     ExportError,

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from tests.models.procedural.helpers import SMALL, project
+from tests.support.procedural import SMALL, project
 from worldbridge.models.procedural import spawn
 from worldbridge.models.procedural.camera import CameraState
 from worldbridge.models.procedural.daylight import DAY, NIGHT, TIMES

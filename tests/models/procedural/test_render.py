@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from tests.models.procedural.helpers import (
+from tests.support.procedural import (
     MAGENTA,
     SMALL,
     centroid,

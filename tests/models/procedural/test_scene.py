@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 
-from tests.models.procedural.helpers import SMALL
+from tests.support.procedural import SMALL
 from worldbridge.models.procedural import THEMES, build_scene, random_walk, render_batch, spawn
 from worldbridge.models.procedural.camera import clearance
 

@@ -10,7 +10,6 @@ from unittest import mock
 import pytest
 import torch
 
-from tests.kernels.conftest import interpreter as interpreter
 from tests.runtime.decoding.test_raster_decoder import BASE, SAMPLING, build
 from worldbridge.runtime.decoding import choice
 from worldbridge.runtime.decoding.choice import decoder_for

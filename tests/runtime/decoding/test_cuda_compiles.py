@@ -9,11 +9,10 @@ import torch
 
 pytest.importorskip("triton", reason="needs triton: pip install triton")
 
-from tests.kernels.ahead_of_time import compile_launches
+from tests.support.compile_kernels import MAX_SHARED_BYTES, CompiledKernel, compile_launches
 from worldbridge.kernels import attention, norm, rope, sampling, skinny_gemm
 from worldbridge.kernels import speculative as feed
 from worldbridge.kernels import wavefront as stairs
-from worldbridge.kernels.compile import MAX_SHARED_BYTES, CompiledKernel
 from worldbridge.models.transformer.config import cosmos_4b_320p
 from worldbridge.runtime.decoding.executors.cuda.layers import CudaLayers, StepShape
 from worldbridge.runtime.decoding.executors.cuda.step import CudaStep

@@ -12,8 +12,8 @@ from torch import Tensor
 
 pytest.importorskip("triton", reason="needs triton: pip install triton")
 
-from tests.kernels.conftest import interpreter as interpreter
-from tests.runtime.decoding.cuda_models import (
+from tests.runtime.decoding.test_raster_decoder import BASE
+from tests.support.cuda_models import (
     ACTIONS,
     PLAIN,
     SAMPLING,
@@ -27,7 +27,6 @@ from tests.runtime.decoding.cuda_models import (
     poses,
     run,
 )
-from tests.runtime.decoding.test_raster_decoder import BASE
 from worldbridge.models.transformer import TransformerConfig
 from worldbridge.runtime.decoding.executors.cuda.decoder import CudaDecoder
 from worldbridge.runtime.decoding.executors.cuda.step import CudaStep

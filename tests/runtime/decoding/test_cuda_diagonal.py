@@ -10,18 +10,8 @@ from torch import Tensor
 
 pytest.importorskip("triton", reason="needs triton: pip install triton")
 
-from tests.kernels.conftest import interpreter as interpreter
-from tests.runtime.decoding.cuda_models import (
-    ACTIONS,
-    PLAIN,
-    SHORT,
-    VIDEO2WORLD,
-    decode,
-    opened,
-    pair,
-    run,
-)
 from tests.runtime.decoding.test_cuda_decoder import tensors_of
+from tests.support.cuda_models import ACTIONS, PLAIN, SHORT, VIDEO2WORLD, decode, opened, pair, run
 from worldbridge.models.transformer import TransformerConfig
 from worldbridge.runtime.decoding.executors.cuda.decoder import CudaDecoder
 from worldbridge.runtime.decoding.executors.cuda.wavefront import DiagonalStep

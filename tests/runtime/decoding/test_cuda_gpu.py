@@ -11,7 +11,7 @@ import torch
 
 pytest.importorskip("triton", reason="needs triton: pip install triton")
 
-from tests.runtime.decoding.cuda_models import build, decode, heads_for, opened, run
+from tests.support.cuda_models import build, decode, heads_for, opened, run
 from worldbridge.models.transformer import TransformerConfig
 from worldbridge.runtime.decoding.executors.cuda.decoder import CudaDecoder
 from worldbridge.runtime.decoding.executors.cuda.graphs import EagerSteps

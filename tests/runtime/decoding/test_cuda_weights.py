@@ -11,8 +11,8 @@ from torch import Tensor
 
 pytest.importorskip("triton", reason="needs triton: pip install triton")
 
-from tests.kernels.conftest import interpreter as interpreter
-from tests.runtime.decoding.cuda_models import (
+from tests.runtime.decoding.test_raster_decoder import build as plain_build
+from tests.support.cuda_models import (
     ACTIONS,
     PLAIN,
     SAMPLING,
@@ -22,7 +22,6 @@ from tests.runtime.decoding.cuda_models import (
     heads_for,
     opened,
 )
-from tests.runtime.decoding.test_raster_decoder import build as plain_build
 from worldbridge.kernels.quantize import dequantize_rows
 from worldbridge.models.transformer import MedusaHeads, TransformerConfig, VideoTransformer
 from worldbridge.models.transformer.config import cosmos_4b_320p

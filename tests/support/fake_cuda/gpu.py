@@ -14,11 +14,11 @@ import triton
 from torch import Tensor
 from torch.nn.attention import bias
 
-from tests.kernels.interpreter import interpreted, launch_interpreted
 from tests.support.fake_cuda import tensors
 from tests.support.fake_cuda.streams import Event, Recorder, RuleError, Stream, Timeline
 from tests.support.fake_cuda.tensors import CudaTensor, GpuMode, NumberedMode
 from tests.support.fake_cuda.threads import following_threads
+from tests.support.triton_interpreter import interpreted, launch_interpreted
 
 __all__ = ["Gpu", "fake_cuda"]
 

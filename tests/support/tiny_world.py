@@ -12,7 +12,7 @@ from worldbridge.models.transformer import VideoTransformer
 
 
 def tiny_world() -> World:
-    """Full picture size, two thin layers."""
+    """Return a world of full frame size with two thin layers."""
     torch.manual_seed(3)
     tokenizer = dataclasses.replace(EMBEDDED, channels=8)
     transformer = dataclasses.replace(

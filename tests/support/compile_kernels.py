@@ -1,9 +1,9 @@
 """Ahead-of-time compilation of Triton kernels, for machines without a GPU.
 
 A kernel that passes under Triton's interpreter can still fail on the device: it may not compile,
-spill registers, ask for too much shared memory, or fall back to slow matrix instructions. All of
-that can be read from the compiler's output without a device, because Triton brings its own
-`ptxas` and `cuobjdump`. `compile_kernel` does so for one kernel; tests assert on what it finds.
+spill registers, ask for too much shared memory, or fall back to slow matrix instructions. The
+compiler's output shows all of that without a device, because Triton brings its own `ptxas` and
+`cuobjdump`. `compile_kernel` compiles one kernel, `compile_launches` what a launcher would launch.
 """
 
 from __future__ import annotations
@@ -11,22 +11,35 @@ from __future__ import annotations
 import re
 import subprocess
 import tempfile
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
+from unittest import mock
 
+import torch
 import triton
 from triton import knobs
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-
-__all__ = ["HOPPER", "MAX_SHARED_BYTES", "CompiledKernel", "compile_kernel"]
 
 HOPPER = 90  # compute capability of H100 and H200
 MAX_SHARED_BYTES = 227 * 1024  # what one block may ask for there
 # inline assembly puts opcodes behind a brace or a semicolon, predicates stand before them
 _OPCODE = re.compile(r"(?:^|[{;])\s*(?:@!?%\w+\s+)?([a-z]\w*(?:[.:]+\w+)+)", re.MULTILINE)
 _USAGE = re.compile(r"REG:(\d+) STACK:(\d+) SHARED:\d+ LOCAL:(\d+)")
+_POINTERS = {
+    torch.bfloat16: "*bf16",
+    torch.float16: "*fp16",
+    torch.float32: "*fp32",
+    torch.float8_e4m3fn: "*fp8e4nv",
+    torch.int8: "*i8",
+    torch.uint8: "*u8",
+    torch.int32: "*i32",
+    torch.int64: "*i64",
+    torch.bool: "*i1",
+}
+_OPTIONS = ("num_warps", "num_stages", "launch_pdl", "enable_fp_fusion", "maxnreg")
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,3 +138,61 @@ def _resource_usage(cubin: bytes) -> tuple[int, int, int]:
         raise RuntimeError(f"expected a line of resource usage from cuobjdump, got {report!r}")
     registers, stack, local = (int(number) for number in found.groups())
     return registers, stack, local
+
+
+def compile_launches(
+    launch: Callable[[], object], *modules: str, ones: bool = False
+) -> list[CompiledKernel]:
+    """Compile every kernel that `launch` would start, for sm_90 and with the launcher's arguments.
+
+    `modules` are those whose `check_device` accepts CPU tensors meanwhile. With `ones`, every
+    integer is 1, which the compiler makes a constant. A constant lacks attributes of a number, so
+    a kernel may compile for every other value but this one, and the interpreter does not notice.
+    With all of them at once, whatever is computed from them is a constant, too.
+    """
+    found: list[tuple[Any, tuple[Any, ...], dict[str, Any]]] = []
+
+    def record(kernel: Any, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> None:
+        found.append((kernel, args, kwargs))
+
+    with ExitStack() as stack:
+        for module in modules:
+            stack.enter_context(
+                mock.patch(f"{module}.check_device", return_value=torch.device("cpu"))
+            )
+        stack.enter_context(mock.patch.object(triton.JITFunction, "run", record))
+        launch()
+    return [_compile(*call, ones) for call in found]
+
+
+def _compile(
+    kernel: Any, args: tuple[Any, ...], kwargs: dict[str, Any], ones: bool
+) -> CompiledKernel:
+    options = {name: kwargs.pop(name) for name in _OPTIONS if name in kwargs}
+    constant = {parameter.name for parameter in kernel.params if parameter.is_constexpr}
+    general = {parameter.name for parameter in kernel.params if parameter.do_not_specialize}
+    signature: dict[str, str] = {}
+    constexprs: dict[str, object] = {}
+    aligned = []
+    for name, value in {**dict(zip(kernel.arg_names, args, strict=False)), **kwargs}.items():
+        if name in constant or value is None:
+            constexprs[name] = value
+        elif isinstance(value, torch.Tensor):
+            signature[name] = _POINTERS[value.dtype]
+            aligned += [name] * (value.data_ptr() % 16 == 0)
+        elif isinstance(value, float):
+            signature[name] = "fp32"
+        elif (ones or value == 1) and name not in general:
+            constexprs[name] = 1
+        else:
+            signature[name] = "i32" if abs(value) < 2**31 else "i64"
+            aligned += [name] * (value % 16 == 0 and name not in general)
+    return compile_kernel(
+        kernel,
+        signature,
+        constexprs,
+        aligned=aligned,
+        num_warps=options.pop("num_warps"),
+        num_stages=options.pop("num_stages"),
+        options=options,
+    )

@@ -42,7 +42,7 @@ class CountingState(WorldState):
 
 @dataclass
 class CountingWorld:
-    """Its picture says theme, seed, steps and distance; states with a seed in `broken` raise."""
+    """Its frame shows theme, seed, steps and distance; states with a seed in `broken` raise."""
 
     clock: FakeClock
     spec: WorldSpec = SPEC
@@ -73,8 +73,8 @@ class CountingWorld:
         latch_ms = self.clock.now_ms
         self.clock.now_ms += self.step_ms
         poses = [Pose(position=(0.0, 1.6, -state.walked)) for state in states]
-        pictures = [picture(state) for state in states]
-        return Frames(pictures, poses, latch_ms + self.step_ms / 2, self.clock.now_ms)
+        frames = [counting_frame(state) for state in states]
+        return Frames(frames, poses, latch_ms + self.step_ms / 2, self.clock.now_ms)
 
     def snapshot(self, state: CountingState) -> bytes:
         return json.dumps(asdict(state)).encode()
@@ -86,7 +86,7 @@ class CountingWorld:
             raise SnapshotError("damaged", expected="JSON", got=str(error)) from error
 
 
-def picture(state: CountingState) -> bytes:
+def counting_frame(state: CountingState) -> bytes:
     said = f"{state.theme} {state.seed} {state.steps} {state.walked:.3f}".encode()
     return said.ljust(i420_bytes(SPEC.width, SPEC.height), b".")
 

@@ -1,4 +1,4 @@
-"""The worker's side of the link, over real ZeroMQ, with a moving test picture for a world."""
+"""The worker's side of the link, over real ZeroMQ, with a moving test frame for a world."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def now_ms() -> float:
     return time.monotonic() * 1000
 
 
-def picture(frame: int, spec: WorldSpec = SPEC) -> bytes:
+def moving_frame(frame: int, spec: WorldSpec = SPEC) -> bytes:
     """I420: a grey ramp that moves with the frame number; flat colours, limited range."""
     columns = np.arange(spec.width)
     luma = 40 + (columns * 2 + frame * 3) % 160
@@ -158,7 +158,7 @@ class FakeWorker:
             pose=Pose(position=(float(world.frame), 1.6, 0.0)),
         )
         world.unacked += 1
-        await self.send(RawFrame(session, header, picture(world.frame, self.spec)))
+        await self.send(RawFrame(session, header, moving_frame(world.frame, self.spec)))
         world.frame += 1
         if world.frame % 10 == 0:
             await self.send(SessionSnapshot(session, str(world.frame).encode()))
