@@ -1,5 +1,6 @@
 // The client library: messages, session, input, latency and transport, without DOM.
 
+export * from "./client.js";
 export * from "./input.js";
 export * from "./latency.js";
 export * as msgpack from "./msgpack.js";

@@ -513,6 +513,7 @@ export class Session {
       detail: this.detail,
       progress: this.progress,
       seconds: Math.max(0, (now - this.since) / 1000),
+      lastFrame: this.lastFrame,
       retryIn: this.#retryAt === null ? null : Math.max(0, (this.#retryAt - now) / 1000),
       attempt: this.attempt,
       stalledFor: stalled ? (now - this.lastFrame) / 1000 : 0,

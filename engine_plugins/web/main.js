@@ -1,126 +1,124 @@
-// The page: connects the session's state machine to the transport, displays, controls and panels.
+// The page: connects a client of the gateway to displays, controls and panels.
 
+import { Client, SLOW_TICK_MS, TICK_MS } from "../js/client.js";
+import { sessionUrl } from "../js/transport.js";
 import { Controls } from "./controls.js";
+import { CanvasDisplay, VideoDisplay } from "./display.js";
 import { byId, toast } from "./dom.js";
 import { Hud } from "./hud.js";
-import { Controller, SendClock } from "../js/input.js";
 import { Landing } from "./landing.js";
-import { ClockOffset, FrameMatcher, LatencyMeter, Rate } from "../js/latency.js";
 import { Menu, toggleFullscreen } from "./menu.js";
-import { CanvasDisplay, VideoDisplay } from "./display.js";
-import * as protocol from "../js/protocol.js";
-import { Session } from "../js/session.js";
+import { DropArea, MAX_PROMPT_FRAMES, PromptChoice, PromptControl } from "./prompt_frames.js";
+import { PromptStore } from "./prompt_store.js";
 import { RefreshPeriod } from "./refresh.js";
+import { ServerInfo } from "./server.js";
 import * as settings from "./settings.js";
 import { profile } from "./stats.js";
-import { PromptStore } from "./prompt_store.js";
-import { DropArea, MAX_PROMPT_FRAMES, PromptChoice, PromptControl } from "./prompt_frames.js";
 import { StatusCard } from "./status.js";
 import { Sticks } from "./sticks.js";
-import { ServerInfo } from "./server.js";
 import { describeTheme } from "./themes.js";
-import { sessionUrl, Transport } from "../js/transport.js";
 
-const TICK_MS = 8; // while playing
-const SLOW_TICK_MS = 100; // while waiting or hidden
 const RENDER_MS = 200;
 const SEAT_KEPT_MS = 30_000; // how long the gateway keeps the seat of a lost connection
-const REPORT_EVERY = 3; // shown frames per report to the gateway
 const HINT_MS = 7000;
+const IN_WORLD = ["loading", "playing", "reconnecting"];
 
 class Page {
   constructor() {
     this.url = settings.readUrl(location.search);
     this.preferences = settings.loadPreferences();
     this.stored = settings.loadSession();
-    this.clock = new ClockOffset();
-    this.meter = new LatencyMeter();
-    this.matcher = new FrameMatcher();
-    this.rate = new Rate();
-    this.refresh = new RefreshPeriod();
-    this.counts = {
-      received: 0,
-      shown: 0,
-      droppedServer: 0,
-      measured: 0,
-      sent: 0,
-      firstShown: null,
-    };
-    this.sendClock = new SendClock();
-    this.controller = new Controller(this.stored.counters);
-    this.session = new Session({ video: this.url.video, token: this.url.token });
     this.rendered = { at: -Infinity, state: null };
-    this.#io();
-    this.#interface();
-    this.#clockwork();
+    this.#connections();
+    this.#inputs();
+    this.#panels();
+    this.#promptFrames();
+    this.#timers();
+    this.#prefer({});
   }
 
-  #io() {
-    const now = () => performance.now();
-    this.transport = new Transport(sessionUrl(document.baseURI), {
-      opened: () => this.#dispatch(() => this.session.opened(now())),
-      closed: (reason) => this.#dispatch(() => this.session.closed(reason, now())),
-      message: (message) => this.#dispatch(() => this.session.received(message, now())),
-      invalid: (error) => this.#dispatch(() => this.session.invalid(error, now())),
-      videoFailed: (reason) => this.#dispatch(() => this.session.videoFailed(reason, now())),
+  get state() {
+    return this.client.state;
+  }
+
+  get inWorld() {
+    return IN_WORLD.includes(this.state);
+  }
+
+  #connections() {
+    const refresh = new RefreshPeriod();
+    const handlers = {
+      changed: () => this.#render(true),
+      frame: (header, image, received) => this.canvas.push(header, image, received),
       track: (stream) => this.video.attach(stream),
+      welcomed: (welcome) => this.#welcomed(welcome),
+      resumable: (token) => {
+        this.resume = token;
+        this.#store();
+      },
+      notice: (text, tone) => toast(text, tone, 7),
+      promptRejected: () => {
+        this.played = this.playedBefore;
+        this.choice.restore(this.played);
+        this.#address();
+      },
+    };
+    this.client = new Client(sessionUrl(document.baseURI), handlers, {
+      video: this.url.video,
+      token: this.url.token,
+      counters: this.stored.counters,
+      refreshPeriod: (now) => refresh.milliseconds(now),
     });
-    this.canvas = new CanvasDisplay(byId("canvas"), (header, received, shown) => {
-      this.#shown(shown);
-      this.#measure(header, received, shown);
-    });
-    this.video = new VideoDisplay(byId("video"), (rtp, received, shown) => {
-      this.#shown(shown);
-      this.#join(this.matcher.frame(rtp, received, shown));
-    });
+    this.canvas = new CanvasDisplay(byId("canvas"), (...frame) => this.client.imageShown(...frame));
+    this.video = new VideoDisplay(byId("video"), (...frame) => this.client.videoShown(...frame));
   }
 
-  #interface() {
-    const now = () => performance.now();
-    const changed = () => {
-      this.sendClock.changed();
-      this.#sendInput(now());
-    };
-    this.controls = new Controls(this.controller, byId("stage"), this.preferences, {
-      active: () =>
-        !this.menu.open && ["loading", "playing", "reconnecting"].includes(this.session.state),
+  #inputs() {
+    const changed = () => this.client.inputChanged();
+    this.controls = new Controls(this.client.controller, byId("stage"), this.preferences, {
+      active: () => !this.menu.open && this.inWorld,
       changed,
       key: (code) => this.#key(code),
       unlocked: () => {
-        if (this.session.state === "playing" && document.hasFocus()) this.#openMenu();
+        if (this.state === "playing" && document.hasFocus()) this.#openMenu();
       },
       gamepad: (pad) => this.#gamepad(pad),
     });
-    this.sticks = new Sticks(byId("sticks"), this.controller, this.preferences, changed);
+    this.sticks = new Sticks(byId("sticks"), this.client.controller, this.preferences, changed);
+    addEventListener(
+      "pointerdown",
+      (event) => this.#useInput(event.pointerType === "touch" ? "touch" : null),
+      true,
+    );
+    document.body.dataset.input = matchMedia("(pointer: coarse)").matches ? "touch" : "keys";
+  }
+
+  #panels() {
     this.landing = new Landing({
       play: (theme, seed) => this.play(theme, seed),
       resume: () => this.#resumeStored(),
-      picked: (theme) => this.session.state === "idle" && this.#dress(theme),
+      picked: (theme) => this.state === "idle" && this.#dress(theme),
     });
     this.server = new ServerInfo(
       document.baseURI,
       (themes) => {
         this.#prefer({ themes });
-        if (this.session.state === "idle")
+        if (this.state === "idle")
           this.landing.show(themes, this.landing.cards.value, this.landing.seed.value);
       },
       (limit, offered) => this.choice.offer(limit, offered),
     );
-    this.#promptFrames();
     this.status = new StatusCard({
-      retry: () => this.#dispatch(() => this.session.retry(now())),
-      leave: () => this.#dispatch(() => this.session.leave(now())),
-      authorize: (token) =>
-        this.#dispatch(() => {
-          this.session.token = token;
-          this.session.retry(now());
-        }),
+      retry: () => this.client.retry(),
+      leave: () => this.client.leave(),
+      authorize: (token) => this.client.retry(token),
     });
     this.menu = new Menu(this.preferences, {
       apply: (theme, seed) => this.#restart(theme, seed, this.choice.now.value),
-      reset: () => this.#restart(this.session.theme, this.session.seed),
-      leave: () => this.#dispatch(() => this.session.leave(now())),
-      link: () => settings.shareUrl(location.href, this.session.theme, this.session.seed),
+      reset: () => this.#restart(this.client.session.theme, this.client.session.seed),
+      leave: () => this.client.leave(),
+      link: () =>
+        settings.shareUrl(location.href, this.client.session.theme, this.client.session.seed),
       promptFrames: () => this.played.value?.length ?? 0,
       preferences: (changes) => this.#prefer(changes),
       opened: () => {
@@ -130,18 +128,12 @@ class Page {
       },
       closed: () => byId("menu-button").focus({ preventScroll: true }),
     });
-    this.hud = new Hud({ stats: () => this.stats(), csv: () => this.meter.csv() }, (open) =>
-      this.#prefer({ hud: open }),
+    this.hud = new Hud(
+      { stats: () => this.stats(), csv: () => this.client.meter.csv() },
+      (open) => this.#prefer({ hud: open }),
     );
     byId("menu-button").addEventListener("click", () => this.#openMenu());
     byId("fullscreen-button").addEventListener("click", () => toggleFullscreen());
-    addEventListener(
-      "pointerdown",
-      (event) => this.#useInput(event.pointerType === "touch" ? "touch" : null),
-      true,
-    );
-    document.body.dataset.input = matchMedia("(pointer: coarse)").matches ? "touch" : "keys";
-    this.#prefer({});
   }
 
   #promptFrames() {
@@ -166,22 +158,33 @@ class Page {
 
   /** Choose the dropped files; in a running world, start from them at once. */
   async #dropped(files) {
-    if (!(await this.choice.take(files))) return;
-    const running = ["loading", "playing", "reconnecting"].includes(this.session.state);
-    if (running && !this.menu.open)
-      this.#restart(this.session.theme, this.session.seed, this.choice.now.value);
-    else if (!this.menu.open) byId("play").focus({ preventScroll: true });
+    if (!(await this.choice.take(files)) || this.menu.open) return;
+    const { theme, seed } = this.client.session;
+    if (this.inWorld) this.#restart(theme, seed, this.choice.now.value);
+    else byId("play").focus({ preventScroll: true });
   }
 
-  #clockwork() {
+  #timers() {
     this.ticker = new Worker(new URL("ticker.js", import.meta.url));
     this.ticker.onmessage = () => this.#tick();
     document.addEventListener("visibilitychange", () => {
-      this.meter.forget(); // a hidden page shows nothing, which is not latency
+      this.client.meter.forget(); // a hidden page shows nothing, which is not latency
       this.sticks.reset();
       this.#pace();
     });
     addEventListener("pagehide", () => this.#store());
+  }
+
+  #tick() {
+    this.controls.poll();
+    this.client.tick(!document.hidden);
+    if (performance.now() - this.rendered.at > RENDER_MS) this.#render(false);
+  }
+
+  #pace() {
+    const idle = this.state === "idle" || this.state === "error";
+    const fast = this.state === "playing" && !document.hidden;
+    this.ticker.postMessage(idle ? null : fast ? TICK_MS : SLOW_TICK_MS);
   }
 
   // -- entering and leaving a world ---------------------------------------------------------------
@@ -192,7 +195,7 @@ class Page {
     const recalled = this.choice.recall(); // Play does not wait for it
     if (this.url.autoplay) {
       await recalled;
-      if (this.session.state !== "idle") return;
+      if (this.state !== "idle") return;
     }
     const fresh = this.stored.resume && Date.now() - this.stored.at < SEAT_KEPT_MS;
     const reloaded = performance.getEntriesByType("navigation")[0]?.type === "reload";
@@ -208,9 +211,8 @@ class Page {
   play(theme, seed, resume = null) {
     this.#prefer({ theme });
     this.#dress(theme);
-    const promptFrames = this.choice.now.value;
     this.played = this.choice.now;
-    this.#dispatch(() => this.session.play({ theme, seed, promptFrames, resume }, performance.now()));
+    this.client.play({ theme, seed, promptFrames: this.played.value, resume });
   }
 
   #resumeStored() {
@@ -224,119 +226,22 @@ class Page {
       this.playedBefore = this.played;
       this.played = this.choice.now;
     }
-    this.#dispatch(() => this.session.restart(theme, seed, performance.now(), promptFrames));
+    this.client.restart(theme, seed, promptFrames);
     this.#address();
   }
 
-  // -- commands of the session --------------------------------------------------------------------
-
-  #dispatch(event) {
-    event();
-    for (const command of this.session.commands()) this.#carryOut(command);
-    if (this.rendered.state !== this.session.state) this.#render(true);
-  }
-
-  #carryOut(command) {
-    switch (command.do) {
-      case "connect":
-        this.meter.forget();
-        this.matcher.reset();
-        this.clock.reset();
-        return this.transport.connect();
-      case "disconnect":
-        return this.transport.disconnect();
-      case "send":
-        return this.transport.send(command.message);
-      case "negotiate":
-        return this.transport.negotiate();
-      case "answer":
-        return this.transport.answer(command.sdp);
-      case "welcomed":
-        return this.#welcomed(command.welcome);
-      case "remember":
-        this.resume = command.resume;
-        return this.#store();
-      case "notice":
-        return toast(command.text, command.tone, 7);
-      case "prompt_refused":
-        this.played = this.playedBefore;
-        this.choice.restore(this.played);
-        return this.#address();
-      case "pong":
-        return this.clock.pong(command.message.time, command.received, command.message.server_time);
-      case "frame":
-        return this.#frame(command.message, command.received);
-    }
-  }
-
   #welcomed({ spec }) {
-    this.controller.holdMs = 1000 / spec.fps + TICK_MS;
     this.#prefer({ themes: spec.themes });
     this.choice.offer(spec.takes_pictures ?? 0, this.choice.offered);
     this.#address();
   }
 
-  #frame({ header, jpeg }, received) {
-    this.counts.received += 1;
-    this.counts.droppedServer = header.dropped;
-    if (jpeg) this.canvas.push(header, jpeg, received);
-    else this.#join(this.matcher.header(header));
-  }
-
-  #shown(at) {
-    this.counts.shown += 1;
-    this.counts.firstShown ??= at;
-    this.rate.add(at);
-    this.#dispatch(() => this.session.frameShown(at));
-  }
-
-  #join(match) {
-    if (match) this.#measure(match.header, match.received, match.shown);
-  }
-
-  #measure(header, received, shown) {
-    const { offset } = this.clock;
-    this.counts.measured += this.meter.shown(header, received, shown, offset).length;
-    if (offset !== null && this.counts.shown % REPORT_EVERY === 0) {
-      const refresh = this.refresh.milliseconds(shown);
-      this.transport.sendReport(
-        protocol.shown({ frame: header.frame, received, shown, offset, refresh }),
-      );
-    }
-  }
-
-  #sendInput(now) {
-    if (this.session.state !== "playing" || document.hidden || !this.sendClock.due(now)) return;
-    const { seq, time } = this.controller.sample(now);
-    if (!this.transport.sendInput(protocol.input(this.controller.history))) return;
-    this.counts.sent += 1;
-    this.meter.sent(seq, time);
-  }
-
-  // -- time ---------------------------------------------------------------------------------------
-
-  #tick() {
-    const now = performance.now();
-    this.controls.poll();
-    this.#sendInput(now);
-    this.#dispatch(() => this.session.tick(now, !document.hidden, this.transport.sending));
-    if (now - this.rendered.at > RENDER_MS) this.#render(false);
-  }
-
-  #pace() {
-    const { state } = this.session;
-    const idle = state === "idle" || state === "error";
-    this.ticker.postMessage(
-      idle ? null : state === "playing" && !document.hidden ? TICK_MS : SLOW_TICK_MS,
-    );
-  }
-
   // -- rendering ----------------------------------------------------------------------------------
 
   #render(entered) {
-    const now = performance.now();
-    const view = this.session.view(now);
+    const view = this.client.view();
     const before = this.rendered.state;
+    const now = performance.now();
     this.rendered = { at: now, state: view.state };
     const { dataset } = document.body;
     dataset.state = view.state;
@@ -389,6 +294,7 @@ class Page {
     }, HINT_MS);
   }
 
+  /** Show a theme's artwork, or the chosen prompt frame, behind the panels. */
   #dress(theme) {
     const { key, art: own } = describeTheme(theme);
     const art = this.choice?.now.url ?? own;
@@ -410,7 +316,7 @@ class Page {
   }
 
   #openMenu() {
-    this.menu.show(this.session.view(performance.now()));
+    this.menu.show(this.client.view());
   }
 
   #key(code) {
@@ -429,15 +335,13 @@ class Page {
   #gamepad(pad) {
     if (pad === null) return toast("Gamepad disconnected", "pad");
     const name = pad.id.replace(/\s*\(.*\)\s*$/, "") || "Gamepad";
-    toast(
-      pad.mapping === "standard"
-        ? `${name} connected`
-        : `${name} connected, with an unusual layout: sticks may be swapped`,
-      "pad",
-    );
+    const unusual = pad.mapping === "standard" ? "" : " with an unusual layout: check the sticks";
+    toast(`${name} connected${unusual}`, "pad");
     this.#useInput("pad");
-    if (this.session.state === "playing") this.#hint();
+    if (this.state === "playing") this.#hint();
   }
+
+  // -- URL and storage ----------------------------------------------------------------------------
 
   #prefer(changes) {
     Object.assign(this.preferences, changes);
@@ -445,53 +349,26 @@ class Page {
     settings.savePreferences(this.preferences);
   }
 
-  // -- URL and storage ----------------------------------------------------------------------------
-
   #address() {
+    const { theme, seed } = this.client.session;
     const url = new URL(location.href);
-    if (this.session.theme) url.searchParams.set("theme", this.session.theme);
-    if (this.session.seed !== null) url.searchParams.set("seed", String(this.session.seed));
+    if (theme) url.searchParams.set("theme", theme);
+    if (seed !== null) url.searchParams.set("seed", String(seed));
     history.replaceState(null, "", url);
   }
 
   #store() {
     if (!this.resume) return settings.saveSession(null);
-    const { theme, seed } = this.session;
-    settings.saveSession({
-      resume: this.resume,
-      theme,
-      seed,
-      at: Date.now(),
-      counters: this.controller.counters,
-    });
+    const { theme, seed } = this.client.session;
+    const { counters } = this.client.controller;
+    settings.saveSession({ resume: this.resume, theme, seed, at: Date.now(), counters });
   }
 
   // -- statistics ---------------------------------------------------------------------------------
 
   stats() {
-    const now = performance.now();
-    const { counts, canvas, video, matcher, transport } = this;
-    return profile({
-      view: this.session.view(now),
-      meter: this.meter,
-      clock: this.clock,
-      rate: this.rate,
-      transport,
-      now,
-      seconds: counts.firstShown === null ? 0 : (now - counts.firstShown) / 1000,
-      counts: {
-        frames: {
-          received: counts.received,
-          shown: counts.shown,
-          dropped_server: counts.droppedServer,
-          dropped_page: canvas.dropped + video.dropped,
-          damaged: canvas.broken,
-          headers_without_frame: matcher.skipped,
-          matched_by: matcher.approximate ? "order" : "rtp",
-        },
-        inputs: { sent: counts.sent, measured: counts.measured, held_back: transport.inputsSkipped },
-      },
-    });
+    const { canvas, video, client } = this;
+    return profile(client, { dropped: canvas.dropped + video.dropped, damaged: canvas.broken });
   }
 }
 
@@ -499,10 +376,10 @@ const page = new Page();
 Object.defineProperty(window, "worldbridge", {
   value: Object.freeze({
     get state() {
-      return page.session.state;
+      return page.state;
     },
     get session() {
-      return Object.freeze(page.session.view(performance.now()));
+      return Object.freeze(page.client.view());
     },
     stats: () => page.stats(),
   }),

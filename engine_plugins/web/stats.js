@@ -10,17 +10,20 @@ const rounded = (summary) =>
 const transportName = (video, codec) =>
   video === "jpeg" ? "websocket-jpeg" : ["webrtc", codec?.toLowerCase()].filter(Boolean).join("-");
 
-/** `counts`: {frames, inputs}; `seconds`: since the first frame was shown */
-export function profile({ view, meter, clock, rate, counts, transport, seconds, now }) {
+/** `displays`: {dropped, damaged} frames of the page's displays. */
+export function profile(client, displays) {
+  const { counts, clock, matcher, meter, rate, transport } = client;
+  const now = client.now();
+  const view = client.view();
   const { total, spans } = meter.rolling();
   const { spec } = view;
   return {
     frames_per_second: round(rate.perSecond(now), 2),
     input_to_photon_ms: rounded(total),
     legs_ms: Object.fromEntries(SPANS.map((span) => [span, rounded(spans[span])])),
-    dropped_frames: counts.frames.dropped_server + counts.frames.dropped_page,
+    dropped_frames: counts.dropped + displays.dropped,
     world: spec?.name ?? null,
-    seconds: round(seconds, 1),
+    seconds: round(counts.firstShown === null ? 0 : (now - counts.firstShown) / 1000, 1),
     transport: transportName(view.video, transport.codec),
     page: {
       state: view.state,
@@ -29,8 +32,21 @@ export function profile({ view, meter, clock, rate, counts, transport, seconds, 
       theme: view.theme,
       seed: view.seed,
       spec,
-      frames: counts.frames,
-      inputs: { ...counts.inputs, path: transport.inputPath },
+      frames: {
+        received: counts.received,
+        shown: counts.shown,
+        dropped_server: counts.dropped,
+        dropped_page: displays.dropped,
+        damaged: displays.damaged,
+        headers_without_frame: matcher.skipped,
+        matched_by: matcher.approximate ? "order" : "rtp",
+      },
+      inputs: {
+        sent: counts.sent,
+        measured: counts.measured,
+        held_back: transport.inputsSkipped,
+        path: transport.inputPath,
+      },
       clock: {
         offset_ms: round(clock.offset),
         rtt_ms: round(clock.rtt),

@@ -1,24 +1,18 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { ClockOffset, LatencyMeter, SPANS, Rate } from "../../engine_plugins/js/latency.js";
+import { Client } from "../../engine_plugins/js/client.js";
+import { SPANS } from "../../engine_plugins/js/latency.js";
 import { describeHealth } from "../../engine_plugins/web/server.js";
-import { Session } from "../../engine_plugins/js/session.js";
 import { parseSeed, readUrl, shareUrl } from "../../engine_plugins/web/settings.js";
 import { profile } from "../../engine_plugins/web/stats.js";
 
-const nothing = () => ({
-  view: new Session({ video: "jpeg" }).view(0),
-  meter: new LatencyMeter(),
-  clock: new ClockOffset(),
-  rate: new Rate(),
-  seconds: 0,
-  now: 0,
-  transport: { codec: null, inputPath: "websocket" },
-  counts: { frames: { shown: 0, dropped_server: 2, dropped_page: 3 }, inputs: { sent: 0 } },
-});
+const client = () => new Client("ws://127.0.0.1:1/session", {}, { video: "jpeg", now: () => 0 });
+const displays = { dropped: 3, damaged: 0 };
 
 test("the profile has the keys of `worldbridge profile --json`, also before anything happened", () => {
-  const stats = profile(nothing());
+  const given = client();
+  given.counts.dropped = 2;
+  const stats = profile(given, displays);
   for (const key of [
     "frames_per_second",
     "input_to_photon_ms",
@@ -39,13 +33,11 @@ test("the profile has the keys of `worldbridge profile --json`, also before anyt
 });
 
 test("the transport is named with its codec", () => {
-  const given = nothing();
-  const view = { ...given.view, video: "webrtc" };
-  assert.equal(
-    profile({ ...given, view, transport: { codec: "H264", inputPath: "datachannel" } }).transport,
-    "webrtc-h264",
-  );
-  assert.equal(profile({ ...given, view }).transport, "webrtc");
+  const given = client();
+  given.session.video = "webrtc";
+  assert.equal(profile(given, displays).transport, "webrtc");
+  Object.defineProperty(given.transport, "codec", { value: "H264" });
+  assert.equal(profile(given, displays).transport, "webrtc-h264");
 });
 
 test("seeds are whole numbers from 0 to 2^31 - 1", () => {

@@ -1,0 +1,181 @@
+// A client of the gateway: joins session, transport, input and latency. It shows nothing itself. The
+// caller displays frames, reports when each was shown, and calls `tick`.
+
+import { Controller, SendClock } from "./input.js";
+import { ClockOffset, FrameMatcher, LatencyMeter, Rate } from "./latency.js";
+import * as protocol from "./protocol.js";
+import { Session } from "./session.js";
+import { Transport } from "./transport.js";
+
+export const TICK_MS = 8; // interval of `tick` while playing
+export const SLOW_TICK_MS = 100; // its interval while waiting
+const REPORT_EVERY = 3; // shown frames per report to the gateway
+
+export class Client {
+  #sendClock = new SendClock();
+
+  /**
+   * @param {string} url WebSocket URL of the gateway, see `sessionUrl`
+   * @param {object} handlers
+   *   changed(): the session's state changed;
+   *   frame(header, image, received): a JPEG frame arrived;
+   *   track(stream): a WebRTC video track arrived;
+   *   welcomed(welcome), resumable(token or null), notice(text, tone), promptRejected()
+   * @param {object} [options]
+   * @param {"auto"|"webrtc"|"jpeg"} [options.video]
+   * @param {string|null} [options.token] access token of the gateway
+   * @param {object} [options.counters] `controller.counters` of an earlier page
+   * @param {() => number} [options.now] clock in ms
+   * @param {(now: number) => number|null} [options.refreshPeriod] of the display in ms
+   */
+  constructor(url, handlers, options = {}) {
+    const { video = "auto", token = null, counters = {} } = options;
+    this.handlers = handlers;
+    this.now = options.now ?? (() => performance.now());
+    this.refreshPeriod = options.refreshPeriod ?? (() => null);
+    this.session = new Session({ video, token });
+    this.controller = new Controller(counters);
+    this.clock = new ClockOffset();
+    this.meter = new LatencyMeter();
+    this.matcher = new FrameMatcher();
+    this.rate = new Rate();
+    this.counts = { received: 0, shown: 0, dropped: 0, measured: 0, sent: 0, firstShown: null };
+    this.transport = new Transport(url, {
+      opened: () => this.#dispatch((now) => this.session.opened(now)),
+      closed: (reason) => this.#dispatch((now) => this.session.closed(reason, now)),
+      message: (message) => this.#dispatch((now) => this.session.received(message, now)),
+      invalid: (error) => this.#dispatch((now) => this.session.invalid(error, now)),
+      videoFailed: (reason) => this.#dispatch((now) => this.session.videoFailed(reason, now)),
+      track: (stream) => handlers.track?.(stream),
+    });
+  }
+
+  get state() {
+    return this.session.state;
+  }
+
+  /** Return the session's state as plain data. */
+  view() {
+    return this.session.view(this.now());
+  }
+
+  /** Start a session: {theme, seed, promptFrames, resume}. */
+  play(wanted) {
+    this.#dispatch((now) => this.session.play(wanted, now));
+  }
+
+  /** Restart the session's world. `promptFrames` null keeps the present ones. */
+  restart(theme, seed, promptFrames = null) {
+    this.#dispatch((now) => this.session.restart(theme, seed, now, promptFrames));
+  }
+
+  /** Try again after an error, with another access token if one is given. */
+  retry(token = this.session.token) {
+    this.session.token = token;
+    this.#dispatch((now) => this.session.retry(now));
+  }
+
+  leave() {
+    this.#dispatch((now) => this.session.leave(now));
+  }
+
+  /** Report that the controller changed. The change is sent at once. */
+  inputChanged() {
+    this.#sendClock.changed();
+    this.#sendInput(this.now());
+  }
+
+  /** Send input that is due and advance the session's clock. `visible`: frames can be shown. */
+  tick(visible = true) {
+    const now = this.now();
+    if (visible) this.#sendInput(now);
+    this.#dispatch(() => this.session.tick(now, visible, this.transport.sending));
+  }
+
+  /** Report that a JPEG frame was shown. */
+  imageShown(header, received, shown) {
+    this.#shown(shown);
+    this.#measure(header, received, shown);
+  }
+
+  /** Report that a frame of the WebRTC track was shown. `rtp` is undefined if it is unknown. */
+  videoShown(rtp, received, shown) {
+    this.#shown(shown);
+    this.#measureMatch(this.matcher.frame(rtp, received, shown));
+  }
+
+  #dispatch(event) {
+    const before = this.session.state;
+    event(this.now());
+    for (const command of this.session.commands()) this.#execute(command);
+    if (before !== this.session.state) this.handlers.changed?.();
+  }
+
+  #execute(command) {
+    const { handlers, transport } = this;
+    switch (command.do) {
+      case "connect":
+        this.meter.forget();
+        this.matcher.reset();
+        this.clock.reset();
+        return transport.connect();
+      case "disconnect":
+        return transport.disconnect();
+      case "send":
+        return transport.send(command.message);
+      case "negotiate":
+        return transport.negotiate();
+      case "answer":
+        return transport.answer(command.sdp);
+      case "welcomed":
+        this.controller.holdMs = 1000 / command.welcome.spec.fps + TICK_MS;
+        return handlers.welcomed?.(command.welcome);
+      case "remember":
+        return handlers.resumable?.(command.resume);
+      case "notice":
+        return handlers.notice?.(command.text, command.tone);
+      case "prompt_refused":
+        return handlers.promptRejected?.();
+      case "pong":
+        return this.clock.pong(command.message.time, command.received, command.message.server_time);
+      case "frame":
+        return this.#frame(command.message, command.received);
+    }
+  }
+
+  #frame({ header, jpeg }, received) {
+    this.counts.received += 1;
+    this.counts.dropped = header.dropped;
+    if (jpeg) this.handlers.frame?.(header, jpeg, received);
+    else this.#measureMatch(this.matcher.header(header));
+  }
+
+  #shown(at) {
+    this.counts.shown += 1;
+    this.counts.firstShown ??= at;
+    this.rate.add(at);
+    this.#dispatch(() => this.session.frameShown(at));
+  }
+
+  #measureMatch(match) {
+    if (match) this.#measure(match.header, match.received, match.shown);
+  }
+
+  #measure(header, received, shown) {
+    const { offset } = this.clock;
+    this.counts.measured += this.meter.shown(header, received, shown, offset).length;
+    if (offset === null || this.counts.shown % REPORT_EVERY !== 0) return;
+    const refresh = this.refreshPeriod(shown);
+    this.transport.sendReport(
+      protocol.shown({ frame: header.frame, received, shown, offset, refresh }),
+    );
+  }
+
+  #sendInput(now) {
+    if (this.session.state !== "playing" || !this.#sendClock.due(now)) return;
+    const { seq, time } = this.controller.sample(now);
+    if (!this.transport.sendInput(protocol.input(this.controller.history))) return;
+    this.counts.sent += 1;
+    this.meter.sent(seq, time);
+  }
+}
