@@ -19,7 +19,6 @@ from torch import Tensor
 
 from worldbridge.models.conditioning.camera import predicted_rays
 from worldbridge.models.transformer import KVCache, VideoTransformer
-from worldbridge.models.transformer.layers import Block
 from worldbridge.models.transformer.positions import absolute_table, rotary_table
 from worldbridge.runtime.decoding.noise import position_noise
 from worldbridge.runtime.decoding.raster import RasterSnapshot
@@ -248,12 +247,9 @@ class PublishedRaster(PlainRaster):
         h: Tensor = self.model.tok_embeddings(self.token)[None]
         if self.config.takes_camera:
             h = h + self.views[self.position - self.begin]
-        for i, block in enumerate(self.model.layers):
-            assert isinstance(block, Block)
-            if self.absolute is not None:
-                h = h + self.absolute[self.position]
-            q, k, v = block.attention.qkv(block.attention_norm(h), cos, sin)
-            keys, values = self.keys[i], self.values[i]
+
+        def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            keys, values = self.keys[layer], self.values[layer]
             keys[:, :, self.position], values[:, :, self.position] = k, v
             group = q.shape[1] // k.shape[1]
             mixed = F.scaled_dot_product_attention(
@@ -262,13 +258,11 @@ class PublishedRaster(PlainRaster):
                 values.repeat_interleave(group, dim=1),
                 attn_mask=mask,
             )
-            h = h + block.attention.wo(mixed.transpose(1, 2).flatten(2))
-            if block.cross_attention is not None:
-                assert self.context is not None
-                normed = block.cross_attention_norm(h)
-                h = h + block.cross_attention(normed, self.context[i])
-            h = h + block.feed_forward(block.ffn_norm(h))
-        logits: Tensor = self.model.output(self.model.norm(h))
+            return mixed.transpose(1, 2).flatten(2)
+
+        absolute = None if self.absolute is None else self.absolute[self.position]
+        hidden = self.model.hidden(h, cos, sin, attend, context=self.context, absolute=absolute)
+        logits: Tensor = self.model.output(hidden)
         return logits[0].float()
 
 

@@ -13,9 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from worldbridge.models.transformer import VideoTransformer
-from worldbridge.models.transformer.layers import Block, modulated
-from worldbridge.models.transformer.positions import apply_rotary
+from worldbridge.models.transformer import CacheRows, KVCache, VideoTransformer
 from worldbridge.models.transformer.wavefront import DigitHead, slot_mask
 from worldbridge.runtime.decoding.noise import position_noise
 from worldbridge.runtime.decoding.sampling import Sampling, gumbel, sample
@@ -37,17 +35,16 @@ class PlainWavefront:
         _, self.height, self.width = config.latent_shape
         self.slots = self.height * self.width
         self.recent: list[Tensor] = []  # newest first, [H, W] codes
-        shape = (config.n_layers, config.n_kv_heads, self.grid.window_frames, self.slots)
         self.device = model.norm.weight.device
-        self.keys = torch.zeros(*shape, config.head_dim, device=self.device)
-        self.values = torch.zeros_like(self.keys)
+        entries = self.grid.window_frames * self.slots
+        self.cache = KVCache.allocate(config, 1, entries, model.norm.weight)
 
     @torch.inference_mode()
     def force(self, codes: Tensor, condition: Tensor) -> None:
         """Append a known latent: codes [H, W], condition [C]."""
         previous, hidden = self._before(condition)
         x = self.model.grid_input(codes[None], previous, hidden)[0].flatten(0, 1)
-        self._layers(x, torch.arange(self.slots, device=self.device), hidden)
+        self._features(x, torch.arange(self.slots, device=self.device), hidden)
         self._append(codes)
 
     @one_thread()  # as in `WavefrontDecoder`: these steps are too small for two
@@ -72,7 +69,7 @@ class PlainWavefront:
             if row > 0:
                 x = x + self.model.grid_input.above(codes[row - 1, column][None])
             place = torch.tensor([slot], device=self.device)
-            features = self.model.norm(self._layers(x, place, hidden))
+            features = self._features(x, place, hidden)
             codes[row, column] = self._code(features, noise[slot : slot + 1])
         mark()
         self._append(codes)
@@ -89,32 +86,13 @@ class PlainWavefront:
         self.recent = [codes, *self.recent][: self.grid.previous_latents]
         self.frames += 1
 
-    def _layers(self, x: Tensor, slots: Tensor, hidden: Tensor) -> Tensor:
+    def _features(self, x: Tensor, slots: Tensor, hidden: Tensor) -> Tensor:
         """Features [n, dim] of the slots [n] of the next latent, whose inputs are x [n, dim]."""
-        ring, mask = self.frames % self.grid.window_frames, self._mask()[slots]
+        ring, end = self.frames % self.grid.window_frames, self.cache.keys.shape[3]
         cos, sin = (t[0, slots] for t in self.model.grid_rotation(self.frames, 1, x))
-        for i, module in enumerate(self.model.layers):
-            block = cast(Block, module)
-            attention, size = block.attention, self.config.head_dim
-            scales = block.modulate(hidden)
-            normed = modulated(block.attention_norm(x), scales[0])
-            q, k, v = (
-                layer(normed).unflatten(-1, (-1, size)).transpose(0, 1)
-                for layer in (attention.wq, attention.wk, attention.wv)
-            )
-            q = apply_rotary(attention.q_norm(q), cos, sin)
-            self.keys[i, :, ring, slots] = apply_rotary(attention.k_norm(k), cos, sin)
-            self.values[i, :, ring, slots] = v
-            mixed = F.scaled_dot_product_attention(
-                q[None],
-                self.keys[i].flatten(1, 2)[None],
-                self.values[i].flatten(1, 2)[None],
-                attn_mask=mask,
-                enable_gqa=len(q) != len(k),
-            )
-            x = x + attention.wo(mixed[0].transpose(0, 1).flatten(1))
-            x = x + block.feed_forward(modulated(block.ffn_norm(x), scales[1]))
-        return x
+        rows = CacheRows(0, ring * self.slots + slots, end, self._mask()[slots])
+        attend = self.cache.attend([rows])
+        return self.model.hidden(x[None], cos, sin, attend, condition=hidden)[0]
 
     def _mask(self) -> Tensor:
         """[slots, window * slots]: every slot sees the latents before, and its own by its mask."""

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from worldbridge.models.transformer.cache import attend_to
 from worldbridge.models.transformer.config import TransformerConfig
 from worldbridge.models.transformer.positions import apply_rotary
-from worldbridge.models.transformer.wavefront import ClipWindow
 
 _Pair = tuple[Tensor, Tensor]
 
@@ -37,14 +39,6 @@ class RMSNorm(nn.Module):
         return normed.to(x.dtype) * self.weight
 
 
-def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
-    """q [B, H, S, D], k and v [B, Hkv, N, D], mask [S, N] (True = see) -> [B, S, H * D]."""
-    out = F.scaled_dot_product_attention(
-        q, k, v, attn_mask=mask, is_causal=causal, enable_gqa=q.shape[1] != k.shape[1]
-    )
-    return out.transpose(1, 2).flatten(2)
-
-
 class Attention(nn.Module):
     """Grouped-query self-attention with per-head QK normalisation before the rotation."""
 
@@ -60,13 +54,17 @@ class Attention(nn.Module):
         self.k_norm = RMSNorm(config.head_dim, config.norm_eps)
 
     def qkv(self, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """x [B, S, dim] -> q [B, H, S, D], k and v [B, Hkv, S, D], q and k rotated."""
+        """Return q [..., H, S, D], k and v [..., Hkv, S, D] of x [..., S, dim].
+
+        q and k are rotated by cos and sin, [S, D/2] or [..., S, D/2].
+        """
         q, k, v = (
             layer(x).unflatten(-1, (-1, self.head_dim)) for layer in (self.wq, self.wk, self.wv)
         )
-        q = apply_rotary(self.q_norm(q).transpose(1, 2), cos, sin)
-        k = apply_rotary(self.k_norm(k).transpose(1, 2), cos, sin)
-        return q, k, v.transpose(1, 2)
+        cos, sin = cos.unsqueeze(-3), sin.unsqueeze(-3)
+        q = apply_rotary(self.q_norm(q).transpose(-3, -2), cos, sin)
+        k = apply_rotary(self.k_norm(k).transpose(-3, -2), cos, sin)
+        return q, k, v.transpose(-3, -2)
 
 
 class CrossAttention(nn.Module):
@@ -90,7 +88,7 @@ class CrossAttention(nn.Module):
 
     def forward(self, x: Tensor, keys_values: tuple[Tensor, Tensor]) -> Tensor:
         q = self.q_norm(self.wq(x).unflatten(-1, (-1, self.head_dim))).transpose(1, 2)
-        return self.wo(_attend(q, *keys_values, mask=None, causal=False))
+        return self.wo(attend_to(q, *keys_values))
 
 
 class FeedForward(nn.Module):
@@ -140,25 +138,28 @@ class Block(nn.Module):
         if config.conditioning == "modulation":
             self.modulation = Modulation(config)
 
-    def attend(self, h: Tensor, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-        """Residual self-attention; without a mask it is plain causal."""
-        return h + self.attention.wo(_attend(q, k, v, mask, causal=mask is None))
-
-    def forward_clip(
-        self, x: Tensor, cos: Tensor, sin: Tensor, window: ClipWindow, condition: Tensor
+    def forward(
+        self,
+        h: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        attend: Callable[[Tensor, Tensor, Tensor], Tensor],
+        context: tuple[Tensor, Tensor] | None = None,
+        condition: Tensor | None = None,
     ) -> Tensor:
-        """x [B, T, S, dim]; cos, sin [T, S, D/2]; condition [B, T, C]."""
-        scales = self.modulate(condition[:, :, None])
-        attention = self.attention
-        normed = modulated(self.attention_norm(x), scales[0])
-        q, k, v = (
-            layer(normed).unflatten(-1, (-1, attention.head_dim))
-            for layer in (attention.wq, attention.wk, attention.wv)
-        )
-        q = apply_rotary(attention.q_norm(q), cos[:, :, None], sin[:, :, None])
-        k = apply_rotary(attention.k_norm(k), cos[:, :, None], sin[:, :, None])
-        x = x + attention.wo(window.attend(q, k, v))
-        return x + self.feed_forward(modulated(self.ffn_norm(x), scales[1]))
+        """Return h [..., S, dim] after this layer.
+
+        `attend` maps q, k and v, as `Attention.qkv` gives them, to [..., S, H * D]. `context` are
+        keys and values of cross-attention; condition [..., condition_hidden] modulates the norms.
+        """
+        before, after = (None, None) if condition is None else self.modulate(condition)
+        q, k, v = self.attention.qkv(modulated(self.attention_norm(h), before), cos, sin)
+        h = h + self.attention.wo(attend(q, k, v))
+        if self.cross_attention is not None:
+            if context is None:
+                raise ValueError("this model has cross-attention: pass context_keys_values")
+            h = h + self.cross_attention(self.cross_attention_norm(h), context)
+        return h + self.feed_forward(modulated(self.ffn_norm(h), after))
 
     def modulate(self, condition: Tensor) -> tuple[_Pair | None, _Pair | None]:
         """Scale and shift for the attention and for the feed-forward norm, [..., dim] each."""

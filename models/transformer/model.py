@@ -2,35 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from worldbridge.models.conditioning.camera import RAY_DIM
+from worldbridge.models.transformer.cache import Attend, CacheRows, KVCache, attend_causally
 from worldbridge.models.transformer.config import TransformerConfig
 from worldbridge.models.transformer.layers import Block, RMSNorm
 from worldbridge.models.transformer.positions import absolute_table, rotary_angles, rotary_table
 from worldbridge.models.transformer.wavefront import ClipWindow, DigitHead, FactorisedEmbedding
 
-__all__ = ["ConditionEmbedder", "KVCache", "VideoTransformer"]
+__all__ = ["ConditionEmbedder", "VideoTransformer"]
 
-
-@dataclass(slots=True)
-class KVCache:
-    """Keys and values of every layer, preallocated: [layers, B, Hkv, capacity, head_dim]."""
-
-    keys: Tensor
-    values: Tensor
-    length: int = 0
-
-    @classmethod
-    def allocate(
-        cls, config: TransformerConfig, batch: int, capacity: int, like: Tensor
-    ) -> KVCache:
-        shape = (config.n_layers, batch, config.n_kv_heads, capacity, config.head_dim)
-        return cls(like.new_zeros(shape), like.new_zeros(shape))
+_Pairs = Sequence[tuple[Tensor, Tensor]]  # per layer: keys, values [B, Hkv, M, head_dim]
 
 
 class ConditionEmbedder(nn.Module):
@@ -76,7 +64,7 @@ class VideoTransformer(nn.Module):
         self,
         tokens: Tensor,
         cache: KVCache | None = None,
-        context: list[tuple[Tensor, Tensor]] | None = None,
+        context: _Pairs | None = None,
         rays: Tensor | None = None,
     ) -> Tensor:
         """tokens [B, S] -> logits [B, S, vocab].
@@ -101,14 +89,37 @@ class VideoTransformer(nn.Module):
         if rays is not None:
             h = h + self.camera_embedding(rays.to(h))
         added = absolute[index].to(h.dtype) if self.config.apply_abs_pos_emb else None
-        mask = None
-        if start > 0:
-            keys = torch.arange(start + count, device=tokens.device)
-            mask = keys[None, :] <= keys[index][:, None]
-        h = self._run(h, cos[index], sin[index], mask, cache, index, context, added)
+        attend: Attend = attend_causally
         if cache is not None:
+            slots = range(len(tokens))
+            attend = cache.attend([CacheRows.continuing(b, start, count, h.device) for b in slots])
             cache.length = start + count
-        return self.output(h)
+        hidden = self.hidden(h, cos[index], sin[index], attend, context=context, absolute=added)
+        return self.output(hidden)
+
+    def hidden(
+        self,
+        h: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        attend: Attend,
+        *,
+        context: _Pairs | None = None,
+        absolute: Tensor | None = None,
+        condition: Tensor | None = None,
+    ) -> Tensor:
+        """Return the last hidden states [..., S, dim] of inputs h [..., S, dim].
+
+        The one loop over the layers; `Block.forward` says what the arguments are. absolute [S, dim]
+        or [..., S, dim] is added before every layer.
+        """
+        for i, block in enumerate(self.layers):
+            if absolute is not None:
+                h = h + absolute
+            pair = None if context is None else context[i]
+            h = block(h, cos, sin, partial(attend, i), pair, condition)
+        normed: Tensor = self.norm(h)
+        return normed
 
     def context_keys_values(self, context: Tensor) -> list[tuple[Tensor, Tensor]]:
         """context [B, M, context_dim] -> keys and values per layer, computed once per session."""
@@ -168,11 +179,8 @@ class VideoTransformer(nn.Module):
         ).view(batch, frames, height * width, -1)
         cos, sin = self.grid_rotation(first, frames, x)
         window = ClipWindow(frames, height, width, grid, codes.device)
-        for block in self.layers:
-            assert isinstance(block, Block)
-            x = block.forward_clip(x, cos, sin, window, hidden)
-        normed: Tensor = self.norm(x)
-        return normed.view(batch, frames, height, width, -1)
+        features = self.hidden(x, cos, sin, window.attend, condition=hidden[:, :, None])
+        return features.view(batch, frames, height, width, -1)
 
     def grid_rotation(self, first: int, frames: int, like: Tensor) -> tuple[Tensor, Tensor]:
         """cos and sin [frames, H*W, head_dim/2] of latents first..first+frames-1."""
@@ -184,40 +192,6 @@ class VideoTransformer(nn.Module):
         )
         angles = rotary_angles(self.config, t.flatten(1), h.flatten(1), w.flatten(1))
         return angles.cos().to(like), angles.sin().to(like)
-
-    # -- layers ---------------------------------------------------------------------------------
-
-    def _run(
-        self,
-        h: Tensor,
-        cos: Tensor,
-        sin: Tensor,
-        mask: Tensor | None,
-        cache: KVCache | None,
-        index: slice | None,
-        context: list[tuple[Tensor, Tensor]] | None,
-        added: Tensor | None,
-    ) -> Tensor:
-        """All blocks and the final norm. h [B, S, dim]; mask [S, keys] or None for plain causal."""
-        for i, block in enumerate(self.layers):
-            assert isinstance(block, Block)
-            if added is not None:
-                h = h + added
-            q, k, v = block.attention.qkv(block.attention_norm(h), cos, sin)
-            if cache is not None:
-                assert index is not None
-                cache.keys[i, :, :, index] = k
-                cache.values[i, :, :, index] = v
-                k = cache.keys[i, :, :, : index.stop]
-                v = cache.values[i, :, :, : index.stop]
-            h = block.attend(h, q, k, v, mask)
-            if block.cross_attention is not None:
-                if context is None:
-                    raise ValueError("this model has cross-attention: pass context_keys_values")
-                h = h + block.cross_attention(block.cross_attention_norm(h), context[i])
-            h = h + block.feed_forward(block.ffn_norm(h))
-        normed: Tensor = self.norm(h)
-        return normed
 
 
 def previous_latents(codes: Tensor, history: int) -> Tensor:

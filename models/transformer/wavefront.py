@@ -185,22 +185,21 @@ class ClipWindow:
             mask[t, :, : (self.window - 1 - t) * slots] = False
         self.mask = mask.to(device)  # [frames, slots, window * slots]
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """q [B, T, S, H, D], k and v [B, T, S, Hkv, D] -> [B, T, S, H * D]."""
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Return [B, T, S, H * D] for q [B, T, H, S, D], k and v [B, T, Hkv, S, D]."""
         batch, frames = q.shape[:2]
-        keys, values = (self._reach(x).flatten(0, 1).transpose(1, 2) for x in (k, v))
-        mask = self.mask.repeat(batch, 1, 1)[:, None]
+        keys, values = (self._reach(x).flatten(0, 1) for x in (k, v))
         out = F.scaled_dot_product_attention(
-            q.flatten(0, 1).transpose(1, 2),
+            q.flatten(0, 1),
             keys,
             values,
-            attn_mask=mask,
-            enable_gqa=q.shape[3] != k.shape[3],
+            attn_mask=self.mask.repeat(batch, 1, 1)[:, None],
+            enable_gqa=q.shape[2] != k.shape[2],
         )
         return out.transpose(1, 2).flatten(2).unflatten(0, (batch, frames))
 
     def _reach(self, x: Tensor) -> Tensor:
-        """[B, T, S, H, D] -> [B, T, window * S, H, D], oldest first."""
+        """[B, T, H, S, D] -> [B, T, H, window * S, D], oldest first."""
         frames = x.shape[1]
         padded = F.pad(x, (0, 0, 0, 0, 0, 0, self.window - 1, 0))
-        return torch.cat([padded[:, i : i + frames] for i in range(self.window)], dim=2)
+        return torch.cat([padded[:, i : i + frames] for i in range(self.window)], dim=3)

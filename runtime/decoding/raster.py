@@ -29,19 +29,21 @@ What is guaranteed:
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.attention import bias
 
 from worldbridge.models.conditioning.camera import check_poses, pluecker_rays
-from worldbridge.models.transformer import MedusaHeads, TransformerConfig, VideoTransformer
-from worldbridge.models.transformer.layers import Block
+from worldbridge.models.transformer import (
+    CacheRows,
+    KVCache,
+    MedusaHeads,
+    TransformerConfig,
+    VideoTransformer,
+)
 from worldbridge.models.transformer.positions import (
     absolute_table,
     apply_rotary,
@@ -160,12 +162,8 @@ class RasterDecoder:
         self.lead = int(config.begin_of_video_token is not None)
         # rows beyond the end of the last latent write to places that nothing ever looks at
         places = self.lead + self.max_latents * self.size + self.rows
-        self.keys = model.norm.weight.new_zeros(
-            (config.n_layers, capacity, config.n_kv_heads, places, config.head_dim),
-            requires_grad=False,
-        )
-        self.values = torch.zeros_like(self.keys)
-        self.free = list(range(capacity))[::-1]
+        self.cache = KVCache.allocate(config, capacity, places, model.norm.weight)
+        self.keys, self.values = self.cache.keys, self.cache.values
         self._newest_context: tuple[Tensor, _Context] | None = None
         self._make_tables()
 
@@ -229,13 +227,8 @@ class RasterDecoder:
         if (context is not None) != self._wants_context:
             wanted = "a context" if self._wants_context else "no context"
             raise ValueError(f"this model takes {wanted} [m, {self.config.context_dim}] per stream")
-        if not self.free:
-            raise RuntimeError(
-                f"no free place for another session: all {self.keys.shape[1]} are taken; "
-                "forget one, or build the decoder with a larger capacity"
-            )
-        session = RasterSession(seed, self.free.pop(), count - needed, context=context)
-        weakref.finalize(session, self.free.append, session.slab)
+        session = RasterSession(seed, self.cache.take_slot(), count - needed, context=context)
+        self.cache.return_with(session, session.slab)
         if context is not None:
             session.context_pairs = self._context_pairs(context)
         for t in range(len(codes) - needed, len(codes)):
@@ -463,7 +456,7 @@ class RasterDecoder:
         own = torch.tensor(firsts, device=self.device)[:, None] + stair.places.to(self.device)
         mask = stair.mask.to(self.device)
         reach = [
-            _Reach(session.slab, own[i], first + stair.end, F.pad(mask, (first, 0), value=True))
+            CacheRows(session.slab, own[i], first + stair.end, F.pad(mask, (first, 0), value=True))
             for i, (session, first) in enumerate(zip(sessions, firsts, strict=True))
         ]
         views = self._views(sessions, [stair.places.tolist()] * len(sessions))
@@ -559,55 +552,33 @@ class RasterDecoder:
         """
         steps = torch.arange(tokens.shape[1], device=self.device)
         places = torch.tensor(firsts, device=self.device)[:, None] + steps
-        reach = []
-        for slab, first in zip(slabs, firsts, strict=True):
-            end = first + tokens.shape[1]
-            mask = self._causal(tokens.shape[1], end)
-            reach.append(_Reach(slab, slice(first, end), end, mask))
-        return self._forward(tokens, places, reach, pairs, views)
-
-    def _causal(self, rows: int, end: int) -> Tensor:
-        """[rows, end], True = see: the rows are the last of `end` places.
-
-        On a GPU not the mask itself, but what stands for it: with a mask and fewer key heads than
-        query heads, PyTorch's fast kernels are out of the question.
-        """
-        if self.device.type == "cuda":
-            return bias.causal_lower_right(rows, end)  # it never becomes a matrix
-        places = torch.arange(end, device=self.device)
-        return places <= places[end - rows :, None]
+        count = tokens.shape[1]
+        rows = [
+            CacheRows.continuing(s, f, count, self.device)
+            for s, f in zip(slabs, firsts, strict=True)
+        ]
+        return self._forward(tokens, places, rows, pairs, views)
 
     def _forward(
         self,
         tokens: Tensor,
         places: Tensor,
-        reach: Sequence[_Reach],
+        rows: Sequence[CacheRows],
         pairs: Sequence[_Context | None],
         views: Tensor | None,
     ) -> Tensor:
         """tokens [B, S] at any places [B, S] of their windows -> features [B, S, dim]."""
         # places beyond the last latent occur in rows that are ignored
         known = places.clamp(max=len(self.cos) - 1)
-        cos, sin = self.cos[known][:, None], self.sin[known][:, None]
         h: Tensor = self.model.tok_embeddings(tokens)
-        if views is not None:
-            h = h + views
-        for i, module in enumerate(self.model.layers):
-            block = cast(Block, module)
-            if self.absolute is not None:
-                h = h + self.absolute[known]
-            q, k, v = block.attention.qkv(block.attention_norm(h), cos, sin)
-            mixed = []
-            for b, own in enumerate(reach):
-                keys, values = self.keys[i, own.slab], self.values[i, own.slab]
-                keys[:, own.where], values[:, own.where] = k[b], v[b]
-                mixed.append(_attend(q[b], keys[:, : own.end], values[:, : own.end], own.mask))
-            h = h + block.attention.wo(torch.stack(mixed))
-            if block.cross_attention is not None:
-                h = h + block.cross_attention(block.cross_attention_norm(h), _layer(pairs, i))
-            h = h + block.feed_forward(block.ffn_norm(h))
-        features: Tensor = self.model.norm(h)
-        return features
+        return self.model.hidden(
+            h if views is None else h + views,
+            self.cos[known],
+            self.sin[known],
+            self.cache.attend(rows),
+            context=_together(pairs),
+            absolute=None if self.absolute is None else self.absolute[known],
+        )
 
     def _context_pairs(self, context: Tensor) -> _Context:
         """Keys and values; those of the newest context are kept, as most streams share one."""
@@ -693,16 +664,6 @@ class RasterDecoder:
             raise ValueError(f"expected one condition per latent, {shape}, got {got}")
 
 
-@dataclass(frozen=True, slots=True)
-class _Reach:
-    """Where the rows of one session write their keys and values, and what they may see."""
-
-    slab: int
-    where: slice | Tensor  # places of the window
-    end: int  # what lies behind is not looked at
-    mask: Tensor  # [S, end] bool, True = see
-
-
 def rotate_time(config: TransformerConfig, keys: Tensor, shift: int) -> Tensor:
     """Rotated keys [..., head_dim] as they would be `shift` latents later.
 
@@ -715,18 +676,15 @@ def rotate_time(config: TransformerConfig, keys: Tensor, shift: int) -> Tensor:
     return apply_rotary(keys.float(), cos, sin).to(keys)
 
 
-def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
-    """One session: q [H, S, D], k and v [Hkv, N, D], mask [S, N] (True = see) -> [S, H * D]."""
-    out = F.scaled_dot_product_attention(
-        q[None], k[None], v[None], attn_mask=mask, enable_gqa=len(q) != len(k)
-    )
-    return out[0].transpose(0, 1).flatten(1)
-
-
-def _layer(pairs: Sequence[_Context | None], layer: int) -> tuple[Tensor, Tensor]:
-    """Keys and values of the contexts of all sessions, [B, Hkv, m, D] each."""
-    known = [pair[layer] for pair in pairs if pair is not None]
+def _together(pairs: Sequence[_Context | None]) -> _Context | None:
+    """Per layer, keys and values of the contexts of all sessions, [B, Hkv, m, D] each."""
+    known = [pair for pair in pairs if pair is not None]
+    if not known:
+        return None
     if all(pair is known[0] for pair in known):  # one context for all, such as a server's prompt
-        keys, values = known[0]
-        return keys.expand(len(known), -1, -1, -1), values.expand(len(known), -1, -1, -1)
-    return torch.cat([k for k, _ in known]), torch.cat([v for _, v in known])
+        size = (len(known), -1, -1, -1)
+        return [(keys.expand(size), values.expand(size)) for keys, values in known[0]]
+    return [
+        (torch.cat([k for k, _ in layer]), torch.cat([v for _, v in layer]))
+        for layer in zip(*known, strict=True)
+    ]

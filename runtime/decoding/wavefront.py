@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import bisect
 import warnings
-import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -20,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from worldbridge.models.transformer import MedusaHeads, VideoTransformer
+from worldbridge.models.transformer import KVCache, MedusaHeads, VideoTransformer
 from worldbridge.models.transformer.layers import Block
 from worldbridge.models.transformer.positions import rotary_angles
 from worldbridge.models.transformer.wavefront import DigitHead, diagonal_step, digit_rows, slot_mask
@@ -84,16 +83,9 @@ class WavefrontDecoder:
         self.slots = self.height * self.width
         self.device = model.norm.weight.device
         self.window = self.grid.window_frames
-        self.free = list(range(capacity))[::-1]
-        shape = (
-            config.n_layers,
-            capacity,
-            config.n_kv_heads,
-            self.window * self.slots,
-            config.head_dim,
-        )
-        self.keys = torch.zeros(shape, device=self.device)
-        self.values = torch.zeros(shape, device=self.device)
+        entries = self.window * self.slots
+        self.cache = KVCache.allocate(config, capacity, entries, torch.empty(0, device=self.device))
+        self.keys, self.values = self.cache.keys, self.cache.values
         self.levels = list(self.grid.fsq_levels)
         self.blank = sum(self.levels)  # a row of zeros after the digits'
         self._fuse()
@@ -137,13 +129,8 @@ class WavefrontDecoder:
 
     def open(self, seed: int) -> WavefrontSession:
         """Take a place of the slab. Raises RuntimeError when all are taken."""
-        if not self.free:
-            raise RuntimeError(
-                f"no free place for another session: all {self.keys.shape[1]} are taken; "
-                "forget one, or build the decoder with a larger capacity"
-            )
-        session = WavefrontSession(seed=seed, slab=self.free.pop())
-        weakref.finalize(session, self.free.append, session.slab)
+        session = WavefrontSession(seed=seed, slab=self.cache.take_slot())
+        self.cache.return_with(session, session.slab)
         return session
 
     def force(self, session: WavefrontSession, codes: Tensor, condition: Tensor) -> None:

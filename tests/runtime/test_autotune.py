@@ -250,7 +250,7 @@ def test_a_token_grid_keeps_its_tokens() -> None:
     world, usual = ArWorld(loaded, 2), ArWorld(loaded, 2)
     assert set(world.exact_modes) == {"diagonal", "jacobi", "medusa", "sequential"}
     set_mode(world, AUTO, silent)
-    assert world.decoder.mode in world.exact_modes and len(world.decoder.free) == 2
+    assert world.decoder.mode in world.exact_modes and len(world.decoder.cache.free) == 2
     states = [w.open(WorldStart("zoo", 3)) for w in (world, usual)]
     action = torch.tensor([[0.0, 1.0, 0.5, 0.0]])
     for _ in range(3):
@@ -265,7 +265,7 @@ def test_a_converted_world_keeps_its_tokens(caplog: pytest.LogCaptureFixture) ->
     world = make_world()
     assert world.exact_modes == ("jacobi", "sequential")
     set_mode(world, AUTO, silent)
-    assert world.decoder.mode in world.exact_modes and len(world.decoder.free) == 4
+    assert world.decoder.mode in world.exact_modes and len(world.decoder.cache.free) == 4
     assert play(world, world.open(WorldStart("zoo", 3)), 20) == wanted
     with caplog.at_level(logging.WARNING, "worldbridge.runtime.decoding.autotune"):
         set_mode(world, Wanted("diagonal", 1), silent)

@@ -364,7 +364,7 @@ def test_prompts_that_do_not_fit_are_refused() -> None:
     ]:
         with pytest.raises(ValueError, match=message):
             call()
-    assert len(decoder.free) == 1
+    assert len(decoder.cache.free) == 1
     told = RasterDecoder(build(VIDEO2WORLD), 2, SAMPLING)
     with pytest.raises(ValueError, match="takes a context"):
         told.open(0, codes)

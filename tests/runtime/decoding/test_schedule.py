@@ -100,7 +100,7 @@ def dense(model: VideoTransformer, past: Tensor, latent: Tensor, k: int) -> Tens
 
 def _layers(model: VideoTransformer, tokens: Tensor, places: Tensor, mask: Tensor) -> Tensor:
     decoder = RasterDecoder(model, 1, SAMPLING)  # for its tables of positions
-    cos, sin = decoder.cos[places][None, None], decoder.sin[places][None, None]
+    cos, sin = decoder.cos[places], decoder.sin[places]
     h = model.tok_embeddings(tokens)[None]
     for module in model.layers:
         block = cast(Block, module)
