@@ -23,7 +23,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 }
 # folder -> packages of others it may import at all; the model side has to run where no network is
 OTHERS: dict[str, set[str]] = {
-    "kernels": {"torch", "triton", "numpy"},
+    "kernels": {"torch", "triton", "numpy", "numba"},
     "models": {"torch", "triton", "numpy", "safetensors"},
     "runtime": {"torch", "triton", "numpy", "safetensors", "msgpack", "zmq"},
 }

@@ -1,6 +1,5 @@
 import dataclasses
 import json
-from typing import Any
 
 import pytest
 
@@ -11,20 +10,19 @@ from worldbridge.models.tokenizer.config import Resample, TokenizerConfig
 @pytest.mark.parametrize("name", CONFIGS)
 def test_json_round_trip(name: str) -> None:
     config = CONFIGS[name]
-    stored = json.loads(json.dumps(dataclasses.asdict(config)))
-    assert TokenizerConfig.from_dict(stored) == config
+    assert TokenizerConfig.from_json(config.to_json()) == config
 
 
 def test_unknown_key_is_named() -> None:
-    data = dataclasses.asdict(EMBEDDED) | {"chanels": 3}
+    data = json.loads(EMBEDDED.to_json()) | {"chanels": 3}
     with pytest.raises(ValueError, match="chanels"):
-        TokenizerConfig.from_dict(data)
+        TokenizerConfig.from_json(json.dumps(data))
 
 
-@pytest.mark.parametrize("data", [[1], None, 3])
-def test_what_is_no_object(data: Any) -> None:
-    with pytest.raises(ValueError, match="tokenizer config: expected an object"):
-        TokenizerConfig.from_dict(data)
+@pytest.mark.parametrize("text", ["[1]", "{", "3"])
+def test_wrong_json(text: str) -> None:
+    with pytest.raises(ValueError, match="tokenizer config: expected"):
+        TokenizerConfig.from_json(text)
 
 
 @pytest.mark.parametrize(
@@ -43,8 +41,8 @@ def test_what_is_no_object(data: Any) -> None:
         ({"spatial_compression": 24}, "spatial_compression.*24"),
         ({"spatial_compression": 2}, "spatial_compression: expected at least 4"),
         ({"temporal_compression": 1}, "temporal_compression: expected at least 4"),
-        ({"spatial_compression": 128}, "channel_multipliers: expected .*got 3 levels.*add levels"),
-        ({"temporal_compression": 16}, "channel_multipliers: expected .* decoder .*got 3 levels"),
+        ({"spatial_compression": 128}, "channel_multipliers: 3 levels.*add levels"),
+        ({"temporal_compression": 16}, "channel_multipliers: 3 levels.*decoder"),
         ({"norm": "batch"}, "norm.*'batch'"),
         ({"temporal_convs": "some"}, "temporal_convs.*'some'"),
         ({"upsample": "linear"}, "upsample.*'linear'"),

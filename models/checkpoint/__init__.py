@@ -1,0 +1,1 @@
+"""World checkpoints on disk."""
