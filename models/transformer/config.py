@@ -43,6 +43,9 @@ class WavefrontConfig:
     window_frames: int = 4  # attention reaches this many latents back, the current one included
     previous_latents: int = 2  # how many earlier latents the neighbourhood covers
     previous_kernel: tuple[int, int] = (3, 5)  # rows, columns
+    # Not 0: codes are drawn for active blocks alone, beside a guide of so many values a block.
+    guide_dim: int = 0
+    summary: tuple[int, int] = (5, 8)  # parts of the guide that every block sees, rows x columns
 
     def __post_init__(self) -> None:
         if self.diagonal < 1:
@@ -99,6 +102,13 @@ class TransformerConfig:
             raise ValueError(f"unknown camera {self.camera!r}; expected one of {get_args(Camera)}")
         if self.camera != "none" and self.grid is not None:
             raise ValueError(f"a model with a token grid takes no camera, got {self.camera!r}")
+        if self.grid is not None and self.grid.guide_dim:
+            (_, height, width), (rows, columns) = self.latent_shape, self.grid.summary
+            if height % rows or width % columns:
+                raise ValueError(
+                    f"the summary of a guide ({rows} x {columns}) must divide the latent "
+                    f"({height} x {width})"
+                )
         if self.grid is not None and _product(self.grid.fsq_levels) != self.vocab_size:
             raise ValueError(
                 f"FSQ levels {self.grid.fsq_levels} make {_product(self.grid.fsq_levels)} codes, "

@@ -10,7 +10,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from worldbridge.models.conditioning.camera import RAY_DIM
-from worldbridge.models.transformer.cache import Attend, CacheRows, KVCache, attend_causally
+from worldbridge.models.transformer.active import (
+    ActiveLayout,
+    GuidedInput,
+    draw_order,
+    neighbour_digits,
+)
+from worldbridge.models.transformer.cache import (
+    Attend,
+    CacheRows,
+    KVCache,
+    attend_causally,
+    attend_to,
+)
 from worldbridge.models.transformer.config import TransformerConfig
 from worldbridge.models.transformer.layers import Block, RMSNorm
 from worldbridge.models.transformer.positions import absolute_table, rotary_angles, rotary_table
@@ -43,7 +55,10 @@ class VideoTransformer(nn.Module):
             self.tok_embeddings = nn.Embedding(config.embedding_rows, config.dim)
             self.output: nn.Module = nn.Linear(config.dim, config.vocab_size, bias=False)
         else:
-            self.grid_input = FactorisedEmbedding(config, config.grid)
+            if config.grid.guide_dim:
+                self.guided_input = GuidedInput(config, config.grid)
+            else:
+                self.grid_input = FactorisedEmbedding(config, config.grid)
             self.output = DigitHead(config.grid.fsq_levels, config.dim, config.grid.head_hidden)
         self.layers = nn.ModuleList(Block(config) for _ in range(config.n_layers))
         self.norm = RMSNorm(config.dim, config.norm_eps)
@@ -181,6 +196,53 @@ class VideoTransformer(nn.Module):
         window = ClipWindow(frames, height, width, grid, codes.device)
         features = self.hidden(x, cos, sin, window.attend, condition=hidden[:, :, None])
         return features.view(batch, frames, height, width, -1)
+
+    def active_features(
+        self, digits: Tensor, active: Tensor, guide: Tensor, previous: Tensor, condition: Tensor
+    ) -> tuple[Tensor, ActiveLayout]:
+        """Return teacher-forced features of the active blocks, from which `output` predicts them.
+
+        digits int [B, H, W, D]; active bool [B, H, W]; guide float [B, H, W, guide_dim]; previous
+        int [B, H, W, D], the digits of the latent before, -1 where it has none; condition
+        [B, condition_dim]. Returns [B, N, dim] and which block each row is.
+        """
+        inputs, grid = self.guided_input, self.config.grid
+        assert grid is not None and grid.guide_dim, "this model has no guide"
+        order = draw_order(active)
+        layout = ActiveLayout.of(order)
+        near = neighbour_digits(digits, order).flatten(1, 2)
+        batches = torch.arange(len(digits), device=digits.device)[:, None]
+        x = inputs.base(guide, previous, layout.slots) + inputs.drawn(near[batches, layout.slots])
+        x = torch.cat([inputs.summaries(guide), x], 1)
+        cos, sin = self.active_rotation(layout.slots, x)
+        mask = layout.mask(inputs.summary_count)
+
+        def attend(_: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            return attend_to(q, k, v, mask)
+
+        hidden = self.condition(condition)[:, None]
+        features = self.hidden(x, cos, sin, attend, condition=hidden)
+        return features[:, inputs.summary_count :], layout
+
+    def active_rotation(self, slots: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Return cos and sin [B, summary + N, head_dim / 2] of the summary and of slots [B, N].
+
+        A part of the summary is at its middle block, one step before the latent.
+        """
+        grid, (_, height, width) = self.config.grid, self.config.latent_shape
+        assert grid is not None
+        down, across = height // grid.summary[0], width // grid.summary[1]
+        h, w = torch.meshgrid(
+            torch.arange(grid.summary[0], device=slots.device) * down + down // 2,
+            torch.arange(grid.summary[1], device=slots.device) * across + across // 2,
+            indexing="ij",
+        )
+        rows = torch.cat([h.flatten().expand(len(slots), -1), slots // width], 1)
+        columns = torch.cat([w.flatten().expand(len(slots), -1), slots % width], 1)
+        time = torch.ones_like(rows)
+        time[:, : h.numel()] = 0
+        angles = rotary_angles(self.config, time, rows, columns)
+        return angles.cos().to(like), angles.sin().to(like)
 
     def grid_rotation(self, first: int, frames: int, like: Tensor) -> tuple[Tensor, Tensor]:
         """cos and sin [frames, H*W, head_dim/2] of latents first..first+frames-1."""

@@ -1,0 +1,190 @@
+"""Drawing codes for the active blocks of a latent alone: their order, inputs and attention.
+
+A block that the spatial memory shows is never drawn: its code is the null code by rule. Active
+blocks are drawn from what is known towards what is not, ring by ring, and within a ring in two
+halves like the colours of a chess board, so that the second half sees all of its neighbours. What
+is drawn in one step sees what was drawn in the steps before it, so drawing block by block in the
+same order gives the same codes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from worldbridge.models.transformer.config import TransformerConfig, WavefrontConfig
+
+__all__ = ["ActiveLayout", "GuidedInput", "draw_order", "neighbour_digits"]
+
+# Rows and columns from a block to its neighbours: left, right, above, below.
+_AROUND = ((0, -1), (0, 1), (-1, 0), (1, 0))
+
+
+def draw_order(active: Tensor) -> Tensor:
+    """Return the step in which each block is drawn, int64 [B, H, W]; -1 where nothing is drawn.
+
+    active bool [B, H, W]. Steps of a latent are consecutive from 0. Where nothing is known, as in
+    a first frame, the centre block is drawn first.
+    """
+    batch, height, width = active.shape
+    known = ~active
+    empty = ~known.flatten(1).any(1)
+    reached = known.clone()
+    reached[empty, height // 2, width // 2] = True
+    ring = torch.where(reached & active, 0, -1).long()
+    distance = 0
+    while not bool(reached.all()):
+        grown = F.max_pool2d(reached[:, None].float(), 3, 1, 1)[:, 0] > 0
+        distance += 1
+        ring[grown & ~reached] = distance
+        reached = grown
+    places = torch.arange(height, device=active.device)[:, None] + torch.arange(
+        width, device=active.device
+    )
+    step = torch.where(active, 2 * ring + places % 2, -1)
+    return _consecutive(step)
+
+
+def _consecutive(step: Tensor) -> Tensor:
+    """Renumber the steps of every latent so that none is empty."""
+    flat = step.flatten(1)
+    most = int(flat.max()) + 1
+    if most <= 0:
+        return step
+    used = torch.zeros(len(flat), most + 1, dtype=torch.long, device=step.device)
+    used.scatter_(1, flat + 1, 1)
+    number = used[:, 1:].cumsum(1) - 1
+    result = number.gather(1, flat.clamp_min(0))
+    return torch.where(flat < 0, -1, result).view_as(step)
+
+
+@dataclass(frozen=True, slots=True)
+class ActiveLayout:
+    """Active blocks of a batch of latents as padded rows, in the order in which they are drawn.
+
+    slots int64 [B, N] into H * W; step int64 [B, N]; valid bool [B, N].
+    """
+
+    slots: Tensor
+    step: Tensor
+    valid: Tensor
+
+    @classmethod
+    def of(cls, order: Tensor) -> ActiveLayout:
+        """Return the rows of an order [B, H, W] of `draw_order`."""
+        flat = order.flatten(1)
+        last = torch.iinfo(torch.int64).max
+        count = int((flat >= 0).sum(1).max())
+        key = torch.where(flat < 0, last, flat)
+        slots = key.argsort(dim=1, stable=True)[:, :count]
+        step = flat.gather(1, slots)
+        return cls(slots, step, step >= 0)
+
+    def mask(self, summary: int) -> Tensor:
+        """Return what each row sees, bool [summary + N, summary + N].
+
+        The `summary` rows of the guide come first and see each other alone. Padded rows come last,
+        so no other row sees them.
+        """
+        count = self.slots.shape[1]
+        # Rows of a step see those before them: the same for any way of decoding.
+        seen = torch.ones(count, count, dtype=torch.bool, device=self.slots.device).tril()
+        mask = F.pad(seen, (summary, 0, summary, 0))
+        mask[:, :summary] = True
+        return mask
+
+
+def neighbour_digits(digits: Tensor, order: Tensor) -> Tensor:
+    """Return the digits that are known beside each block when it is drawn, int64 [B, H, W, 4, D].
+
+    digits int [B, H, W, D]; order int [B, H, W]. -1 where the neighbour is drawn later, is null or
+    lies outside. Neighbours are left, right, above, below.
+    """
+    height, width = order.shape[1:]
+    padded = F.pad(digits.long(), (0, 0, 1, 1, 1, 1))
+    steps = F.pad(order, (1, 1, 1, 1), value=-1)
+    found = []
+    for down, across in _AROUND:
+        rows, columns = slice(1 + down, 1 + down + height), slice(1 + across, 1 + across + width)
+        near, step = padded[:, rows, columns], steps[:, rows, columns]
+        known = (step >= 0) & (step < order)
+        found.append(torch.where(known[..., None], near, -1))
+    return torch.stack(found, 3)
+
+
+class GuidedInput(nn.Module):
+    """Inputs of the active blocks: neighbours, guide around the block, the latent before, place."""
+
+    def __init__(self, config: TransformerConfig, grid: WavefrontConfig) -> None:
+        super().__init__()
+        _, height, width = config.latent_shape
+        self.levels = grid.fsq_levels
+        self.kernel = grid.previous_kernel
+        rows, dim, small = sum(grid.fsq_levels), config.dim, 0.5 / len(grid.fsq_levels) ** 0.5
+        taps = self.kernel[0] * self.kernel[1]
+        # One more row of zeros for what is not known.
+        self.neighbours = nn.Parameter(torch.randn(len(_AROUND) * rows, dim) * small)
+        self.previous = nn.Parameter(torch.randn(taps * rows, dim) * small / taps)
+        self.guide = nn.Linear(9 * grid.guide_dim, dim)
+        self.place = nn.Parameter(torch.randn(height * width, dim) * 0.1)
+        self.pool = (height // grid.summary[0], width // grid.summary[1])
+        self.summary_count = grid.summary[0] * grid.summary[1]
+        self.summary = nn.Linear(grid.guide_dim, dim)
+        self.summary_place = nn.Parameter(torch.randn(self.summary_count, dim) * 0.1)
+        first = torch.tensor([sum(grid.fsq_levels[:i]) for i in range(len(grid.fsq_levels))])
+        self.register_buffer("first", first, persistent=False)
+
+    first: Tensor
+
+    def summaries(self, guide: Tensor) -> Tensor:
+        """Return rows of the guide [B, H, W, G] averaged over large parts, [B, summary, dim]."""
+        pooled = F.avg_pool2d(guide.movedim(-1, 1), self.pool).flatten(2).transpose(1, 2)
+        rows: Tensor = self.summary(pooled) + self.summary_place
+        return rows
+
+    def base(self, guide: Tensor, previous: Tensor, slots: Tensor) -> Tensor:
+        """Return what is known of blocks before a latent is drawn, [B, N, dim].
+
+        guide [B, H, W, G]; previous int [B, H, W, D], the digits of the latent before, -1 where it
+        has none; slots int64 [B, N].
+        """
+        batch, height, width, _ = guide.shape
+        around = F.pad(guide, (0, 0, 1, 1, 1, 1)).flatten(1, 2)
+        row, column = slots // width, slots % width
+        taps = [
+            (row + down) * (width + 2) + column + across for down in range(3) for across in range(3)
+        ]
+        index = torch.stack(taps, -1)  # [B, N, 9]
+        batches = torch.arange(batch, device=slots.device)[:, None, None]
+        x: Tensor = self.guide(around[batches, index].flatten(2))
+        return x + self.place[slots] + self._before(previous, row, column)
+
+    def _before(self, previous: Tensor, row: Tensor, column: Tensor) -> Tensor:
+        down, across = self.kernel
+        width = previous.shape[2] + across - 1
+        padded = F.pad(
+            previous.long(), (0, 0, across // 2, across // 2, down // 2, down // 2), value=-1
+        ).flatten(1, 2)
+        taps = [(row + d) * width + column + a for d in range(down) for a in range(across)]
+        batches = torch.arange(len(previous), device=row.device)[:, None, None]
+        near = padded[batches, torch.stack(taps, -1)]  # [B, N, taps, D]
+        return self._sum(near, self.previous)
+
+    def drawn(self, near: Tensor) -> Tensor:
+        """Return what drawn neighbours add, [..., dim]; near [..., 4, D] of `neighbour_digits`."""
+        return self._sum(near, self.neighbours)
+
+    def _sum(self, digits: Tensor, table: Tensor) -> Tensor:
+        """Sum the rows of digits [..., P, D] in a table [P * rows, dim]; -1 adds nothing."""
+        places, depth = digits.shape[-2:]
+        size = sum(self.levels)
+        begin = torch.arange(places, device=digits.device)[:, None] * size
+        rows = (digits + self.first + begin).flatten(0, -3).flatten(1)
+        blank = (digits < 0).flatten(0, -3).flatten(1)
+        padded = torch.cat([table, table.new_zeros(1, table.shape[1])])
+        rows = rows.masked_fill(blank, len(table))
+        out = F.embedding_bag(rows, padded, mode="sum", padding_idx=len(table))
+        return out.view(*digits.shape[:-2], -1)
