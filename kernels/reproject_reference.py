@@ -40,10 +40,10 @@ MUCH_NEARER = 9  # steps of the 14 high bits: about 10 % nearer
 CLIP_NEARNESS = 20.0  # points nearer than 5 cm are not drawn
 CHUNK = 1024  # points that are culled and forgotten together
 TILE = 32  # new points are stored tile by tile, so that a chunk is compact
-RAMP = 0.05  # depth that changes by so much per pixel, on both sides, lies between two surfaces
+RAMP = 0.05  # depth that changes by 5 % per pixel, on both sides, lies between two surfaces
 NEARER, FARTHER = 1.1, 1.0 / 1.1  # ratios of nearness of two surfaces
 VOTES = 2  # frames that have to contradict a point before it is removed
-CROWDED = 7  # an old point that stands before so many of its 8 neighbours is a speck
+CROWDED = 7  # an old point before at least 7 of its 8 neighbours is a speck
 
 
 def key_nearness(keys: Tensor) -> Tensor:

@@ -67,7 +67,7 @@ class MemoryConfig:
     height: int = 320
     width: int = 512
     max_points: int = 1_200_000  # a full turn at 320x512; 24 bytes each
-    closer: float = 1.5  # a point is stored again when seen from so many times nearer
+    closer: float = 1.5  # times nearer, from which a point is stored again
     max_jump_m: float = 500.0  # between two frames
     speck_age: int = 30  # frames after which a lonely point counts as a speck
 
@@ -156,7 +156,8 @@ class SpatialMemory:
         self.config: Final = config or MemoryConfig()
         self.device: Final = torch.device(device)
         self._shape = (self.config.height, self.config.width)
-        self._ops = _operations(self.device, backend, self.config)
+        self.backend: Final = backend or _fastest(self.device)
+        self._ops = _operations(self.device, self.backend, self.config)
         self._cloud = _Cloud(self.config.max_points, self.device)
         self._frame = 0
         self._last: _Frame | None = None
@@ -165,6 +166,11 @@ class SpatialMemory:
     def __len__(self) -> int:
         """How many points are stored."""
         return int((self._cloud.used()[1] > 0).sum())
+
+    @property
+    def nbytes(self) -> int:
+        """What the points take at most, in bytes."""
+        return sum(array.numel() * array.element_size() for array in self._cloud.arrays)
 
     @property
     def frames(self) -> int:
@@ -542,12 +548,12 @@ def _frustum(camera: NDArray[np.float32], height: int, width: int) -> NDArray[np
     return unit.astype(np.float32)
 
 
-def _operations(
-    device: torch.device, backend: Backend | None, config: MemoryConfig
-) -> _TorchOperations:
-    if backend is None:
-        module = "triton" if device.type == "cuda" else "numba"
-        backend = module if importlib.util.find_spec(module) else "torch"  # type: ignore[assignment]
+def _fastest(device: torch.device) -> Backend:
+    wanted: Backend = "triton" if device.type == "cuda" else "numba"
+    return wanted if importlib.util.find_spec(wanted) else "torch"
+
+
+def _operations(device: torch.device, backend: Backend, config: MemoryConfig) -> _TorchOperations:
     if backend == "numba" and device.type != "cpu":
         raise MemoryInputError(
             "numba computes on a CPU", expected="device cpu", got=str(device), remedy="use triton"

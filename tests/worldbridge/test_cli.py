@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from worldbridge.cli import app
 from worldbridge.config import ServeConfig
 
-BENCHES = ("decode", "kernels", "players")
+BENCHES = ("decode", "kernels", "memory", "players")
 GROUPS = {"bench": BENCHES, "export": ("onnx", "tensorrt")}
 COMMANDS = ("serve", "profile", "eval", "train", "convert", "worlds", "version")
 HEAVY = ("torch", "numpy", "aiortc", "av", "starlette", "zmq", "rich.console")

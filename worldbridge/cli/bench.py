@@ -1,4 +1,4 @@
-"""`worldbridge bench`: measure kernels, decode modes and concurrent sessions."""
+"""`worldbridge bench`: measure kernels, decode modes, concurrent sessions and the memory."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from worldbridge.errors import ConfigError, StartError
 __all__ = ["bench"]
 
 bench = typer.Typer(
-    help="Measure kernels, decode modes and players on this machine.",
+    help="Measure kernels, decoding, players and memory on this machine.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -180,6 +180,43 @@ def players(
         )
 
     _report(work, players_table, out, as_json)
+
+
+class MemoryBackend(StrEnum):
+    """Implementations of the spatial memory; all give the same bits."""
+
+    torch = "torch"
+    numba = "numba"
+    triton = "triton"
+
+
+@bench.command()
+def memory(
+    backend: Annotated[
+        MemoryBackend | None,
+        typer.Option(help="Implementation to measure.  [default: numba; on a GPU, triton]"),
+    ] = None,
+    device: On = Device.cpu,
+    quick: Quick = False,
+    out: Out = None,
+    as_json: Json = False,
+) -> None:
+    """Time the spatial memory and measure how well places come back.
+
+    Walks three routes through held-out scenes of every theme with the renderer's colour and depth:
+    24 frames left and back, a full circle, and 2 m ahead and back. Reports the PSNR of the first
+    picture against what the memory shows there afterwards. Runs on one thread.
+    --quick measures two themes.
+    """
+    from worldbridge.benchmarks.memory import bench_memory
+    from worldbridge.cli.bench_tables import memory_table
+
+    def work(progress: Any) -> dict[str, Any]:
+        return bench_memory(
+            None if backend is None else backend.value, device.value, quick, progress
+        )
+
+    _report(work, memory_table, out, as_json)
 
 
 @bench.command()

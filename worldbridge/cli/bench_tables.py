@@ -12,7 +12,7 @@ from rich.text import Text
 
 from worldbridge.cli.console import format_value, table_of
 
-__all__ = ["decode_table", "kernel_checks_table", "kernels_table", "players_table"]
+__all__ = ["decode_table", "kernel_checks_table", "kernels_table", "memory_table", "players_table"]
 
 
 def decode_table(result: Mapping[str, Any]) -> RenderableType:
@@ -201,6 +201,29 @@ def players_table(result: Mapping[str, Any]) -> RenderableType:
             *(f"{at[tokens]:.2f}" for tokens in wanted),
         )
     return Group(_environment(result), table)
+
+
+def memory_table(result: Mapping[str, Any]) -> Table:
+    ms = (
+        " / ".join(f"{result[name][p]:.1f}" for p in ("p10", "p50", "p90"))
+        for name in ("render_ms", "add_ms")
+    )
+    title = f"Spatial memory, {result['frame']}, {result['backend']} on {result['device']}"
+    caption = "ms p10 / p50 / p90 per frame, one thread: render {}, add {}".format(*ms)
+    heads = "route", "PSNR, dB", "known", "points", "MB"
+    table = table_of("theme", *heads, numbers=4, title=title, caption=caption)
+    for row in result["routes"]:
+        table.add_row(
+            row["theme"],
+            row["route"],
+            f"{row['psnr_db']:.1f}",
+            f"{row['known']:.1%}",
+            f"{row['points']:,}",
+            f"{row['megabytes']:g}",
+        )
+    for route, psnr in result["revisit_psnr_db"].items():
+        table.add_row("mean", route, f"{psnr:.1f}", "", "", "")
+    return table
 
 
 def kernels_table(result: Mapping[str, Any]) -> RenderableType:
