@@ -43,7 +43,7 @@ class WavefrontConfig:
     window_frames: int = 4  # attention reaches this many latents back, the current one included
     previous_latents: int = 2  # how many earlier latents the neighbourhood covers
     previous_kernel: tuple[int, int] = (3, 5)  # rows, columns
-    # Not 0: codes are drawn for active blocks alone, beside a guide of so many values a block.
+    # Values a block of the guide; 0: no guide, else codes are drawn for active blocks alone.
     guide_dim: int = 0
     summary: tuple[int, int] = (5, 8)  # parts of the guide that every block sees, rows x columns
 

@@ -1,0 +1,160 @@
+"""What the transformer of a world with a spatial memory learns from: clips as guides and codes.
+
+Along each clip a spatial memory is filled as in play. In half of the clips it is filled with the
+true frames, in the others with the tokenizer's own, so that the network knows what its own errors
+look like when they come back as a guide.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+from zipfile import BadZipFile
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from worldbridge.models.guided.config import active_blocks, floor_nearness, make_guide
+from worldbridge.models.guided.tokenizer import GuidedTokenizer
+from worldbridge.models.guided.transformer import block_guide, guided_condition
+from worldbridge.models.progress import Progress, silent
+from worldbridge.models.spatial_memory import MemoryConfig, SpatialMemory
+from worldbridge.models.training.play_clips import ClipShards, PlayClip
+
+__all__ = ["Samples", "clip_samples", "load_samples", "write_samples"]
+
+_FIELDS = ("guide", "active", "digits", "condition", "follows")
+
+
+@dataclass(frozen=True, slots=True)
+class Samples:
+    """Frames as the transformer sees them, N of them.
+
+    guide int8 [N, H, W, G], 127 times `block_guide`; active bool [N, H, W]; digits uint8
+    [N, H, W, D]; condition float32 [N, C]; follows bool [N], whether the sample before is the
+    frame before.
+    """
+
+    guide: Tensor
+    active: Tensor
+    digits: Tensor
+    condition: Tensor
+    follows: Tensor
+
+    def __len__(self) -> int:
+        return len(self.follows)
+
+    @classmethod
+    def join(cls, parts: list[Samples]) -> Samples:
+        """Return all samples of the parts in their order."""
+        return cls(*(torch.cat([getattr(p, name) for p in parts]) for name in _FIELDS))
+
+    def previous(self, index: Tensor) -> Tensor:
+        """Return the digits of the frames before, int64 [n, H, W, D]; -1 where there are none."""
+        before = (index - 1).clamp_min(0)
+        known = self.active[before] & self.follows[index][:, None, None]
+        return torch.where(known[..., None], self.digits[before].long(), -1)
+
+
+class _Pose(NamedTuple):
+    position: tuple[float, float, float]
+    rotation: tuple[float, float, float, float]
+
+
+@torch.inference_mode()
+def clip_samples(
+    clip: PlayClip,
+    tokenizer: GuidedTokenizer,
+    *,
+    stride: int = 1,
+    own_frames: bool = False,
+    memory: SpatialMemory | None = None,
+) -> Samples:
+    """Return the samples of every `stride`-th frame of a clip; the first sees no guide.
+
+    With `own_frames` the memory is filled with the tokenizer's frames instead of the true ones.
+    """
+    config = tokenizer.config
+    memory = memory or SpatialMemory(MemoryConfig(config.height, config.width))
+    memory.clear()
+    rows: list[tuple[Tensor, ...]] = []
+    for t in range(0, len(clip.frames), stride):
+        x, y, z, qx, qy, qz, qw, fov_y = clip.poses[t].tolist()
+        pose = _Pose((x, y, z), (qx, qy, qz, qw))
+        pitch = clip.cameras[t, 3:4].float()
+        color = clip.frames[t].float()[None] / 127.5 - 1.0
+        nearness = clip.nearness[t].float()[None]
+        seen = memory.render(pose, fov_y)
+        floor = floor_nearness(pitch, config.height, config.width, fov_y, config.eye_height_m)
+        shown = seen.rgb.permute(2, 0, 1).float()[None] / 127.5 - 1.0
+        guide = make_guide(shown, seen.nearness[None], seen.mask[None], floor)
+        features = tokenizer.guide_features(guide)
+        active = active_blocks(seen.mask[None], config.active_share)
+        digits = tokenizer.encode(color, nearness, guide, features)
+        if own_frames:
+            color, nearness = tokenizer.decode(digits, active, guide, features)
+        rgb = ((color[0] + 1) * 127.5).round().clamp(0, 255).byte().permute(1, 2, 0)
+        memory.add(rgb, nearness[0], pose, fov_y, unseen=~seen.mask if own_frames else None)
+        actions = clip.actions[max(0, t - stride + 1) : t + 1].sum(0).clamp(-1, 1)
+        rows.append(
+            (
+                (block_guide(guide)[0] * 127).round().to(torch.int8),
+                active[0],
+                digits[0],
+                guided_condition(actions, pitch[0], clip.place),
+                torch.tensor(t > 0),
+            )
+        )
+    return Samples(*(torch.stack(column) for column in zip(*rows, strict=True)))
+
+
+def write_samples(
+    clips: Path, tokenizer: GuidedTokenizer, out: Path, seed: int = 0, progress: Progress = silent
+) -> None:
+    """Encode a clip cache into `out`, a file for every ten clips; those that exist are kept.
+
+    Raises FileNotFoundError where there is no clip cache.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    shards = ClipShards(clips)
+    memory = SpatialMemory(MemoryConfig(tokenizer.config.height, tokenizer.config.width))
+    for first in range(0, len(shards), 10):
+        path = out / f"samples{first:05d}.npz"
+        if path.exists():
+            continue
+        parts = []
+        for index in range(first, min(first + 10, len(shards))):
+            random = np.random.default_rng([seed, index])
+            stride, own = int(random.choice([1, 1, 2, 3])), bool(random.random() < 0.5)
+            clip = shards.clip(index)
+            parts.append(
+                clip_samples(clip, tokenizer, stride=stride, own_frames=own, memory=memory)
+            )
+        joined = Samples.join(parts)
+        partial = out / f".partial-{os.getpid()}.npz"
+        np.savez(partial, **{name: getattr(joined, name).numpy() for name in _FIELDS})
+        partial.replace(path)
+        progress("encoding play", min(1.0, (first + 10) / len(shards)))
+
+
+def load_samples(folder: Path) -> list[Samples]:
+    """Return the samples of each file of a folder.
+
+    Raises FileNotFoundError where there are none, ValueError for a damaged file.
+    """
+    paths = sorted(folder.glob("samples*.npz"))
+    if not paths:
+        raise FileNotFoundError(f"expected samples*.npz in {folder}, found none: encode play first")
+    found = []
+    for path in paths:
+        try:
+            with np.load(path) as file:
+                found.append(Samples(*(torch.from_numpy(file[name]) for name in _FIELDS)))
+        except (OSError, KeyError, ValueError, BadZipFile) as error:
+            raise ValueError(
+                f"expected whole samples in {path}, got {error}: delete it and encode again"
+            ) from error
+    return found

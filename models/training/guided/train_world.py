@@ -1,0 +1,268 @@
+"""Train the transformer of a world with a spatial memory on encoded play."""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+import time
+from collections import deque
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from worldbridge.models.guided.transformer import GUIDED_TRANSFORMER
+from worldbridge.models.progress import Progress, silent
+from worldbridge.models.training.checkpoints import save_checkpoint
+from worldbridge.models.training.guided.samples import Samples
+from worldbridge.models.transformer import TransformerConfig, VideoTransformer
+from worldbridge.models.transformer.wavefront import DigitHead
+
+__all__ = ["WorldBatch", "WorldRecipe", "WorldTraining", "take_batch", "train_world"]
+
+
+@dataclass(frozen=True, slots=True)
+class WorldRecipe:
+    """Numbers of a training run."""
+
+    steps: int = 6_000
+    batch: int = 8  # frames
+    start_batch: int = 1  # first frames: all of their blocks are active
+    start_share: float = 0.125  # of the steps are on first frames
+    rate: float = 8e-4
+    warmup: int = 100
+    weight_decay: float = 0.02
+    clip: float = 0.5
+    outlier: float = 4.0  # a step whose gradient is larger than the usual by this is skipped
+    ema: float = 0.998
+    disturbed: float = 0.08  # share of the digits that neighbours see moved by one
+    held_out: int = 2  # files of samples that are measured on and never trained on
+    save_every: int = 200
+    measure_every: int = 500
+    seed: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class WorldBatch:
+    """Inputs of `VideoTransformer.active_features`, and the digits to learn."""
+
+    digits: Tensor
+    active: Tensor
+    guide: Tensor
+    previous: Tensor
+    condition: Tensor
+
+    @classmethod
+    def of(cls, samples: Samples, index: Tensor) -> WorldBatch:
+        """Return the samples with these numbers, int64 [n]."""
+        return cls(
+            samples.digits[index].long(),
+            samples.active[index],
+            samples.guide[index].float() / 127.0,
+            samples.previous(index),
+            samples.condition[index],
+        )
+
+
+def take_batch(samples: Samples, recipe: WorldRecipe, step: int) -> WorldBatch:
+    """Return the batch of a step: the seed and the step decide."""
+    random = np.random.default_rng([recipe.seed, step])
+    first = bool(random.random() < recipe.start_share)
+    new = samples.active.flatten(1).sum(1)
+    wanted = ~samples.follows if first else samples.follows & (new > 0)
+    found = wanted.nonzero()[:, 0]
+    if len(found) == 0:
+        found = (new > 0).nonzero()[:, 0]
+    count = recipe.start_batch if first else recipe.batch
+    return WorldBatch.of(samples, found[torch.from_numpy(random.integers(len(found), size=count))])
+
+
+class WorldTraining:
+    """The state of a run: network, average, optimizer and step."""
+
+    def __init__(
+        self, recipe: WorldRecipe, out: Path, config: TransformerConfig = GUIDED_TRANSFORMER
+    ) -> None:
+        torch.manual_seed(recipe.seed)
+        self.recipe, self.out = recipe, out
+        self.model, self.average = VideoTransformer(config), VideoTransformer(config)
+        self.average.load_state_dict(self.model.state_dict())
+        self.average.requires_grad_(False).eval()
+        groups: list[dict[str, Any]] = [
+            {"params": [p for p in self.model.parameters() if p.ndim >= 2]},
+            {"params": [p for p in self.model.parameters() if p.ndim < 2], "weight_decay": 0.0},
+        ]
+        self.optimizer = torch.optim.AdamW(
+            groups, lr=recipe.rate, betas=(0.9, 0.95), weight_decay=recipe.weight_decay
+        )
+        self.step, self.skipped = 0, 0
+        self.norms: deque[float] = deque(maxlen=50)
+        out.mkdir(parents=True, exist_ok=True)
+        if self.checkpoint.exists():
+            self._resume()
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.out / "transformer.pt"
+
+    def _resume(self) -> None:
+        state = torch.load(self.checkpoint, weights_only=True)
+        self.model.load_state_dict(state["model"])
+        self.average.load_state_dict(state["average"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.step, self.skipped = state["step"], state["skipped"]
+        self.norms.extend(state["norms"])
+
+    def save(self) -> None:
+        """Write the checkpoint; the old one stays valid until the new one is whole."""
+        state: dict[str, Any] = {
+            "model": self.model.state_dict(),
+            "average": self.average.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "step": self.step,
+            "skipped": self.skipped,
+            "norms": list(self.norms),
+            "config": self.model.config.to_dict(),
+        }
+        save_checkpoint(self.checkpoint, state)
+
+    def learn(self, batch: WorldBatch) -> float:
+        """Take one step and return its loss in nats a block; an outlier is skipped.
+
+        Raises RuntimeError when the loss is no longer a number; the last checkpoint is good.
+        """
+        recipe = self.recipe
+        for group in self.optimizer.param_groups:
+            group["lr"] = self._rate()
+        generator = torch.Generator().manual_seed(recipe.seed * 1_000_003 + self.step)
+        loss = loss_of(self.model, batch, recipe.disturbed, generator)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        norm = float(nn.utils.clip_grad_norm_(self.model.parameters(), recipe.clip))
+        value = float(loss.detach())
+        if not math.isfinite(value) or not math.isfinite(norm):
+            raise RuntimeError(
+                f"step {self.step}: the loss is {value} and its gradient {norm}; the checkpoint "
+                f"{self.checkpoint} is good; lower the rate (now {recipe.rate}) and continue"
+            )
+        usual = statistics.median(self.norms) if len(self.norms) >= 20 else math.inf
+        self.norms.append(norm)
+        if norm > recipe.outlier * usual:
+            self.skipped += 1
+        else:
+            self.optimizer.step()
+            self._follow()
+        self.step += 1
+        return value
+
+    def _rate(self) -> float:
+        share = min(1.0, self.step / self.recipe.steps)
+        ramp = min(1.0, (self.step + 1) / self.recipe.warmup)
+        return self.recipe.rate * ramp * (0.05 + 0.475 * (1 + math.cos(math.pi * share)))
+
+    @torch.no_grad()
+    def _follow(self) -> None:
+        decay = min(self.recipe.ema, (self.step + 1) / (self.step + 20))
+        for ours, new in zip(self.average.parameters(), self.model.parameters(), strict=True):
+            ours.lerp_(new, 1.0 - decay)
+
+
+def loss_of(
+    model: VideoTransformer,
+    batch: WorldBatch,
+    disturbed: float = 0.0,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Return the mean loss of an active block, in nats.
+
+    `disturbed` is the share of digits that neighbours see moved by one level, as a network that
+    draws its own codes will see some.
+    """
+    head = model.output
+    assert isinstance(head, DigitHead)
+    seen = batch.digits
+    if disturbed:
+        move = torch.randint(2, seen.shape, generator=generator) * 2 - 1
+        moved = (seen + move).clamp(0, min(head.levels) - 1)
+        seen = torch.where(torch.rand(seen.shape, generator=generator) < disturbed, moved, seen)
+    features, layout = model.active_features(
+        seen, batch.active, batch.guide, batch.previous, batch.condition
+    )
+    batches = torch.arange(len(seen))[:, None]
+    target = batch.digits.flatten(1, 2)[batches, layout.slots][layout.valid]
+    basis = torch.tensor([math.prod(head.levels[:i]) for i in range(len(head.levels))])
+    return head.nll(features[layout.valid], (target * basis).sum(-1))
+
+
+@torch.inference_mode()
+def measure(model: VideoTransformer, samples: Samples, frames: int = 48) -> dict[str, float]:
+    """Return nats a block on held-out samples: of first frames, and of frames with a guide."""
+    new = samples.active.flatten(1).sum(1) > 0
+    result = {}
+    for name, wanted in (("nats_start", ~samples.follows), ("nats_guided", samples.follows & new)):
+        found = wanted.nonzero()[:, 0]
+        if len(found):
+            chosen = found[:: max(1, len(found) // frames)][:frames]
+            losses = [float(loss_of(model, WorldBatch.of(samples, c))) for c in chosen.split(4)]
+            result[name] = statistics.fmean(losses)
+    return result
+
+
+def unigram_nats(samples: Samples) -> float:
+    """Return the nats a block of digits drawn by their own frequencies: what is to be beaten."""
+    digits = samples.digits[samples.active].long()
+    counts = torch.stack([d.bincount(minlength=int(digits.max()) + 1) for d in digits.unbind(-1)])
+    share = counts / counts.sum(1, keepdim=True)
+    return float(torch.special.entr(share).sum())
+
+
+def train_world(
+    samples: list[Samples],
+    recipe: WorldRecipe,
+    out: Path,
+    config: TransformerConfig = GUIDED_TRANSFORMER,
+    progress: Progress = silent,
+    log_every: int = 25,
+) -> VideoTransformer:
+    """Train into `out`, from its checkpoint where there is one; returns the average network.
+
+    `samples` are files of samples; the last `recipe.held_out` are measured on alone. Every step
+    draws from the seed and its own number, so an interrupted run takes the steps that it would
+    have taken.
+
+    Raises RuntimeError when the loss is no longer a number, ValueError for too few samples.
+    """
+    if len(samples) <= recipe.held_out:
+        raise ValueError(
+            f"expected more than {recipe.held_out} files of samples, got {len(samples)}"
+        )
+    count = len(samples) - recipe.held_out
+    known, test = Samples.join(samples[:count]), Samples.join(samples[count:] or samples[:1])
+    run = WorldTraining(recipe, out, config)
+    _log(out, {"step": run.step, "samples": len(known), "unigram_nats": unigram_nats(test)})
+    began, first = time.monotonic(), run.step
+    losses: deque[float] = deque(maxlen=100)
+    while run.step < recipe.steps:
+        losses.append(run.learn(take_batch(known, recipe, run.step)))
+        speed = (run.step - first) / (time.monotonic() - began)
+        if run.step % log_every == 0:
+            _log(out, {"step": run.step, "loss": statistics.fmean(losses), "steps_per_s": speed})
+        if run.step % recipe.measure_every == 0:
+            _log(out, {"step": run.step, "skipped": run.skipped, **measure(run.average, test)})
+        if run.step % recipe.save_every == 0:
+            run.save()
+        left = (recipe.steps - run.step) / speed / 60
+        text = f"world, step {run.step}, {statistics.fmean(losses):.2f} nats, {left:.0f} min left"
+        progress(text, run.step / recipe.steps)
+    run.save()
+    return run.average
+
+
+def _log(out: Path, entry: dict[str, float]) -> None:
+    line = json.dumps({k: round(v, 5) for k, v in entry.items()})
+    with (out / "log.jsonl").open("a") as file:
+        file.write(line + "\n")
