@@ -8,9 +8,9 @@ each frame answers the newest input.
 from __future__ import annotations
 
 import logging
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,21 +34,13 @@ from worldbridge.bridge.protocol import (
     WorkerPong,
     WorkerStats,
 )
+from worldbridge.clock import now_ms
 from worldbridge.runtime.controls import LatchedControls
 from worldbridge.runtime.errors import NoFreeSeatError, WorldError, WorldFailedError
 from worldbridge.runtime.presentation_clock import PresentationClock
 from worldbridge.runtime.session import Session, open_session, pack_session, restore_session
 from worldbridge.runtime.stats import LegStatistics
-from worldbridge.runtime.worlds.contract import (
-    AimedWorld,
-    Frames,
-    LookaheadWorld,
-    Picture,
-    PipelinedWorld,
-    UnfinishedFrames,
-    WorldModel,
-    WorldStart,
-)
+from worldbridge.runtime.worlds.contract import Controls, WorldFrame, WorldModel, WorldStart
 
 __all__ = ["Engine"]
 
@@ -59,37 +51,28 @@ _MAX_TEXT = 2000
 
 
 @dataclass(frozen=True, slots=True)
-class _Turn:
-    """One session's part of a step."""
-
-    session: Session
-    latched: LatchedControls
-    state: object = None  # the session's world when the step began
-
-
-@dataclass(frozen=True, slots=True)
-class _Mark:
-    """The controls of one step, as a world that looks ahead gives them back with a picture."""
+class _Tag:
+    """The controls of one frame and when they were latched; the world returns it with the frame."""
 
     latched: LatchedControls
-    latched_ms: float
-
-
-@dataclass(frozen=True, slots=True)
-class _Begun:
-    """A step whose pixels are still being made."""
-
-    turns: Sequence[_Turn]
-    frames: UnfinishedFrames
     latched_ms: float
 
 
 class Engine:
     """Steps all open sessions of one world together, each kept apart from the others' failures."""
 
-    def __init__(self, world: WorldModel, *, seats: int, pick_seed: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        world: WorldModel[Any],
+        *,
+        seats: int,
+        pick_seed: Callable[[], int],
+        clock: Callable[[], float] = now_ms,
+    ) -> None:
+        """`clock` is read after the world has worked; every other time is given by the caller."""
         if seats < 1:
             raise ValueError(f"expected at least one seat, got {seats}")
+        self._now_ms = clock
         self._world = world
         self._seats = seats
         self._pick_seed = pick_seed
@@ -98,10 +81,6 @@ class Engine:
         self._snapshot_due_ms: dict[str, float] = {}
         self._stats_due_ms = 0.0
         self._legs = LegStatistics()
-        self._aimed = world if isinstance(world, AimedWorld) else None
-        self._pipeline = world if isinstance(world, PipelinedWorld) else None
-        self._lookahead = world if isinstance(world, LookaheadWorld) else None
-        self._begun: deque[_Begun] = deque()
         self._frames = 0
         self.stopped = False
 
@@ -178,152 +157,67 @@ class Engine:
         return self._clock.next_start_ms() if self._sessions else None
 
     def step(self, now_ms: float) -> list[WorkerMessage]:
-        """Latch every session's controls now, make its next frame; frames first, reports after."""
+        """Latch every session's controls now, submit them together, and send what is finished."""
         self._legs.add({"late": now_ms - self._clock.next_start_ms()})
-        turns = [_Turn(s, s.latch.take(now_ms), s.state) for s in self._sessions.values()]
-        out, end_ms = self._advance(turns, now_ms)
+        sessions = list(self._sessions.values())
+        try:
+            self._submit(sessions, now_ms)
+        except Exception as error:  # not even the world knows whose fault it is
+            return [self._fail(session.id, "a frame was made", error) for session in sessions]
+        out = self.poll()
+        end_ms = self._now_ms()
         if self._sessions:
             self._clock.stepped(now_ms, end_ms)
-            if self._lookahead is not None:
-                self._clock.set_period(self._lookahead.period_ms)
+            self._clock.set_period(self._world.period_ms)
         return out + self._reports(end_ms)
 
-    def _advance(self, turns: Sequence[_Turn], now_ms: float) -> tuple[list[WorkerMessage], float]:
-        """The turns' messages, and when the last frame was ready."""
-        try:
-            if self._aimed is not None:
-                poses = [turn.latched.pose for turn in turns]
-                self._aimed.aim([turn.session.state for turn in turns], poses)
-            if self._lookahead is not None:
-                return self._show(self._lookahead, turns, now_ms)
-            if self._pipeline is not None:
-                return self._begin(self._pipeline, turns, now_ms)
-            frames = self._world_step(turns)
-        except Exception as error:
-            if len(turns) > 1:  # find the one at fault: a step that raises changes no state
-                log.warning("a step of %d sessions failed, stepping them alone", len(turns))
-                parts = [self._advance([turn], now_ms) for turn in turns]
-                return [m for out, _ in parts for m in out], max(end for _, end in parts)
-            return [self._fail(turns[0].session.id, "a frame was made", error)], now_ms
-        self._count(turns, frames, now_ms)
+    def _submit(self, sessions: Sequence[Session], now_ms: float) -> None:
+        latched = [session.latch.take(now_ms) for session in sessions]
+        controls = [Controls(x.action, x.pose, _Tag(x, now_ms)) for x in latched]
+        self._world.submit([session.state for session in sessions], controls)
+
+    def poll(self) -> list[WorkerMessage]:
+        """The frames that are finished, and the failures of sessions that have none."""
         out: list[WorkerMessage] = []
-        for index, turn in enumerate(turns):
-            out += self._emit(turn, frames, index, now_ms)
-        return out, frames.t_pixels
+        waiting = list(self._sessions.values())
+        while waiting:
+            answers = self._world.poll([session.state for session in waiting])
+            answered = [(s, a) for s, a in zip(waiting, answers, strict=True) if a is not None]
+            batch = sum(isinstance(answer, WorldFrame) for _, answer in answered)
+            for session, answer in answered:
+                if isinstance(answer, WorldFrame):
+                    out += self._emit(session, answer, batch)
+                else:
+                    out.append(self._fail(session.id, "a frame was made", answer))
+            waiting = [s for s, answer in answered if isinstance(answer, WorldFrame)]
+        return out
 
-    def _begin(
-        self, world: PipelinedWorld, turns: Sequence[_Turn], now_ms: float
-    ) -> tuple[list[WorkerMessage], float]:
-        """Make the tokens; the pixels follow by way of `collect`."""
-        begun = world.begin([turn.session.state for turn in turns], _actions(turns))
-        self._begun.append(_Begun(turns, begun, now_ms))
-        return self.collect(keep=1), begun.t_tokens
-
-    def _show(
-        self, world: LookaheadWorld, turns: Sequence[_Turn], now_ms: float
-    ) -> tuple[list[WorkerMessage], float]:
-        """Hand out the pictures whose turn it is; each answers the step that it was begun in."""
-        marks = [_Mark(turn.latched, now_ms) for turn in turns]
-        shown = world.show([turn.session.state for turn in turns], _actions(turns), marks)
-        batch = sum(picture is not None for picture in shown.pictures)
-        self._frames += batch
-        out: list[WorkerMessage] = []
-        for turn, picture in zip(turns, shown.pictures, strict=True):
-            if picture is not None:
-                out += self._emit_picture(turn.session, picture, shown.t_done, batch)
-        return out, shown.t_done
-
-    def _emit_picture(
-        self, session: Session, picture: Picture, t_done: float, batch: int
-    ) -> Sequence[WorkerMessage]:
+    def _emit(self, session: Session, frame: WorldFrame, batch: int) -> Sequence[WorkerMessage]:
         # made again after a restart, it answers nobody: its past is not this worker's
-        mark = picture.mark if isinstance(picture.mark, _Mark) else _Mark(LatchedControls(), t_done)
-        latched = mark.latched
-        t_tokens = max(picture.t_tokens, mark.latched_ms)
+        unknown = _Tag(LatchedControls(), frame.t_pixels)
+        tag = frame.tag if isinstance(frame.tag, _Tag) else unknown
+        latched = tag.latched
         header = FrameHeader(
             frame=session.frame,
             input_seq=latched.seq,
             input_time=latched.time,
             t_input=latched.t_input,
-            t_latch=mark.latched_ms,
-            t_tokens=t_tokens,
-            t_pixels=t_done,  # now it is its turn; video needs a time of its own for each frame
-            pose=picture.pose,
+            t_latch=tag.latched_ms,
+            t_tokens=max(frame.t_tokens, tag.latched_ms),
+            t_pixels=frame.t_pixels,
+            pose=frame.pose,
             batch=batch,
         )
-        self._legs.add({"tokens": t_tokens - mark.latched_ms, "pixels": t_done - t_tokens})
-        if latched.seq >= 0:
-            self._legs.add({"input_age": mark.latched_ms - latched.t_input})
-        session.record(latched.action, picture.pose)
-        return session.box.put(header, picture.i420)
+        self._count(header)
+        session.record(latched.action, frame.pose)
+        return session.box.put(header, frame.i420)
 
-    def between(self, call: Callable[[], None]) -> None:
-        """Have `call` called now and then while tokens are made, so that frames leave early."""
-        if self._pipeline is not None:
-            self._pipeline.between = call
-
-    @property
-    def unfinished(self) -> bool:
-        """Whether there are frames that `collect` will bring."""
-        return bool(self._begun)
-
-    def collect(self, keep: int | None = None) -> list[WorkerMessage]:
-        """The frames whose pixels are ready; waits for all but the newest `keep` steps."""
-        out: list[WorkerMessage] = []
-        while self._begun:
-            begun = self._begun[0]
-            must = keep is not None and len(self._begun) > keep
-            if not must and not begun.frames.ready():
-                break
-            self._begun.popleft()
-            out += self._finish(begun)
-        return out
-
-    def _finish(self, begun: _Begun) -> list[WorkerMessage]:
-        try:
-            frames = begun.frames.frames()
-        except Exception as error:
-            gone = [t.session.id for t in begun.turns if t.session.id in self._sessions]
-            return [self._fail(session, "a frame was made", error) for session in gone]
-        self._count(begun.turns, frames, begun.latched_ms)
-        out: list[WorkerMessage] = []
-        for index, turn in enumerate(begun.turns):
-            session = turn.session
-            # closed or begun anew in the meantime: nobody waits for this frame
-            if self._sessions.get(session.id) is session and session.state is turn.state:
-                out += self._emit(turn, frames, index, begun.latched_ms)
-        return out
-
-    def _world_step(self, turns: Sequence[_Turn]) -> Frames:
-        frames = self._world.step([turn.session.state for turn in turns], _actions(turns))
-        assert len(frames.i420) == len(frames.poses) == len(turns)
-        return frames
-
-    def _emit(
-        self, turn: _Turn, frames: Frames, index: int, now_ms: float
-    ) -> Sequence[WorkerMessage]:
-        session, latched = turn.session, turn.latched
-        header = FrameHeader(
-            frame=session.frame,
-            input_seq=latched.seq,
-            input_time=latched.time,
-            t_input=latched.t_input,
-            t_latch=now_ms,
-            t_tokens=frames.t_tokens,
-            t_pixels=frames.t_pixels,
-            pose=frames.poses[index],
-            batch=len(frames.i420),
-        )
-        session.record(latched.action, header.pose)
-        return session.box.put(header, frames.i420[index])
-
-    def _count(self, turns: Sequence[_Turn], frames: Frames, now_ms: float) -> None:
-        self._frames += len(turns)
-        tokens, pixels = frames.t_tokens - now_ms, frames.t_pixels - frames.t_tokens
+    def _count(self, header: FrameHeader) -> None:
+        self._frames += 1
+        tokens, pixels = header.t_tokens - header.t_latch, header.t_pixels - header.t_tokens
         self._legs.add({"tokens": tokens, "pixels": pixels, "step": tokens + pixels})
-        for turn in turns:
-            if turn.latched.seq >= 0:
-                self._legs.add({"input_age": now_ms - turn.latched.t_input})
+        if header.input_seq >= 0:
+            self._legs.add({"input_age": header.t_latch - header.t_input})
 
     # --- reports ----------------------------------------------------------------------------
 
@@ -385,7 +279,3 @@ def _pixels(pictures: PromptFrames | None) -> torch.Tensor | None:
     shape = (pictures.count, pictures.height, pictures.width, 3)
     interleaved = np.frombuffer(pictures.rgb, np.uint8).reshape(shape)
     return torch.from_numpy(interleaved.transpose(0, 3, 1, 2).copy())
-
-
-def _actions(turns: Sequence[_Turn]) -> torch.Tensor:
-    return torch.tensor([turn.latched.action for turn in turns], dtype=torch.float32)

@@ -7,10 +7,11 @@ import os
 import signal
 import socket
 import sys
+from contextlib import suppress
 from dataclasses import dataclass, field
 from types import FrameType
 
-__all__ = ["Backoff", "StopSignal", "describe_end", "die_with_parent"]
+__all__ = ["Backoff", "StopSignal", "Wakeup", "describe_end", "die_with_parent"]
 
 _PR_SET_PDEATHSIG = 1
 
@@ -59,34 +60,54 @@ def die_with_parent(parent: int | None = None) -> None:
         sys.exit(0)
 
 
-class StopSignal:
-    """SIGTERM and SIGINT as something that a poller can wait for.
-
-    Before `arm` they end the process at once (there is nothing to save while a world loads);
-    afterwards they set `stopped` and make `fileno()` readable, so that a poll wakes up.
-    """
+class Wakeup:
+    """An event that a poller can wait for: `set` on any thread makes `fileno()` readable."""
 
     def __init__(self) -> None:
         self._reader, self._writer = socket.socketpair()
+        self._reader.setblocking(False)
+        self._writer.setblocking(False)
+
+    def fileno(self) -> int:
+        return self._reader.fileno()
+
+    def set(self) -> None:
+        with suppress(OSError):  # full, so it is set; or closed, so nobody waits
+            self._writer.send(b"\0")
+
+    def clear(self) -> None:
+        with suppress(BlockingIOError):
+            self._reader.recv(4096)
+
+    def close(self) -> None:
+        self._reader.close()
+        self._writer.close()
+
+
+class StopSignal(Wakeup):
+    """SIGTERM and SIGINT as something that a poller can wait for.
+
+    Before `arm` they end the process at once (there is nothing to save while a world loads);
+    afterwards they set `stopped` and wake the poller.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
         self._armed = False
         self.stopped = False
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._handle)
-
-    def fileno(self) -> int:
-        return self._reader.fileno()
 
     def arm(self) -> None:
         self._armed = True
 
     def close(self) -> None:
         self._armed = False
-        self._reader.close()
-        self._writer.close()
+        super().close()
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if not self._armed:
             sys.exit(0)
         if not self.stopped:
             self.stopped = True
-            self._writer.send(b"\0")
+            self.set()

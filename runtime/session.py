@@ -79,7 +79,7 @@ class Session:
         self.pose = pose
         self.frame += 1
 
-    def restart(self, start: WorldStart, world: WorldModel) -> None:
+    def restart(self, start: WorldStart, world: WorldModel[Any]) -> None:
         """Begin anew elsewhere. Controls and frame numbers go on: it is the same player.
 
         When the world refuses, the session is over: its old state goes first, since a full world
@@ -96,13 +96,13 @@ class Session:
         return [cast(Action, _ACTION.unpack(entry)) for entry in self.log]
 
 
-def open_session(world: WorldModel, session: str, start: WorldStart) -> Session:
+def open_session(world: WorldModel[Any], session: str, start: WorldStart) -> Session:
     latch = ControlLatch(TurnLimits.at(world.spec.fps))
     kept = replace(start, pictures=None)
     return Session(session, kept, world.open(start), latch, FrameOutbox(session))
 
 
-def pack_session(world: WorldModel, session: Session) -> bytes:
+def pack_session(world: WorldModel[Any], session: Session) -> bytes:
     """Everything needed to go on elsewhere, with a checksum: msgpack {version, crc32, body}."""
     memory = session.latch.memory
     body = msgpack.packb(
@@ -112,7 +112,7 @@ def pack_session(world: WorldModel, session: Session) -> bytes:
             "seed": session.start.seed,
             "frame": session.frame,
             "dropped": session.box.dropped,
-            "state": world.snapshot(session.state),
+            "state": world.save(session.state),
             "log": b"".join(session.log),
             "pose": [session.pose.position, session.pose.rotation, session.pose.fov_y],
             "controls": [memory.seq, memory.pointer, memory.turn_deg],
@@ -124,7 +124,7 @@ def pack_session(world: WorldModel, session: Session) -> bytes:
     return packed
 
 
-def restore_session(world: WorldModel, session: str, data: bytes) -> Session:
+def restore_session(world: WorldModel[Any], session: str, data: bytes) -> Session:
     """The session that `pack_session` saved, to go on under the id `session`.
 
     Raises:
@@ -143,7 +143,7 @@ def restore_session(world: WorldModel, session: str, data: bytes) -> Session:
     return Session(
         id=session,
         start=WorldStart(saved["theme"], saved["seed"]),
-        state=world.restore(saved["state"]),
+        state=world.load(saved["state"]),
         latch=ControlLatch(TurnLimits.at(world.spec.fps), memory),
         box=FrameOutbox(session, saved["dropped"]),
         frame=saved["frame"],

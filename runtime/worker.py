@@ -15,9 +15,11 @@ import logging
 import math
 import secrets
 import sys
+import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import zmq
@@ -31,7 +33,7 @@ from worldbridge.bridge.protocol import (
     encode_parts,
 )
 from worldbridge.clock import now_ms
-from worldbridge.runtime.decoding.autotune import DecodedWorld, Wanted, remember, remembered
+from worldbridge.runtime.decoding.autotune import Wanted, remember, remembered
 from worldbridge.runtime.decoding.capacity import players_carried
 from worldbridge.runtime.decoding.seat_memory import check_seats, most_tried, seats_of
 from worldbridge.runtime.engine import Engine
@@ -47,13 +49,8 @@ from worldbridge.runtime.errors import (
     WorldFailedError,
 )
 from worldbridge.runtime.prefork import Respawner
-from worldbridge.runtime.process import StopSignal, die_with_parent
-from worldbridge.runtime.worlds.contract import (
-    LookaheadWorld,
-    PipelinedWorld,
-    WorldModel,
-    WorldStart,
-)
+from worldbridge.runtime.process import StopSignal, Wakeup, die_with_parent
+from worldbridge.runtime.worlds.contract import Controls, WorldModel, WorldStart, next_frames
 from worldbridge.runtime.worlds.registry import open_world
 from worldbridge.runtime.worlds.text_prompt import Prompt, read_prompt
 
@@ -89,13 +86,17 @@ class Worker:
         self._stop = stop
         self._silence_ms = silence_ms
         self._heard_ms = now_ms()
+        self._thread = threading.get_ident()
+        self._finished = Wakeup()
         self._poller = zmq.Poller()
         self._poller.register(socket, zmq.POLLIN)
         self._poller.register(stop.fileno(), zmq.POLLIN)
+        self._poller.register(self._finished.fileno(), zmq.POLLIN)
 
     def run(self) -> None:
         while not (self._stop.stopped or self._engine.stopped):
             self._drain()
+            self._finished.clear()
             self.send_finished()
             due = self._engine.next_step_ms()
             if due is not None and due <= now_ms():
@@ -106,16 +107,22 @@ class Worker:
             else:
                 self._sleep(due)
         self._send(self._engine.final_snapshots())
+        self._finished.close()
 
     def send_finished(self) -> None:
-        """Send the frames that have become pixels since the last look."""
-        self._send(self._engine.collect())
+        """Send the frames that were finished since the last call."""
+        self._send(self._engine.poll())
+
+    def notice(self) -> None:
+        """Frames may be finished: send them here, or wake the loop from another thread."""
+        if threading.get_ident() == self._thread:
+            self.send_finished()
+        else:
+            self._finished.set()
 
     def _sleep(self, due_ms: float | None) -> None:
-        """Until a message, a signal, the next step, or the end of the gateway's patience."""
+        """Wait for a message, a signal, a frame, the next step, or the gateway to be overdue."""
         wake = self._heard_ms + self._silence_ms
-        if self._engine.unfinished:  # pixels come from a thread, which no poll can see
-            wake = min(wake, now_ms() + 1)
         wake = wake if due_ms is None else min(wake, due_ms)
         self._poller.poll(max(0, math.ceil(wake - now_ms())))
 
@@ -136,7 +143,7 @@ class Worker:
             self._socket.send_multipart(encode_parts(message))
 
 
-def warm_up(world: WorldModel, seats: int) -> float:
+def warm_up(world: WorldModel[Any], seats: int) -> float:
     """The first steps are slow (lazy allocations, kernel choice); take them before a player does.
 
     Returns how many milliseconds the fastest whole latent of one session took.
@@ -150,10 +157,10 @@ def warm_up(world: WorldModel, seats: int) -> float:
         pictures, times = world.spec.frames_per_latent, []
         for _ in range(max(WARM_UP_STEPS, pictures)):
             begun = now_ms()
-            world.step(states[:1], torch.zeros(1, 4))
+            next_frames(world, states[:1], [Controls()])
             times.append(now_ms() - begun)
         if seats > 1:
-            world.step(states, torch.zeros(seats, 4))
+            next_frames(world, states, [Controls()] * seats)
         # a latent is drawn in one of its steps, wherever in it one begins to count
         return min(sum(times[i : i + pictures]) for i in range(len(times) - pictures + 1))
     except WorldError:
@@ -164,7 +171,7 @@ def warm_up(world: WorldModel, seats: int) -> float:
 
 @dataclass(frozen=True, slots=True)
 class _Loaded:
-    world: WorldModel
+    world: WorldModel[Any]
     seats: int
 
 
@@ -211,12 +218,6 @@ def load(arguments: argparse.Namespace, text: torch.Tensor | None) -> _Loaded:
     return _Loaded(world, seats)
 
 
-def rest(world: WorldModel) -> None:
-    """End the threads of a world that has some; it starts them again when it needs them."""
-    if isinstance(world, PipelinedWorld | LookaheadWorld):
-        world.rest()
-
-
 def serve(arguments: argparse.Namespace, loaded: _Loaded) -> None:
     """Step sessions of a loaded world until the end."""
     world, seats = loaded.world, loaded.seats
@@ -225,15 +226,15 @@ def serve(arguments: argparse.Namespace, loaded: _Loaded) -> None:
         engine = Engine(world, seats=seats, pick_seed=lambda: secrets.randbelow(2**31))
         stop.arm()
         worker = Worker(socket, engine, stop, arguments.silence * 1000)
-        engine.between(worker.send_finished)
+        world.notify = worker.notice
         socket.send_multipart(encode_parts(Ready(world.spec, seats, _mode(world))))
         worker.run()
     stop.close()
 
 
-def _mode(world: WorldModel) -> str:
-    """Which way it is decoded; nothing for a world that is rendered."""
-    return str(world.decoder.mode) if isinstance(world, DecodedWorld) else ""
+def _mode(world: WorldModel[Any]) -> str:
+    """Return the decode mode; nothing for a world that is rendered."""
+    return "" if world.decoding is None else str(world.decoding.decoder.mode)
 
 
 def _connect(
@@ -263,7 +264,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 loaded = load(arguments, text)
             except Exception as error:
                 return _failed(error)
-            rest(loaded.world)
+            loaded.world.rest()
         # What is loaded stays: no collection is to walk through it in the middle of a step, nor
         # to write to pages that the fork shares.
         gc.collect()

@@ -22,7 +22,7 @@ from worldbridge.runtime.decoding.autotune import DecodedWorld, Wanted, check_wa
 from worldbridge.runtime.decoding.capacity import latent_times, usual_ms
 from worldbridge.runtime.decoding.seat_memory import check_seats
 from worldbridge.runtime.decoding.weight_dtype import check_weight_dtype
-from worldbridge.runtime.worlds.contract import LookaheadWorld, PipelinedWorld, Progress, WorldModel
+from worldbridge.runtime.worlds.contract import Progress, WorldModel
 from worldbridge.runtime.worlds.cosmos import CosmosWorld
 from worldbridge.runtime.worlds.registry import open_world
 
@@ -55,10 +55,10 @@ def bench_players(
 ) -> dict[str, Any]:
     """Steps 1, 2, ... `most` sessions together; what `worldbridge bench players --json` prints.
 
-    Pixels are made too, beside the tokens of the next latent where `step` or `begin` of the world
-    does that; encoding and sending are not part of it. `preset` stands for random weights of
-    published shapes, in place of a world. `diagonal` belongs to mode "diagonal"; `weights` ("bf16",
-    "fp8", "int8") is the type in which weights are read, by default the model's own.
+    Pixels are made too, beside the tokens of the next latent, as when the world is served; encoding
+    and sending are not part of it. `preset` stands for random weights of published shapes, in place
+    of a world. `diagonal` belongs to mode "diagonal"; `weights` ("bf16", "fp8", "int8") is the type
+    in which weights are read, by default the model's own.
 
     `acceptances` are tokens per forward. If the mode guesses and can draw so many, each number of
     players says under `frames_per_second_at` how fast they would be: of a latent's mean time, the
@@ -74,14 +74,15 @@ def bench_players(
     progress("loading the world", 0.0)
     model = _opened(world, preset, device, weights, most, Wanted(mode, diagonal), progress)
     check_seats(model, most)
-    if acceptances and isinstance(model, DecodedWorld):
-        check_acceptances(_config(model), acceptances)
+    decoding = model.decoding
+    if acceptances and decoding is not None:
+        check_acceptances(_config(decoding), acceptances)
     pictures = model.spec.frames_per_latent
     latents = max(_LATENTS[not quick], _STEPS[not quick] // pictures)
     rows: list[dict[str, Any]] = []
     forwards = None
-    if isinstance(model, DecodedWorld) and str(model.decoder.mode) in GUESSING:
-        forwards = Forwards(model, torch.device(device))
+    if decoding is not None and str(decoding.decoder.mode) in GUESSING:
+        forwards = Forwards(decoding, torch.device(device))
     with watching(torch.device(device)) as watch:
         for count in range(1, most + 1):
             progress(f"{count} players", count / (most + 1))
@@ -89,7 +90,7 @@ def bench_players(
     progress("done", 1.0)
     fps = model.spec.fps
     first, last = rows[0]["ms_per_step"]["p50"], rows[-1]["ms_per_step"]["p50"]
-    decoder = model.decoder if isinstance(model, DecodedWorld) else None
+    decoder = None if decoding is None else decoding.decoder
     return {
         "environment": describe(watch),
         "world": model.spec.name,
@@ -118,7 +119,7 @@ def _diagonal_of(decoder: object) -> int | None:
 
 
 def _row(
-    model: WorldModel,
+    model: WorldModel[Any],
     players: int,
     latents: int,
     forwards: Forwards | None,
@@ -135,12 +136,12 @@ def _row(
     }
     if forwards is None:
         return row
-    assert isinstance(model, DecodedWorld)
-    tokens = math.prod(_config(model).latent_shape[1:])
+    assert model.decoding is not None
+    tokens = math.prod(_config(model.decoding).latent_shape[1:])
     row["ms_per_forward"] = {k: round(v, 4) for k, v in percentiles(forwards.ms).items()}
     row["forwards_per_latent"] = round(forwards.a_latent(players), 2)
     if acceptances:
-        reachable = [t for t in acceptances if t <= tokens / model.decoder.least_forwards]
+        reachable = [t for t in acceptances if t <= tokens / model.decoding.decoder.least_forwards]
         at = [(t, forwards.latent_ms_at(usual_ms(times), players, tokens, t)) for t in reachable]
         row["frames_per_second_at"] = [
             {"tokens_per_forward": t, "frames_per_second": round(1000 * pictures / ms, 2)}
@@ -150,7 +151,7 @@ def _row(
 
 
 def _latents(
-    model: WorldModel, players: int, latents: int, forwards: Forwards | None
+    model: WorldModel[Any], players: int, latents: int, forwards: Forwards | None
 ) -> list[float]:
     """Milliseconds of each."""
     running = latent_times(model, players)
@@ -207,15 +208,10 @@ def _further(first: float, last: float, most: int) -> float | None:
     return round((last - first) / (most - 1), 3) if most > 1 else None
 
 
-def _beside(model: WorldModel) -> str:
-    if isinstance(model, LookaheadWorld):
-        return (
-            "Drawing and making pixels follow each other here, and are done side by side when the "
-            "world is served: it carries at least as many players"
-        )
-    if isinstance(model, PipelinedWorld):
-        return "Pixels are made beside the next latent's drawing, as when the world is served"
-    return "Pixels are part of the step, as when the world is served"
+def _beside(model: WorldModel[Any]) -> str:
+    if model.decoding is None:
+        return "Pixels are part of the step, as when the world is served"
+    return "Pixels are made beside the next latent's tokens, as when the world is served"
 
 
 def _opened(
@@ -226,7 +222,7 @@ def _opened(
     seats: int,
     wanted: Wanted,
     progress: Progress,
-) -> WorldModel:
+) -> WorldModel[Any]:
     def measuring(stage: str, share: float) -> None:
         progress(stage, 0.0)  # the players are still to come
 
@@ -249,6 +245,6 @@ def _opened(
     return made
 
 
-def _type_of(model: WorldModel) -> torch.dtype | None:
+def _type_of(model: WorldModel[Any]) -> torch.dtype | None:
     transformer = getattr(model, "transformer", None)
     return None if transformer is None else transformer.norm.weight.dtype

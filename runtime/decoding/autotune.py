@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol
 
 import torch
 
 from worldbridge.clock import now_ms
 from worldbridge.runtime.errors import ModeError
 from worldbridge.runtime.worlds.contract import (
-    Frames,
-    LookaheadWorld,
-    PipelinedWorld,
+    Controls,
     Progress,
-    WorldSpec,
+    WorldModel,
     WorldStart,
+    next_frames,
 )
 
 __all__ = [
@@ -64,16 +63,14 @@ USUAL = Wanted()
 AUTO = Wanted("auto")
 
 
-@runtime_checkable
 class DecodedWorld(Protocol):
-    """A world whose tokens can be decoded in several ways."""
+    """The part of a world whose tokens can be decoded in several ways."""
 
     # has `mode`, `least_forwards`, `between`, called before every forward, and `enqueued`, how many
     # forwards may be ahead of the device
     decoder: Any
-
-    @property
-    def spec(self) -> WorldSpec: ...
+    tokenizer: Any  # nn.Module
+    transformer: Any  # nn.Module
 
     @property
     def exact_modes(self) -> tuple[str, ...]:
@@ -81,10 +78,6 @@ class DecodedWorld(Protocol):
         ...
 
     def make_decoder(self, wanted: Wanted) -> Any: ...
-
-    def open(self, start: WorldStart) -> Any: ...
-
-    def step(self, states: Sequence[Any], actions: torch.Tensor) -> Frames: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,23 +143,24 @@ def _impossible(expected: str, mode: str | None, why: str) -> ModeError:
     )
 
 
-def set_mode(world: object, wanted: Wanted, progress: Progress) -> None:
+def set_mode(world: WorldModel[Any], wanted: Wanted, progress: Progress) -> None:
     """Give a world that was just loaded, and has no session, the decoder that is wanted.
 
     `auto` measures the exact modes where there are several, and keeps the fastest.
     """
-    if not isinstance(world, DecodedWorld) or wanted == USUAL:
+    decoding = world.decoding
+    if decoding is None or wanted == USUAL:
         return
     if wanted.mode != "auto":
-        _change(world, wanted)
-        if wanted.mode not in world.exact_modes:
+        _change(decoding, wanted)
+        if wanted.mode not in decoding.exact_modes:
             log.warning(
                 "approximate: mode %r draws other tokens than the model was trained to", wanted.mode
             )
         else:
             log.info("decode mode %s", wanted.mode)
         return
-    log.info("%s", _fastest(world, progress))
+    log.info("%s", _fastest(world, decoding, progress))
 
 
 def _change(world: DecodedWorld, wanted: Wanted) -> None:
@@ -179,22 +173,22 @@ def _change(world: DecodedWorld, wanted: Wanted) -> None:
 # -- measuring ------------------------------------------------------------------------------------
 
 
-def _fastest(world: DecodedWorld, progress: Progress) -> str:
+def _fastest(world: WorldModel[Any], decoding: DecodedWorld, progress: Progress) -> str:
     """Gives the world the fastest decoder; what was found, in words."""
     begun, best = time.perf_counter(), None
     decoder: Any = None  # the best one; what lost is kept by nobody
     trials: list[Trial] = []
-    for mode in world.exact_modes:
+    for mode in decoding.exact_modes:
         left = _TOTAL_S - (time.perf_counter() - begun)
         if trials and left < 0:
             break
         progress(f"measuring the decode mode {mode}", 0.9)
-        _change(world, Wanted(mode))
-        trial = _try(world, best, min(_BUDGET_S, left))
+        _change(decoding, Wanted(mode))
+        trial = _try(world, decoding.decoder, best, min(_BUDGET_S, left))
         trials.append(trial)
         if best is None or trial.beats(best):
-            best, decoder = trial, world.decoder
-    world.decoder = decoder
+            best, decoder = trial, decoding.decoder
+    decoding.decoder = decoder
     assert best is not None
     text = _told(best, trials, world.spec.fps)
     progress(text, 0.9)
@@ -280,42 +274,49 @@ def _watching(decoder: Any, watch: _Watch) -> Iterator[None]:
         decoder.between = before
 
 
+@contextmanager
+def _one_latent_at_a_time(world: WorldModel[Any]) -> Iterator[None]:
+    before, world.lead = world.lead, 0
+    try:
+        yield
+    finally:
+        world.lead = before
+
+
 @torch.inference_mode()
-def _try(world: DecodedWorld, best: Trial | None, budget_s: float) -> Trial:
+def _try(world: WorldModel[Any], decoder: Any, best: Trial | None, budget_s: float) -> Trial:
     """Latents of one player who walks and turns. The first is not timed: it is prepared there."""
     state = world.open(WorldStart(world.spec.themes[0], 0))
-    actions = torch.tensor([[0.0, 1.0, 0.3, 0.0]])
-    mode, per_latent = str(world.decoder.mode), world.spec.frames_per_latent
+    controls = [Controls((0.0, 1.0, 0.3, 0.0))]
+    mode, per_latent = str(decoder.mode), world.spec.frames_per_latent
     best_s = None if best is None else best.latent_s
-    watch = _Watch(world.decoder, best_s, time.perf_counter() + budget_s)
+    watch = _Watch(decoder, best_s, time.perf_counter() + budget_s)
     tokens: list[float] = []
     pixels: list[float] = []
-    with _watching(world.decoder, watch):
+    with _watching(decoder, watch), _one_latent_at_a_time(world):
         try:
             while len(tokens) <= _LATENTS and sum(tokens[1:]) < _TIMED_S:
                 watch.begin()
                 begun = now_ms()
-                frames = world.step([state], actions)
+                [frame] = next_frames(world, [state], controls)
                 if watch.drawn:  # not one of the pictures that a latent leaves over
-                    tokens.append((frames.t_tokens - begun) / 1000)
-                    pixels.append((frames.t_pixels - frames.t_tokens) / 1000)
+                    tokens.append((frame.t_tokens - begun) / 1000)
+                    pixels.append((frame.t_pixels - frame.t_tokens) / 1000)
         except _Hopeless:
             if best_s is not None or not tokens:
                 return Trial(mode, None, per_latent / max(watch.least_s, 1e-9))
     drawn_s, made_s = min(tokens[1:] or tokens), min(pixels[1:] or pixels)
-    # then the next tokens are drawn meanwhile
-    pipelined = isinstance(world, PipelinedWorld | LookaheadWorld)
-    whole_s = max(drawn_s, made_s) if pipelined else drawn_s + made_s
-    return Trial(mode, drawn_s, per_latent / whole_s)
+    # when the world is served, pixels are made beside the next tokens
+    return Trial(mode, drawn_s, per_latent / max(drawn_s, made_s))
 
 
 # -- after a crash --------------------------------------------------------------------------------
 
 
-def remember(world: object, wanted: Wanted, file: Path | None) -> None:
+def remember(world: WorldModel[Any], wanted: Wanted, file: Path | None) -> None:
     """Keep a choice that was made by measuring for the workers that follow."""
-    if file is not None and wanted.mode == "auto" and isinstance(world, DecodedWorld):
-        file.write_text(f"{world.decoder.mode}\n")
+    if file is not None and wanted.mode == "auto" and world.decoding is not None:
+        file.write_text(f"{world.decoding.decoder.mode}\n")
 
 
 def remembered(wanted: Wanted, file: Path | None) -> Wanted:

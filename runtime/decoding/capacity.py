@@ -1,9 +1,8 @@
 """How many players a world carries at its frame rate, by trying.
 
-What is timed are whole latents: a latent of eight pictures is drawn in the step that shows its
-first one, and the other seven steps only hand theirs out. A world that in play makes pictures
-beside drawing (`LookaheadWorld.show`) does the one after the other in the `step` that is timed
-here, so of such a world the number is a safe one: it carries at least as many.
+Whole latents are timed: a latent of eight frames is sampled while those of the one before are
+shown. Frames are submitted and polled as in the engine, back to back: pixels are made beside the
+next tokens where they are when the world is served.
 """
 
 from __future__ import annotations
@@ -12,15 +11,9 @@ import statistics
 import time
 from collections.abc import Callable, Generator, Sequence
 from itertools import islice
+from typing import Any
 
-import torch
-
-from worldbridge.runtime.worlds.contract import (
-    PipelinedWorld,
-    UnfinishedFrames,
-    WorldModel,
-    WorldStart,
-)
+from worldbridge.runtime.worlds.contract import Controls, WorldModel, WorldStart, wait_for_frames
 
 __all__ = ["latent_times", "players_carried", "usual_ms"]
 
@@ -30,7 +23,7 @@ _HOPELESS = 2.0  # times as long as there is; the latent that says so was a worl
 
 
 def players_carried(
-    world: WorldModel,
+    world: WorldModel[Any],
     most: int,
     alone_ms: float,
     trying: Callable[[int], None] = lambda players: None,
@@ -55,7 +48,7 @@ def players_carried(
     return carried
 
 
-def latent_times(world: WorldModel, players: int) -> Generator[float, None, None]:
+def latent_times(world: WorldModel[Any], players: int) -> Generator[float, None, None]:
     """Milliseconds of one whole latent after the other, for so many fresh sessions, endlessly.
 
     A latent is `frames_per_latent` steps that follow each other back to back.
@@ -78,12 +71,12 @@ def usual_ms(times: Sequence[float]) -> float:
     return statistics.fmean(sorted(times)[: len(times) - (len(times) >= _LATENTS)])
 
 
-def _limit_ms(world: WorldModel) -> float:
+def _limit_ms(world: WorldModel[Any]) -> float:
     """A latent's time at the world's frame rate."""
     return 1000 / world.spec.fps * world.spec.frames_per_latent
 
 
-def _keeps(world: WorldModel, players: int, limit_ms: float) -> bool:
+def _keeps(world: WorldModel[Any], players: int, limit_ms: float) -> bool:
     """Whether `usual_ms` of their latents is within the limit; told as soon as it cannot be."""
     times: list[float] = []
     running = latent_times(world, players)
@@ -97,25 +90,22 @@ def _keeps(world: WorldModel, players: int, limit_ms: float) -> bool:
     return True
 
 
-def _step_times(world: WorldModel, players: int) -> Generator[float, None, None]:
+def _step_times(world: WorldModel[Any], players: int) -> Generator[float, None, None]:
     """Milliseconds of each step, back to back."""
     states = [world.open(WorldStart(world.spec.themes[0], seed)) for seed in range(players)]
-    actions = torch.tensor([[0.0, 1.0, 0.3, 0.0]]).repeat(players, 1)
-    before: UnfinishedFrames | None = None
+    controls = [Controls((0.0, 1.0, 0.3, 0.0))] * players
+    unfinished = 0
     try:
         last = time.perf_counter()
         while True:
-            if isinstance(world, PipelinedWorld):
-                # the pixels of the step before are made meanwhile, as in the engine
-                begun = world.begin(states, actions)
-                if before is not None:
-                    before.frames()
-                before = begun
-            else:
-                world.step(states, actions)
+            world.submit(states, controls)
+            unfinished += 1
+            if unfinished > world.overlap:
+                unfinished -= 1
+                wait_for_frames(world, states)
             now = time.perf_counter()
             yield (now - last) * 1000
             last = time.perf_counter()
     finally:
-        if before is not None:
-            before.frames()
+        for _ in range(unfinished):
+            wait_for_frames(world, states)

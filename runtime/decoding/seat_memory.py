@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any
 
 import torch
 
@@ -21,7 +21,6 @@ from worldbridge.runtime.worlds.contract import WorldModel
 __all__ = [
     "MOST_ON_A_CPU",
     "MOST_SEATS",
-    "BoundedWorld",
     "Ring",
     "check_seats",
     "most_tried",
@@ -45,25 +44,17 @@ _STREAMS = 3
 _GRID = 4  # rows and columns of the latents that this memory is measured with
 
 
-@runtime_checkable
-class BoundedWorld(Protocol):
-    """A world that holds memory for a number of sessions, one more than it has seats: a session
-    that is replaced goes when the next one is there."""
-
-    capacity: int
-
-
 def most_tried(device: str) -> int:
     """Players that are tried together, if nobody said how many there may be."""
     return MOST_ON_A_CPU if device == "cpu" else MOST_SEATS
 
 
-def seats_of(world: WorldModel, wanted: int) -> int:
+def seats_of(world: WorldModel[Any], wanted: int) -> int:
     """How many of the wanted seats a world has places for."""
-    return min(wanted, world.capacity - 1) if isinstance(world, BoundedWorld) else wanted
+    return wanted if world.capacity is None else min(wanted, world.capacity - 1)
 
 
-def check_seats(world: WorldModel, wanted: int) -> None:
+def check_seats(world: WorldModel[Any], wanted: int) -> None:
     """Raises SeatsError if a world has fewer."""
     held = seats_of(world, wanted)
     if held < wanted:

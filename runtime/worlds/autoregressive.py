@@ -6,9 +6,12 @@ memory are rebuilt from these, bit for bit, because they are computed again by t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+import logging
+import traceback
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -49,17 +52,19 @@ from worldbridge.runtime.frames.options import EAGER
 from worldbridge.runtime.threads import one_thread
 from worldbridge.runtime.worlds.camera import dead_reckoning
 from worldbridge.runtime.worlds.contract import (
-    Frames,
+    Controls,
     Pose,
     Progress,
+    WorldFrame,
     WorldModel,
     WorldStart,
-    WorldState,
 )
-from worldbridge.runtime.worlds.cosmos import cosmos_spec, load_cosmos
+from worldbridge.runtime.worlds.cosmos import CosmosWorld, cosmos_spec, load_cosmos
 from worldbridge.runtime.worlds.prompt_frames import start_video
 
 __all__ = ["ArState", "ArWorld", "embedded_spec", "load_directory", "load_embedded"]
+
+log = logging.getLogger(__name__)
 
 _SNAPSHOT_VERSION = 1
 _damaged = partial(SnapshotError.damaged, _SNAPSHOT_VERSION)
@@ -67,9 +72,9 @@ DEFAULT_CAPACITY = 8
 
 
 @dataclass(slots=True, eq=False)
-class ArState(WorldState):
+class ArState:
     """One stream. `codes` [n, H, W], `conditions` [n, C]: what a rebuild needs, oldest first, on
-    the CPU."""
+    the CPU. `unfinished`: its frames that nobody has polled."""
 
     theme: str
     camera: CameraState
@@ -77,28 +82,19 @@ class ArState(WorldState):
     stream: StreamState
     codes: Tensor
     conditions: Tensor
+    unfinished: deque[Future[WorldFrame]] = field(default_factory=deque)
 
 
-@dataclass(frozen=True, slots=True)
-class _Pixels:
-    """Frames that the pixel thread is making."""
+class ArWorld(WorldModel[ArState]):
+    """A world folder's networks: `submit` samples tokens while a thread decodes those before."""
 
-    t_tokens: float
-    work: Future[Frames]
-
-    def ready(self) -> bool:
-        return self.work.done()
-
-    def frames(self) -> Frames:
-        return self.work.result()
-
-
-class ArWorld:
-    """WorldModel over a world folder's networks."""
+    capacity: int
+    overlap = 1  # a frame's pixels are made beside the next one's tokens
 
     def __init__(
         self, world: World, capacity: int = DEFAULT_CAPACITY, mode: str = "diagonal"
     ) -> None:
+        super().__init__()
         self.spec = _spec(world.manifest)
         self.training: dict[str, Any] = world.manifest.get("training", {})  # how it was made
         self.tokenizer, self.config = world.tokenizer, world.transformer.config
@@ -109,12 +105,11 @@ class ArWorld:
         self.decoder = self.make_decoder(Wanted(mode))
         _, self.height, self.width = self.config.latent_shape
         self._pixel_thread: ThreadPoolExecutor | None = None
+        self._newest: list[Future[WorldFrame]] = []
         # Keys of layer n depend on n windows of the past; the tokenizer's memory is shorter.
         window = self.window = self.config.grid.window_frames
         self.replayed = max((window - 1) * self.config.n_layers, _TOKENIZER_REACH) + 1
         self.kept = self.replayed + self.config.grid.previous_latents
-
-    # -- WorldModel -----------------------------------------------------------------------------
 
     def open(self, start: WorldStart) -> ArState:
         """The world begins with what the rendered scene of that theme and seed looks like.
@@ -138,38 +133,28 @@ class ArWorld:
         condition = condition_vector(torch.zeros(len(codes), 4), gaze, start.theme)
         return self._rebuild(start.theme, camera, start.seed, 0, codes, condition)
 
-    def step(self, states: Sequence[ArState], actions: Tensor) -> Frames:
-        return self.begin(states, actions).frames()
-
-    @torch.inference_mode()
-    def begin(self, states: Sequence[ArState], actions: Tensor) -> _Pixels:
-        """Draw the next tokens and move the states on; their pixels follow on the other thread."""
-        before = [(s.grid.frames, s.grid.recent) for s in states]
+    def submit(self, states: Sequence[ArState], controls: Sequence[Controls]) -> None:
+        """Sample the next tokens and move the states on; a thread makes the pixels."""
+        before, self._newest = self._newest, []
         try:
-            cameras, condition = self._lead(states, actions)
-            codes = self.decoder.decode([s.grid for s in states], condition)
-        except Exception:
-            for state, (frames, recent) in zip(states, before, strict=True):
-                state.grid.frames, state.grid.recent = frames, recent
-            raise
-        kept = codes.cpu()
-        for i, state in enumerate(states):
-            state.camera = cameras[i]
-            state.codes = torch.cat([state.codes, kept[i : i + 1]])[-self.kept :]
-            state.conditions = torch.cat([state.conditions, condition[i : i + 1]])[-self.kept :]
-        poses = [Pose(*camera_pose(camera)) for camera in cameras]
-        t_tokens = now_ms()
-        if self._pixel_thread is None:
-            self._pixel_thread = ThreadPoolExecutor(1, thread_name_prefix="pixels")
-        work = self._pixel_thread.submit(self._pixels, list(states), codes, poses, t_tokens)
-        return _Pixels(t_tokens, work)
+            self._sample(states, controls)
+        except Exception as error:  # the boundary of a session
+            if len(states) > 1:
+                log.warning("sampling for %d sessions failed, sampling for each alone", len(states))
+            self._sample_alone(states, controls, error)
+        wait(before)
+
+    def poll(self, states: Sequence[ArState]) -> list[WorldFrame | Exception | None]:
+        return [_finished(state) for state in states]
 
     def rest(self) -> None:
         if self._pixel_thread is not None:
             self._pixel_thread.shutdown()
             self._pixel_thread = None
 
-    # -- DecodedWorld ---------------------------------------------------------------------------
+    @property
+    def decoding(self) -> ArWorld:
+        return self
 
     @property
     def exact_modes(self) -> tuple[str, ...]:
@@ -178,17 +163,11 @@ class ArWorld:
 
     def make_decoder(self, wanted: Wanted) -> WavefrontDecoder:
         mode = wanted.mode or "diagonal"
-        return WavefrontDecoder(self.transformer, self.capacity, self.sampling, mode, self.heads)
+        decoder = WavefrontDecoder(self.transformer, self.capacity, self.sampling, mode, self.heads)
+        decoder.between = self._notify  # finished frames leave while tokens are sampled
+        return decoder
 
-    @property
-    def between(self) -> Callable[[], None]:
-        return self.decoder.between
-
-    @between.setter
-    def between(self, call: Callable[[], None]) -> None:
-        self.decoder.between = call
-
-    def snapshot(self, state: ArState) -> bytes:
+    def save(self, state: ArState) -> bytes:
         camera = state.camera
         return msgpack.packb(  # type: ignore[no-any-return]
             {
@@ -202,14 +181,54 @@ class ArWorld:
             }
         )
 
-    def restore(self, data: bytes) -> ArState:
+    def load(self, data: bytes) -> ArState:
         saved = self._read_snapshot(data)
         return self._rebuild(*saved)
 
-    # -- one step -------------------------------------------------------------------------------
+    # -- one frame ------------------------------------------------------------------------------
 
-    def _lead(self, states: Sequence[ArState], actions: Tensor) -> tuple[list[CameraState], Tensor]:
-        """Where the actions lead the cameras, and what the model is told of it."""
+    def _notify(self) -> None:
+        self.notify()
+
+    @torch.inference_mode()
+    def _sample(self, states: Sequence[ArState], controls: Sequence[Controls]) -> None:
+        """All or nothing: when it raises, every state is as it was before."""
+        before = [(s.grid.frames, s.grid.recent) for s in states]
+        try:
+            cameras, condition = self._lead(states, controls)
+            codes = self.decoder.decode([s.grid for s in states], condition)
+        except Exception:
+            for state, (frames, recent) in zip(states, before, strict=True):
+                state.grid.frames, state.grid.recent = frames, recent
+            raise
+        kept = codes.cpu()
+        t_tokens = now_ms()
+        for i, (state, asked) in enumerate(zip(states, controls, strict=True)):
+            state.camera = cameras[i]
+            state.codes = torch.cat([state.codes, kept[i : i + 1]])[-self.kept :]
+            state.conditions = torch.cat([state.conditions, condition[i : i + 1]])[-self.kept :]
+            pose = Pose(*camera_pose(cameras[i]))
+            self._begin(state, codes[i], pose, t_tokens, asked.tag)
+
+    def _sample_alone(
+        self, states: Sequence[ArState], controls: Sequence[Controls], error: Exception
+    ) -> None:
+        """After a batch failed: the state at fault fails again, the others do not."""
+        for state, asked in zip(states, controls, strict=True):
+            try:
+                if len(states) == 1:
+                    raise error
+                self._sample([state], [asked])
+            except Exception as own:  # the boundary of a session
+                failed: Future[WorldFrame] = Future()
+                failed.set_exception(own)
+                state.unfinished.append(failed)
+
+    def _lead(
+        self, states: Sequence[ArState], controls: Sequence[Controls]
+    ) -> tuple[list[CameraState], Tensor]:
+        """Return where the actions lead the cameras, and the condition of the model [B, C]."""
+        actions = torch.tensor([asked.action for asked in controls], dtype=torch.float32)
         pairs = zip(states, actions.tolist(), strict=True)
         cameras = [dead_reckoning(state.camera, action) for state, action in pairs]
         condition = [
@@ -218,19 +237,28 @@ class ArWorld:
         ]
         return cameras, torch.stack(condition)
 
+    def _begin(
+        self, state: ArState, latent: Tensor, pose: Pose, t_tokens: float, tag: object
+    ) -> None:
+        """Make a state's frame on the pixel thread."""
+        if self._pixel_thread is None:
+            self._pixel_thread = ThreadPoolExecutor(1, thread_name_prefix="pixels")
+        work = self._pixel_thread.submit(self._pixels, state, latent, pose, t_tokens, tag)
+        work.add_done_callback(lambda _: self.notify())
+        state.unfinished.append(work)
+        self._newest.append(work)
+
     @torch.inference_mode()
     def _pixels(
-        self, states: list[ArState], codes: Tensor, poses: list[Pose], t_tokens: float
-    ) -> Frames:
-        """Runs on the pixel thread, one step after another: `stream` belongs to it alone."""
-        i420 = []
-        with one_thread():  # the other core draws the next tokens meanwhile
-            for state, latent in zip(states, codes, strict=True):
-                frames, state.stream = self.tokenizer.decode_step(
-                    latent[None, None], state.stream, False
-                )
-                i420.append(rgb_to_i420(unit_to_bytes(frames[0, :, -1])))
-        return Frames(i420, poses, t_tokens, now_ms())
+        self, state: ArState, latent: Tensor, pose: Pose, t_tokens: float, tag: object
+    ) -> WorldFrame:
+        """Runs on the pixel thread, one frame after another: `stream` belongs to it alone."""
+        with one_thread():  # the other core samples the next tokens meanwhile
+            frames, state.stream = self.tokenizer.decode_step(
+                latent[None, None], state.stream, False
+            )
+            i420 = rgb_to_i420(unit_to_bytes(frames[0, :, -1]))
+        return WorldFrame(i420, pose, t_tokens, now_ms(), tag)
 
     # -- rebuilding -----------------------------------------------------------------------------
 
@@ -279,6 +307,19 @@ class ArWorld:
         if not bool(conditions.isfinite().all()):
             raise _damaged("conditions that are not finite")
         return theme, camera, seed, frames - len(codes), codes.long(), conditions
+
+
+def _finished(state: ArState) -> WorldFrame | Exception | None:
+    if not state.unfinished or not state.unfinished[0].done():
+        return None
+    work = state.unfinished.popleft()
+    error = work.exception()
+    if error is None:
+        return work.result()
+    if not isinstance(error, Exception):
+        raise error
+    traceback.clear_frames(error.__traceback__)  # they would keep the state's place in the cache
+    return error
 
 
 # The causal convolutions of the tokenizer's middle reach eight latents back; see its config.
@@ -344,7 +385,7 @@ def load_directory(
     context: Tensor | None = None,
     weights: WeightDtype = "model",
     pixels: str = EAGER,
-) -> WorldModel:
+) -> ArWorld | CosmosWorld:
     """The world in a folder of `worldbridge train` or `convert`. Raises DamagedWeightsError.
 
     `weights` and `pixels` are of converted worlds; see `CosmosWorld`.

@@ -1,43 +1,48 @@
-"""What the runtime asks of a world model, and what it hands to it."""
+"""The contract between the runtime and a world model: open, submit, poll, save, load."""
 
 from __future__ import annotations
 
+import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Generic, TypeVar
+from weakref import WeakKeyDictionary
 
 from torch import Tensor
 
 from worldbridge.bridge.protocol import Pose, WorldSpec
 from worldbridge.models.progress import Progress
+from worldbridge.runtime.controls import NEUTRAL, Action
+
+if TYPE_CHECKING:
+    from worldbridge.runtime.decoding.autotune import DecodedWorld
 
 __all__ = [
-    "AimedWorld",
-    "Frames",
-    "LookaheadWorld",
-    "Picture",
-    "PipelinedWorld",
+    "Controls",
     "Pose",
     "Progress",
-    "ShownFrames",
-    "UnfinishedFrames",
+    "Synchronous",
+    "WorldFrame",
     "WorldModel",
     "WorldSpec",
     "WorldStart",
-    "WorldState",
+    "next_frames",
+    "wait_for_frames",
 ]
 
-"""Told what is being loaded, and how far it is (0 to 1)."""
+S = TypeVar("S")
+
+_POLL_S = 0.0005
 
 
 @dataclass(frozen=True, slots=True)
 class WorldStart:
-    """Where a session begins: what the theme looks like there, or pictures instead.
+    """Where a session begins: the theme's rendered scene, or prompt frames instead of it.
 
     `pictures`: uint8 [T, 3 or 4, H, W], RGB or RGBA of any size, oldest first, at most
-    `spec.takes_pictures`; the world fits them
-    (`models/conditioning/prompt_frames.py`). Theme and seed still say
-    how it goes on.
+    `spec.takes_pictures`; the world resizes them (`models/conditioning/prompt_frames.py`). Theme
+    and seed still decide how the session continues.
     """
 
     theme: str
@@ -45,143 +50,152 @@ class WorldStart:
     pictures: Tensor | None = field(default=None, compare=False, repr=False)
 
 
-class WorldState:
-    """One session's place in a world. Opaque to the runtime: each world model has its own."""
+@dataclass(frozen=True, slots=True)
+class Controls:
+    """What one session asks of one frame, whatever the kind of world.
+
+    `action`: values in [-1, 1], in the order of the world's action schema; `camera`: the client's
+    camera in its own coordinates, None from a client that sends none; `tag`: returned with the
+    frame that these controls produced.
+    """
+
+    action: Action = NEUTRAL
+    camera: Pose | None = None
+    tag: object = None
 
 
 @dataclass(frozen=True, slots=True)
-class Frames:
-    """What one step made: one picture per session, in the order of the states.
+class WorldFrame:
+    """One frame of one session.
 
-    `i420` holds height * width * 3 / 2 bytes each; `poses` are the cameras they were seen from;
-    the times are `time.monotonic() * 1000`, for the whole batch.
-    """
-
-    i420: list[bytes]
-    poses: list[Pose]
-    t_tokens: float
-    t_pixels: float
-
-
-class UnfinishedFrames(Protocol):
-    """Frames whose pixels are still being made, on another thread."""
-
-    @property
-    def t_tokens(self) -> float: ...
-
-    def ready(self) -> bool:
-        """Whether `frames` would return at once."""
-        ...
-
-    def frames(self) -> Frames:
-        """Waits for the pixels. Raises what making them raised."""
-        ...
-
-
-@runtime_checkable
-class PipelinedWorld(Protocol):
-    """A world that can make the next tokens while the last ones become pixels.
-
-    The states have moved on when `begin` returns; like `step` it is all or nothing. `between` is
-    called now and then while tokens are made, for whoever wants to send finished frames.
-    """
-
-    between: Callable[[], None]
-
-    def begin(self, states: Sequence[Any], actions: Tensor) -> UnfinishedFrames: ...
-
-    def rest(self) -> None:
-        """End the threads, so that the process can be forked; `begin` starts them again."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class Picture:
-    """A picture that was made before it is shown, and what it answers.
-
-    `mark`: of the step whose controls it was made with, None if nobody knows any more (it was made
-    again after a restart); `t_tokens`: when its tokens were there, `time.monotonic() * 1000`.
+    `i420`: height * width * 3 / 2 bytes; `pose`: the camera it was rendered from; `tag`: of the
+    controls that it answers, None if they are unknown (a frame made again after a restart).
+    `t_tokens` and `t_pixels`: when its tokens and its pixels were there, in milliseconds of
+    `worldbridge.clock.now_ms`. `depth`: float32 [H, W] in metres as bytes, from worlds that
+    have it.
     """
 
     i420: bytes
     pose: Pose
-    mark: object | None
     t_tokens: float
+    t_pixels: float
+    tag: object = None
+    depth: bytes | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class ShownFrames:
-    """What a step of a `LookaheadWorld` shows each of its sessions, and when it was done."""
+class WorldModel(ABC, Generic[S]):
+    """A world that several sessions play, generic in the state of a session.
 
-    pictures: list[Picture | None]
-    t_done: float
+    The runtime calls `submit` once per frame for all sessions together and `poll` whenever frames
+    may be finished. A session ends when its state is garbage: the runtime keeps the only reference.
+    What a session sees never depends on the sessions beside it, except in time.
 
-
-@runtime_checkable
-class LookaheadWorld(Protocol):
-    """A world that makes several pictures at once, while the ones before are shown.
-
-    So the controls of a picture are those of an earlier step: each step has a mark, which comes
-    back with the pictures it led to.
+    Attributes:
+        spec: name, frame size, frame rate and abilities, as clients see them.
+        capacity: states that fit into memory at once, one more than there are seats (a session
+            that restarts holds two); None if memory is no limit.
+        overlap: frames that may be unfinished when the next ones are submitted.
+        lead: begin a latent when this many of the frames before it are left (0: when none is, one
+            latent at a time); None to measure. Ignored by worlds that make no frames ahead.
+        notify: called, on any thread, when a frame may have been finished.
+        decoding: the world's decoder and its modes; None for a world without tokens.
     """
+
+    spec: WorldSpec
+    capacity: int | None = None
+    overlap: int = 0
+    lead: int | None = None
+
+    def __init__(self) -> None:
+        self.notify: Callable[[], None] = lambda: None
+
+    @property
+    def decoding(self) -> DecodedWorld | None:
+        return None
 
     @property
     def period_ms(self) -> float:
-        """How far apart steps should be: longer than `spec.fps` says if this machine is slower."""
-        ...
+        """Time between two frames: longer than `spec.fps` says if this machine is slower."""
+        return 1000.0 / self.spec.fps
 
-    def show(self, states: Sequence[Any], actions: Tensor, marks: Sequence[object]) -> ShownFrames:
-        """The next picture of every session, None for one that has none yet. Never waits.
+    @abstractmethod
+    def open(self, start: WorldStart) -> S:
+        """Return a new session's state. Raises UnknownThemeError, BadPromptFrameError."""
 
-        `actions` as for `WorldModel.step`. When it raises, it has taken none of the step's controls
-        and shown nothing; what could not be made is told once more for a session alone, and then
-        begun again with the same controls.
+    @abstractmethod
+    def submit(self, states: Sequence[S], controls: Sequence[Controls]) -> None:
+        """Ask for the next frame of every state.
+
+        Neither waits for these frames nor raises for them: `poll` returns them, or their errors.
+        A world may compute here, and may wait for frames that were submitted before.
         """
-        ...
 
-    def rest(self) -> None:
-        """As `PipelinedWorld.rest`."""
-        ...
+    @abstractmethod
+    def poll(self, states: Sequence[S]) -> list[WorldFrame | Exception | None]:
+        """Return the next finished frame of every state, oldest first; never waits.
 
-
-@runtime_checkable
-class AimedWorld(Protocol):
-    """A world that follows the cameras of clients that send theirs."""
-
-    def aim(self, states: Sequence[Any], poses: Sequence[Pose | None]) -> None:
-        """Before a step: each client's camera, None from one that sends none.
-
-        Changes nothing but where the next step looks, so aiming twice is aiming once.
+        None: nothing is finished. At most one frame answers each `submit`. An exception is returned
+        once; the state is then as it was before, and can be saved and submitted again. A world
+        that makes frames ahead makes what failed again, with the same controls, when it is polled
+        again.
         """
-        ...
+
+    @abstractmethod
+    def save(self, state: S) -> bytes:
+        """Return everything of a state, so that `load` continues exactly where it is."""
+
+    @abstractmethod
+    def load(self, data: bytes) -> S:
+        """Return the state that `save` wrote. Raises SnapshotError for anything else."""
+
+    def rest(self) -> None:  # noqa: B027 (most worlds have no threads)
+        """End the world's threads, so that the process can be forked; `submit` restarts them."""
 
 
-class WorldModel(Protocol):
-    """A world that several sessions walk in, stepped together.
+class Synchronous(WorldModel[S]):
+    """A world whose frames are finished when `submit` returns: implement `render` instead."""
 
-    A session is over when its state is garbage; the runtime keeps no other reference to it.
-    """
+    def __init__(self) -> None:
+        super().__init__()
+        self._finished: WeakKeyDictionary[S, WorldFrame | Exception] = WeakKeyDictionary()
 
-    @property
-    def spec(self) -> WorldSpec: ...
+    @abstractmethod
+    def render(self, state: S, controls: Controls) -> WorldFrame:
+        """Move one state on by one frame. When it raises, the state must be as it was before."""
 
-    def open(self, start: WorldStart) -> Any:
-        """A new session's state. Raises UnknownThemeError, BadPictureError."""
-        ...
+    def submit(self, states: Sequence[S], controls: Sequence[Controls]) -> None:
+        for state, asked in zip(states, controls, strict=True):
+            try:
+                self._finished[state] = self.render(state, asked)
+            except Exception as error:  # the boundary of a session: the others get their frames
+                self._finished[state] = error
 
-    def step(self, states: Sequence[Any], actions: Tensor) -> Frames:
-        """Move every state on by one frame. `actions`: float32 [B, 4] on the CPU, in [-1, 1].
+    def poll(self, states: Sequence[S]) -> list[WorldFrame | Exception | None]:
+        return [self._finished.pop(state, None) for state in states]
 
-        All or nothing: when it raises, every state is as it was before (so that the runtime can
-        step the sessions one by one and find the one that is at fault). What a session sees never
-        depends on the sessions beside it.
-        """
-        ...
 
-    def snapshot(self, state: Any) -> bytes:
-        """All of a state, so that `restore` goes on exactly where it stopped."""
-        ...
+def next_frames(
+    world: WorldModel[S], states: Sequence[S], controls: Sequence[Controls]
+) -> list[WorldFrame]:
+    """Submit, and wait for a frame of every state. Raises what a state reports."""
+    world.submit(states, controls)
+    return wait_for_frames(world, states)
 
-    def restore(self, data: bytes) -> Any:
-        """The state that `snapshot` saved. Raises SnapshotError for anything else."""
-        ...
+
+def wait_for_frames(world: WorldModel[S], states: Sequence[S]) -> list[WorldFrame]:
+    """Poll until every state has a frame. Raises the first error, when every state has answered."""
+    answers: dict[int, WorldFrame | Exception] = {}
+    while True:
+        missing = [place for place in range(len(states)) if place not in answers]
+        polled = world.poll([states[place] for place in missing])
+        answers |= {p: a for p, a in zip(missing, polled, strict=True) if a is not None}
+        if len(answers) == len(states):
+            break
+        time.sleep(_POLL_S)
+    frames = []
+    for place in range(len(states)):
+        answer = answers[place]
+        if isinstance(answer, Exception):
+            raise answer
+        frames.append(answer)
+    return frames

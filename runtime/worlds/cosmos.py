@@ -1,13 +1,12 @@
 """A converted Cosmos model behind the `WorldModel` contract.
 
-A latent becomes several pictures (eight with the published tokenizer), and a step shows one. `show`
-draws and decodes the next latent while the pictures of the one before are shown (`latent_works.py`)
-and begins it as late as it can (`tempo.py`). `step` does the same one after the other: it begins a
-latent when no picture is left, and waits.
+A latent becomes several frames (eight with the published tokenizer). The next latent is sampled and
+decoded while the frames of the one before are shown (`pipeline.py`), and begun as late as possible
+(`lookahead.py`).
 
-A latent is drawn with the mean of the actions of all steps since the one before it was begun, so
-that no tap and no movement of the mouse is lost, and with a client's newest camera. Its pictures
-report the cameras that those actions lead to, and the mark of the step that began it.
+A latent is sampled with the mean of all actions submitted since the one before it was begun, so
+that no tap and no movement of the mouse is lost, and with the client's newest camera. Its frames
+report the cameras that those actions lead to, and the tag of the controls that began it.
 """
 
 from __future__ import annotations
@@ -15,11 +14,12 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Sequence
-from concurrent.futures import wait
+from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -51,11 +51,11 @@ from worldbridge.runtime.frames.options import EAGER
 from worldbridge.runtime.worlds.camera import Alignment
 from worldbridge.runtime.worlds.conditioning import Conditioning, conditionings_of, layout_of
 from worldbridge.runtime.worlds.contract import (
-    Frames,
-    Picture,
+    Controls,
     Pose,
     Progress,
-    ShownFrames,
+    WorldFrame,
+    WorldModel,
     WorldStart,
 )
 from worldbridge.runtime.worlds.cosmos_snapshot import Expected, Saved, fingerprint, pack, unpack
@@ -82,14 +82,14 @@ log = logging.getLogger(__name__)
 _WAITING = 3
 
 
-class CosmosWorld:
-    """WorldModel and LookaheadWorld over a transformer without token grid and a causal tokenizer.
+class CosmosWorld(WorldModel[CosmosState]):
+    """A transformer over raster-ordered tokens, and a causal tokenizer.
 
     Args:
         capacity: places for sessions; `capacity` says how many there are, which on a GPU are no
             more than its memory holds beside the weights.
         context: [m, context_dim], the text that the world is told, if it takes one.
-        lead: begin a latent when so many pictures are left (None: by measuring).
+        lead: begin a latent when this many frames are left (None: as measured).
         progress: told what is compiled and recorded for a GPU.
         weights: how the transformer's are read; with one byte each, other tokens are drawn.
         pixels: how a GPU makes the pictures, see `runtime/frames/options.py`.
@@ -97,6 +97,8 @@ class CosmosWorld:
     Raises WeightsError for such weights where no kernels draw, and PixelsError for engines of
     another world.
     """
+
+    capacity: int
 
     def __init__(
         self,
@@ -109,7 +111,8 @@ class CosmosWorld:
         weights: WeightDtype = "model",
         pixels: str = EAGER,
     ) -> None:
-        self._progress = progress
+        super().__init__()
+        self.lead, self._progress = lead, progress
         self.weights, self._packed = weights, WeightStore()  # which all its decoders share
         self.spec = cosmos_spec(world.manifest)
         self.past = window_of(world.manifest, world.transformer.config)
@@ -129,14 +132,12 @@ class CosmosWorld:
             self.tokenizer, self.height, self.width, window, pixels, progress or silent
         )
         self.works = GenerationPipeline(lambda: self.decoder, self.told, self.maker)
-        self.tempo = LookaheadScheduler(1000 / self.spec.fps, self.spec.frames_per_latent, lead)
+        self.tempo = LookaheadScheduler(1000 / self.spec.fps, self.spec.frames_per_latent)
         self._players = 1
         self._prompt = fingerprint(self.told.context)
         # With so many latents the waiting pictures can be made again as they were.
         kept = decoder_receptive_field(self.tokenizer.config, window) + _WAITING
         self.expected = Expected(self.config, kept, self.spec.frames_per_latent)
-
-    # -- WorldModel -----------------------------------------------------------------------------
 
     @torch.inference_mode()
     def open(self, start: WorldStart) -> CosmosState:
@@ -166,49 +167,53 @@ class CosmosWorld:
         newest = (Pose(*camera_pose(camera)),)
         return self._begun(start.theme, start.seed, len(tail), tail, camera, newest)
 
-    def aim(self, states: Sequence[CosmosState], poses: Sequence[Pose | None]) -> None:
-        """The next latents are seen from these cameras of the clients.
-
-        From the first one on, a client's camera is where it says; while it says nothing, the
-        camera stays.
-        """
-        if not self.config.takes_camera:
-            return
-        for state, pose in zip(states, poses, strict=True):
-            if pose is None:
-                continue
-            if state.view is None:
-                alignment = Alignment.of(Pose(*camera_pose(_ahead(state))), pose)
-            else:
-                alignment = state.view.alignment
-            state.view = ClientView(alignment, alignment.apply(pose))
+    @torch.inference_mode()
+    def submit(self, states: Sequence[CosmosState], controls: Sequence[Controls]) -> None:
+        self._players = len(states)
+        lead = self.tempo.lead(self._players) if self.lead is None else self.lead
+        due = []
+        for state, asked in zip(states, controls, strict=True):
+            self._collect(state)
+            self._look_from(state, asked.camera)
+            # in float32, as models and snapshots have it
+            state.heard = state.heard.plus(np.asarray(asked.action, np.float32).tolist())
+            state.owed = True
+            if state.failure is None and _is_due(state, lead):
+                due.append((state, asked.tag))
+        self._order([state for state, _ in due], [tag for _, tag in due])
 
     @torch.inference_mode()
-    def step(self, states: Sequence[CosmosState], actions: Tensor) -> Frames:
-        """One picture of every state. Waits for what is being made, and for what has to be begun.
+    def poll(self, states: Sequence[CosmosState]) -> list[WorldFrame | Exception | None]:
+        again = [s for s in states if s.owed and s.orders and not s.coming and s.failure is None]
+        self._order(again, [None] * len(again))  # what failed before
+        return [self._next(state) for state in states]
 
-        When it raises, nothing of the states has changed.
+    def _next(self, state: CosmosState) -> WorldFrame | Exception | None:
+        """The frame whose turn it is. Video needs a time of its own for each: `t_pixels` is now."""
+        self._collect(state)
+        if state.failure is not None:
+            failure, state.failure = state.failure, None
+            return failure
+        if not state.owed or not state.pending:
+            return None
+        state.owed = False
+        return replace(state.pending.popleft(), t_pixels=now_ms())
+
+    def _look_from(self, state: CosmosState, camera: Pose | None) -> None:
+        """See the next latents of a stream from its client's camera, if it sends one.
+
+        From the first one on, the view is where the client says; while it says nothing, the view
+        stays.
         """
-        self._finish(states)
-        before = [(state.heard, state.orders.copy()) for state in states]
-        for state, action in zip(states, actions.tolist(), strict=True):
-            state.heard = state.heard.plus(action)
-        try:
-            self._order([state for state in states if not state.pending], [None] * len(states))
-            self._wait(states)
-        except Exception:
-            for state, (heard, orders) in zip(states, before, strict=True):
-                self._take_back(state)
-                state.heard, state.orders = heard, orders
-            raise
-        for state in states:
-            self._settle(state)
-        shown = [state.pending.popleft() for state in states]
-        t_tokens = max(picture.t_tokens for picture in shown)
-        i420, poses = [p.i420 for p in shown], [p.pose for p in shown]
-        return Frames(i420, poses, t_tokens, now_ms())
+        if camera is None or not self.config.takes_camera:
+            return
+        if state.view is None:
+            alignment = Alignment.of(Pose(*camera_pose(_ahead(state))), camera)
+        else:
+            alignment = state.view.alignment
+        state.view = ClientView(alignment, alignment.apply(camera))
 
-    def snapshot(self, state: CosmosState) -> bytes:
+    def save(self, state: CosmosState) -> bytes:
         """The latents that the next picture depends on, and the controls of what is being made.
 
         Latents whose pictures are not there are left out: they are drawn again, with the same
@@ -232,7 +237,7 @@ class CosmosWorld:
             self.config,
         )
 
-    def restore(self, data: bytes) -> CosmosState:
+    def load(self, data: bytes) -> CosmosState:
         """Goes on with the pictures that were not shown, then with the latents that were begun.
 
         Both are as they would have been, bit for bit where arithmetic is: the tokenizer sees again,
@@ -252,7 +257,7 @@ class CosmosWorld:
             saved.theme, saved.seed, saved.latents, saved.tail, saved.camera, saved.poses
         )
         state.orders, state.heard, state.view = deque(saved.orders), saved.heard, saved.view
-        self._begin_again([state])
+        self._order([state] if state.orders else [], [None])
         return state
 
     def record_of(self, state: CosmosState) -> RasterSnapshot:
@@ -260,33 +265,16 @@ class CosmosWorld:
         record = self._record(state.seed, state.latents, state.tail)
         return replace(record, codes=record.codes.to(self.device))
 
-    # -- LookaheadWorld -------------------------------------------------------------------------
-
     @property
     def period_ms(self) -> float:
         return self.tempo.period_ms(self._players)
 
-    @torch.inference_mode()
-    def show(
-        self, states: Sequence[CosmosState], actions: Tensor, marks: Sequence[object]
-    ) -> ShownFrames:
-        self._players = len(states)
-        for state in states:
-            self._collect(state)
-        self._raise_failure(states)
-        pictures: list[Picture | None] = []
-        for state, action in zip(states, actions.tolist(), strict=True):
-            state.heard = state.heard.plus(action)
-            pictures.append(state.pending.popleft() if state.pending else None)
-        lead = self.tempo.lead(self._players)
-        due = [i for i, state in enumerate(states) if _is_due(state, lead)]
-        self._order([states[i] for i in due], [marks[i] for i in due])
-        return ShownFrames(pictures, now_ms())
-
     def rest(self) -> None:
         self.works.rest()
 
-    # -- DecodedWorld ---------------------------------------------------------------------------
+    @property
+    def decoding(self) -> CosmosWorld:
+        return self
 
     @property
     def exact_modes(self) -> tuple[str, ...]:
@@ -338,10 +326,6 @@ class CosmosWorld:
             jobs.append((state.work, coming))
         self.works.draw(jobs)
 
-    def _begin_again(self, states: Sequence[CosmosState]) -> None:
-        again = [state for state in states if state.orders]
-        self._order(again, [None] * len(again))
-
     def _coming(self, camera: CameraState, order: LatentRequest) -> InFlightLatent:
         actions = torch.tensor([order.action])
         pose = self.told.poses([camera], [order.sent], actions)
@@ -351,7 +335,12 @@ class CosmosWorld:
             # a client's camera is known only as of each latent
             poses.append(Pose(*camera_pose(camera)) if order.sent is None else order.sent)
         told = None if pose is None else pose[0]
-        return InFlightLatent(poses, camera, order, told, asked_ms=now_ms())
+        coming = InFlightLatent(poses, camera, order, told, asked_ms=now_ms())
+        coming.made.add_done_callback(self._made)
+        return coming
+
+    def _made(self, made: Future[DecodedLatent]) -> None:
+        self.notify()
 
     def _collect(self, state: CosmosState) -> None:
         """Take over what is ready, up to what is not; remember a failure and go back before it."""
@@ -363,11 +352,6 @@ class CosmosWorld:
                 state.orders.extendleft(reversed(orders))
                 state.failure = error
                 return
-            self._take_over(state, state.coming.popleft())
-
-    def _settle(self, state: CosmosState) -> None:
-        """Take over all that is coming, which is ready and no failure."""
-        while state.coming:
             self._take_over(state, state.coming.popleft())
 
     def _take_over(self, state: CosmosState, coming: InFlightLatent) -> None:
@@ -383,7 +367,9 @@ class CosmosWorld:
             self._measure(coming, made)
         state.stream = made.stream
         pairs = zip(made.pictures, coming.poses, strict=True)
-        state.pending += [Picture(i420, pose, mark, made.t_tokens) for i420, pose in pairs]
+        state.pending += [
+            WorldFrame(i420, pose, made.t_tokens, made.t_pixels, mark) for i420, pose in pairs
+        ]
 
     def _measure(self, coming: InFlightLatent, made: DecodedLatent) -> None:
         self.tempo.drew(made.drawing_ms, made.together)
@@ -401,31 +387,6 @@ class CosmosWorld:
         state.work = StreamSlot(self._record(state.seed, state.latents, state.tail), state.stream)
         if state.unmade:
             self._make_again(state)
-
-    def _raise_failure(self, states: Sequence[CosmosState]) -> None:
-        """Raise what could not be made; of a state alone it is then begun again."""
-        for state in states:
-            if state.failure is not None:
-                failure = state.failure
-                if len(states) == 1:
-                    state.failure = None
-                    self._begin_again([state])
-                raise failure
-
-    def _finish(self, states: Sequence[CosmosState]) -> None:
-        """Wait for what `show`, `open` and `restore` have begun."""
-        wait([coming.made for state in states for coming in state.coming])
-        for state in states:
-            self._collect(state)
-        failures = [state.failure for state in states if state.failure is not None]
-        for state in states:
-            state.failure = None
-        if failures:
-            raise failures[0]
-
-    def _wait(self, states: Sequence[CosmosState]) -> None:
-        for coming in [coming for state in states for coming in state.coming]:
-            coming.made.result()
 
     # -- parts ----------------------------------------------------------------------------------
 
@@ -451,6 +412,7 @@ class CosmosWorld:
 
     def _make_again(self, state: CosmosState) -> None:
         coming = InFlightLatent(state.unmade, state.camera)
+        coming.made.add_done_callback(self._made)
         state.coming.append(coming)
         self.works.make(state.work, coming, state.tail)
 

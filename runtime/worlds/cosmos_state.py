@@ -15,7 +15,7 @@ from worldbridge.models.tokenizer import StreamState
 from worldbridge.runtime.controls import NEUTRAL, Action
 from worldbridge.runtime.decoding import RasterSession, RasterSnapshot
 from worldbridge.runtime.worlds.camera import Alignment
-from worldbridge.runtime.worlds.contract import Picture, Pose, WorldState
+from worldbridge.runtime.worlds.contract import Pose, WorldFrame
 
 __all__ = [
     "ClientView",
@@ -116,12 +116,13 @@ class InFlightLatent:
 
 
 @dataclass(slots=True, eq=False)
-class CosmosState(WorldState):
+class CosmosState:
     """One stream.
 
     `tail`: its newest latents, oldest first, as many as pictures depend on. `pending`: pictures
     that were made and not shown. All that is still `coming` changes nothing of the stream until it
-    is there as a whole, so that whatever fails can be done again.
+    is there as a whole, so that whatever fails can be done again. `owed`: a frame was submitted and
+    not polled.
     """
 
     theme: str
@@ -132,12 +133,13 @@ class CosmosState(WorldState):
     work: StreamSlot
     stream: StreamState  # the tokenizer's place behind the newest of them, if `unmade` is empty
     unmade: tuple[Pose, ...] = ()  # pictures of `tail` that have to be made (again)
-    pending: deque[Picture] = field(default_factory=deque)
+    pending: deque[WorldFrame] = field(default_factory=deque)
     coming: deque[InFlightLatent] = field(default_factory=deque)
     orders: deque[LatentRequest] = field(default_factory=deque)  # begun once, and to be begun again
     heard: ActionAccumulator = ActionAccumulator()
     view: ClientView | None = None
     failure: Exception | None = None
+    owed: bool = False
 
     @property
     def newest(self) -> Tensor:

@@ -15,8 +15,6 @@ from torch import nn
 from worldbridge.models.checkpoint.folder import read_manifest
 from worldbridge.models.tokenizer import TokenizerConfig, VideoTokenizer
 from worldbridge.models.transformer import TransformerConfig, VideoTransformer
-from worldbridge.runtime.worlds.autoregressive import ArWorld
-from worldbridge.runtime.worlds.cosmos import CosmosWorld
 from worldbridge.runtime.worlds.registry import open_world, spec_of
 
 __all__ = ["LoadReport", "measure_load"]
@@ -43,9 +41,9 @@ def measure_load(directory: Path) -> LoadReport:
     before = _peak_memory()
     began = time.perf_counter()
     world = open_world(str(directory), seats=1)
-    if isinstance(world, ArWorld | CosmosWorld):
-        _touch(world.tokenizer)
-        _touch(world.decoder.model)
+    if world.decoding is not None:
+        _touch(world.decoding.tokenizer)
+        _touch(world.decoding.transformer)
     seconds = time.perf_counter() - began
     del world
     manifest = read_manifest(directory)

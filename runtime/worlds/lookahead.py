@@ -26,13 +26,10 @@ class LookaheadScheduler:
     Args:
         frame_ms: a picture's time at the world's frame rate.
         pictures: of one latent.
-        lead: begin when so many pictures are left, whatever was measured (None: by measuring).
     """
 
-    def __init__(self, frame_ms: float, pictures: int, lead: int | None = None) -> None:
-        if lead is not None and lead < 0:
-            raise ValueError(f"expected a lead of 0 or more pictures, got {lead}")
-        self._frame_ms, self._pictures, self._lead = frame_ms, pictures, lead
+    def __init__(self, frame_ms: float, pictures: int) -> None:
+        self._frame_ms, self._pictures = frame_ms, pictures
         self._drawing = RollingPercentiles(_NEWEST)
         self._pixels = RollingPercentiles(_NEWEST)
         self._ready = RollingPercentiles(_NEWEST)
@@ -40,7 +37,7 @@ class LookaheadScheduler:
     @property
     def most(self) -> int:
         """The largest measured lead: one latent is drawn while another one is decoded."""
-        return 2 * self._pictures - 1
+        return 2 * self._pictures
 
     def drew(self, ms: float, together: int) -> None:
         """A latent was drawn, together with others: `together` of them took `ms`."""
@@ -64,11 +61,9 @@ class LookaheadScheduler:
         return max(self._frame_ms, _MARGIN * slower / self._pictures)
 
     def lead(self, players: int) -> int:
-        """The next latent is begun when at most so many pictures are left to show."""
-        if self._lead is not None:
-            return self._lead
+        """Begin the next latent when at most this many pictures are left, before one is shown."""
         slow = self._ready.percentile(_SLOW)
         if slow is None:
             return self.most
         steps = math.ceil((_MARGIN * slow + _MARGIN_MS) / self.period_ms(players))
-        return min(max(steps - 1, 0), self.most)
+        return min(steps, self.most)

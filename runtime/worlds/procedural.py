@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-from torch import Tensor
+import numpy as np
 
 from worldbridge.bridge.protocol import Pose, WorldSpec
 from worldbridge.clock import now_ms
@@ -29,7 +28,13 @@ from worldbridge.models.procedural.actions import (
 from worldbridge.runtime.errors import BadPromptFrameError, SnapshotError, UnknownThemeError
 from worldbridge.runtime.frames.i420 import rgb_to_i420
 from worldbridge.runtime.threads import one_thread
-from worldbridge.runtime.worlds.contract import Frames, Progress, WorldStart, WorldState
+from worldbridge.runtime.worlds.contract import (
+    Controls,
+    Progress,
+    Synchronous,
+    WorldFrame,
+    WorldStart,
+)
 
 __all__ = ["ProceduralState", "ProceduralWorld", "procedural_spec"]
 
@@ -37,8 +42,8 @@ DEFAULT_FPS = 30.0
 _SAVED = struct.Struct("<BQ4d")  # theme number, seed, then the camera's exact x, z, yaw, pitch
 
 
-@dataclass(slots=True, eq=False)
-class ProceduralState(WorldState):
+@dataclass(slots=True, eq=False, weakref_slot=True)
+class ProceduralState:
     scene: Scene
     camera: CameraState
 
@@ -59,10 +64,11 @@ def procedural_spec(fps: float = DEFAULT_FPS) -> WorldSpec:
     )
 
 
-class ProceduralWorld:
-    """WorldModel over the renderer. Motion is defined per second, so any frame rate walks alike."""
+class ProceduralWorld(Synchronous[ProceduralState]):
+    """The renderer. Motion is defined per second, so any frame rate walks alike."""
 
     def __init__(self, fps: float = DEFAULT_FPS, device: str = "cpu") -> None:
+        super().__init__()
         self.spec = procedural_spec(fps)
         self._device = device
         self._action_scale = FRAMES_PER_SECOND / fps
@@ -82,28 +88,22 @@ class ProceduralWorld:
         scene = self._scene(start.theme, start.seed)
         return ProceduralState(scene, spawn(scene, start.seed))
 
-    def step(self, states: Sequence[ProceduralState], actions: Tensor) -> Frames:
-        """Cameras move in doubles on the CPU: a session's path never depends on its neighbours."""
-        moves: list[list[float]] = (actions.double() * self._action_scale).tolist()
-        cameras = [
-            step_camera(s.scene, s.camera, move) for s, move in zip(states, moves, strict=True)
-        ]
+    def render(self, state: ProceduralState, controls: Controls) -> WorldFrame:
+        """Move the camera in doubles on the CPU, and draw what it sees."""
+        # rounded to float32, as every world takes actions
+        action = np.asarray(controls.action, np.float32).astype(np.float64) * self._action_scale
+        camera = step_camera(state.scene, state.camera, action.tolist())
         t_tokens = now_ms()
         with one_thread():
-            i420 = [
-                rgb_to_i420(render(s.scene, camera))
-                for s, camera in zip(states, cameras, strict=True)
-            ]
-        for state, camera in zip(states, cameras, strict=True):
-            state.camera = camera  # only now: a step that raised has changed nothing
-        poses = [Pose(*camera_pose(camera)) for camera in cameras]
-        return Frames(i420, poses, t_tokens, now_ms())
+            i420 = rgb_to_i420(render(state.scene, camera))
+        state.camera = camera  # only now: a frame that failed has changed nothing
+        return WorldFrame(i420, Pose(*camera_pose(camera)), t_tokens, now_ms(), controls.tag)
 
-    def snapshot(self, state: ProceduralState) -> bytes:
+    def save(self, state: ProceduralState) -> bytes:
         theme, camera = THEMES.index(state.scene.theme), state.camera
         return _SAVED.pack(theme, state.scene.seed, camera.x, camera.z, camera.yaw, camera.pitch)
 
-    def restore(self, data: bytes) -> ProceduralState:
+    def load(self, data: bytes) -> ProceduralState:
         if len(data) != _SAVED.size or data[0] >= len(THEMES):
             raise SnapshotError(
                 "the world's part of the snapshot is damaged",

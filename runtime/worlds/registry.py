@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -31,7 +32,7 @@ def open_world(
     wanted: Wanted = USUAL,
     weights: WeightDtype = "model",
     pixels: str = EAGER,
-) -> WorldModel:
+) -> WorldModel[Any]:
     """The world called `name`, or the one in the directory `name` that holds a world.json.
 
     Args:
@@ -65,7 +66,7 @@ def open_world(
     check_wanted(wanted, manifest)
     check_weight_dtype(weights, manifest, device)
     check_detokenizer(pixels, manifest, device)
-    world: WorldModel
+    world: WorldModel[Any]
     if directory is None:
         world = ar_world.load_embedded(seats=seats, device=device, progress=report)
     else:
@@ -123,7 +124,7 @@ def spec_of(directory: Path) -> WorldSpec:
     return ar_world.directory_spec(Path(directory) if found is None else found)
 
 
-def _open_procedural(device: str, fps: float | None, progress: Progress) -> WorldModel:
+def _open_procedural(device: str, fps: float | None, progress: Progress) -> WorldModel[Any]:
     from worldbridge.runtime.worlds.procedural import DEFAULT_FPS, ProceduralWorld
 
     world = ProceduralWorld(fps or DEFAULT_FPS, device)

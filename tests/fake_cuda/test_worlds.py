@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 import torch
 
@@ -12,6 +10,7 @@ pytest.importorskip("triton", reason="needs triton: pip install triton")
 from tests.support.fake_cuda import fake_cuda
 from tests.support.fake_cuda.streams import RuleError
 from tests.support.fake_cuda.worlds import small_world
+from tests.support.worlds import advance
 from worldbridge.runtime.frames import cuda_stream as device_pictures
 from worldbridge.runtime.frames.cuda_stream import CudaDetokenizer
 from worldbridge.runtime.worlds.autoregressive import ArWorld
@@ -26,14 +25,7 @@ COUNT = 1 + 8 * 3  # pictures, of which the last latent slides the window
 def shown(world: CosmosWorld, count: int = COUNT) -> list[bytes]:
     """As an engine shows them: drawing and pixels run beside it."""
     state = world.open(WorldStart("city", 3))
-    found: list[bytes] = []
-    until = time.monotonic() + 120
-    while len(found) < count and time.monotonic() < until:
-        (picture,) = world.show([state], ACTION, [None]).pictures
-        if picture is None:
-            time.sleep(0.005)
-        else:
-            found.append(picture.i420)
+    found = [advance(world, [state], ACTION).i420[0] for _ in range(count)]
     world.rest()
     return found
 
@@ -52,7 +44,7 @@ def test_a_converted_world_shows_the_same_pictures() -> None:
         world = CosmosWorld(small_world("cuda"), 2)
         assert isinstance(world.maker, CudaDetokenizer)
         found = shown(world)
-        data = world.snapshot(world.open(WorldStart("zoo", 1)))
+        data = world.save(world.open(WorldStart("zoo", 1)))
         assert len(shown_again(world, data)) == 2
     assert gpu.recorded == 2
     assert apart(found, expected) <= 1  # rounding
@@ -68,8 +60,8 @@ def test_compiled_pictures_are_made_on_their_stream() -> None:
 
 
 def shown_again(world: CosmosWorld, data: bytes) -> list[bytes]:
-    state = world.restore(data)
-    pictures = [world.step([state], ACTION).i420[0] for _ in range(2)]
+    state = world.load(data)
+    pictures = [advance(world, [state], ACTION).i420[0] for _ in range(2)]
     world.rest()
     return pictures
 
@@ -108,15 +100,15 @@ def test_the_embedded_world_shows_the_same_pictures() -> None:
     def pictures(world: ArWorld) -> tuple[list[list[bytes]], bytes]:
         states = [world.open(WorldStart("city", 3)), world.open(WorldStart("zoo", 4))]
         both = ACTION.expand(2, -1)
-        return [world.step(states, both).i420 for _ in range(2)], world.snapshot(states[1])
+        return [advance(world, states, both).i420 for _ in range(2)], world.save(states[1])
 
     expected, saved = pictures(open_world("embedded"))  # type: ignore[arg-type]
     with fake_cuda():
         world = open_world("embedded", device="cuda")
         assert isinstance(world, ArWorld) and world.decoder.device.type == "cuda"
         found, also = pictures(world)
-        again = world.restore(saved)
-        assert len(world.step([again], ACTION).i420[0]) == len(expected[0][0])
+        again = world.load(saved)
+        assert len(advance(world, [again], ACTION).i420[0]) == len(expected[0][0])
         world.rest()
     assert also == saved
     assert max(apart(*pair) for pair in zip(found, expected, strict=True)) <= 1

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from tests.support.tiny_world import tiny_world
+from tests.support.worlds import advance
 from worldbridge.models.procedural import THEMES
 from worldbridge.runtime.errors import SnapshotError, UnknownThemeError
 from worldbridge.runtime.worlds.autoregressive import ArState, ArWorld
@@ -22,7 +23,7 @@ def actions(frames: int, seed: int = 0) -> torch.Tensor:
 
 
 def play(world: ArWorld, state: ArState, moves: torch.Tensor) -> list[bytes]:
-    return [world.step([state], move[None]).i420[0] for move in moves]
+    return [advance(world, [state], move[None]).i420[0] for move in moves]
 
 
 def test_same_seed_and_actions_give_the_same_frames(world: ArWorld) -> None:
@@ -39,9 +40,9 @@ def test_a_restored_session_goes_on_exactly(world: ArWorld, before: int) -> None
     state = world.open(WorldStart("city", 2))
     moves = actions(before + 5, 1)
     play(world, state, moves[:before])
-    saved = world.snapshot(state)
+    saved = world.save(state)
     expected = play(world, state, moves[before:])
-    restored = world.restore(saved)
+    restored = world.load(saved)
     assert play(world, restored, moves[before:]) == expected
     assert restored.camera == state.camera
     assert len(saved) < 20_000
@@ -53,7 +54,7 @@ def test_sessions_together_see_what_they_see_alone(world: ArWorld) -> None:
     alone = [play(world, world.open(s), m) for s, m in zip(starts, moves, strict=True)]
     states = [world.open(s) for s in starts]
     for t in range(4):
-        frames = world.step(states, torch.stack([m[t] for m in moves]))
+        frames = advance(world, states, torch.stack([m[t] for m in moves]))
         assert frames.i420 == [a[t] for a in alone]
 
 
@@ -66,14 +67,14 @@ def test_a_failed_step_changes_nothing(world: ArWorld, monkeypatch: pytest.Monke
             "worldbridge.runtime.decoding.wavefront.row_codes", lambda rows, levels: 1 / 0
         )
         with pytest.raises(ZeroDivisionError):
-            world.step([state], moves[1:2])
+            advance(world, [state], moves[1:2])
     assert play(world, state, moves[1:]) == play(world, twin, moves)[1:]
 
 
 def test_pose_follows_the_controls(world: ArWorld) -> None:
     state = world.open(WorldStart("city", 1))
     yaw = state.camera.yaw
-    frames = world.step([state], torch.tensor([[0.0, 0.0, 1.0, 1.0]]))
+    frames = advance(world, [state], torch.tensor([[0.0, 0.0, 1.0, 1.0]]))
     assert state.camera.yaw - yaw == pytest.approx(0.0872665, abs=1e-5)  # 5 degrees to the left
     assert state.camera.pitch == pytest.approx(0.0523599, abs=1e-5)
     assert frames.poses[0].fov_y == 50.0
@@ -82,7 +83,7 @@ def test_pose_follows_the_controls(world: ArWorld) -> None:
 def test_bad_themes_and_snapshots_are_typed_errors(world: ArWorld) -> None:
     with pytest.raises(UnknownThemeError, match="no theme 'sea'"):
         world.open(WorldStart("sea", 1))
-    good = msgpack.unpackb(world.snapshot(world.open(WorldStart(THEMES[0], 1))))
+    good = msgpack.unpackb(world.save(world.open(WorldStart(THEMES[0], 1))))
     bad = [
         b"",
         b"\x00",
@@ -96,4 +97,4 @@ def test_bad_themes_and_snapshots_are_typed_errors(world: ArWorld) -> None:
     ]
     for data in bad:
         with pytest.raises(SnapshotError):
-            world.restore(data)
+            world.load(data)

@@ -6,7 +6,7 @@ import dataclasses
 import json
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import torch
 from tests.runtime.test_cosmos_world import make_world, play
 from tests.runtime.test_worker import Gateway, ended, start_worker
 from tests.support.tiny_world import tiny_world
+from tests.support.worlds import advance
 from worldbridge.bridge.protocol import Ready, WorldSpec
 from worldbridge.config import MODES as CONFIG_MODES
 from worldbridge.models.checkpoint.folder import EMBEDDED_WORLD, read_manifest
@@ -33,7 +34,7 @@ from worldbridge.runtime.decoding.autotune import (
 )
 from worldbridge.runtime.errors import ModeError
 from worldbridge.runtime.worlds.autoregressive import ArWorld
-from worldbridge.runtime.worlds.contract import Frames, WorldStart
+from worldbridge.runtime.worlds.contract import Controls, Pose, Synchronous, WorldFrame, WorldStart
 from worldbridge.runtime.worlds.registry import open_world
 
 COSMOS: dict[str, Any] = {"transformer": {"grid": None}, "heads": {"count": 9}}
@@ -108,32 +109,52 @@ class Decoder:
             self.ran += 1
 
 
-class World:
+@dataclasses.dataclass(eq=False)
+class Place:
+    shown: int = 0
+
+
+class World(Synchronous[Place]):
     """Of two pictures a latent, of which the first is drawn and the second is left over."""
 
     spec = WorldSpec("fake", "Fake", 2, 2, 10.0, 2, ("zoo",), (), 1, "ar")
+    tokenizer = transformer = None
 
     def __init__(self, *kinds: Decoder) -> None:
+        super().__init__()
         self.kinds = {kind.mode: kind for kind in kinds}
-        self.exact_modes = tuple(kind.mode for kind in kinds if kind.mode != "diagonal")
+        self._exact = tuple(kind.mode for kind in kinds if kind.mode != "diagonal")
         self.decoder = next(iter(kinds))
         self.made: list[str] = []
+
+    @property
+    def decoding(self) -> World:
+        return self
+
+    @property
+    def exact_modes(self) -> tuple[str, ...]:
+        return self._exact
 
     def make_decoder(self, wanted: Wanted) -> Decoder:
         assert wanted.mode is not None
         self.made.append(wanted.mode)
         return self.kinds[wanted.mode]
 
-    def open(self, start: WorldStart) -> list[int]:
-        return [0]
+    def open(self, start: WorldStart) -> Place:
+        return Place()
 
-    def step(self, states: Sequence[list[int]], actions: torch.Tensor) -> Frames:
-        (state,) = states
-        if state[0] == 0:
+    def render(self, state: Place, controls: Controls) -> WorldFrame:
+        if state.shown % 2 == 0:
             self.decoder.draw()
-        state[0] = 1 - state[0]
+        state.shown += 1
         now = time.monotonic() * 1000
-        return Frames([b""], [], now, now)
+        return WorldFrame(b"", Pose(), now, now)
+
+    def save(self, state: Place) -> bytes:
+        raise NotImplementedError
+
+    def load(self, data: bytes) -> Place:
+        raise NotImplementedError
 
 
 def chosen(world: World, caplog: pytest.LogCaptureFixture) -> str:
@@ -254,7 +275,7 @@ def test_a_token_grid_keeps_its_tokens() -> None:
     states = [w.open(WorldStart("zoo", 3)) for w in (world, usual)]
     action = torch.tensor([[0.0, 1.0, 0.5, 0.0]])
     for _ in range(3):
-        assert world.step([states[0]], action).i420 == usual.step([states[1]], action).i420
+        assert advance(world, [states[0]], action).i420 == advance(usual, [states[1]], action).i420
     world.rest()
     usual.rest()
 
@@ -276,7 +297,7 @@ def test_a_converted_world_keeps_its_tokens(caplog: pytest.LogCaptureFixture) ->
     state = world.open(WorldStart("zoo", 3))
     shown = play(world, state, 20)
     assert shown[:1] == wanted[:1] and shown != wanted
-    again = world.restore(world.snapshot(state))
+    again = world.load(world.save(state))
     assert play(world, state, 16) == play(world, again, 16)
     set_mode(world, Wanted("diagonal", 6), silent)  # rows one after the other
     assert play(world, world.open(WorldStart("zoo", 3)), 20) == wanted

@@ -8,35 +8,42 @@ from dataclasses import dataclass, replace
 from itertools import islice
 
 import pytest
-import torch
 
 from worldbridge.bridge.protocol import WorldSpec
 from worldbridge.runtime.decoding import capacity
 from worldbridge.runtime.decoding.capacity import latent_times, players_carried, usual_ms
-from worldbridge.runtime.worlds.contract import Frames, Pose, WorldStart
+from worldbridge.runtime.worlds.contract import Controls, Pose, Synchronous, WorldFrame, WorldStart
 
 
-class SleepingWorld:
+@dataclass(eq=False)
+class Stream:
+    shown: int = 0
+
+
+class SleepingWorld(Synchronous[Stream]):
     """Takes a fixed time per player."""
 
     def __init__(self, ms_per_player: float, fps: float = 20.0) -> None:
+        super().__init__()
         self.seconds = ms_per_player / 1000
         self.opened = 0
         self.spec = WorldSpec("sleepy", "", 2, 2, fps, 1, ("plain",), ("a",), 1, "procedural")
 
-    def open(self, start: WorldStart) -> object:
+    def open(self, start: WorldStart) -> Stream:
         self.opened += 1
-        return object()
+        return Stream()
 
-    def step(self, states: Sequence[object], actions: torch.Tensor) -> Frames:
-        assert actions.shape == (len(states), 4)
+    def submit(self, states: Sequence[Stream], controls: Sequence[Controls]) -> None:
         time.sleep(self.seconds * len(states))
-        return Frames([b""] * len(states), [Pose()] * len(states), 0.0, 0.0)
+        super().submit(states, controls)
 
-    def snapshot(self, state: object) -> bytes:
+    def render(self, state: Stream, controls: Controls) -> WorldFrame:
+        return WorldFrame(b"", Pose(), 0.0, 0.0)
+
+    def save(self, state: Stream) -> bytes:
         raise NotImplementedError
 
-    def restore(self, data: bytes) -> object:
+    def load(self, data: bytes) -> Stream:
         raise NotImplementedError
 
 
@@ -48,11 +55,6 @@ class Clock:
 
     def perf_counter(self) -> float:
         return self.now_s
-
-
-@dataclass(eq=False)
-class Stream:
-    shown: int = 0
 
 
 class LatentWorld(SleepingWorld):
@@ -75,14 +77,9 @@ class LatentWorld(SleepingWorld):
         self.clock, self.others_ms, self.drawings = clock, others_ms, 0
         self.cost = ms_a_latent, ms_a_player
 
-    def open(self, start: WorldStart) -> Stream:
-        super().open(start)
-        return Stream()
-
-    def step(self, states: Sequence[object], actions: torch.Tensor) -> Frames:
+    def submit(self, states: Sequence[Stream], controls: Sequence[Controls]) -> None:
         drawing = 0
         for state in states:
-            assert isinstance(state, Stream)
             drawing += state.shown % self.spec.frames_per_latent == 1 % self.spec.frames_per_latent
             state.shown += 1
         assert drawing in (0, len(states)), "they are in step with each other"
@@ -92,7 +89,7 @@ class LatentWorld(SleepingWorld):
             if self.others_ms:
                 self.clock.now_s += self.others_ms[self.drawings % len(self.others_ms)] / 1000
             self.drawings += 1
-        return super().step(states, actions)
+        super().submit(states, controls)
 
 
 @pytest.fixture

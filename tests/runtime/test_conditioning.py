@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.support.worlds import advance
 from worldbridge.bridge.protocol import ControllerState, OpenSession, Pose, SessionInput
 from worldbridge.models.checkpoint.folder import World
 from worldbridge.models.procedural import CameraState, camera_pose
@@ -23,7 +24,7 @@ from worldbridge.runtime.engine import Engine
 from worldbridge.runtime.errors import PromptError, SnapshotError, UnknownWorldError
 from worldbridge.runtime.worlds.camera import Alignment, dead_reckoning
 from worldbridge.runtime.worlds.conditioning import pose_of, pose_vector
-from worldbridge.runtime.worlds.contract import AimedWorld, WorldStart
+from worldbridge.runtime.worlds.contract import WorldStart
 from worldbridge.runtime.worlds.cosmos import CosmosState, CosmosWorld
 from worldbridge.runtime.worlds.text_prompt import Prompt, read_prompt
 
@@ -75,7 +76,7 @@ def make_world(
         **manifest,
     }
     world = World("tiny", described, VideoTokenizer(tokenizer).eval(), model)
-    return CosmosWorld(world, capacity=3, mode=mode, context=context)
+    return CosmosWorld(world, capacity=3, mode=mode, context=context, lead=0)
 
 
 def play(world: CosmosWorld, state: CosmosState, latents: int, actions: Tensor = AHEAD) -> Tensor:
@@ -84,7 +85,7 @@ def play(world: CosmosWorld, state: CosmosState, latents: int, actions: Tensor =
     for _ in range(latents):
         before = state.latents
         while state.latents == before:
-            world.step([state], actions)
+            advance(world, [state], actions)
             state.pending.clear()
         drawn.append(state.newest)
     return torch.stack(drawn)
@@ -133,7 +134,7 @@ def test_an_action_layout_in_its_description() -> None:
     turned, other = torch.tensor([[0.0, 0.0, 1.0, 0.0]]), torch.tensor([[1.0, 1.0, 0.0, 1.0]])
     ends = []
     for actions in (turned, other, STILL):
-        again = world.restore(world.snapshot(state))
+        again = world.load(world.save(state))
         ends.append(play(world, again, 2, actions))
         del again
     assert not torch.equal(ends[0], ends[1]), "yaw reaches it"
@@ -175,13 +176,14 @@ def test_a_restored_stream_draws_the_same_tokens(options: dict[str, Any], before
     state = world.open(START)
     if before:
         play(world, state, before)
-        world.aim([state], [looking(5.0, 20.0)])
+        world._look_from(state, looking(5.0, 20.0))
         play(world, state, 1)
-        world.aim([state], [looking(6.0, 30.0)])
-    again = world.restore(world.snapshot(state))
+        world._look_from(state, looking(6.0, 30.0))
+    again = world.load(world.save(state))
     assert again.view == state.view
-    for step in range(3):
-        world.aim([state, again], [looking(7.0 + step)] * 2)
+    for number in range(3):
+        for one in (state, again):
+            world._look_from(one, looking(7.0 + number))
         assert torch.equal(play(world, state, 1), play(world, again, 1))
 
 
@@ -189,16 +191,16 @@ def test_a_clients_camera_is_followed_from_where_the_stream_is() -> None:
     world = make_world(CAMERA)
     state = world.open(START)
     first = pose_of(told(state, 0).tolist())
-    world.aim([state], [looking(100.0, 90.0)])  # its own coordinates
+    world._look_from(state, looking(100.0, 90.0))  # its own coordinates
     play(world, state, 1)
     torch.testing.assert_close(told(state, 1)[:7], pose_vector(first)[:7], rtol=0, atol=1e-9)
     assert state.view is not None
-    world.aim([state], [None])
+    world._look_from(state, None)
     play(world, state, 1, AHEAD)
     assert torch.equal(told(state, -1), pose_vector(state.view.pose)), "silence: it stays"
     # two metres ahead of a camera that looks along -X
-    world.aim([state], [Pose((98.0, 1.6, 0.0), looking(0, 90.0).rotation, 70.0)])
-    frames = world.step([state], AHEAD)
+    world._look_from(state, Pose((98.0, 1.6, 0.0), looking(0, 90.0).rotation, 70.0))
+    frames = advance(world, [state], AHEAD)
     assert frames.poses[0] == pose_of(told(state, -1).tolist())
     yaw = world.open(START).camera.yaw
     ahead = torch.tensor([-2 * math.sin(yaw), 0.0, -2 * math.cos(yaw)], dtype=torch.float64)
@@ -221,7 +223,6 @@ def test_a_client_that_speaks_our_coordinates_is_not_moved() -> None:
 
 def test_the_engine_hands_a_clients_camera_over() -> None:
     worlds = [make_world(CAMERA), make_world({})]
-    assert all(isinstance(world, AimedWorld) for world in worlds)
     for world, followed in zip(worlds, (True, False), strict=True):
         engine = Engine(world, seats=1, pick_seed=lambda: 4)
         engine.receive(OpenSession("a"), 0.0)
@@ -240,12 +241,12 @@ def test_a_snapshot_of_another_model_or_with_wrong_cameras_is_refused() -> None:
     import msgpack
 
     world = make_world(CAMERA)
-    good = world.snapshot(world.open(START))
+    good = world.save(world.open(START))
     with pytest.raises(SnapshotError, match="damaged"):
-        make_world({}).restore(good)
+        make_world({}).load(good)
     plain = make_world({})
     with pytest.raises(SnapshotError, match="damaged"):
-        world.restore(plain.snapshot(plain.open(START)))
+        world.load(plain.save(plain.open(START)))
     for change in (
         {"cameras": np.zeros((1, 8)).tobytes()},
         {"cameras": np.full((1, 8), np.nan).tobytes()},
@@ -258,8 +259,8 @@ def test_a_snapshot_of_another_model_or_with_wrong_cameras_is_refused() -> None:
         {"version": 2},
     ):
         with pytest.raises(SnapshotError, match="damaged"):
-            world.restore(msgpack.packb(msgpack.unpackb(good) | change))
-    assert world.restore(good).view is None
+            world.load(msgpack.packb(msgpack.unpackb(good) | change))
+    assert world.load(good).view is None
 
 
 # -- text -----------------------------------------------------------------------------------------
@@ -280,7 +281,7 @@ def test_a_text_reaches_every_stream_and_its_keys_are_computed_once() -> None:
     together = make_world(TEXT, context=context)
     states = [together.open(START), together.open(WorldStart("city", 1))]
     for _ in range(2):
-        together.step(states, AHEAD.expand(2, 4))
+        advance(together, states, AHEAD.expand(2, 4))
     assert torch.equal(states[0].newest, words[0])
 
 

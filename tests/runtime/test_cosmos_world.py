@@ -8,6 +8,7 @@ import time
 import pytest
 import torch
 
+from tests.support.worlds import advance
 from worldbridge.bridge.protocol import FrameAck, OpenSession, RawFrame
 from worldbridge.models.checkpoint.folder import World
 from worldbridge.models.tokenizer import VideoTokenizer
@@ -53,12 +54,13 @@ def make_world(variant: str = "base", mode: str = "jacobi") -> CosmosWorld:
         "transformer": config.to_dict(),
     }
     networks = VideoTokenizer(tokenizer).eval(), VideoTransformer(config).eval()
-    return CosmosWorld(World("tiny-cosmos", manifest, *networks), capacity=4, mode=mode)
+    world = World("tiny-cosmos", manifest, *networks)
+    return CosmosWorld(world, capacity=4, mode=mode, lead=0)
 
 
 def play(world: CosmosWorld, state: object, steps: int) -> list[bytes]:
     actions = torch.tensor([[0.0, 1.0, -0.5, 0.0]])
-    return [world.step([state], actions).i420[0] for _ in range(steps)]  # type: ignore[list-item]
+    return [advance(world, [state], actions).i420[0] for _ in range(steps)]  # type: ignore[list-item]
 
 
 def test_its_spec_comes_from_its_configs() -> None:
@@ -84,7 +86,7 @@ def test_modes_and_neighbours_make_no_difference() -> None:
     world = make_world(mode="jacobi")
     states = [world.open(WorldStart("city", seed)) for seed in (1, 2)]
     actions = torch.tensor([[0.0, 1.0, -0.5, 0.0]] * 2)
-    together = [world.step(states, actions).i420 for _ in range(12)]
+    together = [advance(world, states, actions).i420 for _ in range(12)]
     assert [list(column) for column in zip(*together, strict=True)] == expected
 
 
@@ -93,7 +95,7 @@ def test_a_restored_stream_draws_the_same_tokens(shown: int) -> None:
     world = make_world("actions")
     state = world.open(WorldStart("museum", 9))
     play(world, state, shown)
-    again = world.restore(world.snapshot(state))
+    again = world.load(world.save(state))
     assert again.left == state.left
     assert play(world, state, 16) == play(world, again, 16)
     assert torch.equal(world.record_of(again).codes, world.record_of(state).codes)
@@ -105,22 +107,22 @@ def test_actions_matter_where_the_model_takes_them() -> None:
     for forward in (1.0, -1.0):
         state = world.open(WorldStart("city", 1))
         for _ in range(9):
-            world.step([state], torch.tensor([[0.0, forward, 0.0, 0.0]]))
+            advance(world, [state], torch.tensor([[0.0, forward, 0.0, 0.0]]))
         ends.append(state.newest)
     assert not torch.equal(*ends)
 
 
 def test_what_is_no_snapshot_is_refused() -> None:
     world = make_world()
-    good = world.snapshot(world.open(WorldStart("city", 1)))
+    good = world.save(world.open(WorldStart("city", 1)))
     for data in (
         b"",
         b"\x80",
         good[:40],
-        make_world("actions").snapshot(make_world("actions").open(WorldStart("city", 1))),
+        make_world("actions").save(make_world("actions").open(WorldStart("city", 1))),
     ):
         with pytest.raises(SnapshotError):
-            world.restore(data)
+            world.load(data)
     with pytest.raises(UnknownThemeError):
         world.open(WorldStart("atlantis", 1))
 

@@ -40,7 +40,9 @@ class Rig:
     def __init__(self, seats: int = 4) -> None:
         self.clock = FakeClock()
         self.world = CountingWorld(self.clock)
-        self.engine = Engine(self.world, seats=seats, pick_seed=lambda: 99)
+        self.engine = Engine(
+            self.world, seats=seats, pick_seed=lambda: 99, clock=lambda: self.clock.now_ms
+        )
 
     def tell(self, *messages: GatewayMessage) -> list[WorkerMessage]:
         return [m for sent in messages for m in self.engine.receive(sent, self.clock.now_ms)]

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from tests.runtime.test_conditioning import ACTIONS, CAMERA, TEXT, make_world
 from tests.support.fakes import held
+from tests.support.worlds import advance, controls_of, until_answered
 from worldbridge.bridge.protocol import (
     Failed,
     FrameAck,
@@ -33,19 +34,18 @@ from worldbridge.runtime.engine import Engine
 from worldbridge.runtime.errors import SnapshotError
 from worldbridge.runtime.frames.detokenizer import SampledLatent
 from worldbridge.runtime.worlds.conditioning import pose_of
-from worldbridge.runtime.worlds.contract import LookaheadWorld, Picture, Pose, WorldStart
+from worldbridge.runtime.worlds.contract import Controls, Pose, WorldFrame, WorldStart, next_frames
 from worldbridge.runtime.worlds.cosmos import CosmosWorld
 from worldbridge.runtime.worlds.cosmos_state import CosmosState
-from worldbridge.runtime.worlds.lookahead import LookaheadScheduler
 
 START = WorldStart("zoo", 3)
 EVERYTHING = ACTIONS | CAMERA
 
 
 def ahead(options: dict[str, Any], lead: int, **more: Any) -> CosmosWorld:
-    """A world that begins a latent when `lead` pictures are left."""
+    """A world that begins a latent when `lead` pictures are left behind the one that is shown."""
     world = make_world(options, **more)
-    world.tempo = LookaheadScheduler(1000 / world.spec.fps, world.spec.frames_per_latent, lead)
+    world.lead = lead + 1
     return world
 
 
@@ -59,20 +59,32 @@ def until_made(*states: CosmosState) -> None:
     assert not missing
 
 
-def show(world: CosmosWorld, states: Sequence[CosmosState], steps: Sequence[int]) -> list[Picture]:
+def show(
+    world: CosmosWorld, states: Sequence[CosmosState], steps: Sequence[int]
+) -> list[WorldFrame]:
     """One step of each, every picture made before it is wanted."""
     until_made(*states)
     actions = torch.tensor([action(step) for step in steps])
-    pictures = world.show(states, actions, list(steps)).pictures
-    assert all(picture is not None for picture in pictures)
-    return [picture for picture in pictures if picture is not None]
+    world.submit(states, controls_of(actions, list(steps)))
+    return shown_now(world, states)
 
 
-def alone(world: CosmosWorld, state: CosmosState, steps: Sequence[int]) -> list[Picture]:
+def shown_now(world: CosmosWorld, states: Sequence[CosmosState]) -> list[WorldFrame]:
+    """What is there without waiting. Raises what a state reports."""
+    pictures = []
+    for answer in world.poll(states):
+        if isinstance(answer, Exception):
+            raise answer
+        assert answer is not None
+        pictures.append(answer)
+    return pictures
+
+
+def alone(world: CosmosWorld, state: CosmosState, steps: Sequence[int]) -> list[WorldFrame]:
     return [show(world, [state], [step])[0] for step in steps]
 
 
-def bytes_of(pictures: Sequence[Picture]) -> list[bytes]:
+def bytes_of(pictures: Sequence[WorldFrame]) -> list[bytes]:
     return [picture.i420 for picture in pictures]
 
 
@@ -82,18 +94,20 @@ def bytes_of(pictures: Sequence[Picture]) -> list[bytes]:
 @pytest.mark.parametrize("lead", [0, 3, 15])
 def test_drawing_ahead_shows_what_drawing_at_the_last_moment_shows(lead: int) -> None:
     same = torch.tensor([[0.0, 1.0, 0.5, 0.0]])
-    world = ahead(EVERYTHING, lead)
-    assert isinstance(world, LookaheadWorld)
+    world = make_world(EVERYTHING)
     state = world.open(START)
-    expected = [world.step([state], same) for _ in range(34)]  # the window of three slides
-    again = world.open(START)
+    expected = [advance(world, [state], same) for _ in range(34)]  # the window of three slides
+    early = ahead(EVERYTHING, lead)
+    again = early.open(START)
     shown = []
     for _ in range(34):
         until_made(again)
-        shown += world.show([again], same, [None]).pictures
-    assert [p.i420 for p in shown if p is not None] == [frames.i420[0] for frames in expected]
-    assert [p.pose for p in shown if p is not None] == [frames.poses[0] for frames in expected]
-    world.rest()
+        early.submit([again], controls_of(same))
+        shown += shown_now(early, [again])
+    assert [p.i420 for p in shown] == [frames.i420[0] for frames in expected]
+    assert [p.pose for p in shown] == [frames.poses[0] for frames in expected]
+    for one in (world, early):
+        one.rest()
 
 
 def test_sessions_at_other_phases_change_nothing() -> None:
@@ -102,7 +116,7 @@ def test_sessions_at_other_phases_change_nothing() -> None:
     for seed in (1, 2, 3):
         expected.append(alone(world, world.open(WorldStart("city", seed)), range(30)))
     states: list[CosmosState] = []
-    shown: list[list[Picture]] = [[], [], []]
+    shown: list[list[WorldFrame]] = [[], [], []]
     for step in range(30):
         if step in (0, 3, 8):  # two, five and no pictures apart
             states.append(world.open(WorldStart("city", len(states) + 1)))
@@ -129,10 +143,10 @@ def test_those_that_wait_are_drawn_together() -> None:
 
     world.decoder.decode = slow  # type: ignore[method-assign]
     until_made(*states)
-    world.show(states[:1], torch.zeros(1, 4), [0])
+    world.submit(states[:1], [Controls()])
     assert drawing.wait(30)
-    world.show(states[1:2], torch.zeros(1, 4), [0])
-    world.show(states[2:], torch.zeros(1, 4), [0])
+    world.submit(states[1:2], [Controls()])
+    world.submit(states[2:], [Controls()])
     go_on.set()
     until_made(*states)
     assert sizes == [1, 2]
@@ -147,7 +161,7 @@ def test_a_latent_is_drawn_with_the_mean_of_what_was_heard_since_the_last_one() 
     state = world.open(START)
     pictures = alone(world, state, range(26))
     # the first latent is begun at once, then one with every eighth picture
-    marks = [picture.mark for picture in pictures]
+    marks = [picture.tag for picture in pictures]
     assert marks == [None, *[0] * 8, *[6] * 8, *[14] * 8, 22]
     begun = [0, 6, 14]
     for latent, first, last in zip(state.tail[1:], [0, 1, 7], begun, strict=False):
@@ -167,7 +181,7 @@ def test_every_picture_names_the_camera_that_its_latent_was_told() -> None:
         middle = pictures[1 + 8 * number + 3]  # the fourth of eight
         assert middle.pose == pose_of(latent.pose.tolist())
     assert len({picture.pose.position for picture in pictures}) == 33
-    world.aim([state], [Pose((5.0, 1.6, 0.0), (0.0, 0.0, 0.0, 1.0), 60.0)])
+    world._look_from(state, Pose((5.0, 1.6, 0.0), (0.0, 0.0, 0.0, 1.0), 60.0))
     assert state.view is not None
     ours, before = state.view.pose, state.latents
     later = alone(world, state, range(33, 60))
@@ -182,6 +196,7 @@ class Rig:
     """An engine in real time, a gateway that takes every frame, and a player."""
 
     def __init__(self, world: CosmosWorld, seats: int = 2) -> None:
+        world.lead = None  # as measured
         self.engine = Engine(world, seats=seats, pick_seed=lambda: 4)
         self.frames: list[RawFrame] = []
         self.other: list[WorkerMessage] = []
@@ -208,6 +223,7 @@ class Rig:
             assert due is not None, self.other
             if now_ms() < due:
                 time.sleep(0.001)
+                self.take(self.engine.poll())
                 continue
             for name in players:
                 self.tell(SessionInput(name, held(self.steps, "KeyW"), now_ms()))
@@ -380,26 +396,36 @@ STAGES = [
 
 @pytest.mark.parametrize("before", [1, 17])  # 17: the window is full and slides
 @pytest.mark.parametrize(("stage", "call"), STAGES)
-def test_a_step_that_raises_changes_nothing(stage: str, call: int, before: int) -> None:
+def test_what_fails_is_reported_once_and_made_again(stage: str, call: int, before: int) -> None:
     def opened() -> tuple[CosmosWorld, list[CosmosState]]:
         world = make_world(EVERYTHING)
         return world, [world.open(WorldStart("zoo", seed)) for seed in (1, 2)]
 
+    def asked(step: int) -> list[Controls]:
+        return controls_of(torch.tensor([action(step), action(step + 5)]))
+
     def played(world: CosmosWorld, states: list[CosmosState], steps: range) -> list[list[bytes]]:
-        actions = [torch.tensor([action(step), action(step + 5)]) for step in steps]
-        return [world.step(states, both).i420 for both in actions]
+        frames = [next_frames(world, states, asked(step)) for step in steps]
+        return [[frame.i420 for frame in both] for both in frames]
 
     world, states = opened()
     expected = played(world, states, range(before + 20))
+    world.rest()
     world, states = opened()
     assert played(world, states, range(before)) == expected[:before]
-    saved = [world.snapshot(state) for state in states]
-    streams = [state.stream for state in states]
-    with broken(world, stage, call), pytest.raises(RuntimeError, match=f"into {stage}"):
-        world.step(states, torch.full((2, 4), 0.7))
-    assert [world.snapshot(state) for state in states] == saved
-    assert all(s.stream is stream for s, stream in zip(states, streams, strict=True))
-    assert played(world, states, range(before, before + 20)) == expected[before:]
+    with broken(world, stage, call):
+        world.submit(states, asked(before))
+        answers = until_answered(world, states)
+    failed = [answer for answer in answers if isinstance(answer, Exception)]
+    assert failed and all(f"into {stage}" in str(error) for error in failed)
+    shown = []
+    for state, answer in zip(states, answers, strict=True):
+        again = until_answered(world, [state])[0] if isinstance(answer, Exception) else answer
+        assert isinstance(again, WorldFrame)
+        shown.append(again.i420)
+    assert shown == expected[before]
+    steps = range(before + 1, before + 20)
+    assert played(world, states, steps) == expected[before + 1 :]
     world.rest()
 
 
@@ -408,18 +434,22 @@ def test_what_fails_ahead_is_told_to_its_session_and_can_be_tried_again(stage: s
     world = ahead(EVERYTHING, 4)
     expected = [alone(world, world.open(WorldStart("zoo", seed)), range(30)) for seed in (1, 2)]
     states = [world.open(WorldStart("zoo", seed)) for seed in (1, 2)]
-    shown: list[list[Picture]] = [[], []]
+    shown: list[list[WorldFrame]] = [[], []]
     until_made(*states)
     fault = broken_for(world, 2) if stage == "drawing" else broken(world, stage, 1)
     with fault:  # of the second one
         for place, picture in enumerate(show(world, states, [0, 0])):  # begins the first latents
             shown[place].append(picture)
-        for _ in range(2):
-            with pytest.raises(RuntimeError, match="injected"):
-                show(world, states, [1, 1])
-    with pytest.raises(RuntimeError, match="injected"):
-        show(world, states[1:], [1])
-    for step in range(1, 30):
+        until_made(*states)
+        actions = torch.tensor([action(1)] * 2)
+        world.submit(states, controls_of(actions, [1, 1]))
+        first, second = world.poll(states)
+        assert isinstance(first, WorldFrame) and "injected" in str(second)
+        shown[0].append(first)
+    [again] = until_answered(world, states[1:])
+    assert isinstance(again, WorldFrame)
+    shown[1].append(again)
+    for step in range(2, 30):
         for place in (0, 1):
             shown[place] += show(world, [states[place]], [step])
     for place in (0, 1):
@@ -462,13 +492,13 @@ def test_after_a_kill_the_same_pictures_follow(shown: int, held_up: bool) -> Non
     alone(world, state, range(max(shown - 1, 0), shown))
     if not held_up:
         until_made(state)
-    data, left = world.snapshot(state), state.left
+    data, left = world.save(state), state.left
     waiting = [coming.order for coming in state.coming if coming.order is not None]
     assert bool(waiting) == (shown in (1, 6))
     go_on.set()
     expected = alone(world, state, range(shown, shown + 30))
     another = ahead(EVERYTHING, 3)
-    again = another.restore(data)
+    again = another.load(data)
     assert again.left == left
     got = alone(another, again, range(shown, shown + 30))
     assert bytes_of(got) == bytes_of(expected)
@@ -483,16 +513,16 @@ def test_a_snapshot_is_small_and_does_not_grow() -> None:
     state = world.open(START)
     sizes = []
     for _ in range(8 * 60 + 1):
-        world.step([state], torch.tensor([[0.0, 1.0, 0.2, 0.0]]))
-        sizes.append(len(world.snapshot(state)))
+        advance(world, [state], torch.tensor([[0.0, 1.0, 0.2, 0.0]]))
+        sizes.append(len(world.save(state)))
     assert len(state.tail) == world.expected.kept == 42 + 3 + 3
     per_latent = 2 * 8 + 4 * 4 + 8 * 8  # codes, action, camera
     assert max(sizes[-8:]) < world.expected.kept * per_latent + 2500
     assert max(sizes[-8:]) == max(sizes[-16:-8])
-    again = world.restore(world.snapshot(state))
+    again = world.load(world.save(state))
     same = torch.tensor([[0.0, 1.0, 0.2, 0.0]])
-    assert [world.step([again], same).i420 for _ in range(17)] == [
-        world.step([state], same).i420 for _ in range(17)
+    assert [advance(world, [again], same).i420 for _ in range(17)] == [
+        advance(world, [state], same).i420 for _ in range(17)
     ]
     world.rest()
 
@@ -501,9 +531,9 @@ def test_what_is_no_snapshot_is_refused_as_such() -> None:
     world = make_world(EVERYTHING)
     state = world.open(START)
     for step in range(12):
-        world.step([state], torch.tensor([action(step)]))
-    good = world.snapshot(state)
-    assert world.restore(good).left == state.left
+        advance(world, [state], torch.tensor([action(step)]))
+    good = world.save(state)
+    assert world.load(good).left == state.left
     values = msgpack.unpackb(good)
     bad: dict[str, bytes] = {f"cut {at}": good[:at] for at in range(0, len(good), 37)}
     bad["longer"] = good + b"\0"
@@ -529,7 +559,7 @@ def test_what_is_no_snapshot_is_refused_as_such() -> None:
         bad[repr(change)[:60]] = msgpack.packb({**values, **change})
     for what, data in bad.items():
         try:
-            world.restore(data)
+            world.load(data)
         except SnapshotError as error:
             assert error.expected and error.got and error.remedy
         else:
@@ -537,7 +567,7 @@ def test_what_is_no_snapshot_is_refused_as_such() -> None:
     for options in ({}, TEXT, ACTIONS, CAMERA):
         foreign = make_world(options)
         with pytest.raises(SnapshotError):
-            world.restore(foreign.snapshot(foreign.open(START)))
+            world.load(foreign.save(foreign.open(START)))
     world.rest()
 
 
@@ -549,12 +579,12 @@ def test_under_another_prompt_a_stream_goes_on_and_the_log_says_so(
     state = worlds[0].open(START)
     alone(worlds[0], state, range(20))
     until_made(state)
-    data = worlds[0].snapshot(state)
+    data = worlds[0].save(state)
     expected = alone(worlds[0], state, range(20, 44))
-    same = worlds[1].restore(data)
+    same = worlds[1].load(data)
     assert not caplog.records
     assert bytes_of(alone(worlds[1], same, range(20, 44))) == bytes_of(expected)
-    other = worlds[2].restore(data)
+    other = worlds[2].load(data)
     [record] = caplog.records
     assert "another prompt" in record.message and record.levelname == "WARNING"
     shown = alone(worlds[2], other, range(20, 44))

@@ -2,92 +2,96 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-
-from torch import Tensor
+from collections import deque
+from collections.abc import Sequence
 
 from tests.support.fakes import CountingState, CountingWorld, FakeClock
 from worldbridge.bridge.protocol import CloseSession, Failed, OpenSession, RawFrame, RestartSession
 from worldbridge.runtime.engine import Engine
-from worldbridge.runtime.worlds.contract import Frames
+from worldbridge.runtime.worlds.contract import Controls, WorldFrame
+
+Answer = WorldFrame | Exception
 
 
-@dataclass
-class Slow:
-    """Frames that are ready when told, or fail."""
-
-    made: Frames
-    done: bool = False
-    error: Exception | None = None
-    waited: int = 0
-
-    @property
-    def t_tokens(self) -> float:
-        return self.made.t_tokens
-
-    def ready(self) -> bool:
-        return self.done
-
-    def frames(self) -> Frames:
-        self.waited += not self.done
-        if self.error is not None:
-            raise self.error
-        return self.made
-
-
-@dataclass
 class PipelinedCountingWorld(CountingWorld):
-    begun: list[Slow] = field(default_factory=list)
-    between: Callable[[], None] = lambda: None
+    """Its frames are finished when the test says so, at the latest with the submit after next."""
 
-    def begin(self, states: Sequence[CountingState], actions: Tensor) -> Slow:
-        self.between()
-        self.begun.append(Slow(self.step(states, actions)))
-        return self.begun[-1]
+    overlap = 1
 
-    def rest(self) -> None:
-        """It has no threads."""
+    def __init__(self, clock: FakeClock) -> None:
+        super().__init__(clock)
+        self.unfinished: deque[list[tuple[CountingState, Answer]]] = deque()
+        self.done: dict[CountingState, deque[Answer]] = {}
+
+    def submit(self, states: Sequence[CountingState], controls: Sequence[Controls]) -> None:
+        self.notify()
+        super().submit(states, controls)
+        answers = super().poll(states)
+        pairs = [(s, a) for s, a in zip(states, answers, strict=True) if a is not None]
+        self.unfinished.append(pairs)
+        if len(self.unfinished) > 1:
+            self.finish()
+
+    def finish(self, error: Exception | None = None) -> None:
+        """The pixels of the oldest step are there, or fail."""
+        for state, answer in self.unfinished.popleft():
+            self.done.setdefault(state, deque()).append(error or answer)
+
+    def poll(self, states: Sequence[CountingState]) -> list[Answer | None]:
+        return [self.done[s].popleft() if self.done.get(s) else None for s in states]
 
 
 def rig() -> tuple[Engine, PipelinedCountingWorld, FakeClock]:
     clock = FakeClock()
     world = PipelinedCountingWorld(clock)
-    return Engine(world, seats=4, pick_seed=lambda: 1), world, clock
+    engine = Engine(world, seats=4, pick_seed=lambda: 1, clock=lambda: clock.now_ms)
+    return engine, world, clock
+
+
+def numbers(messages: Sequence[object]) -> list[int]:
+    return [m.header.frame for m in messages if isinstance(m, RawFrame)]
 
 
 def test_frames_leave_when_their_pixels_are_ready() -> None:
     engine, world, clock = rig()
     engine.receive(OpenSession("a", "plain", 1), clock.now_ms)
-    assert not [m for m in engine.step(clock.now_ms) if isinstance(m, RawFrame)]
-    assert engine.unfinished and not engine.collect()
-    world.begun[0].done = True
-    (frame,) = engine.collect()
+    assert not numbers(engine.step(clock.now_ms))
+    assert not engine.poll()
+    world.finish()
+    (frame,) = engine.poll()
     assert isinstance(frame, RawFrame) and frame.header.frame == 0
-    assert not engine.unfinished
+    assert not engine.poll()
 
 
-def test_at_most_one_step_is_unfinished_and_order_is_kept() -> None:
+def test_order_is_kept_and_no_frame_is_lost() -> None:
     engine, world, clock = rig()
     engine.receive(OpenSession("a", "plain", 1), clock.now_ms)
     engine.step(clock.now_ms)
-    world.begun[0].done = False
-    second = [m for m in engine.step(clock.now_ms) if isinstance(m, RawFrame)]
-    assert [m.header.frame for m in second] == [0]  # it was waited for
-    assert world.begun[0].waited == 1
-    world.begun[1].done = True
-    assert [m.header.frame for m in engine.collect() if isinstance(m, RawFrame)] == [1]
+    assert numbers(engine.step(clock.now_ms)) == [0]
+    engine.step(clock.now_ms)
+    world.finish()
+    assert numbers(engine.poll()) == []  # the gateway takes two until it acknowledges them
+    assert engine.sessions == ("a",)
+
+
+def test_two_frames_that_are_finished_at_once_both_leave() -> None:
+    engine, world, clock = rig()
+    engine.receive(OpenSession("a", "plain", 1), clock.now_ms)
+    engine.step(clock.now_ms)
+    world.submit([engine._sessions["a"].state], [Controls()])
+    world.finish()
+    assert numbers(engine.poll()) == [0, 1]
 
 
 def test_finished_frames_leave_while_the_next_tokens_are_made() -> None:
     engine, world, clock = rig()
     sent: list[object] = []
-    engine.between(lambda: sent.extend(engine.collect()))
+    world.notify = lambda: sent.extend(engine.poll())
     engine.receive(OpenSession("a", "plain", 1), clock.now_ms)
     engine.step(clock.now_ms)
-    world.begun[0].done = True
+    world.finish()
     engine.step(clock.now_ms)
-    assert len(sent) == 1
+    assert numbers(sent) == [0]
 
 
 def test_nobody_gets_a_frame_of_a_world_that_was_left() -> None:
@@ -97,15 +101,28 @@ def test_nobody_gets_a_frame_of_a_world_that_was_left() -> None:
     engine.step(clock.now_ms)
     engine.receive(CloseSession("a"), clock.now_ms)
     engine.receive(RestartSession("b", "striped", 2), clock.now_ms)
-    world.begun[0].done = True
-    assert not [m for m in engine.collect() if isinstance(m, RawFrame)]
+    world.finish()
+    assert not numbers(engine.poll())
 
 
 def test_pixels_that_fail_end_their_sessions() -> None:
     engine, world, clock = rig()
     engine.receive(OpenSession("a", "plain", 1), clock.now_ms)
     engine.step(clock.now_ms)
-    world.begun[0].done, world.begun[0].error = True, RuntimeError("no pixels")
-    (failed,) = engine.collect()
+    world.finish(RuntimeError("no pixels"))
+    (failed,) = engine.poll()
     assert isinstance(failed, Failed) and failed.session == "a" and "no pixels" in failed.got
+    assert engine.sessions == ()
+
+
+def test_a_submit_that_raises_ends_the_sessions_it_was_for() -> None:
+    engine, world, clock = rig()
+    engine.receive(OpenSession("a", "plain", 1), clock.now_ms)
+
+    def raises() -> None:
+        raise RuntimeError("no threads")
+
+    world.notify = raises
+    (failed,) = engine.step(clock.now_ms)
+    assert isinstance(failed, Failed) and "no threads" in failed.got
     assert engine.sessions == ()

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import torch
 
+from tests.support.worlds import advance
 from worldbridge.bridge.protocol import Pose, i420_bytes
 from worldbridge.runtime.errors import SnapshotError, UnknownThemeError
-from worldbridge.runtime.worlds.contract import WorldModel, WorldStart
+from worldbridge.runtime.worlds.contract import Controls, WorldFrame, WorldModel, WorldStart
 from worldbridge.runtime.worlds.procedural import ProceduralState, ProceduralWorld, procedural_spec
 
 Action = tuple[float, float, float, float]
@@ -25,8 +26,10 @@ def world() -> Iterator[ProceduralWorld]:
     torch.set_num_threads(threads)
 
 
-def play(world: WorldModel, state: ProceduralState, *actions: Action) -> list[tuple[bytes, Pose]]:
-    frames = [world.step([state], torch.tensor([action])) for action in actions]
+def play(
+    world: WorldModel[ProceduralState], state: ProceduralState, *actions: Action
+) -> list[tuple[bytes, Pose]]:
+    frames = [advance(world, [state], torch.tensor([action])) for action in actions]
     return [(f.i420[0], f.poses[0]) for f in frames]
 
 
@@ -45,8 +48,8 @@ def test_the_same_seed_and_inputs_make_the_same_frames(world: ProceduralWorld) -
 def test_a_restored_session_goes_on_exactly(world: ProceduralWorld) -> None:
     state = world.open(WorldStart("museum", 4))
     play(world, state, *WALK[:3])
-    saved = world.snapshot(state)
-    assert play(world, world.restore(saved), *WALK[3:]) == play(world, state, *WALK[3:])
+    saved = world.save(state)
+    assert play(world, world.load(saved), *WALK[3:]) == play(world, state, *WALK[3:])
 
 
 def test_sessions_see_the_same_together_as_alone(world: ProceduralWorld) -> None:
@@ -55,10 +58,10 @@ def test_sessions_see_the_same_together_as_alone(world: ProceduralWorld) -> None
     states = [world.open(start) for start in starts]
     for step in range(3):
         actions = torch.tensor([WALK[n + step] for n in range(3)])
-        frames = world.step(states, actions)
+        frames = advance(world, states, actions)
         assert frames.i420 == [alone[n][step][0] for n in range(3)]
         assert frames.poses == [alone[n][step][1] for n in range(3)]
-        assert frames.t_tokens <= frames.t_pixels
+        assert all(frame.t_tokens <= frame.t_pixels for frame in frames.frames)
 
 
 def test_a_frame_rate_changes_the_steps_not_the_speed(world: ProceduralWorld) -> None:
@@ -89,22 +92,27 @@ def test_the_picture_moves_right_when_the_camera_turns_left(world: ProceduralWor
     assert min(error, key=lambda shift: error[shift]) > 0
 
 
-def test_a_step_that_raises_changes_nothing(world: ProceduralWorld) -> None:
+def test_a_frame_that_fails_changes_nothing_and_costs_the_others_nothing(
+    world: ProceduralWorld,
+) -> None:
     state, broken = world.open(WorldStart("city", 3)), world.open(WorldStart("city", 4))
-    camera = state.camera
+    camera, scene = broken.camera, broken.scene
     broken.scene = None  # type: ignore[assignment]
-    with pytest.raises(AttributeError):
-        world.step([state, broken], torch.ones(2, 4))
-    assert state.camera == camera
+    world.submit([state, broken], [Controls((0.0, 1.0, 0.0, 0.0))] * 2)
+    frame, error = world.poll([state, broken])
+    assert isinstance(frame, WorldFrame) and isinstance(error, AttributeError)
+    assert world.poll([state, broken]) == [None, None]
+    broken.scene = scene
+    assert broken.camera == camera
 
 
 def test_bad_starts_and_snapshots_are_refused(world: ProceduralWorld) -> None:
     with pytest.raises(UnknownThemeError, match="'jungle'"):
         world.open(WorldStart("jungle", 1))
-    saved = world.snapshot(world.open(WorldStart("city", 1)))
+    saved = world.save(world.open(WorldStart("city", 1)))
     for damaged in (b"", saved[:-1], b"\xff" + saved[1:]):
         with pytest.raises(SnapshotError):
-            world.restore(damaged)
+            world.load(damaged)
 
 
 def test_every_theme_is_listed_and_opens(world: ProceduralWorld) -> None:

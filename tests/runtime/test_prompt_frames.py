@@ -8,6 +8,7 @@ import torch
 from tests.runtime.test_cosmos_world import make_world
 from tests.support.fakes import CountingWorld, FakeClock
 from tests.support.tiny_world import tiny_world
+from tests.support.worlds import advance
 from worldbridge.bridge.protocol import Failed, OpenSession, PromptFrames, RestartSession
 from worldbridge.models.conditioning.prompt_frames import fit_prompt_frames
 from worldbridge.runtime.engine import Engine
@@ -37,7 +38,7 @@ def cosmos() -> CosmosWorld:
 
 def walk(world: ArWorld | CosmosWorld, state: object, steps: int) -> list[bytes]:
     move = torch.tensor([[0.0, 0.6, -0.4, 0.0]])
-    return [world.step([state], move).i420[0] for _ in range(steps)]  # type: ignore[list-item]
+    return [advance(world, [state], move).i420[0] for _ in range(steps)]  # type: ignore[list-item]
 
 
 class TestEmbedded:
@@ -72,7 +73,7 @@ class TestEmbedded:
     ) -> None:
         state = embedded.open(WorldStart("city", 3, film(count)))
         walk(embedded, state, before)
-        again = embedded.restore(embedded.snapshot(state))
+        again = embedded.load(embedded.save(state))
         assert walk(embedded, again, 3) == walk(embedded, state, 3)
 
     def test_too_many_and_none_are_refused(self, embedded: ArWorld) -> None:
@@ -104,7 +105,7 @@ class TestCosmos:
     def test_a_restored_stream_draws_the_same_tokens(self, cosmos: CosmosWorld, shown: int) -> None:
         state = cosmos.open(WorldStart("museum", 9, film(9)))
         walk(cosmos, state, shown)
-        again = cosmos.restore(cosmos.snapshot(state))
+        again = cosmos.load(cosmos.save(state))
         assert again.left == state.left
         assert walk(cosmos, state, 9) == walk(cosmos, again, 9)
         assert torch.equal(cosmos.record_of(again).codes, cosmos.record_of(state).codes)

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import weakref
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
-
-from torch import Tensor
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
 
 from worldbridge.bridge.protocol import ControllerState, Pose, WorldSpec, i420_bytes
 from worldbridge.runtime.errors import SnapshotError, UnknownThemeError
-from worldbridge.runtime.worlds.contract import Frames, WorldStart, WorldState
+from worldbridge.runtime.worlds.contract import Controls, Synchronous, WorldFrame, WorldStart
 
 SPEC = WorldSpec(
     name="counting",
@@ -33,23 +31,29 @@ class FakeClock:
 
 
 @dataclass(eq=False)
-class CountingState(WorldState):
+class CountingState:
     theme: str
     seed: int
     steps: int = 0
     walked: float = 0.0
 
 
-@dataclass
-class CountingWorld:
+class CountingWorld(Synchronous[CountingState]):
     """Its frame shows theme, seed, steps and distance; states with a seed in `broken` raise."""
 
-    clock: FakeClock
-    spec: WorldSpec = SPEC
-    step_ms: float = 10.0
-    broken: set[int] = field(default_factory=set)
-    batches: list[int] = field(default_factory=list)
-    states: weakref.WeakSet[CountingState] = field(default_factory=weakref.WeakSet)
+    def __init__(
+        self,
+        clock: FakeClock,
+        broken: Iterable[int] = (),
+        step_ms: float = 10.0,
+        spec: WorldSpec = SPEC,
+    ) -> None:
+        super().__init__()
+        self.spec = spec
+        self.clock, self.step_ms = clock, step_ms
+        self.broken = set(broken)
+        self.batches: list[int] = []
+        self.states: weakref.WeakSet[CountingState] = weakref.WeakSet()
 
     def open(self, start: WorldStart) -> CountingState:
         if start.theme not in self.spec.themes:
@@ -62,24 +66,23 @@ class CountingWorld:
         """Seeds of the states that someone still holds."""
         return sorted(state.seed for state in self.states)
 
-    def step(self, states: Sequence[CountingState], actions: Tensor) -> Frames:
-        for state in states:
-            if state.seed in self.broken:
-                raise RuntimeError(f"seed {state.seed} is broken")
+    def submit(self, states: Sequence[CountingState], controls: Sequence[Controls]) -> None:
         self.batches.append(len(states))
-        for state, action in zip(states, actions.tolist(), strict=True):
-            state.steps += 1
-            state.walked += action[1]
-        latch_ms = self.clock.now_ms
         self.clock.now_ms += self.step_ms
-        poses = [Pose(position=(0.0, 1.6, -state.walked)) for state in states]
-        frames = [counting_frame(state) for state in states]
-        return Frames(frames, poses, latch_ms + self.step_ms / 2, self.clock.now_ms)
+        super().submit(states, controls)
 
-    def snapshot(self, state: CountingState) -> bytes:
+    def render(self, state: CountingState, controls: Controls) -> WorldFrame:
+        if state.seed in self.broken:
+            raise RuntimeError(f"seed {state.seed} is broken")
+        state.steps += 1
+        state.walked += controls.action[1]
+        pose, now = Pose(position=(0.0, 1.6, -state.walked)), self.clock.now_ms
+        return WorldFrame(counting_frame(state), pose, now - self.step_ms / 2, now, controls.tag)
+
+    def save(self, state: CountingState) -> bytes:
         return json.dumps(asdict(state)).encode()
 
-    def restore(self, data: bytes) -> CountingState:
+    def load(self, data: bytes) -> CountingState:
         try:
             return CountingState(**json.loads(data))
         except (ValueError, TypeError) as error:

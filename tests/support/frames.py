@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from tests.support.decoding import GOLDEN
 from worldbridge.runtime.decoding.autotune import Wanted
-from worldbridge.runtime.worlds.contract import Pose, WorldStart
+from worldbridge.runtime.worlds.contract import Controls, Pose, WorldStart, next_frames
 from worldbridge.runtime.worlds.procedural import ProceduralWorld
 from worldbridge.runtime.worlds.registry import open_world
 
@@ -50,6 +50,7 @@ def play(case: Mapping[str, Any], saved: Sequence[bytes] | None = None) -> Playe
         context = controls["context"] if "text" in name else None
         folder = name if name == "embedded" else str(GOLDEN / "worlds" / name)
         world = open_world(folder, seats=3, context=context, wanted=Wanted(case.get("mode")))
+    world.lead = 0  # what is sampled with which actions must not depend on this machine's speed
     count, after = case["frames"], case["save_after"]
     prompts = controls["prompt_frames"][: case.get("prompt_frames", 0)]
     starts = [
@@ -62,22 +63,26 @@ def play(case: Mapping[str, Any], saved: Sequence[bytes] | None = None) -> Playe
         frames: list[list[bytes]] = [[] for _ in starts]
         poses: list[list[list[float]]] = [[] for _ in starts]
         for t in range(first, last):
-            if case.get("camera"):
-                world.aim(states, [_pose(controls["poses"][i, t]) for i in range(len(starts))])
-            made = world.step(states, controls["actions"][: len(starts), t])
-            for i, (frame, pose) in enumerate(zip(made.i420, made.poses, strict=True)):
-                frames[i].append(frame)
+            asked = [
+                Controls(
+                    tuple(controls["actions"][i, t].tolist()),
+                    _pose(controls["poses"][i, t]) if case.get("camera") else None,
+                )
+                for i in range(len(starts))
+            ]
+            for i, frame in enumerate(next_frames(world, states, asked)):
+                frames[i].append(frame.i420)
+                pose = frame.pose
                 poses[i].append([*pose.position, *pose.rotation, pose.fov_y])
         return frames, poses
 
     frames, poses = run(0, after)
-    own = [world.snapshot(state) for state in states]
+    own = [world.save(state) for state in states]
     rest, rest_poses = run(after, count)
     states.clear()  # gives their places back
-    states += [world.restore(data) for data in (own if saved is None else saved)]
+    states += [world.load(data) for data in (own if saved is None else saved)]
     resumed, _ = run(after, count)
-    if case["world"] != "procedural":
-        world.rest()
+    world.rest()
     return Played(
         [a + b for a, b in zip(frames, rest, strict=True)],
         [a + b for a, b in zip(poses, rest_poses, strict=True)],

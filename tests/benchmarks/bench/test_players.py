@@ -34,7 +34,7 @@ def test_a_preset_is_stepped_like_a_world(monkeypatch: pytest.MonkeyPatch) -> No
     assert result["world"] == "cosmos-4b-320p" and result["weights"] == "random"
     assert result["gpu"] is None and result["frames_per_second_of_the_world"] == 25
     assert result["frames_per_latent"] == 8 and result["latents"] == 3
-    assert "carries at least as many" in result["method"] and result["diagonal"] is None
+    assert "beside the next latent's tokens" in result["method"] and result["diagonal"] is None
     first, second = result["by_players"]
     assert first["frames_per_second_each"] > second["frames_per_second_each"] > 0
     # with eight pictures a latent, seven steps of eight only hand theirs out
