@@ -28,12 +28,8 @@ from worldbridge.benchmarks.decode.streams import Stream
 from worldbridge.benchmarks.gpu_watch import watching
 from worldbridge.benchmarks.gpus import need_device
 from worldbridge.benchmarks.timing import Laps, read_bandwidth
-from worldbridge.models.checkpoint.folder import (
-    EMBEDDED_WORLD,
-    DamagedWorldError,
-    load_world,
-    read_manifest,
-)
+from worldbridge.models.checkpoint import EMBEDDED_WORLD, load_world, read_manifest
+from worldbridge.models.errors import DamagedWorldError
 from worldbridge.runtime.errors import DamagedWeightsError
 from worldbridge.runtime.worlds.contract import Progress
 from worldbridge.runtime.worlds.registry import directory_of

@@ -21,7 +21,7 @@ from worldbridge.benchmarks.decode.streams import (
     random_past,
     start_of,
 )
-from worldbridge.models.checkpoint.folder import World
+from worldbridge.models.checkpoint import World
 from worldbridge.models.transformer import TransformerConfig, VideoTransformer
 from worldbridge.runtime.decoding import (
     DECODE_MODES,

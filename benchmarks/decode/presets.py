@@ -11,9 +11,9 @@ from types import MappingProxyType
 import torch
 from torch import Tensor, nn
 
-from worldbridge.models.checkpoint.folder import World
+from worldbridge.models.checkpoint import World
 from worldbridge.models.tokenizer import TokenizerConfig, VideoTokenizer
-from worldbridge.models.tokenizer.configs import DV8X16X16
+from worldbridge.models.tokenizer.config import DV8X16X16
 from worldbridge.models.transformer import MedusaHeads, TransformerConfig, VideoTransformer
 from worldbridge.models.transformer.config import COSMOS, cosmos_4b_320p
 

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from worldbridge.benchmarks.decode.plain_raster import PlainRaster
 from worldbridge.benchmarks.decode.plain_wavefront import PlainWavefront
-from worldbridge.models.checkpoint.folder import World
-from worldbridge.models.conditioning.controls import condition_vector
+from worldbridge.models.checkpoint import World
+from worldbridge.models.conditioning.actions import condition_vector
 from worldbridge.models.conditioning.prompt_frames import to_unit
 from worldbridge.models.procedural import THEMES, CameraState, build_scene, render, spawn
 from worldbridge.runtime.decoding import RasterSnapshot

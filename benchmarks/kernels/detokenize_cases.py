@@ -23,7 +23,7 @@ from worldbridge.kernels.detokenize import (
     reference_indices_to_codes,
     reference_patches_to_i420,
 )
-from worldbridge.models.tokenizer.configs import DV8X16X16
+from worldbridge.models.tokenizer.config import DV8X16X16
 from worldbridge.models.tokenizer.fsq import FSQ
 from worldbridge.models.tokenizer.haar import HaarSpaceTime
 from worldbridge.runtime.frames.i420 import i420_planes, unit_to_bytes

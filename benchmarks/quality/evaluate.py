@@ -18,7 +18,7 @@ from worldbridge.benchmarks.quality.motion import (
     mean_shift,
 )
 from worldbridge.benchmarks.quality.speculation import measure_drafts
-from worldbridge.models.conditioning.controls import condition_vector
+from worldbridge.models.conditioning.actions import condition_vector
 from worldbridge.models.conditioning.prompt_frames import to_unit
 from worldbridge.models.procedural import THEMES
 from worldbridge.models.procedural.actions import MAX_PITCH_DEG, PITCH_LIMIT_DEG

@@ -15,9 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from worldbridge.models.procedural.actions import ACTION_NAMES
+from worldbridge.models.procedural.actions import ACTION_NAMES, PITCH_LIMIT_DEG
+from worldbridge.models.procedural.scene import THEMES
 
-__all__ = ["ActionLayout"]
+__all__ = ["CONDITION_DIM", "ActionLayout", "condition_vector"]
+
+CONDITION_DIM = len(ACTION_NAMES) + 1 + len(THEMES)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -63,3 +66,15 @@ def _entry(entry: Any) -> tuple[int, float]:
             f"([name, number]), got {entry!r}"
         )
     return ACTION_NAMES.index(name), float(factor)
+
+
+def condition_vector(actions: Tensor, pitch: Tensor, theme: str) -> Tensor:
+    """actions [..., 4] in [-1, 1] and pitch [...] in radians -> [..., 10].
+
+    The absolute pitch stands beside its change because the horizon's place depends on it, and
+    the theme because sixty seconds of free play must not drift from one theme to another.
+    """
+    themes = torch.zeros(*actions.shape[:-1], len(THEMES))
+    themes[..., THEMES.index(theme)] = 1.0
+    gaze = (pitch / math.radians(PITCH_LIMIT_DEG))[..., None]
+    return torch.cat([actions.float(), gaze.float(), themes], dim=-1)

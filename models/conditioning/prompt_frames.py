@@ -13,14 +13,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from worldbridge.models.errors import InputError
+from worldbridge.models.errors import PromptFrameError
 
 __all__ = [
     "MAX_ASPECT",
     "MAX_PICTURES",
     "MAX_PIXELS",
     "MIN_SIDE",
-    "PromptFrameError",
     "cover_size",
     "fit_prompt_frames",
     "hold_first",
@@ -32,10 +31,6 @@ MAX_PICTURES = 9
 MIN_SIDE = 16  # pixels
 MAX_PIXELS = 36_000_000  # of one picture
 MAX_ASPECT = 8  # the longer side
-
-
-class PromptFrameError(InputError):
-    """Pictures that no world can begin with, told before anything is computed."""
 
 
 def fit_prompt_frames(

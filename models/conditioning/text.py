@@ -28,9 +28,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from worldbridge.models.errors import InputError
+from worldbridge.models.errors import TextError
 
-__all__ = ["ROWS", "Prompt", "TextError", "embed_text", "load_embeddings", "prompt_context"]
+__all__ = ["ROWS", "Prompt", "embed_text", "load_embeddings", "prompt_context"]
 
 ROWS = 512  # of the published models: longer texts are cut off, shorter ones get zero rows
 _NAME, _MASK = "embeddings", "mask"  # in files with more than one tensor
@@ -47,10 +47,6 @@ _LOADING_ERRORS = (
     SafetensorError,
 )
 _OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
-
-
-class TextError(InputError):
-    """A prompt that cannot be used."""
 
 
 @dataclass(frozen=True, slots=True)

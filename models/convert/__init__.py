@@ -2,6 +2,6 @@
 
 from worldbridge.models.convert.convert import convert
 from worldbridge.models.convert.detect import SIZES
-from worldbridge.models.convert.errors import ConvertError
+from worldbridge.models.errors import ConvertError
 
 __all__ = ["SIZES", "ConvertError", "convert"]

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from worldbridge.models.convert import files
-from worldbridge.models.convert.errors import ConvertError
 from worldbridge.models.convert.files import Info
+from worldbridge.models.errors import ConvertError
 
 __all__ = ["Checkpoint", "compare", "split_dimension"]
 

@@ -11,19 +11,19 @@ from typing import Any
 
 from safetensors.torch import save_file
 
-from worldbridge.models.checkpoint.atomic import atomic_directory, check_out
-from worldbridge.models.checkpoint.folder import (
+from worldbridge.models.checkpoint import (
     FORMAT,
-    DamagedWorldError,
+    atomic_directory,
     check_file,
+    check_out,
     describe_file,
     read_manifest,
 )
 from worldbridge.models.convert.checkpoint import Checkpoint
 from worldbridge.models.convert.detect import Identity, detect, verify
-from worldbridge.models.convert.errors import ConvertError
 from worldbridge.models.convert.files import Info
 from worldbridge.models.convert.tokenizer import TokenizerSource, open_tokenizer
+from worldbridge.models.errors import ConvertError, DamagedWorldError
 from worldbridge.models.progress import Progress, silent
 from worldbridge.models.tokenizer import TokenizerConfig
 from worldbridge.models.transformer import TransformerConfig

@@ -14,9 +14,9 @@ from torch import nn
 
 from worldbridge.models.conditioning.actions import ActionLayout
 from worldbridge.models.convert.checkpoint import compare
-from worldbridge.models.convert.errors import ConvertError
 from worldbridge.models.convert.files import Info
 from worldbridge.models.convert.reference import reference_config
+from worldbridge.models.errors import ConvertError
 from worldbridge.models.transformer import TransformerConfig, VideoTransformer
 from worldbridge.models.transformer.config import COSMOS
 

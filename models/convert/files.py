@@ -18,8 +18,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from worldbridge.models.convert.errors import ConvertError
 from worldbridge.models.convert.mapped import MappedFile, describe
+from worldbridge.models.errors import ConvertError
 
 __all__ = ["FLOATS", "Info", "contents", "read"]
 

@@ -13,9 +13,9 @@ from torch import Tensor
 from worldbridge.models.convert import files
 from worldbridge.models.convert.checkpoint import compare
 from worldbridge.models.convert.detect import read_config, shapes_of
-from worldbridge.models.convert.errors import ConvertError
 from worldbridge.models.convert.files import Info
 from worldbridge.models.convert.reference import TOKENIZER_KEYS, reference_tokenizer_config
+from worldbridge.models.errors import ConvertError
 from worldbridge.models.tokenizer import (
     DV4X8X8,
     DV8X8X8,

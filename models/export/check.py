@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from worldbridge.models.errors import ExportError
 from worldbridge.models.export.decoder import ExportedDecoder
-from worldbridge.models.export.errors import ExportError
 from worldbridge.models.export.graphs import to_bytes
 from worldbridge.models.export.manifest import Exported
 from worldbridge.models.export.runners import Runner

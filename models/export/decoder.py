@@ -8,10 +8,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from worldbridge.models.export.errors import ExportError
+from worldbridge.models.errors import ExportError
 from worldbridge.models.export.manifest import Exported, read_export
 from worldbridge.models.export.runners import OnnxRunner, Runner, TensorRTRunner
-from worldbridge.models.tokenizer import StreamState, checks
+from worldbridge.models.tokenizer import StreamState
+from worldbridge.models.tokenizer.tokenizer import check_indices
 
 __all__ = ["ExportedDecoder", "OnnxDecoder", "TensorRTDecoder"]
 
@@ -31,14 +32,13 @@ class ExportedDecoder:
         self, batch: int, height: int, width: int, window: int | None = None
     ) -> StreamState:
         """Raises ValueError for another grid or window than was exported."""
-        checks.stream_shape(batch, height, width, window)
         ours = (self.exported.height, self.exported.width, self.exported.window)
         if (height, width, window) != ours:
             raise ValueError(
                 f"stream: expected the exported grid and window {ours}, "
                 f"got {(height, width, window)}; export it again with --resolution and --window"
             )
-        return StreamState("decode", batch, height, width, window, (0,) * batch)
+        return StreamState.start(batch, height, width, window)
 
     def decode_step(
         self, indices: Tensor, state: StreamState, check_range: bool = True
@@ -49,8 +49,8 @@ class ExportedDecoder:
         `--pixels bytes`, uint8 [B, T, H, W, C].
         """
         if check_range:
-            checks.indices(self.config, indices)
-        checks.state(state, "decode", len(indices), *indices.shape[2:])
+            check_indices(self.config, indices)
+        state.check(len(indices), *indices.shape[2:])
         codes = indices.to(self.runner.device, torch.int32)
         streams = [
             self._stream(codes[row : row + 1], state.select([row])) for row in range(len(codes))

@@ -10,10 +10,9 @@ from typing import Any
 
 import torch
 
-from worldbridge.models.checkpoint.atomic import atomic_directory, check_out
-from worldbridge.models.checkpoint.folder import load_tokenizer
+from worldbridge.models.checkpoint import atomic_directory, check_out, load_tokenizer
+from worldbridge.models.errors import ExportError
 from worldbridge.models.export.check import check_export, demand, steps_for
-from worldbridge.models.export.errors import ExportError
 from worldbridge.models.export.graphs import Graph, Pixels, Slot, build_graphs, memory_of
 from worldbridge.models.export.manifest import (
     FILE,

@@ -10,10 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim
 
-from worldbridge.models.export.errors import ExportError
+from worldbridge.models.errors import ExportError
 from worldbridge.models.tokenizer import VideoTokenizer
-from worldbridge.models.tokenizer.fixed_pass import FixedPass
-from worldbridge.models.tokenizer.stream import Pass
+from worldbridge.models.tokenizer.stream import FixedPass, Pass
 
 __all__ = ["Graph", "Pixels", "Slot", "Value", "build_graphs", "memory_of", "to_bytes"]
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
-from worldbridge.models.checkpoint.folder import describe_file
-from worldbridge.models.export.errors import ExportError
+from worldbridge.models.checkpoint import describe_file
+from worldbridge.models.errors import ExportError
 from worldbridge.models.export.graphs import Graph, Pixels, Slot, Value
 from worldbridge.models.tokenizer import TokenizerConfig
 

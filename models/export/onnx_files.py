@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from worldbridge.models.export.errors import ExportError
+from worldbridge.models.errors import ExportError
 from worldbridge.models.export.graphs import Graph
 from worldbridge.models.export.packages import require
 

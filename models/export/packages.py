@@ -6,7 +6,7 @@ import importlib
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from worldbridge.models.export.errors import ExportError
+from worldbridge.models.errors import ExportError
 
 __all__ = ["optional", "require", "version_of"]
 

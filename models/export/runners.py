@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from worldbridge.models.export.errors import ExportError
+from worldbridge.models.errors import ExportError
 from worldbridge.models.export.manifest import Exported
 from worldbridge.models.export.packages import require
 

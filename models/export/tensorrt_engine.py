@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from worldbridge.models.export.errors import ExportError
+from worldbridge.models.errors import ExportError
 
 __all__ = ["Range", "build_engine"]
 

@@ -10,10 +10,9 @@ from typing import Any
 
 import torch
 
-from worldbridge.models.checkpoint.atomic import atomic_directory, check_out
-from worldbridge.models.checkpoint.folder import describe_file
+from worldbridge.models.checkpoint import atomic_directory, check_out, describe_file
+from worldbridge.models.errors import ExportError
 from worldbridge.models.export.check import check_export, demand
-from worldbridge.models.export.errors import ExportError
 from worldbridge.models.export.export import (
     TOLERANCE,
     Options,

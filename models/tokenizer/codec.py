@@ -1,4 +1,4 @@
-"""Encoder (frames -> latents) and decoder (latents -> frames)."""
+"""The encoder (frames to latents), the decoder (latents to frames) and the steps between levels."""
 
 from __future__ import annotations
 
@@ -8,48 +8,134 @@ from torch import Tensor, nn
 
 from worldbridge.models.tokenizer.config import Resample, TokenizerConfig
 from worldbridge.models.tokenizer.haar import HaarSpace, HaarSpaceTime
-from worldbridge.models.tokenizer.layers import ConvPair, Mid, ResBlock, make_norm
-from worldbridge.models.tokenizer.resample import (
-    Downsample,
-    PackDownsample,
-    ShuffleUpsample,
-    Upsample,
+from worldbridge.models.tokenizer.layers import (
+    ConvPair,
+    Mid,
+    Pointwise,
+    ResBlock,
+    SpatialConv,
+    TemporalConv,
+    fold,
+    make_norm,
+    unfold,
 )
 from worldbridge.models.tokenizer.stream import Pass
 
 __all__ = ["Decoder", "Encoder"]
 
 
+def _halve_time(conv: TemporalConv, x: Tensor, run: Pass) -> Tensor:
+    """Add a strided convolution and the mean of each pair; frame 0 pairs with itself."""
+    frames = conv.with_past(unfold(x, run.batch), run)
+    pairs = (frames[:, 1:-1:2] + frames[:, 2::2]) / 2
+    return fold(conv.over(frames) + pairs)
+
+
+def _double_time(conv: TemporalConv, x: Tensor, run: Pass) -> Tensor:
+    """Repeat every frame but the very first, and add a convolution of the result."""
+    frames = unfold(x, run.batch).repeat_interleave(2, dim=1)
+    twice = fold(frames[:, 1:] if run.first else frames)
+    out: Tensor = twice + conv(twice, run)
+    return out
+
+
+class Downsample(nn.Module):
+    """The published step: strided convolution plus mean, in space, then in time."""
+
+    def __init__(self, channels: int, step: Resample) -> None:
+        super().__init__()
+        self.conv1 = SpatialConv(channels, channels, stride=2, padding=0) if step.space else None
+        self.conv2 = TemporalConv(channels, channels, stride=2) if step.time else None
+        self.conv3 = Pointwise(channels, channels)
+
+    def forward(self, x: Tensor, run: Pass) -> Tensor:
+        if self.conv1 is not None:
+            padded = F.pad(x, (0, 1, 0, 1))
+            x = self.conv1(padded) + F.avg_pool2d(x, 2)
+        if self.conv2 is not None:
+            x = _halve_time(self.conv2, x, run)
+        y: Tensor = self.conv3(x)
+        return y
+
+
+class PackDownsample(nn.Module):
+    """Stack 2x2 positions as channels and mix them by one small matrix; time as published."""
+
+    def __init__(self, c_in: int, c_out: int, step: Resample) -> None:
+        super().__init__()
+        self.space = step.space
+        self.pack = Pointwise(c_in * (4 if step.space else 1), c_out)
+        self.conv2 = TemporalConv(c_out, c_out, stride=2) if step.time else None
+
+    def forward(self, x: Tensor, run: Pass) -> Tensor:
+        rows = x.permute(0, 2, 3, 1)
+        if self.space:
+            # [N, h, 2, w, 2, C]
+            squares = torch.unflatten(torch.unflatten(rows, 2, (-1, 2)), 1, (-1, 2))
+            rows = squares.transpose(2, 3).flatten(3)
+        x = self.pack.mix(rows).permute(0, 3, 1, 2)
+        return x if self.conv2 is None else _halve_time(self.conv2, x, run)
+
+
+class Upsample(nn.Module):
+    """The published step: repetition plus convolution, in time, then in space."""
+
+    def __init__(self, channels: int, step: Resample) -> None:
+        super().__init__()
+        self.conv1 = TemporalConv(channels, channels) if step.time else None
+        self.conv2 = SpatialConv(channels, channels) if step.space else None
+        self.conv3 = Pointwise(channels, channels)
+
+    def forward(self, x: Tensor, run: Pass) -> Tensor:
+        if self.conv1 is not None:
+            x = _double_time(self.conv1, x, run)
+        if self.conv2 is not None:
+            x = F.interpolate(x, scale_factor=2.0, mode="nearest")
+            x = x + self.conv2(x)
+        y: Tensor = self.conv3(x)
+        return y
+
+
+class ShuffleUpsample(nn.Module):
+    """Double time as published; then one small matrix makes the 2x2 positions of each.
+
+    Positions are the slower axis of the packed channels, so that whole rows of channels move.
+    """
+
+    def __init__(self, c_in: int, c_out: int, step: Resample) -> None:
+        super().__init__()
+        self.space = step.space
+        self.conv1 = TemporalConv(c_in, c_in) if step.time else None
+        self.expand = Pointwise(c_in, c_out * (4 if step.space else 1))
+
+    def forward(self, x: Tensor, run: Pass) -> Tensor:
+        if self.conv1 is not None:
+            x = _double_time(self.conv1, x, run)
+        rows = self.expand.mix(x.permute(0, 2, 3, 1))
+        if self.space:
+            squares = torch.unflatten(rows, 3, (2, 2, -1))  # [N, h, w, 2, 2, C]
+            rows = squares.transpose(2, 3).flatten(3, 4).flatten(1, 2)
+        return rows.permute(0, 3, 1, 2)
+
+
+class Level(nn.Module):
+    """Residual blocks, then the step to the next level (called `name`) if there is one."""
+
+    def __init__(self, blocks: list[ResBlock], name: str, step: nn.Module | None) -> None:
+        super().__init__()
+        self.block = nn.ModuleList(blocks)
+        self.name = name  # of the published parameters
+        self.register_module(name, step)
+
+    def forward(self, x: Tensor, run: Pass) -> Tensor:
+        for block in self.block:
+            x = block(x, run)
+        step = getattr(self, self.name)
+        return x if step is None else step(x, run)
+
+
 def _patcher(config: TokenizerConfig) -> HaarSpace | HaarSpaceTime:
     return (HaarSpaceTime if config.patch_time else HaarSpace)(config.patch_size)
-
-
-class DownLevel(nn.Module):
-    """Residual blocks, then the step to the next coarser level if there is one."""
-
-    def __init__(self, blocks: list[ResBlock], downsample: nn.Module | None) -> None:
-        super().__init__()
-        self.block = nn.ModuleList(blocks)
-        self.downsample = downsample
-
-    def forward(self, x: Tensor, run: Pass) -> Tensor:
-        for block in self.block:
-            x = block(x, run)
-        return x if self.downsample is None else self.downsample(x, run)
-
-
-class UpLevel(nn.Module):
-    """Residual blocks, then the step to the next finer level if there is one."""
-
-    def __init__(self, blocks: list[ResBlock], upsample: nn.Module | None) -> None:
-        super().__init__()
-        self.block = nn.ModuleList(blocks)
-        self.upsample = upsample
-
-    def forward(self, x: Tensor, run: Pass) -> Tensor:
-        for block in self.block:
-            x = block(x, run)
-        return x if self.upsample is None else self.upsample(x, run)
 
 
 def _blocks(config: TokenizerConfig, count: int, c_in: int, c_out: int) -> list[ResBlock]:
@@ -77,13 +163,13 @@ class Encoder(nn.Module):
             elif step:
                 downsample = PackDownsample(width, widths[i + 1], step)
                 width = widths[i + 1]
-            self.down.append(DownLevel(blocks, downsample))
+            self.down.append(Level(blocks, "downsample", downsample))
         self.mid = Mid(config, width, config.encoder_mid_blocks)
         self.norm_out = make_norm(config.norm, width)
         self.conv_out = ConvPair(width, config.z_channels, everywhere)
 
     def forward(self, video: Tensor, run: Pass) -> Tensor:
-        """[B, C, T, H, W] -> z [B * t, z_channels, h, w]."""
+        """Encode a video [B, C, T, H, W] to z [B * t, z_channels, h, w]."""
         x = self._patches(video.transpose(1, 2), run)
         for level in self.down:
             x = level(x, run)
@@ -92,7 +178,7 @@ class Encoder(nn.Module):
         return z
 
     def _patches(self, frames: Tensor, run: Pass) -> Tensor:
-        """Patches of frames [B, T, C, H, W], after the first convolution."""
+        """Return the patches of frames [B, T, C, H, W] after the first convolution."""
         x: Tensor
         conv = self.conv_in.spatial
         if isinstance(self.patcher, HaarSpace):
@@ -122,23 +208,23 @@ class Decoder(nn.Module):
             elif step:
                 upsample = ShuffleUpsample(width, widths[i - 1], step)
                 width = widths[i - 1]
-            levels.append(UpLevel(blocks, upsample))
+            levels.append(Level(blocks, "upsample", upsample))
         self.up = nn.ModuleList(reversed(levels))  # numbered from the finest, run from the last
         self.norm_out = make_norm(config.norm, width)
         patch = config.patch_channels(config.out_channels)
         self.conv_out = ConvPair(width, patch, everywhere, config.out_kernel)
         if config.zero_init:
-            # A pixel is a sum over size**2 bands: begin near grey, not at many times white.
+            # A pixel is a sum over size**2 bands: start near grey, not far beyond white.
             with torch.no_grad():
                 for parameter in self.conv_out.spatial.parameters():
                     parameter.mul_(0.1 / config.patch_size)
 
     def forward(self, z: Tensor, run: Pass) -> Tensor:
-        """z [B * t, z_channels, h, w] -> [B, C, T, H, W]."""
+        """Decode z [B * t, z_channels, h, w] to a video [B, C, T, H, W]."""
         return self._frames(self._features(z, run), run).transpose(1, 2)
 
     def patches(self, z: Tensor, run: Pass) -> Tensor:
-        """z [B * t, z_channels, h, w] -> Haar patches [B, T, bands * C, h, w], not yet joined."""
+        """Decode z [B * t, z_channels, h, w] to Haar patches [B, T, bands * C, h, w]."""
         return torch.unflatten(self.conv_out(self._features(z, run), run), 0, (run.batch, -1))
 
     def _features(self, z: Tensor, run: Pass) -> Tensor:
@@ -148,7 +234,7 @@ class Decoder(nn.Module):
         return F.silu(self.norm_out(x))
 
     def _frames(self, x: Tensor, run: Pass) -> Tensor:
-        """The last convolution and the frames [B, T, C, H, W] that its output stands for."""
+        """Apply the last convolution and return the frames [B, T, C, H, W] of its output."""
         conv = self.conv_out.spatial
         if isinstance(self.patcher, HaarSpace) and len(self.conv_out) == 1:
             x = self.patcher.conv_join(x, conv.weight(), conv.conv3d.bias)

@@ -1,24 +1,40 @@
-"""What a video tokenizer is made of, as one validated value."""
+"""Describe a video tokenizer as one validated value; list the published ones and ours."""
 
 from __future__ import annotations
 
-import json
+import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal, get_args
+from dataclasses import dataclass, fields
+from types import MappingProxyType
+from typing import Any, Literal, cast, get_args
 
-__all__ = ["Resample", "TokenizerConfig"]
+from worldbridge.models.errors import require
+
+__all__ = [
+    "CONFIGS",
+    "DV4X8X8",
+    "DV8X8X8",
+    "DV8X16X16",
+    "EMBEDDED",
+    "Resample",
+    "TokenizerConfig",
+    "decoder_receptive_field",
+]
 
 Norm = Literal["group", "rms"]
 TemporalConvs = Literal["all", "mid", "none"]
 Upsample = Literal["nearest", "subpixel"]
 Downsample = Literal["published", "space_to_depth"]
 
-_CHOICES: dict[str, tuple[str, ...]] = {
+_CHOICES: dict[str, tuple[object, ...]] = {
     "norm": get_args(Norm),
     "temporal_convs": get_args(TemporalConvs),
     "upsample": get_args(Upsample),
     "downsample": get_args(Downsample),
+    "in_kernel": (1, 3),
+    "out_kernel": (1, 3),
+    "encoder_mid_blocks": (1, 2),
+    "decoder_mid_blocks": (1, 2),
 }
 _TUPLES = ("channel_multipliers", "encoder_res_blocks", "decoder_res_blocks", "levels")
 _FLAGS = ("patch_time", "attention", "zero_init")
@@ -37,9 +53,9 @@ class Resample:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenizerConfig:
-    """Shape of a tokenizer; level 0 is the finest grid, after the Haar patches.
+    """Describe a tokenizer; level 0 is the finest grid, after the Haar patches.
 
-    Raises ValueError naming the field, its value and what it should be.
+    Raises InputError with the field, its value and what it should be.
     """
 
     channels: int = 128  # width before the first level
@@ -71,62 +87,47 @@ class TokenizerConfig:
             object.__setattr__(self, name, _positive_tuple(name, getattr(self, name)))
         for field in fields(self):
             value = getattr(self, field.name)
-            if field.name in _CHOICES and value not in _CHOICES[field.name]:
-                raise ValueError(f"{field.name}: expected {_CHOICES[field.name]}, got {value!r}")
-            if field.name in _FLAGS and not isinstance(value, bool):
-                raise ValueError(f"{field.name}: expected true or false, got {value!r}")
+            if field.name in _CHOICES:
+                allowed = _CHOICES[field.name]
+                require(value in allowed, field.name, f"one of {allowed}", repr(value))
+            if field.name in _FLAGS:
+                require(isinstance(value, bool), field.name, "true or false", repr(value))
             if field.type == "int":
                 _positive(field.name, value)
         self._check_sizes()
         self._check_steps()
 
     def _check_sizes(self) -> None:
-        depth = len(self.channel_multipliers)
+        depth, count = len(self.channel_multipliers), len(self.levels)
         for name in ("encoder_res_blocks", "decoder_res_blocks"):
-            if len(getattr(self, name)) != depth:
-                raise ValueError(
-                    f"{name}: expected {depth} numbers, one per channel_multipliers, "
-                    f"got {getattr(self, name)}"
-                )
-        if self.embedding_dim != len(self.levels):
-            raise ValueError(
-                f"embedding_dim: expected {len(self.levels)} = len(levels), "
-                f"got {self.embedding_dim}"
+            value = getattr(self, name)
+            require(
+                len(value) == depth, name, f"{depth} numbers, one per channel_multipliers", value
             )
-        if min(self.levels) < 2:
-            raise ValueError(f"levels: expected each to be at least 2, got {self.levels}")
-        for name, allowed in {
-            "in_kernel": (1, 3),
-            "out_kernel": (1, 3),
-            "encoder_mid_blocks": (1, 2),
-            "decoder_mid_blocks": (1, 2),
-        }.items():
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"{name}: expected one of {allowed}, got {getattr(self, name)}")
+        fits = self.embedding_dim == count
+        require(fits, "embedding_dim", f"{count} = len(levels)", self.embedding_dim)
+        require(min(self.levels) >= 2, "levels", "each to be at least 2", self.levels)
 
     def _check_steps(self) -> None:
-        for name in ("patch_size", "spatial_compression", "temporal_compression"):
-            value = getattr(self, name)
-            if value & (value - 1):
-                raise ValueError(f"{name}: expected a power of two, got {value}")
+        space, time = self.spatial_compression, self.temporal_compression
         for name, total, patch in (
-            ("spatial_compression", self.spatial_compression, self.patch_size),
-            ("temporal_compression", self.temporal_compression, self.patch_frames),
+            ("patch_size", self.patch_size, 1),
+            ("spatial_compression", space, self.patch_size),
+            ("temporal_compression", time, self.patch_frames),
         ):
-            if total < patch:
-                raise ValueError(
-                    f"{name}: expected at least {patch}, what the Haar patch takes, got {total}"
-                )
-        for name, steps in (("encoder", self.down_steps()), ("decoder", self.up_steps())):
-            space, time = sum(s.space for s in steps), sum(s.time for s in steps)
-            if (space, time) != (self.space_halvings, self.time_halvings):
-                raise ValueError(
-                    f"channel_multipliers: {len(self.channel_multipliers)} levels give the {name} "
-                    f"{space} steps in space and {time} in time, but spatial_compression "
-                    f"{self.spatial_compression} and temporal_compression "
-                    f"{self.temporal_compression} with this patch need {self.space_halvings} and "
-                    f"{self.time_halvings}; add levels"
-                )
+            require(total & (total - 1) == 0, name, "a power of two", total)
+            require(total >= patch, name, f"at least {patch}, what the Haar patch takes", total)
+        halvings = (self.space_halvings, self.time_halvings)
+        for coder, steps in (("encoder", self.down_steps()), ("decoder", self.up_steps())):
+            found = (sum(s.space for s in steps), sum(s.time for s in steps))
+            require(
+                found == halvings,
+                "channel_multipliers",
+                f"levels that give the {coder} {halvings[0]} steps in space and {halvings[1]} in "
+                f"time, as spatial_compression {space} and temporal_compression {time} need",
+                f"{len(self.channel_multipliers)} levels, {found[0]} and {found[1]} steps",
+                "add levels",
+            )
 
     @property
     def patch_frames(self) -> int:
@@ -144,30 +145,27 @@ class TokenizerConfig:
     @property
     def vocabulary(self) -> int:
         """Number of different indices."""
-        size = 1
-        for level in self.levels:
-            size *= level
-        return size
+        return math.prod(self.levels)
 
     def widths(self) -> tuple[int, ...]:
-        """Channels of each level, finest first."""
+        """Return the channels of each level, finest first."""
         return tuple(self.channels * m for m in self.channel_multipliers)
 
     def patch_channels(self, colours: int) -> int:
         return colours * self.patch_size**2 * self.patch_frames
 
     def down_steps(self) -> tuple[Resample, ...]:
-        """Entry i: the encoder's step from level i to level i + 1."""
+        """Return the steps; entry i is the encoder's step from level i to level i + 1."""
         return tuple(
             Resample(space=i < self.space_halvings, time=i < self.time_halvings)
             for i in range(len(self.channel_multipliers) - 1)
         )
 
     def up_steps(self) -> tuple[Resample, ...]:
-        """Entry i: the decoder's step from level i + 1 to level i.
+        """Return the steps; entry i is the decoder's step from level i + 1 to level i.
 
-        Not the mirror of the encoder: the published decoder enlarges space first and time
-        from the second step on, even where a mirror would do otherwise.
+        It does not mirror the encoder: the published decoder enlarges space first, and time from
+        the second step on.
         """
         steps = []
         for i in range(len(self.channel_multipliers) - 1):
@@ -177,26 +175,14 @@ class TokenizerConfig:
             steps.append(Resample(space=time or extra, time=time))
         return tuple(steps)
 
-    def to_json(self) -> str:
-        return json.dumps(asdict(self), indent=1)
-
-    @classmethod
-    def from_json(cls, text: str) -> TokenizerConfig:
-        """Inverse of `to_json`; raises ValueError for unknown keys and wrong values."""
-        try:
-            data = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"tokenizer config: expected JSON, got {text[:40]!r}") from error
-        return cls.from_dict(data)
-
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> TokenizerConfig:
-        if not isinstance(data, Mapping):
-            raise ValueError(f"tokenizer config: expected an object, got {type(data).__name__}")
+        """Build the config from a JSON object. Raises InputError for unknown keys and values."""
+        name = "tokenizer config"
+        require(isinstance(data, Mapping), name, "an object", type(data).__name__)
         known = {field.name for field in fields(cls)}
         unknown = sorted(set(data) - known)
-        if unknown:
-            raise ValueError(f"tokenizer config: unknown keys {unknown}; known are {sorted(known)}")
+        require(not unknown, name, f"keys among {sorted(known)}", f"unknown keys {unknown}")
         return cls(**data)
 
 
@@ -205,12 +191,70 @@ def _log2(value: int) -> int:
 
 
 def _positive(name: str, value: object) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"{name}: expected an integer of at least 1, got {value!r}")
-    return value
+    fits = isinstance(value, int) and not isinstance(value, bool) and value >= 1
+    require(fits, name, "an integer of at least 1", repr(value))
+    return cast(int, value)
 
 
 def _positive_tuple(name: str, values: object) -> tuple[int, ...]:
-    if not isinstance(values, (tuple, list)) or not values:
-        raise ValueError(f"{name}: expected a list of integers, got {values!r}")
-    return tuple(_positive(name, value) for value in values)
+    fits = isinstance(values, tuple | list) and len(values) > 0
+    require(fits, name, "a list of integers", repr(values))
+    return tuple(_positive(name, value) for value in cast(tuple[object, ...], values))
+
+
+DV8X16X16 = TokenizerConfig()
+DV8X8X8 = TokenizerConfig(spatial_compression=8)
+DV4X8X8 = TokenizerConfig(spatial_compression=8, temporal_compression=4)
+
+# Small enough for two CPU cores at 15 frames per second: 320x512 pixels <-> 10x16 latents.
+EMBEDDED = TokenizerConfig(
+    channels=48,
+    channel_multipliers=(1, 2, 4),
+    encoder_res_blocks=(1, 1, 1),
+    decoder_res_blocks=(1, 2, 2),
+    encoder_mid_blocks=1,
+    decoder_mid_blocks=2,
+    patch_size=8,
+    patch_time=False,
+    spatial_compression=32,
+    temporal_compression=1,
+    z_channels=16,
+    embedding_dim=6,
+    levels=(8, 8, 8, 8, 8, 8),
+    norm="rms",
+    temporal_convs="mid",
+    attention=False,
+    upsample="subpixel",
+    downsample="space_to_depth",
+    in_kernel=1,
+    out_kernel=1,
+    zero_init=True,
+)
+
+CONFIGS = MappingProxyType(
+    {"dv8x16x16": DV8X16X16, "dv8x8x8": DV8X8X8, "dv4x8x8": DV4X8X8, "embedded": EMBEDDED}
+)
+
+_CONV = 2  # past frames that a temporal convolution sees
+_BLOCK = 2 * _CONV
+
+
+def decoder_receptive_field(config: TokenizerConfig, window: int) -> int:
+    """Return the receptive field: how many past latents a latent's frames depend on, at most.
+
+    A decoder that starts fresh that many latents earlier makes exactly the frames that it would
+    make in the middle of the stream. `window` is that of the stream's temporal attention. For
+    DV8x16x16 the result is 42 + window.
+
+    Counted from the frames back to the latents: a convolution adds what it sees at its rate, and
+    where the decoder doubles the rate, two frames come from one.
+    """
+    everywhere, in_the_middle = config.temporal_convs == "all", config.temporal_convs != "none"
+    frames = _CONV if everywhere else 0  # the last convolution
+    for level, blocks in enumerate(config.decoder_res_blocks):
+        if level > 0 and config.up_steps()[level - 1].time:
+            frames = -(-(frames + _CONV) // 2)
+        frames += blocks * _BLOCK if everywhere else 0
+    frames += config.decoder_mid_blocks * _BLOCK if in_the_middle else 0
+    frames += window if config.attention else 0
+    return frames + (_CONV if everywhere else 0)  # the first convolution

@@ -1,4 +1,4 @@
-"""Finite scalar quantisation: each latent channel is rounded to a few fixed levels."""
+"""Finite scalar quantization (arXiv 2309.15505): round each latent channel to a few levels."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["FSQ"]
 
 
 class FSQ(nn.Module):
-    """Maps D channels to one index in [0, prod(levels)); channel 0 is the fastest digit.
+    """Map D channels to one index in [0, prod(levels)); channel 0 is the fastest digit.
 
     A code of a channel with L levels is n // (L // 2) steps in [-1, 1]: digit n stands for
     (n - L // 2) / (L // 2). The buffers are constants and not part of the state dict.
@@ -21,7 +21,7 @@ class FSQ(nn.Module):
     _levels: Tensor
     _basis: Tensor
     _half_width: Tensor
-    _reach: Tensor
+    _extent: Tensor
     _offset: Tensor
     _shift: Tensor
 
@@ -32,24 +32,24 @@ class FSQ(nn.Module):
         counts = torch.tensor(self.levels, device="cpu")
         places = [math.prod(self.levels[:i]) for i in range(len(self.levels))]
         basis = torch.tensor(places, device="cpu")
-        # The bound is a hair wider than the outermost levels, so that they can be reached.
-        reach = (counts - 1).double() * 1.001 / 2
+        # The bound is a hair wider than the outermost levels, so that they can be attained.
+        extent = (counts - 1).double() * 1.001 / 2
         offset = torch.where(counts % 2 == 0, 0.5, 0.0).double()
         buffers = {
             "_levels": counts,
             "_basis": basis,
             "_half_width": counts // 2,
-            "_reach": reach.float(),
+            "_extent": extent.float(),
             "_offset": offset.float(),
-            "_shift": torch.atanh(offset / reach).float(),
+            "_shift": torch.atanh(offset / extent).float(),
         }
         for name, value in buffers.items():
             self.register_buffer(name, value, persistent=False)
 
     def quantize(self, z: Tensor) -> Tensor:
-        """Codes of z [..., D] in z's dtype; the gradient passes the rounding unchanged.
+        """Return the codes of z [..., D] in z's dtype; the gradient passes the rounding unchanged.
 
-        Works in float32 whatever z is: bfloat16 cannot tell neighbouring levels' borders.
+        Computed in float32: bfloat16 cannot resolve the borders between levels.
         """
         bounded = self._bound(z)
         rounded = bounded + (bounded.round() - bounded).detach()
@@ -67,22 +67,18 @@ class FSQ(nn.Module):
 
     def _bound(self, z: Tensor) -> Tensor:
         value = z.float()
-        shift, reach, offset = self._shift.float(), self._reach.float(), self._offset.float()
-        return torch.tanh(value + shift) * reach - offset
+        shift, extent, offset = self._shift.float(), self._extent.float(), self._offset.float()
+        return torch.tanh(value + shift) * extent - offset
 
     def codes_to_indices(self, codes: Tensor) -> Tensor:
-        """Codes [..., D] -> indices int64 [...]."""
+        """Return the indices, int64 [...], of codes [..., D]."""
         digits = (codes.detach().float() * self._half_width).round().long() + self._half_width
         return (digits * self._basis).sum(-1)
 
     def digits(self, indices: Tensor) -> Tensor:
-        """Indices [...] -> level of each channel, int64 [..., D], digit d in [0, levels[d])."""
+        """Return the level of each channel, int64 [..., D], digit d in [0, levels[d])."""
         return (indices.long().unsqueeze(-1) // self._basis) % self._levels
 
-    def from_digits(self, digits: Tensor) -> Tensor:
-        """Inverse of `digits`: int [..., D] -> indices int64 [...]."""
-        return (digits.long() * self._basis).sum(-1)
-
     def indices_to_codes(self, indices: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-        """Indices [...] -> codes [..., D]."""
+        """Return the codes [..., D] of indices [...]."""
         return ((self.digits(indices) - self._half_width) / self._half_width).to(dtype)

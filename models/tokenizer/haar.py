@@ -1,4 +1,4 @@
-"""Haar patches: pixels <-> channels, by sums and differences that halve each axis per level.
+"""Haar patches: pixels to channels and back by sums and differences that halve each axis.
 
 Band order per level: the letters of LLL, LLH, ... name time, height, width; L = sum,
 H = difference; channel = band * channels_in + c. The lowest band is the mean of the patch.
@@ -26,7 +26,7 @@ def _merge(low: Tensor, high: Tensor, axis: int) -> Tensor:
 
 
 def _analyse(x: Tensor, axes: tuple[int, ...]) -> Tensor:
-    """One level: [B, T, C, H, W] -> C * 2**len(axes) channels, each of `axes` halved."""
+    """Apply one level to [B, T, C, H, W]: C * 2**len(axes) channels, each of `axes` halved."""
     bands = [x]
     for axis in axes:
         bands = [half for band in bands for half in _split(band, axis)]
@@ -34,7 +34,7 @@ def _analyse(x: Tensor, axes: tuple[int, ...]) -> Tensor:
 
 
 def _synthesise(x: Tensor, axes: tuple[int, ...]) -> Tensor:
-    """Inverse of `_analyse`."""
+    """Invert `_analyse`."""
     bands = list((x * math.sqrt(2.0) ** len(axes)).chunk(2 ** len(axes), dim=2))
     for axis in reversed(axes):
         bands = [_merge(low, high, axis) for low, high in zip(bands[::2], bands[1::2], strict=True)]
@@ -50,9 +50,9 @@ class HaarSpaceTime(nn.Module):
         self.levels = size.bit_length() - 1
 
     def split(self, video: Tensor, first: bool) -> Tensor:
-        """[B, T, C, H, W] -> [B, T / size, C * size**3, H / size, W / size].
+        """Split [B, T, C, H, W] into [B, T / size, C * size**3, H / size, W / size].
 
-        T is 1 + k * size at the beginning of a video (`first`) and k * size later.
+        T is 1 + k * size at the start of a video (`first`) and k * size later.
         """
         if first:
             video = torch.cat([video[:, :1].expand(-1, self.size - 1, -1, -1, -1), video], dim=1)
@@ -61,7 +61,7 @@ class HaarSpaceTime(nn.Module):
         return video
 
     def join(self, patches: Tensor, first: bool) -> Tensor:
-        """Inverse of `split`."""
+        """Invert `split`."""
         for _ in range(self.levels):
             patches = _synthesise(patches, (1, 3, 4))
         return patches[:, self.size - 1 :] if first else patches
@@ -70,8 +70,8 @@ class HaarSpaceTime(nn.Module):
 class HaarSpace(nn.Module):
     """Patches of size x size pixels of single frames, folded into the neighbouring convolution.
 
-    Being linear, the transform and the convolution beside it are one convolution over the plain
-    pixels of a patch; composing the weights costs far less than transforming a frame.
+    The transform is linear, so it and the convolution beside it are one convolution over the plain
+    pixels of a patch. Composing the weights costs far less than transforming a frame.
     """
 
     basis: Tensor  # [bands, pixels]
@@ -94,7 +94,7 @@ class HaarSpace(nn.Module):
         return _convolve(pixels, on_pixels.flatten(1, 2), bias)
 
     def conv_join(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """Frames whose bands are x convolved with weight [bands * C, I, k, k]."""
+        """Return the frames whose bands are x convolved with weight [bands * C, I, k, k]."""
         inverse = self.basis.to(weight.dtype) * self.size**2
         by_band = torch.unflatten(weight, 0, (self.size**2, -1))
         to_pixels = torch.einsum("bcikl,bp->cpikl", by_band, inverse).flatten(0, 1)
@@ -107,7 +107,7 @@ class HaarSpace(nn.Module):
         return pixels.permute(0, 3, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3)
 
     def join(self, patches: Tensor, first: bool) -> Tensor:
-        """Bands [B, T, bands * C, h, w] -> [B, T, C, H, W], for a convolution in between."""
+        """Join bands [B, T, bands * C, h, w] to [B, T, C, H, W] where a layer stands in between."""
         for _ in range(self.size.bit_length() - 1):
             patches = _synthesise(patches, (3, 4))
         return patches

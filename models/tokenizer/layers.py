@@ -1,7 +1,7 @@
 """Convolutions, norms, residual blocks and attention of the tokenizer.
 
-Features are folded: [B * T, C, H, W] in channels_last order, so that frames are a batch for the
-spatial layers; temporal layers unfold them as [B, T, H, W, C] without a copy.
+Features are folded: [B * T, C, H, W] in channels_last order, so that spatial layers see frames as
+a batch. Temporal layers unfold them to [B, T, H, W, C] without a copy.
 """
 
 from __future__ import annotations
@@ -29,24 +29,24 @@ __all__ = [
 
 
 def unfold(x: Tensor, batch: int) -> Tensor:
-    """[B * T, C, H, W] -> [B, T, H, W, C]."""
+    """View [B * T, C, H, W] as [B, T, H, W, C]."""
     return torch.unflatten(x.permute(0, 2, 3, 1), 0, (batch, -1))
 
 
 def fold(x: Tensor) -> Tensor:
-    """[B, T, H, W, C] -> [B * T, C, H, W]."""
+    """View [B, T, H, W, C] as [B * T, C, H, W]."""
     return x.flatten(0, 1).permute(0, 3, 1, 2)
 
 
 class _Conv(nn.Module):
-    """Holds a Conv3d for its parameters and their published name and shape."""
+    """Hold a Conv3d for its parameters and their published name and shape."""
 
     def __init__(self, c_in: int, c_out: int, kernel: tuple[int, int, int]) -> None:
         super().__init__()
         self.conv3d = nn.Conv3d(c_in, c_out, kernel)
-        # PyTorch's own init shrinks the variance to a third per layer; this one keeps it.
+        # PyTorch's default init shrinks the variance to a third per layer; this one keeps it.
         nn.init.kaiming_uniform_(self.conv3d.weight, nonlinearity="linear")
-        # The order in which the convolutions read it: conv2d in channels_last without a copy.
+        # In this memory format conv2d in channels_last reads the weight without a copy.
         self.conv3d.weight.data = self.conv3d.weight.data.contiguous(
             memory_format=torch.channels_last_3d
         )
@@ -63,7 +63,7 @@ class SpatialConv(_Conv):
         self.padding = kernel // 2 if padding is None else padding
 
     def weight(self) -> Tensor:
-        """[O, I, k, k]"""
+        """Return the weight as [O, I, k, k]."""
         return self.conv3d.weight.squeeze(2)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -71,7 +71,7 @@ class SpatialConv(_Conv):
 
 
 class Pointwise(_Conv):
-    """(1, 1, 1) convolution; a matrix product over channels-last data, faster than conv2d here."""
+    """(1, 1, 1) convolution as a matrix product, which beats conv2d for channels-last data."""
 
     def __init__(self, c_in: int, c_out: int) -> None:
         super().__init__(c_in, c_out, (1, 1, 1))
@@ -80,31 +80,31 @@ class Pointwise(_Conv):
         return self.mix(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
     def mix(self, x: Tensor) -> Tensor:
-        """[..., C_in] -> [..., C_out]."""
+        """Map [..., C_in] to [..., C_out]."""
         return F.linear(x, self.conv3d.weight.flatten(1), self.conv3d.bias)
 
 
 class TemporalConv(_Conv):
     """(3, 1, 1) convolution that sees a frame and the two before it.
 
-    Before the first frame there are copies of it. With stride 2, outputs are at frames 0, 2, 4...
+    Copies of the first frame precede it. With stride 2, outputs are at frames 0, 2, 4...
     """
 
-    key: str  # set by the tokenizer: name of this layer's memory
+    key: str  # of this layer's cache, set by the tokenizer
 
     def __init__(self, c_in: int, c_out: int, stride: int = 1) -> None:
         super().__init__(c_in, c_out, (3, 1, 1))
         self.stride = stride
 
     def with_past(self, x: Tensor, run: Pass) -> Tensor:
-        """x [B, T, H, W, C] with the frames before it that this chunk still needs."""
+        """Return x [B, T, H, W, C] preceded by the past frames that this chunk needs."""
         past = x[:, :1].expand(-1, 2, -1, -1, -1) if run.first else run.recall(self.key)
         frames = torch.cat([past, x], dim=1)
         run.keep(self.key, frames[:, -(3 - self.stride) :])
         return frames
 
     def over(self, frames: Tensor) -> Tensor:
-        """Windows of three of frames [B, T + 2, H, W, C] -> [B, T / stride, H, W, C_out]."""
+        """Convolve frames [B, T + 2, H, W, C] to [B, T / stride, H, W, C_out]."""
         count = frames.shape[1] - 2
         taps = [frames[:, i : i + count : self.stride] for i in range(3)]
         weight = self.conv3d.weight.flatten(2).transpose(1, 2).flatten(1)  # [O, 3 * I]
@@ -132,20 +132,20 @@ class ConvPair(nn.ModuleList):
         return first
 
     def finish(self, x: Tensor, run: Pass) -> Tensor:
-        """The temporal half alone."""
+        """Apply the temporal half alone."""
         if len(self) > 1:
             x = self[1](x, run)
         return x
 
     def zero(self) -> None:
-        """Output zero, by the last half only: with both at zero neither would learn."""
+        """Make the output zero by the last half only: with both at zero neither would learn."""
         last = self[len(self) - 1]
         assert isinstance(last, _Conv)
         nn.init.zeros_(last.conv3d.weight)
 
 
 class GroupNorm(nn.Module):
-    """One group over a whole frame."""
+    """Normalize a whole frame as one group."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -157,7 +157,7 @@ class GroupNorm(nn.Module):
 
 
 class RmsNorm(nn.Module):
-    """Root mean square over the channels of each position."""
+    """Normalize each position by the root mean square of its channels."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -192,7 +192,7 @@ class ResBlock(nn.Module):
 
 
 class Attention(nn.Module):
-    """Single-head attention with a residual; subclasses say what attends to what."""
+    """Single-head attention with a residual; subclasses define what attends to what."""
 
     def __init__(self, config: TokenizerConfig, channels: int) -> None:
         super().__init__()
@@ -213,7 +213,7 @@ class Attention(nn.Module):
 
 
 class SpatialAttention(Attention):
-    """Every position of a frame attends to all positions of that frame."""
+    """Let every position of a frame attend to all positions of that frame."""
 
     def mix(self, q: Tensor, k: Tensor, v: Tensor, run: Pass) -> Tensor:
         query, key, value = (x.permute(0, 2, 3, 1).flatten(1, 2).unsqueeze(1) for x in (q, k, v))
@@ -222,7 +222,7 @@ class SpatialAttention(Attention):
 
 
 class TemporalAttention(Attention):
-    """Every position attends to itself at this and earlier latents, at most `window` earlier."""
+    """Let every position attend to itself at this and the `window` latents before."""
 
     key: str  # set by the tokenizer
 
@@ -245,7 +245,7 @@ class TemporalAttention(Attention):
 
 
 class Mid(nn.Module):
-    """Coarsest level: block, attention, block, as far as the configuration has them."""
+    """The coarsest level: block, attention, block, as the configuration has them."""
 
     def __init__(self, config: TokenizerConfig, channels: int, blocks: int) -> None:
         super().__init__()

@@ -1,18 +1,20 @@
-"""The video tokenizer: frames <-> one integer per latent position, whole or as a stream."""
+"""The video tokenizer: frames to one integer per latent position and back, whole or as a stream."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 
-from worldbridge.models.tokenizer import checks
+from worldbridge.models.errors import require
 from worldbridge.models.tokenizer.codec import Decoder, Encoder
 from worldbridge.models.tokenizer.config import TokenizerConfig
 from worldbridge.models.tokenizer.fsq import FSQ
 from worldbridge.models.tokenizer.layers import Pointwise, TemporalAttention, TemporalConv
 from worldbridge.models.tokenizer.stream import Pass, StreamState
 
-__all__ = ["VideoTokenizer"]
+__all__ = ["VideoTokenizer", "check_indices"]
+
+_INTEGERS = (torch.int64, torch.int32, torch.int16, torch.uint8)
 
 
 class VideoTokenizer(nn.Module):
@@ -22,7 +24,7 @@ class VideoTokenizer(nn.Module):
     With n = temporal_compression and s = spatial_compression, T = 1 + n * (t - 1), H = s * h,
     W = s * w: the first latent is one frame, every later one n frames.
 
-    All methods raise ValueError for a wrong shape, type or index before any work.
+    All methods raise InputError for a wrong shape, type or index before any work.
     """
 
     def __init__(self, config: TokenizerConfig) -> None:
@@ -37,119 +39,108 @@ class VideoTokenizer(nn.Module):
             if isinstance(module, (TemporalConv, TemporalAttention)):
                 module.key = name
 
-    # Whole videos
-
     def forward(self, video: Tensor) -> tuple[Tensor, Tensor]:
-        """(reconstruction, indices); the gradient passes the quantiser unchanged."""
-        checks.video(self.config, video, first=True)
-        run = Pass(len(video))
-        codes = self._codes(video, run)
-        return self._pixels(codes, run), self._indices(codes, run)
+        """Return (reconstruction, indices); the gradient passes the quantizer unchanged."""
+        codes = self._codes(video)
+        z = self.post_quant_conv(codes)
+        return self.decoder(z, Pass(len(video))), self._indices(codes, len(video))
 
     def encode(self, video: Tensor) -> Tensor:
-        """Video -> indices."""
-        checks.video(self.config, video, first=True)
-        run = Pass(len(video))
-        return self._indices(self._codes(video, run), run)
+        """Encode a whole video to indices."""
+        return self._indices(self._codes(video), len(video))
 
     def encode_codes(self, video: Tensor) -> Tensor:
-        """Video -> codes."""
-        checks.video(self.config, video, first=True)
-        run = Pass(len(video))
-        return _by_channel(self._codes(video, run), run)
+        """Encode a whole video to codes."""
+        return torch.unflatten(self._codes(video), 0, (len(video), -1)).transpose(1, 2)
 
     def decode(self, indices: Tensor) -> Tensor:
-        """Indices -> video, not clamped."""
-        checks.indices(self.config, indices)
-        return self._pixels(self._look_up(indices), Pass(len(indices)))
-
-    def decode_codes(self, codes: Tensor) -> Tensor:
-        """Codes -> video, not clamped."""
-        checks.codes(self.config, codes)
-        return self._pixels(codes.transpose(1, 2).flatten(0, 1), Pass(len(codes)))
-
-    # Streams
-
-    def encode_stream_init(
-        self, batch: int, height: int, width: int, window: int | None = None
-    ) -> StreamState:
-        """Fresh state for `encode_step`; arguments as for `decode_stream_init`."""
-        checks.stream_shape(batch, height, width, window)
-        return StreamState("encode", batch, height, width, window, (0,) * batch)
+        """Decode indices to a whole video, not clamped."""
+        check_indices(self.config, indices)
+        return self.decode_pass(indices, Pass(len(indices)))
 
     def decode_stream_init(
         self, batch: int, height: int, width: int, window: int | None = None
     ) -> StreamState:
-        """Fresh state of `batch` streams with a latent grid of height x width.
+        """Return the fresh state of `batch` streams with a latent grid of height x width.
 
-        `window` bounds memory: the temporal attention sees that many earlier latents. With None
-        it sees all, and the stream equals the whole video.
+        `window` bounds memory: the temporal attention sees that many past latents. With None it
+        sees all, and the stream equals the whole video.
         """
-        checks.stream_shape(batch, height, width, window)
-        return StreamState("decode", batch, height, width, window, (0,) * batch)
-
-    def encode_step(self, video: Tensor, state: StreamState) -> tuple[Tensor, StreamState]:
-        """The next frames [B, C, T, H, W] -> (indices [B, t, h, w], state after them).
-
-        T is 1 + k * n for a fresh state, and k * n with k >= 1 afterwards.
-        """
-        size = self.config.spatial_compression
-        checks.video(self.config, video, first=state.fresh)
-        checks.state(state, "encode", len(video), video.shape[3] // size, video.shape[4] // size)
-        run = Pass(len(video), state)
-        indices = self._indices(self._codes(video, run), run)
-        return indices, run.next_state(indices.shape[1])
+        return StreamState.start(batch, height, width, window)
 
     def decode_step(
         self, indices: Tensor, state: StreamState, check_range: bool = True
     ) -> tuple[Tensor, StreamState]:
-        """The next latents [B, t, h, w] -> (frames [B, C, T, H, W], state after them).
+        """Decode the next latents [B, t, h, w]; return (frames [B, C, T, H, W], the next state).
 
         T is 1 + n * (t - 1) for a fresh state, and n * t afterwards. `check_range=False` trusts
         the indices and so does not wait for a GPU.
         """
         if check_range:
-            checks.indices(self.config, indices)
-        checks.state(state, "decode", len(indices), *indices.shape[2:])
-        run = Pass(len(indices), state)
-        return self._pixels(self._look_up(indices), run), run.next_state(indices.shape[1])
+            check_indices(self.config, indices)
+        return self._step(indices, state, patches=False)
 
     def decode_step_patches(
         self, indices: Tensor, state: StreamState
     ) -> tuple[Tensor, StreamState]:
-        """As `decode_step`, but Haar patches [B, T, bands * C, h, w] for `kernels/detokenize.py`.
+        """Do as `decode_step`, but return Haar patches [B, T, bands * C, h, w].
 
-        Trusts the indices.
+        `kernels/detokenize.py` joins them. The indices are trusted.
         """
-        checks.state(state, "decode", len(indices), *indices.shape[2:])
-        run = Pass(len(indices), state)
-        return self.decode_pass(indices, run, patches=True), run.next_state(indices.shape[1])
+        return self._step(indices, state, patches=True)
 
     def decode_pass(self, indices: Tensor, run: Pass, *, patches: bool = False) -> Tensor:
-        """What `decode_step` does, or `decode_step_patches`, with a past of the caller's making."""
-        z = self.post_quant_conv(self._look_up(indices))
-        return self.decoder.patches(z, run) if patches else self.decoder(z, run)
-
-    # Folded codes [B * t, D, h, w], see layers.py
-
-    def _codes(self, video: Tensor, run: Pass) -> Tensor:
-        z: Tensor = self.quant_conv(self.encoder(video, run))
-        return self.quantizer.quantize(z.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
-
-    def _indices(self, codes: Tensor, run: Pass) -> Tensor:
-        indices = self.quantizer.codes_to_indices(codes.permute(0, 2, 3, 1))
-        return torch.unflatten(indices, 0, (run.batch, -1))
-
-    def _look_up(self, indices: Tensor) -> Tensor:
+        """Do as `decode_step` or `decode_step_patches`, with a past that the caller provides."""
         dtype = self.post_quant_conv.conv3d.weight.dtype
         codes = self.quantizer.indices_to_codes(indices.flatten(0, 1), dtype)
-        return codes.permute(0, 3, 1, 2)
+        z = self.post_quant_conv(codes.permute(0, 3, 1, 2))
+        return self.decoder.patches(z, run) if patches else self.decoder(z, run)
 
-    def _pixels(self, codes: Tensor, run: Pass) -> Tensor:
-        video: Tensor = self.decoder(self.post_quant_conv(codes), run)
-        return video
+    def _step(
+        self, indices: Tensor, state: StreamState, patches: bool
+    ) -> tuple[Tensor, StreamState]:
+        state.check(len(indices), *indices.shape[2:])
+        run = Pass(len(indices), state)
+        return self.decode_pass(indices, run, patches=patches), run.next_state(indices.shape[1])
+
+    def _codes(self, video: Tensor) -> Tensor:
+        """Return codes [B * t, D, h, w], folded as in layers.py."""
+        check_video(self.config, video)
+        z: Tensor = self.quant_conv(self.encoder(video, Pass(len(video))))
+        return self.quantizer.quantize(z.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+    def _indices(self, codes: Tensor, batch: int) -> Tensor:
+        indices = self.quantizer.codes_to_indices(codes.permute(0, 2, 3, 1))
+        return torch.unflatten(indices, 0, (batch, -1))
 
 
-def _by_channel(codes: Tensor, run: Pass) -> Tensor:
-    """[B * t, D, h, w] -> [B, D, t, h, w]."""
-    return torch.unflatten(codes, 0, (run.batch, -1)).transpose(1, 2)
+def check_video(config: TokenizerConfig, video: Tensor) -> None:
+    """Raise InputError unless this is a whole video, of 1 + k * n frames."""
+    colours, size, n = config.in_channels, config.spatial_compression, config.temporal_compression
+    _check_shape("video", video, f"[B, {colours}, T, H, W]", colours)
+    expected, remedy = "floating point values in [-1, 1]", "convert bytes with x / 127.5 - 1"
+    require(video.is_floating_point(), "video", expected, video.dtype, remedy)
+    frames, height, width = video.shape[2:]
+    for name, side in (("video height", height), ("video width", width)):
+        remedy = f"crop to {side - side % size} or pad to {side + -side % size}"
+        expected = f"a multiple of {size} (spatial_compression)"
+        require(side % size == 0, name, expected, side, remedy)
+    require((frames - 1) % n == 0, "video frames", f"1 + k * {n} of them", frames)
+
+
+def check_indices(config: TokenizerConfig, indices: Tensor) -> None:
+    """Raise InputError unless these are indices of the codebook.
+
+    On a GPU this waits for the smallest and the largest of them.
+    """
+    _check_shape("indices", indices, "[B, t, h, w]", None)
+    require(indices.dtype in _INTEGERS, "indices", "integers", indices.dtype)
+    low, high = (int(x) for x in indices.aminmax())
+    fits = low >= 0 and high < config.vocabulary
+    require(fits, "indices", f"values in 0..{config.vocabulary - 1}", f"{low}..{high}")
+
+
+def _check_shape(name: str, value: Tensor, expected: str, channels: int | None) -> None:
+    fits = value.dim() == expected.count(",") + 1 and channels in (None, value.shape[1])
+    require(fits, name, f"shape {expected}", list(value.shape))
+    require(value.numel() > 0, name, f"{expected} with no empty axis", list(value.shape))

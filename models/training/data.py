@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from worldbridge.models.conditioning.controls import condition_vector
+from worldbridge.models.conditioning.actions import condition_vector
 from worldbridge.models.conditioning.prompt_frames import to_unit
 from worldbridge.models.procedural.camera import spawn, step_camera
 from worldbridge.models.procedural.policy import random_walk

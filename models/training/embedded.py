@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from worldbridge.models.conditioning.controls import CONDITION_DIM
+from worldbridge.models.conditioning.actions import CONDITION_DIM
 from worldbridge.models.transformer import TransformerConfig, WavefrontConfig
 
 __all__ = ["EMBEDDED_TRANSFORMER"]

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from worldbridge.models.checkpoint.folder import save_world
+from worldbridge.models.checkpoint import save_world
 from worldbridge.models.progress import Progress
 from worldbridge.models.tokenizer import VideoTokenizer
-from worldbridge.models.tokenizer.configs import EMBEDDED
+from worldbridge.models.tokenizer.config import EMBEDDED
 from worldbridge.models.training.data import make_prompt_frames, make_tokens
 from worldbridge.models.training.embedded import EMBEDDED_TRANSFORMER
 from worldbridge.models.training.recipe import Recipe

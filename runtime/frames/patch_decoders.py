@@ -15,7 +15,7 @@ from torch import Tensor
 
 from worldbridge.models.progress import Progress
 from worldbridge.models.tokenizer import StreamState, VideoTokenizer
-from worldbridge.models.tokenizer.fixed_pass import FixedPass
+from worldbridge.models.tokenizer.stream import FixedPass
 from worldbridge.runtime.errors import DetokenizerError
 from worldbridge.runtime.frames.i420 import i420_planes, unit_to_bytes
 from worldbridge.runtime.frames.options import COMPILED, EAGER
@@ -153,7 +153,8 @@ class EnginePatchDecoder:
     ) -> None:
         """Raises PixelsError."""
         # not above: only here anything of the export is needed
-        from worldbridge.models.export import ExportError, TensorRTDecoder
+        from worldbridge.models.errors import ExportError
+        from worldbridge.models.export import TensorRTDecoder
 
         try:
             self._decoder = TensorRTDecoder(folder)

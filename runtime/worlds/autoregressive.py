@@ -23,15 +23,10 @@ from torch import Tensor
 
 from worldbridge.bridge.protocol import WorldSpec
 from worldbridge.clock import now_ms
-from worldbridge.models.checkpoint.folder import (
-    EMBEDDED_WORLD,
-    DamagedWorldError,
-    World,
-    load_world,
-    read_manifest,
-)
-from worldbridge.models.conditioning.controls import CONDITION_DIM, condition_vector
+from worldbridge.models.checkpoint import EMBEDDED_WORLD, World, load_world, read_manifest
+from worldbridge.models.conditioning.actions import CONDITION_DIM, condition_vector
 from worldbridge.models.conditioning.prompt_frames import MAX_PICTURES, to_unit
+from worldbridge.models.errors import DamagedWorldError
 from worldbridge.models.procedural import (
     THEMES,
     CameraState,

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from worldbridge.bridge.protocol import WorldSpec
 from worldbridge.clock import now_ms
-from worldbridge.models.checkpoint.folder import World, load_world
+from worldbridge.models.checkpoint import World, load_world
 from worldbridge.models.conditioning.prompt_frames import MAX_PICTURES, to_unit
 from worldbridge.models.procedural import (
     THEMES,
@@ -36,7 +36,7 @@ from worldbridge.models.procedural import (
     spawn,
 )
 from worldbridge.models.progress import silent
-from worldbridge.models.tokenizer.receptive_field import decoder_receptive_field
+from worldbridge.models.tokenizer.config import decoder_receptive_field
 from worldbridge.models.transformer import TransformerConfig
 from worldbridge.runtime.decoding import RasterDecoder, RasterSnapshot, Sampling
 from worldbridge.runtime.decoding.autotune import Wanted

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from worldbridge.models.checkpoint.folder import read_manifest
+from worldbridge.models.checkpoint import read_manifest
 from worldbridge.models.tokenizer import TokenizerConfig, VideoTokenizer
 from worldbridge.models.transformer import TransformerConfig, VideoTransformer
 from worldbridge.runtime.worlds.registry import open_world, spec_of

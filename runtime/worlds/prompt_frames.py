@@ -6,12 +6,12 @@ from torch import Tensor
 
 from worldbridge.bridge.protocol import WorldSpec
 from worldbridge.models.conditioning.prompt_frames import (
-    PromptFrameError,
     fit_prompt_frames,
     hold_first,
     to_unit,
     whole_latents,
 )
+from worldbridge.models.errors import PromptFrameError
 from worldbridge.models.tokenizer import TokenizerConfig
 from worldbridge.runtime.errors import BadPromptFrameError
 

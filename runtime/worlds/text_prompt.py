@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from worldbridge.models.checkpoint.folder import DamagedWorldError, read_manifest
-from worldbridge.models.conditioning.text import Prompt, TextError, prompt_context
+from worldbridge.models.checkpoint import read_manifest
+from worldbridge.models.conditioning.text import Prompt, prompt_context
+from worldbridge.models.errors import DamagedWorldError, TextError
 from worldbridge.models.transformer import TransformerConfig
 from worldbridge.runtime.errors import DamagedWeightsError, PromptError
 from worldbridge.runtime.worlds.registry import directory_of

@@ -23,7 +23,7 @@ from tests.support.server import Server, alive, serving
 from worldbridge.bridge.errors import BridgeError
 from worldbridge.engine_plugins.python import connect
 from worldbridge.engine_plugins.python.timing import LEGS
-from worldbridge.models.checkpoint.folder import EMBEDDED_WORLD
+from worldbridge.models.checkpoint import EMBEDDED_WORLD
 from worldbridge.models.convert import convert
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]

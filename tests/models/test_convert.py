@@ -18,8 +18,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from worldbridge.models.checkpoint.folder import DamagedWorldError, load_world, read_manifest
-from worldbridge.models.convert import SIZES, ConvertError, convert
+from worldbridge.models.checkpoint import load_world, read_manifest
+from worldbridge.models.convert import SIZES, convert
 from worldbridge.models.convert.checkpoint import Checkpoint, split_dimension
 from worldbridge.models.convert.convert import plan_shards
 from worldbridge.models.convert.detect import detect, shapes_of, verify
@@ -31,6 +31,7 @@ from worldbridge.models.convert.reference import (
 )
 from worldbridge.models.convert.synthetic import main as synthetic
 from worldbridge.models.convert.synthetic import write_checkpoint, write_tokenizer
+from worldbridge.models.errors import ConvertError, DamagedWorldError
 from worldbridge.models.tokenizer import (
     DV4X8X8,
     DV8X8X8,

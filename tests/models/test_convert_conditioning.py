@@ -11,12 +11,13 @@ import pytest
 import torch
 
 from tests.models.test_convert import _tokenizer
-from worldbridge.models.checkpoint.folder import DamagedWorldError, load_world
-from worldbridge.models.convert import ConvertError, convert
+from worldbridge.models.checkpoint import load_world
+from worldbridge.models.convert import convert
 from worldbridge.models.convert.detect import detect, shapes_of, verify
 from worldbridge.models.convert.files import Info
 from worldbridge.models.convert.reference import TOLERANCE, reference_config
 from worldbridge.models.convert.synthetic import write_checkpoint
+from worldbridge.models.errors import ConvertError, DamagedWorldError
 from worldbridge.models.transformer import TransformerConfig, VideoTransformer
 from worldbridge.models.transformer.config import COSMOS
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from worldbridge.models.convert import ConvertError
 from worldbridge.models.convert.files import read
 from worldbridge.models.convert.mapped import MappedFile, describe
+from worldbridge.models.errors import ConvertError
 
 
 def saved(path: Path) -> dict[str, Tensor]:

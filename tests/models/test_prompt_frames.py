@@ -14,12 +14,12 @@ from worldbridge.bridge.gateway import prompts as files
 from worldbridge.bridge.protocol import MAX_PICTURES
 from worldbridge.models.conditioning import prompt_frames as pictures
 from worldbridge.models.conditioning.prompt_frames import (
-    PromptFrameError,
     cover_size,
     fit_prompt_frames,
     hold_first,
     whole_latents,
 )
+from worldbridge.models.errors import PromptFrameError
 
 
 def noise(height: int, width: int, channels: int = 3, count: int = 1) -> torch.Tensor:

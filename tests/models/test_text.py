@@ -19,11 +19,11 @@ from torch import Tensor
 from worldbridge.models.conditioning.text import (
     ROWS,
     Prompt,
-    TextError,
     embed_text,
     load_embeddings,
     prompt_context,
 )
+from worldbridge.models.errors import TextError
 
 DIM = 16
 

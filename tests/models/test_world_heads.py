@@ -8,13 +8,8 @@ import torch
 from safetensors.torch import save_file
 
 from tests.support.tiny_world import tiny_world
-from worldbridge.models.checkpoint.folder import (
-    DamagedWorldError,
-    describe_file,
-    load_world,
-    read_manifest,
-    save_world,
-)
+from worldbridge.models.checkpoint import describe_file, load_world, read_manifest, save_world
+from worldbridge.models.errors import DamagedWorldError
 from worldbridge.models.transformer import MedusaHeads
 
 

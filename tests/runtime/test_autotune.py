@@ -19,7 +19,7 @@ from tests.support.tiny_world import tiny_world
 from tests.support.worlds import advance
 from worldbridge.bridge.protocol import Ready, WorldSpec
 from worldbridge.config import MODES as CONFIG_MODES
-from worldbridge.models.checkpoint.folder import EMBEDDED_WORLD, read_manifest
+from worldbridge.models.checkpoint import EMBEDDED_WORLD, read_manifest
 from worldbridge.models.transformer import MedusaHeads
 from worldbridge.runtime.decoding import autotune as modes
 from worldbridge.runtime.decoding.autotune import (

@@ -15,10 +15,10 @@ from torch import Tensor
 
 from tests.support.worlds import advance
 from worldbridge.bridge.protocol import ControllerState, OpenSession, Pose, SessionInput
-from worldbridge.models.checkpoint.folder import World
+from worldbridge.models.checkpoint import World
 from worldbridge.models.procedural import CameraState, camera_pose
 from worldbridge.models.tokenizer import VideoTokenizer
-from worldbridge.models.tokenizer.configs import DV8X16X16
+from worldbridge.models.tokenizer.config import DV8X16X16
 from worldbridge.models.transformer import TransformerConfig, VideoTransformer
 from worldbridge.runtime.engine import Engine
 from worldbridge.runtime.errors import PromptError, SnapshotError, UnknownWorldError

@@ -10,9 +10,9 @@ import torch
 
 from tests.support.worlds import advance
 from worldbridge.bridge.protocol import FrameAck, OpenSession, RawFrame
-from worldbridge.models.checkpoint.folder import World
+from worldbridge.models.checkpoint import World
 from worldbridge.models.tokenizer import VideoTokenizer
-from worldbridge.models.tokenizer.configs import DV8X16X16
+from worldbridge.models.tokenizer.config import DV8X16X16
 from worldbridge.models.transformer import TransformerConfig, VideoTransformer
 from worldbridge.runtime.engine import Engine
 from worldbridge.runtime.errors import SnapshotError, UnknownThemeError

@@ -18,9 +18,9 @@ from tests.runtime.test_autotune import Decoder, World, silent
 from tests.runtime.test_cosmos_world import make_world
 from tests.runtime.test_worker import ended, start_worker
 from worldbridge.config import WEIGHTS
-from worldbridge.models.checkpoint.folder import World as Folder
+from worldbridge.models.checkpoint import World as Folder
 from worldbridge.models.tokenizer import VideoTokenizer
-from worldbridge.models.tokenizer.configs import DV8X16X16
+from worldbridge.models.tokenizer.config import DV8X16X16
 from worldbridge.models.transformer import VideoTransformer
 from worldbridge.models.transformer.config import TransformerConfig
 from worldbridge.runtime.decoding import autotune as modes

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from worldbridge.models.checkpoint.folder import EMBEDDED_WORLD, load_world
+from worldbridge.models.checkpoint import EMBEDDED_WORLD, load_world
 from worldbridge.models.convert.reference import load_reference
 from worldbridge.models.transformer import MedusaHeads, VideoTransformer
 from worldbridge.runtime.decoding.raster import RasterDecoder

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from tests.models.tokenizer.test_streaming import build
-from worldbridge.models.checkpoint.folder import FORMAT, describe_file
+from worldbridge.models.checkpoint import FORMAT, describe_file
 from worldbridge.models.convert import convert
 from worldbridge.models.convert.reference import reference_tokenizer_config
 from worldbridge.models.convert.synthetic import write_checkpoint

@@ -4,9 +4,9 @@ import dataclasses
 
 import torch
 
-from worldbridge.models.checkpoint.folder import World
+from worldbridge.models.checkpoint import World
 from worldbridge.models.tokenizer import VideoTokenizer
-from worldbridge.models.tokenizer.configs import EMBEDDED
+from worldbridge.models.tokenizer.config import EMBEDDED
 from worldbridge.models.training.embedded import EMBEDDED_TRANSFORMER
 from worldbridge.models.transformer import VideoTransformer
 

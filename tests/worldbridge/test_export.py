@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from tests.support.export_worlds import tokenizer_world
 from worldbridge.cli import app
 from worldbridge.errors import StructuredError
-from worldbridge.models.checkpoint.folder import EMBEDDED_WORLD, load_tokenizer
+from worldbridge.models.checkpoint import EMBEDDED_WORLD, load_tokenizer
 from worldbridge.models.export import OnnxDecoder
 
 CLI = [sys.executable, "-m", "worldbridge", "export"]

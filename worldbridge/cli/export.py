@@ -168,8 +168,8 @@ def _options(
 
 def _folder_of(world: str) -> Path:
     """Return a world's folder. Raises UnknownWorldError, or ExportError without a tokenizer."""
-    from worldbridge.models.checkpoint.folder import EMBEDDED_WORLD
-    from worldbridge.models.export import ExportError
+    from worldbridge.models.checkpoint import EMBEDDED_WORLD
+    from worldbridge.models.errors import ExportError
     from worldbridge.runtime.worlds.registry import directory_of
 
     folder = directory_of(world)

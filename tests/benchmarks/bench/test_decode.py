@@ -13,7 +13,7 @@ from worldbridge.benchmarks.decode.bench import bench_decode, measure
 from worldbridge.benchmarks.decode.lineup import RasterLineup, Subject, check_choices
 from worldbridge.benchmarks.decode.presets import PRESETS, random_world
 from worldbridge.benchmarks.decode.streams import RasterStream, random_past
-from worldbridge.models.checkpoint.folder import World
+from worldbridge.models.checkpoint import World
 from worldbridge.models.tokenizer import TokenizerConfig
 from worldbridge.models.transformer import TransformerConfig
 from worldbridge.runtime.decoding import RasterDecoder, Sampling

@@ -13,7 +13,7 @@ from tests.runtime.test_capacity import Clock, LatentWorld
 from worldbridge.benchmarks.decode import players
 from worldbridge.benchmarks.decode.forwards import Forwards
 from worldbridge.benchmarks.decode.presets import random_world
-from worldbridge.models.checkpoint.folder import World
+from worldbridge.models.checkpoint import World
 from worldbridge.models.tokenizer import TokenizerConfig
 from worldbridge.runtime.decoding import capacity
 from worldbridge.runtime.decoding.drafts import DraftCounts

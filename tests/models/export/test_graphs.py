@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tests.models.tokenizer.test_streaming import CONFIGS, build, random_indices, random_video
-from worldbridge.models.export.errors import ExportError
+from worldbridge.models.errors import ExportError
 from worldbridge.models.export.graphs import (
     FirstStep,
     NextStep,

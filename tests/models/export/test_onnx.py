@@ -15,8 +15,9 @@ from torch import Tensor
 
 from tests.models.tokenizer.test_streaming import random_indices
 from tests.support.export_worlds import ATTENTIVE, tiny_cosmos, tokenizer_world
-from worldbridge.models.checkpoint.folder import load_tokenizer
-from worldbridge.models.export import ExportError, OnnxDecoder, Options, export_onnx
+from worldbridge.models.checkpoint import load_tokenizer
+from worldbridge.models.errors import ExportError
+from worldbridge.models.export import OnnxDecoder, Options, export_onnx
 from worldbridge.models.export.check import check_export, demand
 from worldbridge.models.export.graphs import to_bytes
 from worldbridge.models.export.manifest import read_export

@@ -11,14 +11,9 @@ import torch
 
 from tests.models.tokenizer.test_streaming import CONFIGS, build, random_indices
 from tests.support.export_worlds import tiny_cosmos, tokenizer_world
-from worldbridge.models.checkpoint.folder import load_tokenizer
-from worldbridge.models.export import (
-    ExportError,
-    Options,
-    TensorRTDecoder,
-    TensorRTOptions,
-    export_tensorrt,
-)
+from worldbridge.models.checkpoint import load_tokenizer
+from worldbridge.models.errors import ExportError
+from worldbridge.models.export import Options, TensorRTDecoder, TensorRTOptions, export_tensorrt
 from worldbridge.models.export.graphs import build_graphs
 from worldbridge.models.export.packages import optional
 from worldbridge.models.export.tensorrt_export import PRECISIONS, TIMINGS, engine_ranges

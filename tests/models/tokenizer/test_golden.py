@@ -88,13 +88,6 @@ def test_streams(tokenizer: VideoTokenizer, golden: dict[str, torch.Tensor]) -> 
     assert [part.shape[1] for part in parts] == [1, 8, 8]
     assert (torch.cat(parts, 1) - expected).abs().max() <= 1e-4 * expected.abs().max()
 
-    state = tokenizer.encode_stream_init(1, *indices.shape[2:])
-    steps = []
-    for frames in golden["video"][None].split([1, 8, 8], dim=2):
-        step, state = tokenizer.encode_step(frames, state)
-        steps.append(step[0])
-    assert (torch.cat(steps) == golden["encoded_indices"]).float().mean() >= 0.99
-
 
 def test_names_and_sizes_of_the_published_weights() -> None:
     with torch.device("meta"):

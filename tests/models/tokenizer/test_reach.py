@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from worldbridge.models.tokenizer import DV8X16X16, EMBEDDED, TokenizerConfig, VideoTokenizer
-from worldbridge.models.tokenizer.receptive_field import decoder_receptive_field
+from worldbridge.models.tokenizer.config import decoder_receptive_field
 
 SMALL = dataclasses.replace(
     DV8X16X16,

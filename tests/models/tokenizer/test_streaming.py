@@ -116,23 +116,6 @@ def test_decode_one_to_nine_latents_in_random_splits(name: str) -> None:
         close(video, whole[:, :, :frames])
 
 
-@pytest.mark.parametrize("name", CONFIGS)
-@torch.inference_mode()
-def test_encode_stream(name: str) -> None:
-    tokenizer = build(CONFIGS[name])
-    n = tokenizer.config.temporal_compression
-    video = random_video(tokenizer.config, 4, batch=2)
-    whole = tokenizer.encode(video)
-    state = tokenizer.encode_stream_init(2, 3, 1)
-    parts = []
-    for frames in video.split([1, 2 * n, n], dim=2):
-        part, state = tokenizer.encode_step(frames, state)
-        parts.append(part)
-    assert [part.shape[1] for part in parts] == [1, 2, 1]
-    assert len(whole.unique()) > 6
-    assert (torch.cat(parts, 1) == whole).float().mean() >= 0.99  # a border value may flip
-
-
 @pytest.mark.parametrize("name", ["embedded_all_temporal", "dv8x16x16", "no_time_patch"])
 @torch.inference_mode()
 def test_strict_causality(name: str) -> None:

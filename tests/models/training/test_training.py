@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from worldbridge.models.checkpoint.folder import DamagedWorldError, load_world, read_manifest
-from worldbridge.models.conditioning.controls import CONDITION_DIM, condition_vector
+from worldbridge.models.checkpoint import load_world, read_manifest
+from worldbridge.models.conditioning.actions import CONDITION_DIM, condition_vector
+from worldbridge.models.errors import DamagedWorldError
 from worldbridge.models.procedural import THEMES
 from worldbridge.models.training import cli
 from worldbridge.models.training.data import EVALUATION_SEEDS, clip_identity, make_clip, make_play

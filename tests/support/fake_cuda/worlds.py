@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from worldbridge.benchmarks.decode.presets import random_world
-from worldbridge.models.checkpoint.folder import World
+from worldbridge.models.checkpoint import World
 from worldbridge.models.tokenizer import TokenizerConfig
 from worldbridge.models.transformer import TransformerConfig
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,17 +17,18 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from worldbridge.errors import EXIT_WEIGHTS
-from worldbridge.models.errors import InputError
+from worldbridge.errors import StructuredError
+from worldbridge.models.errors import DamagedWorldError
 from worldbridge.models.tokenizer import TokenizerConfig, VideoTokenizer
 from worldbridge.models.transformer import MedusaHeads, TransformerConfig, VideoTransformer
 
 __all__ = [
-    "DamagedWorldError",
     "EMBEDDED_WORLD",
     "FORMAT",
     "World",
+    "atomic_directory",
     "check_file",
+    "check_out",
     "describe_file",
     "load_tokenizer",
     "load_world",
@@ -32,16 +36,10 @@ __all__ = [
     "save_world",
 ]
 
-EMBEDDED_WORLD = Path(__file__).parents[1] / "weights" / "embedded"
+EMBEDDED_WORLD = Path(__file__).parent / "weights" / "embedded"
 
 FORMAT = 1
 _FILES = ("tokenizer", "transformer")
-
-
-class DamagedWorldError(InputError):
-    """A world folder that is missing a file or whose file is not what `world.json` says."""
-
-    exit_code = EXIT_WEIGHTS
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,3 +233,64 @@ def _load_checked(
 def _checksum(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+# -- folders that appear whole -------------------------------------------------------------------
+
+
+def check_out(out: Path, error: type[StructuredError]) -> None:
+    """Raises `error` unless `out` does not exist or is an empty folder."""
+    if out.is_dir() and not any(out.iterdir()):
+        return
+    if out.exists() or out.is_symlink():
+        raise error(
+            f"{out} is in the way",
+            expected="a folder that does not exist yet, or an empty one",
+            got="a folder with files" if out.is_dir() else "a file",
+            remedy="choose another --out, or remove it",
+        )
+
+
+@contextmanager
+def atomic_directory(out: Path, needed: int, error: type[StructuredError]) -> Iterator[Path]:
+    """A folder to write to, which becomes `out` at the end, or vanishes after a failure.
+
+    Raises `error` where there are fewer than `needed` bytes, and for what the system refuses.
+    """
+    out = out.absolute()
+    made = [parent for parent in out.parents if not parent.exists()]
+    temporary: Path | None = None
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        _check_space(out.parent, needed, error)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+        yield temporary
+        temporary.chmod(0o755)  # mkdtemp's, and safetensors' files, are for their maker alone
+        for path in temporary.iterdir():
+            path.chmod(0o644)
+        temporary.replace(out)
+    except BaseException as problem:
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
+        for parent in made:  # the innermost first
+            if parent.is_dir() and not any(parent.iterdir()):
+                parent.rmdir()
+        if isinstance(problem, OSError):
+            raise error(
+                f"cannot write {out}",
+                expected="a folder that can be written",
+                got=str(problem),
+                remedy="make room or choose another --out",
+            ) from problem
+        raise
+
+
+def _check_space(folder: Path, needed: int, error: type[StructuredError]) -> None:
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise error(
+            f"not enough space in {folder}",
+            expected=f"{needed / 1e9:.1f} GB",
+            got=f"{free / 1e9:.1f} GB",
+            remedy="make room, or choose another --out",
+        )

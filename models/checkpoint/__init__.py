@@ -1,1 +1,0 @@
-"""World checkpoints on disk."""
