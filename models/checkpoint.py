@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from worldbridge.errors import StructuredError
-from worldbridge.models.errors import DamagedWorldError
+from worldbridge.models.errors import DamagedWorldError, InputError
 from worldbridge.models.tokenizer import TokenizerConfig, VideoTokenizer
 from worldbridge.models.transformer import MedusaHeads, TransformerConfig, VideoTransformer
 
@@ -29,6 +29,7 @@ __all__ = [
     "atomic_directory",
     "check_file",
     "check_out",
+    "check_weights_file",
     "describe_file",
     "load_tokenizer",
     "load_world",
@@ -117,42 +118,63 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def load_world(folder: Path, keep_types: bool = False) -> World:
-    """Check sizes and checksums, then load both networks: in float32, or in the types on the disk.
+    """Check checksums and shapes, then load the networks of a world in evaluation mode.
 
-    With `keep_types` the transformer's weights stay in the files until they are used.
+    In float32, or with `keep_types` in the types on the disk, where the transformer's weights stay
+    in their files until they are used. Raises DamagedWorldError.
     """
     manifest = read_manifest(folder)
-    states = {name: _load_checked(folder, manifest["files"][name], keep_types) for name in _FILES}
-    tokenizer = VideoTokenizer(TokenizerConfig.from_dict(manifest["tokenizer"]))
-    with torch.device("meta"):
-        transformer = VideoTransformer(TransformerConfig.from_dict(manifest["transformer"]))
-    if keep_types:
-        tokenizer.to(next(iter(states["tokenizer"].values())).dtype)
-    _fill(folder, tokenizer, states["tokenizer"], assign=False)
-    _fill(folder, transformer, states["transformer"], assign=True)
-    heads = _load_heads(folder, manifest, transformer.config.dim, keep_types)
-    for module in (tokenizer, transformer):
-        module.eval().requires_grad_(False)
-    return World(manifest["name"], manifest, tokenizer, transformer, heads)
+    with _complete(folder):
+        files = manifest["files"]
+        states = {name: _load_checked(folder, files[name], keep_types) for name in _FILES}
+        tokenizer = _build_tokenizer(folder, manifest, states["tokenizer"])
+        with torch.device("meta"):
+            transformer = VideoTransformer(TransformerConfig.from_dict(manifest["transformer"]))
+        if keep_types:
+            tokenizer.to(next(iter(states["tokenizer"].values())).dtype)
+        _fill(folder, tokenizer, states["tokenizer"], assign=False)
+        _fill(folder, transformer, states["transformer"], assign=True)
+        heads = _load_heads(folder, manifest, transformer.config.dim, keep_types)
+        for module in (tokenizer, transformer):
+            module.eval().requires_grad_(False)
+        return World(manifest["name"], manifest, tokenizer, transformer, heads)
 
 
 def load_tokenizer(folder: Path) -> tuple[dict[str, Any], VideoTokenizer]:
-    """The manifest and the tokenizer alone, in float32, checked as by `load_world`."""
+    """Return the manifest and the tokenizer alone, in float32, checked as by `load_world`."""
     manifest = read_manifest(folder)
-    try:
+    with _complete(folder):
         state = _load_checked(folder, manifest["files"]["tokenizer"], keep_types=False)
-        tokenizer = VideoTokenizer(TokenizerConfig.from_dict(manifest["tokenizer"]))
+        tokenizer = _build_tokenizer(folder, manifest, state)
+    _fill(folder, tokenizer, state, assign=False)
+    return manifest, tokenizer.eval().requires_grad_(False)
+
+
+@contextmanager
+def _complete(folder: Path) -> Iterator[None]:
+    """Turn what a manifest with missing or wrong fields raises into DamagedWorldError."""
+    try:
+        yield
     except DamagedWorldError:
         raise
     except (KeyError, TypeError, ValueError) as error:
         raise DamagedWorldError(
             f"{folder / 'world.json'} is damaged",
-            expected="the description of a world with a tokenizer",
+            expected="the description of a world with its networks",
             got=f"{type(error).__name__}: {error}",
             remedy="copy the world again, or make it again",
         ) from error
-    _fill(folder, tokenizer, state, assign=False)
-    return manifest, tokenizer.eval().requires_grad_(False)
+
+
+def _build_tokenizer(
+    folder: Path, manifest: dict[str, Any], state: dict[str, Tensor]
+) -> VideoTokenizer:
+    """Build the tokenizer, after a check that needs no memory: the sizes in world.json may lie."""
+    config = TokenizerConfig.from_dict(manifest["tokenizer"])
+    with torch.device("meta"):
+        shapes = VideoTokenizer(config)
+    _fill(folder, shapes, {name: value.to("meta") for name, value in state.items()}, assign=False)
+    return VideoTokenizer(config)
 
 
 def _fill(folder: Path, module: nn.Module, state: dict[str, Tensor], assign: bool) -> None:
@@ -170,27 +192,85 @@ def _fill(folder: Path, module: nn.Module, state: dict[str, Tensor], assign: boo
 
 
 def describe_file(path: Path) -> dict[str, Any]:
-    """What world.json says of a file of weights."""
+    """Return the entry of world.json for a file of weights."""
     return {"file": path.name, "sha256": _checksum(path), "bytes": path.stat().st_size}
 
 
-def check_file(folder: Path, entry: dict[str, Any]) -> Path:
-    """The file that an entry of world.json describes. Raises DamagedWorldError if it differs."""
-    path: Path = folder / entry["file"]
-    remedy = "restore the file (reinstall the package, or copy the world folder again)"
-    if not path.is_file():
-        raise DamagedWorldError(
-            f"weights {path} are missing", expected=entry["file"], got="no such file", remedy=remedy
+def check_file(folder: Path, entry: Any, error: type[InputError] = DamagedWorldError) -> Path:
+    """Return the file in `folder` that a manifest's entry describes.
+
+    Raises `error` if the entry names a file anywhere else, or the file is not the described one.
+    """
+    remedy = "restore the file (reinstall the package, or copy the folder again)"
+    facts = [entry.get(key) for key in ("file", "sha256")] if isinstance(entry, dict) else []
+    if len(facts) != 2 or not all(isinstance(fact, str) for fact in facts):
+        expected = "the name and the sha256 of each file"
+        raise error(
+            f"the manifest in {folder} is damaged", expected=expected, got=f"{entry!r}"[:200]
         )
+    name, wanted = map(str, facts)
+    path: Path = folder / name
+    if Path(name).name != name or path.resolve().parent != folder.resolve():
+        raise error(
+            f"the manifest in {folder} names a file outside of that folder",
+            expected="the plain name of a file in the folder, which is no link to another place",
+            got=name,
+            remedy="do not use this folder unless you know who made it",
+        )
+    if not path.is_file():
+        raise error(f"weights {path} are missing", expected=name, got="no such file", remedy=remedy)
     found = _checksum(path)
-    if found != entry["sha256"]:
-        raise DamagedWorldError(
+    if found != wanted:
+        check_weights_file(path, error)
+        raise error(
             f"weights {path} are damaged",
-            expected=f"sha256 {entry['sha256']} ({entry['bytes']} bytes)",
+            expected=f"sha256 {wanted} ({entry.get('bytes')} bytes)",
             got=f"sha256 {found} ({path.stat().st_size} bytes)",
             remedy=remedy,
         )
     return path
+
+
+# What is often there in place of a file of weights: its first bytes, what it is, what helps.
+_MISTAKEN = (
+    (
+        b"version https://git-lfs.github.com/spec/",
+        "a Git LFS pointer, which stands for the file in a clone made without git-lfs",
+        "run `git lfs install` and `git lfs pull` in the clone, or download the file itself",
+    ),
+    (b"<", "a web page", "download the file itself; the page may ask you to log in first"),
+    (b"\x1f\x8b", "a gzip archive", "unpack it first"),
+    (b"\xfd7zXZ\0", "an xz archive", "unpack it first"),
+    (b"(\xb5/\xfd", "a Zstandard archive", "unpack it first"),
+    (
+        b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.",
+        "a PyTorch file in the format before PyTorch 1.6",
+        "load it with torch.load(FILE, weights_only=True) and save it again with torch.save",
+    ),
+)
+
+
+def check_weights_file(path: Path, error: type[InputError]) -> None:
+    """Raise `error` for what is no file, is empty, or is a well-known other thing."""
+    if not path.is_file():
+        raise error(
+            f"there is no file {path}",
+            expected="a file with weights",
+            got="a folder" if path.is_dir() else "no such file",
+            remedy="check the path",
+        )
+    with path.open("rb") as file:
+        start = file.read(64)
+    if not start:
+        mistaken = [("an empty file, 0 bytes", "copy or download the file again")]
+    else:
+        mistaken = [(what, remedy) for magic, what, remedy in _MISTAKEN if start.startswith(magic)]
+    for what, remedy in mistaken:
+        size = f"{path.stat().st_size:,} bytes"
+        got = what if not start else f"{what} ({size})"
+        raise error(
+            f"{path} has no weights", expected="a file with weights", got=got, remedy=remedy
+        )
 
 
 def _load_heads(

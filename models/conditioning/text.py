@@ -28,6 +28,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from worldbridge.models.checkpoint import check_weights_file
 from worldbridge.models.errors import TextError
 
 __all__ = ["ROWS", "Prompt", "embed_text", "load_embeddings", "prompt_context"]
@@ -89,13 +90,7 @@ def load_embeddings(path: Path, context_dim: int) -> Tensor:
     that do not count. Shape [n, context_dim] or [1, n, context_dim], n at most 512. Types and
     shapes are verified before values are read.
     """
-    if not path.is_file():
-        raise TextError(
-            f"there are no embeddings {path}",
-            expected=f"a file {_SUFFIXES}",
-            got="a folder" if path.is_dir() else "no such file",
-            remedy="check the path",
-        )
+    check_weights_file(path, TextError)
     read = {".safetensors": _safetensors, ".npy": _numpy, ".pt": _torch, ".pth": _torch}
     if path.suffix not in read:
         raise _wrong(path, f"a file {_SUFFIXES}", f"{path.suffix or 'no suffix'!r}")

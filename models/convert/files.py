@@ -1,14 +1,22 @@
-"""Weight files of others, opened one at a time and never trusted to run code.
+"""Read weight files that others wrote, as data: nothing in them is ever executed.
 
-PyTorch files are memory-mapped, so opening one costs no memory; what is read from it counts as
-memory of this process until the last tensor of that opening is dropped.
+A PyTorch file, TorchScript or not, is a zip archive: a pickle that describes the tensors, and one
+record per storage. `_Inert` reads the pickle without calling anything that it names. The tensors
+are views of a read-only mapping of the file, so opening one costs no memory, and a file may be
+larger than the machine's memory. What is read counts as memory of this process until the last
+tensor of that opening is dropped.
 """
 
 from __future__ import annotations
 
+import io
 import math
+import mmap
 import pickle
+import struct
+import warnings
 import zipfile
+from collections import OrderedDict
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +26,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from worldbridge.models.convert.mapped import MappedFile, describe
+from worldbridge.models.checkpoint import check_weights_file
 from worldbridge.models.errors import ConvertError
 
 __all__ = ["FLOATS", "Info", "contents", "read"]
@@ -26,21 +34,50 @@ __all__ = ["FLOATS", "Info", "contents", "read"]
 FLOATS = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
 
 _PREFIX = "model."
-# Both published training codes (cosmos-predict1, and NeMo's action control) have their action
-# embedder in a sequence, between whose two linear layers stands the activation.
+# The action embedder of both published training codes (cosmos-predict1, and NeMo's action control)
+# is a sequence in which the activation stands between the two linear layers.
 _RENAMED = {
     f"{name}.{place}.": f"condition.{layer}."
     for name in ("action_embedding_layers", "action_mlp")
     for place, layer in ((0, "fc1"), (2, "fc2"))
 }
 _IGNORED = "_extra_state"  # what the training library kept beside its weights
-_ZIP_MAGIC = b"PK\x03\x04"  # how torch.save's files begin
+_ZIP_MAGIC = b"PK\x03\x04"
 _AGAIN = "download or copy the file again and compare its checksum with the published one"
+_LOCAL_HEADER = struct.Struct("<26xHH")  # of a zip's record: ends with the lengths of two fields
+_MAX_PICKLE = 64 << 20  # bytes; that of a 13B model has 0.1 MB
+_MAX_ATTRIBUTES = 100_000  # the published tokenizers have 3,000
+_STORAGES = {
+    "BFloat16Storage": torch.bfloat16,
+    "BoolStorage": torch.bool,
+    "ByteStorage": torch.uint8,
+    "CharStorage": torch.int8,
+    "DoubleStorage": torch.float64,
+    "FloatStorage": torch.float32,
+    "HalfStorage": torch.float16,
+    "IntStorage": torch.int32,
+    "LongStorage": torch.int64,
+    "ShortStorage": torch.int16,
+}
+# What reading a pickle that is damaged, or made to do harm, can raise.
+_ERRORS = (
+    pickle.UnpicklingError,
+    ArithmeticError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    MemoryError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    zipfile.BadZipFile,
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Info:
-    """What is known of a tensor without reading it. `dtype` is None for what are no weights."""
+    """A tensor's shape and type, known without reading it. `dtype` is None unless in FLOATS."""
 
     shape: tuple[int, ...]
     dtype: torch.dtype | None
@@ -51,7 +88,10 @@ class Info:
 
 
 def contents(path: Path) -> dict[str, Info]:
-    """Names, without the published prefix, shapes and types of a file's tensors."""
+    """Return shape and type of a file's tensors by name, without the published prefix.
+
+    Raises ConvertError for what is no file of tensors.
+    """
     if path.suffix == ".safetensors":
         with _open_safetensors(path) as file:
             found = {}
@@ -59,23 +99,23 @@ def contents(path: Path) -> dict[str, Info]:
                 part = file.get_slice(name)
                 found[name] = Info(tuple(part.get_shape()), FLOATS.get(part.get_dtype()))
         return _published_names(path, found)
-    return {name: _info(value) for name, value in _load(path).items()}
+    return {
+        name: Info(stored.shape, stored.dtype if stored.dtype in FLOATS.values() else None)
+        for name, stored in _load(path).items()
+    }
 
 
 def read(path: Path, names: Collection[str]) -> dict[str, Tensor]:
-    """Those of `names` that the file has; the tensors hold the file open."""
+    """Return the tensors of `names` that the file has; they keep the file open."""
     if path.suffix == ".safetensors":
         with _open_safetensors(path) as file:
             keys = _published_names(path, {name: name for name in file.keys()})  # noqa: SIM118
             return {name: file.get_tensor(keys[name]) for name in names if name in keys}
-    state = _load(path)
-    wanted = {name: state[name] for name in names if name in state}
-    if path.suffix == ".jit":
-        return wanted
+    described = _load(path)
     try:
-        file = MappedFile(path)
-        return {name: file.view(value) for name, value in wanted.items()}
-    except (ValueError, OSError, RuntimeError, zipfile.BadZipFile) as error:
+        records = _Records(path)
+        return {name: records.view(described[name]) for name in names if name in described}
+    except (ValueError, OSError, struct.error, zipfile.BadZipFile) as error:
         raise ConvertError(
             f"{path} cannot be read",
             expected="each tensor in one piece, as torch.save writes it",
@@ -84,40 +124,153 @@ def read(path: Path, names: Collection[str]) -> dict[str, Tensor]:
         ) from error
 
 
-def _info(value: Tensor) -> Info:
-    return Info(tuple(value.shape), value.dtype if value.dtype in FLOATS.values() else None)
+# -- PyTorch files --------------------------------------------------------------------------------
 
 
-def _load(path: Path) -> dict[str, Tensor]:
-    """The tensors of a PyTorch file by their published names, without data but for scripts."""
-    _check_file(path)
-    if path.suffix == ".jit":
-        return _published_names(path, _load_script(path))
-    if not zipfile.is_zipfile(path):
-        raise _unreadable(path, ValueError("no zip file"))
+@dataclass(frozen=True, slots=True)
+class _Stored:
+    """A tensor as its file describes it: a view of the storage in the record `data/KEY`."""
+
+    key: str
+    numel: int  # of the storage
+    dtype: torch.dtype
+    offset: int
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        numbers = (self.numel, self.offset, *self.shape, *self.stride)
+        if any(type(n) is not int or n < 0 for n in numbers) or len(self.shape) != len(self.stride):
+            raise ValueError(f"no tensor has the sizes {numbers}")
+        last = self.offset + sum((n - 1) * s for n, s in zip(self.shape, self.stride, strict=True))
+        if math.prod(self.shape) and last >= self.numel:
+            raise ValueError(f"a tensor ends at {last} of {self.numel} elements")
+
+
+class _Inert:
+    """An object of a class that is not known: its state is kept, and nothing is called."""
+
+    def __init__(self, *_: object) -> None:
+        self.state: object = None
+
+    def __setstate__(self, state: object) -> None:
+        self.state = state
+
+
+class _Unpickler(pickle.Unpickler):
+    """Unpickle tensors as `_Stored` and every other object as `_Inert`."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        match module, name:
+            case "collections", "OrderedDict":
+                return OrderedDict
+            case "torch._utils", "_rebuild_tensor_v2":
+                return self._tensor
+            case "torch._utils", "_rebuild_parameter":
+                return self._parameter
+            case "torch", _ if name in _STORAGES:
+                return _STORAGES[name]
+        return type(name, (_Inert,), {"__module__": module})
+
+    def persistent_load(self, pid: Any) -> Any:
+        kind, dtype, key, _, numel = pid
+        if kind != "storage" or not isinstance(dtype, torch.dtype):
+            raise pickle.UnpicklingError(f"no storage of a known type: {kind!r}")
+        return str(key), numel, dtype
+
+    # Bound methods, because a pickle could set attributes of functions.
+    def _tensor(self, storage: Any, offset: Any, shape: Any, stride: Any, *_: Any) -> _Stored:
+        key, numel, dtype = storage
+        return _Stored(key, numel, dtype, offset, tuple(shape), tuple(stride))
+
+    def _parameter(self, tensor: _Stored, *_: Any) -> _Stored:
+        return tensor
+
+
+def _load(path: Path) -> dict[str, _Stored]:
+    """Return the tensors of a PyTorch file by their published names."""
+    check_weights_file(path, ConvertError)
     try:
-        data = describe(path)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        data = _describe(path)
+        state = data.get("model", data) if isinstance(data, dict) else data
+        if isinstance(state, _Inert):
+            state = _attributes(state)
+    except _ERRORS as error:
         raise _unreadable(path, error) from error
-    state = data.get("model", data) if isinstance(data, dict) else data
+    if state is None:
+        raise _foreign(path, "other objects (they have not been loaded)")
     if not isinstance(state, dict):
         raise _foreign(path, f"a {type(state).__name__}")
     kept = {name: value for name, value in state.items() if _IGNORED not in str(name)}
     for name, value in kept.items():
-        if not isinstance(name, str) or not isinstance(value, Tensor):
+        if not isinstance(name, str) or not isinstance(value, _Stored):
             raise _foreign(path, f"{str(name)[:60]!r} with a {type(value).__name__}")
     if not kept:
         raise _foreign(path, "nothing")
     return _published_names(path, kept)
 
 
-def _load_script(path: Path) -> dict[str, Tensor]:
-    try:
-        module = torch.jit.load(str(path), map_location="cpu")
-    except (RuntimeError, ValueError) as error:
-        raise _unreadable(path, error) from error
-    state: dict[str, Tensor] = module.state_dict()
-    return state
+def _describe(path: Path) -> Any:
+    """Return what was saved, with `_Stored` for each tensor."""
+    with zipfile.ZipFile(path) as archive:
+        top = {r.filename.partition("/")[2]: r for r in archive.infolist()}
+        for name, limit in (("data.pkl", _MAX_PICKLE), ("byteorder", len("little"))):
+            record = top.get(name)
+            if record and (record.compress_type != zipfile.ZIP_STORED or record.file_size > limit):
+                raise ValueError(f"a record {name} that is compressed or too large")
+        if "byteorder" in top and archive.read(top["byteorder"]) != b"little":
+            raise ValueError("tensors of a big-endian machine")
+        return _Unpickler(io.BytesIO(archive.read(top["data.pkl"]))).load()
+
+
+def _attributes(module: _Inert) -> dict[str, _Stored] | None:
+    """Return the tensors of a TorchScript module and of those in it; None if there are none."""
+    found: dict[str, _Stored] = {}
+    waiting, count = [("", module)], 0
+    while waiting:
+        prefix, node = waiting.pop()
+        for name, value in node.state.items() if isinstance(node.state, dict) else ():
+            if isinstance(value, _Stored):
+                found[f"{prefix}{name}"] = value
+            elif isinstance(value, _Inert):
+                waiting.append((f"{prefix}{name}.", value))
+            count += 1
+            if count > _MAX_ATTRIBUTES:  # modules that contain themselves, or each other, often
+                raise ValueError(f"more than {_MAX_ATTRIBUTES:,} attributes")
+    return found or None
+
+
+class _Records:
+    """The uncompressed records of a zip archive, mapped for reading."""
+
+    def __init__(self, path: Path) -> None:
+        with path.open("rb") as file:
+            self._memory = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        self._places: dict[str, tuple[int, int]] = {}  # where a storage begins, and its bytes
+        with zipfile.ZipFile(path) as archive:
+            for record in archive.infolist():
+                folder, _, key = record.filename.partition("/data/")
+                if record.compress_type == zipfile.ZIP_STORED and "/" not in folder + key:
+                    name, extra = _LOCAL_HEADER.unpack_from(self._memory, record.header_offset)
+                    begin = record.header_offset + _LOCAL_HEADER.size + name + extra
+                    if begin + record.file_size <= len(self._memory):
+                        self._places[key] = (begin, record.file_size)
+
+    def view(self, stored: _Stored) -> Tensor:
+        """Return the tensor. Raises ValueError unless its record is there in full."""
+        size = stored.numel * stored.dtype.itemsize
+        begin, found = self._places.get(stored.key, (0, -1))
+        if found != size:
+            raise ValueError(f"no uncompressed record {stored.key!r} of {size} bytes")
+        if size == 0:
+            return torch.empty(stored.shape, dtype=stored.dtype)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "The given buffer is not writable")
+            flat = torch.frombuffer(self._memory, dtype=torch.uint8, count=size, offset=begin)
+        return flat.view(stored.dtype).as_strided(stored.shape, stored.stride, stored.offset)
+
+
+# -- names and errors -----------------------------------------------------------------------------
 
 
 def _published_names(path: Path, found: dict[str, Any]) -> dict[str, Any]:
@@ -140,44 +293,32 @@ def _our_name(name: str) -> str:
     return name
 
 
-# Anything but a context manager is of no interest, and safetensors carries no annotations.
-def _open_safetensors(path: Path) -> Any:
-    _check_file(path)
+def _open_safetensors(path: Path) -> Any:  # the package has no type annotations
+    check_weights_file(path, ConvertError)
     try:
         return safe_open(path, framework="pt", device="cpu")
     except (SafetensorError, OSError) as error:
         raise ConvertError(
             f"{path} cannot be read",
             expected="a whole safetensors file",
-            got=f"{_size(path)} that say: {_first_line(error)}",
+            got=f"{path.stat().st_size:,} bytes: {_first_line(error)}",
             remedy=_AGAIN,
         ) from error
 
 
-def _check_file(path: Path) -> None:
-    if not path.is_file():
-        raise ConvertError(
-            f"there is no file {path}",
-            expected="a file with weights",
-            got="a folder" if path.is_dir() else "no such file",
-            remedy="check the path",
-        )
-
-
-def _unreadable(path: Path, error: Exception) -> ConvertError:
+def _unreadable(path: Path, error: BaseException) -> ConvertError:
+    size = f"{path.stat().st_size:,} bytes"
     with path.open("rb") as file:
-        begins_well = file.read(len(_ZIP_MAGIC)) == _ZIP_MAGIC
-    if isinstance(error, pickle.UnpicklingError) and begins_well:
-        # the whole file is there, and holds objects whose loading would run their code
-        return _foreign(path, "other objects (they have not been loaded)")
-    if begins_well and not zipfile.is_zipfile(path):
+        is_zip = file.read(len(_ZIP_MAGIC)) == _ZIP_MAGIC
+    if is_zip and not zipfile.is_zipfile(path):
         return ConvertError(
             f"{path} is damaged",
             expected="a whole PyTorch file",
-            got=f"{_size(path)} that end before the file's index",
+            got=f"{size} that end before the file's index",
             remedy=_AGAIN,
         )
-    return _foreign(path, f"a file of {_size(path)} in another format")
+    reason = f": {_first_line(error)}" if is_zip else ""
+    return _foreign(path, f"a file of {size} in another format{reason}")
 
 
 def _foreign(path: Path, got: str) -> ConvertError:
@@ -189,9 +330,5 @@ def _foreign(path: Path, got: str) -> ConvertError:
     )
 
 
-def _size(path: Path) -> str:
-    return f"{path.stat().st_size:,} bytes"
-
-
-def _first_line(error: Exception) -> str:
+def _first_line(error: BaseException) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0][:120]

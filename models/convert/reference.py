@@ -143,7 +143,7 @@ def load_tokenizer_reference(folder: Path) -> tuple[VideoTokenizer, dict[str, Te
 
 
 def _tensors(folder: Path) -> dict[str, Tensor]:
-    with np.load(folder / "io.npz") as arrays:
+    with np.load(folder / "io.npz", allow_pickle=False) as arrays:
         return {name: torch.from_numpy(arrays[name]) for name in arrays}
 
 

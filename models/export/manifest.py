@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from worldbridge.models.checkpoint import describe_file
+from worldbridge.models.checkpoint import check_file, describe_file
 from worldbridge.models.errors import ExportError
 from worldbridge.models.export.graphs import Graph, Pixels, Slot, Value
 from worldbridge.models.tokenizer import TokenizerConfig
@@ -113,17 +113,7 @@ class Exported:
                 got=repr(graph),
                 remedy="export it with --part",
             )
-        wanted = self.files[graph]
-        path = self.folder / str(wanted["file"])
-        found = describe_file(path)["sha256"] if path.is_file() else "no such file"
-        if found != wanted["sha256"]:
-            raise ExportError(
-                f"{path} is missing or damaged",
-                expected=f"sha256 {wanted['sha256']}",
-                got=found,
-                remedy="copy the folder again, or export the world again",
-            )
-        return path
+        return check_file(self.folder, self.files[graph], ExportError)
 
 
 def read_export(folder: Path) -> Exported:

@@ -18,6 +18,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from tests.models.test_convert_files import POINTER
 from worldbridge.models.checkpoint import load_world, read_manifest
 from worldbridge.models.convert import SIZES, convert
 from worldbridge.models.convert.checkpoint import Checkpoint, split_dimension
@@ -526,6 +527,13 @@ def test_the_command(source: Path, tmp_path: Path) -> None:
     assert failed.returncode == 2
     assert "not those of cosmos-4b" in failed.stderr and "Traceback" not in failed.stderr
     assert not (tmp_path / "no").exists()
+
+    (source / "model.pt").write_text(POINTER)
+    failed = subprocess.run(
+        [*command, str(tmp_path / "no")], capture_output=True, text=True, timeout=60
+    )
+    assert failed.returncode == 2 and "Git LFS pointer" in failed.stderr
+    assert "git lfs pull" in failed.stderr and "Traceback" not in failed.stderr
 
 
 def test_a_synthetic_checkpoint_has_the_published_layout(tmp_path: Path) -> None:
