@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from worldbridge.models.checkpoint.folder import DamagedWorldError, read_manifest
 from worldbridge.models.progress import silent
 from worldbridge.runtime.decoding.autotune import USUAL, Wanted, check_wanted, set_mode
 from worldbridge.runtime.decoding.weight_dtype import WeightDtype, check_weight_dtype
@@ -58,6 +59,11 @@ def open_world(
         check_weight_dtype(weights, None, device)
         check_detokenizer(pixels, None, device)
         return _open_procedural(device, fps, report)
+    if _is_guided(name):
+        check_wanted(wanted, None)
+        check_weight_dtype(weights, None, device)
+        check_detokenizer(pixels, None, device)
+        return _open_guided(name, report)
     directory = directory_of(name)
     # imported here: who serves the rendered world should not wait for the neural one's imports
     from worldbridge.runtime.worlds import autoregressive as ar_world
@@ -102,6 +108,17 @@ def directory_of(name: str) -> Path | None:
     return Path(name)
 
 
+def _is_guided(name: str) -> bool:
+    """Whether a name or a directory is a world with a spatial memory."""
+    if name in _SPECS:
+        return name == "guided"
+    directory = directory_of(name)
+    try:
+        return directory is not None and read_manifest(directory).get("kind") == "guided"
+    except DamagedWorldError:
+        return False  # the loader of other worlds says what is wrong
+
+
 def list_worlds() -> list[WorldSpec]:
     """What `open_world` knows by name. Loads no weights; a world without weights is left out."""
     specs = []
@@ -121,6 +138,10 @@ def spec_of(directory: Path) -> WorldSpec:
     from worldbridge.runtime.worlds import autoregressive as ar_world
 
     found = directory_of(str(directory))
+    if _is_guided(str(directory)):
+        from worldbridge.runtime.worlds.guided import guided_spec
+
+        return guided_spec(Path(directory))
     return ar_world.directory_spec(Path(directory) if found is None else found)
 
 
@@ -138,6 +159,19 @@ def _procedural_spec() -> WorldSpec:
     return procedural_spec()
 
 
+def _open_guided(name: str, progress: Progress) -> WorldModel[Any]:
+    from worldbridge.models.guided.checkpoint import GUIDED_WORLD
+    from worldbridge.runtime.worlds.guided import load_guided
+
+    return load_guided(directory_of(name) or GUIDED_WORLD, progress)
+
+
+def _guided_spec() -> WorldSpec:
+    from worldbridge.runtime.worlds.guided import guided_spec
+
+    return guided_spec()
+
+
 def _embedded_spec() -> WorldSpec:
     from worldbridge.runtime.worlds import autoregressive as ar_world
 
@@ -146,5 +180,6 @@ def _embedded_spec() -> WorldSpec:
 
 _SPECS: dict[str, Callable[[], WorldSpec]] = {
     "embedded": _embedded_spec,
+    "guided": _guided_spec,
     "procedural": _procedural_spec,
 }

@@ -26,7 +26,7 @@ def test_an_unknown_world_is_named_beside_the_known_ones(name: str, tmp_path: Pa
     with pytest.raises(UnknownWorldError) as caught:
         open_world(name)
     assert caught.value.got == repr(name)
-    assert "embedded, procedural" in caught.value.expected
+    assert "embedded, guided, procedural" in caught.value.expected
     assert caught.value.exit_code == 4
 
 

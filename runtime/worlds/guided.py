@@ -1,0 +1,425 @@
+"""A world that remembers places: what was drawn is shown again, and only what is new is drawn.
+
+A frame is made in five steps. The controls, or the client's camera, give a pose. The spatial memory
+shows what it knows there: the guide. The transformer draws codes for the blocks that hold something
+new. The tokenizer decodes them beside the guide into colour and nearness; a pixel that the memory
+shows stays what it is. What is new joins the memory. Where nothing is new, nothing is drawn and no
+pixel changes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import msgpack
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from worldbridge.bridge.protocol import Pose, WorldSpec
+from worldbridge.clock import now_ms
+from worldbridge.models.checkpoint.folder import DamagedWorldError
+from worldbridge.models.conditioning.prompt_frames import PromptFrameError, fit_prompt_frames
+from worldbridge.models.guided.checkpoint import (
+    GUIDED_WORLD,
+    GuidedWorldFolder,
+    load_guided_world,
+    read_guided_manifest,
+)
+from worldbridge.models.guided.config import GuidedConfig, active_blocks, floor_nearness, make_guide
+from worldbridge.models.guided.transformer import block_guide, guided_condition
+from worldbridge.models.procedural import CameraState, camera_pose, spawn
+from worldbridge.models.procedural import actions as limits
+from worldbridge.models.procedural.plain import PLAIN_THEMES, build_plain_scene, plain_place
+from worldbridge.models.procedural.render import render_rgbd
+from worldbridge.models.spatial_memory import Guide, MemoryConfig, MemoryInputError, SpatialMemory
+from worldbridge.runtime.decoding.active import ActiveDecoder
+from worldbridge.runtime.decoding.sampling import Sampling
+from worldbridge.runtime.errors import (
+    BadPromptFrameError,
+    DamagedWeightsError,
+    SnapshotError,
+    UnknownThemeError,
+)
+from worldbridge.runtime.frames.i420 import rgb_to_i420
+from worldbridge.runtime.threads import one_thread
+from worldbridge.runtime.worlds.camera import Alignment, dead_reckoning
+from worldbridge.runtime.worlds.contract import (
+    Controls,
+    Progress,
+    Synchronous,
+    WorldFrame,
+    WorldStart,
+)
+
+__all__ = ["GuidedState", "GuidedWorld", "free_path", "guided_spec", "load_guided"]
+
+_SNAPSHOT_VERSION = 1
+_damaged = partial(SnapshotError.damaged, _SNAPSHOT_VERSION)
+_STEP_M = 0.3  # what is lower than this does not stop a person
+_SPECKS = 4  # a stray point or two are no wall
+
+
+@dataclass(slots=True, eq=False, weakref_slot=True)
+class GuidedState:
+    """One stream.
+
+    `latent` counts the latents drawn; `previous` int64 [rows, columns, digits], the digits of the
+    frame before, -1 where nothing was drawn; `alignment` maps a client's coordinates to ours.
+    """
+
+    place: str
+    seed: int
+    pose: Pose
+    memory: SpatialMemory
+    previous: Tensor
+    latent: int = 0
+    alignment: Alignment | None = None
+
+
+class GuidedWorld(Synchronous[GuidedState]):
+    """The networks of a folder around one spatial memory a stream."""
+
+    def __init__(self, world: GuidedWorldFolder) -> None:
+        super().__init__()
+        self.spec = _spec(world.manifest)
+        self.training: dict[str, Any] = world.manifest.get("training", {})
+        self.tokenizer, self.config = world.tokenizer, world.tokenizer.config
+        self.decoder = ActiveDecoder(world.transformer, Sampling(**world.manifest["sampling"]))
+        self.decoder.between = lambda: self.notify()
+        self._scale = limits.FRAMES_PER_SECOND / self.spec.fps
+
+    # -- sessions -------------------------------------------------------------------------------
+
+    @torch.inference_mode()
+    def open(self, start: WorldStart) -> GuidedState:
+        """Begin with a frame of the theme, or with the newest prompt frame at the origin.
+
+        A prompt frame comes without depth: the tokenizer estimates it.
+        """
+        if start.theme not in PLAIN_THEMES:
+            raise UnknownThemeError(start.theme, PLAIN_THEMES)
+        place, config = plain_place(start.theme, start.seed), self.config
+        memory = SpatialMemory(MemoryConfig(config.height, config.width))
+        if start.pictures is None:
+            scene = build_plain_scene(place, start.seed)
+            camera = spawn(scene, start.seed)
+            color, nearness = render_rgbd(scene, camera, config.height, config.width)
+        else:
+            camera = CameraState(0.0, 0.0)
+            color = self._prompt_frame(start.pictures)
+            nearness = self._estimate(color, camera)
+        pose = Pose(*camera_pose(camera))
+        memory.add(color.permute(1, 2, 0), nearness, pose, pose.fov_y)
+        return GuidedState(place, start.seed, pose, memory, self._nothing())
+
+    def _prompt_frame(self, pictures: Tensor) -> Tensor:
+        try:
+            fitted = fit_prompt_frames(
+                pictures, self.config.height, self.config.width, most=self.spec.takes_pictures
+            )
+        except PromptFrameError as error:
+            raise BadPromptFrameError.of(error) from error
+        return fitted[-1]
+
+    def _estimate(self, color: Tensor, camera: CameraState) -> Tensor:
+        """Return the nearness [H, W] of a frame uint8 [3, H, W] as the tokenizer sees it."""
+        unit = color[None].float() / 127.5 - 1.0
+        unseen = torch.zeros(1, self.config.height, self.config.width, dtype=torch.bool)
+        guide = self._guide(unit, unseen.float(), unseen, Pose(*camera_pose(camera)))
+        features = self.tokenizer.guide_features(guide)
+        digits = self.tokenizer.encode(unit, None, guide, features)
+        active = active_blocks(unseen, self.config.active_share)
+        return self.tokenizer.decode(digits, active, guide, features)[1][0]
+
+    @torch.inference_mode()
+    def observe(
+        self,
+        state: GuidedState,
+        rgb: Tensor,
+        nearness: Tensor,
+        pose: Pose,
+        known: Tensor | None = None,
+    ) -> int:
+        """Let an engine's own frame join the memory, and draw what neither of them knows there.
+
+        The engine wins where both know a point. rgb uint8 [3, h, w] and nearness float [h, w] in
+        1/m, of any size; pose in the engine's coordinates; known bool [h, w], where the engine
+        draws something (None: everywhere). Returns the number of points added.
+
+        Raises MemoryInputError for a pose or a frame that cannot be; nothing is changed then.
+        """
+        if rgb.dim() != 3 or rgb.shape[1:] != nearness.shape:
+            raise MemoryInputError(
+                "colour and depth of an engine's frame differ in size",
+                expected="uint8 [3, h, w] and float [h, w]",
+                got=f"{list(rgb.shape)} and {list(nearness.shape)}",
+            )
+        size = (self.config.height, self.config.width)
+        near = F.interpolate(nearness[None, None].float(), size)[0, 0]
+        color = F.interpolate(rgb[None].float(), size, mode="bilinear", antialias=True)[0]
+        drawn = torch.ones(size, dtype=torch.bool)
+        if known is not None:
+            drawn = F.interpolate(known[None, None].float(), size)[0, 0] > 0.5
+        drawn &= near.isfinite() & (near > 0)
+        alignment = state.alignment or Alignment.of(state.pose, pose)
+        ours = alignment.apply(pose)
+        seen = state.memory.render(ours, ours.fov_y)
+        pixels = color.round().clamp(0, 255).byte().permute(1, 2, 0)
+        guide = Guide(
+            torch.where(drawn[..., None], pixels, seen.rgb),
+            torch.where(drawn, near, seen.nearness),
+            drawn | seen.mask,
+            seen.age,
+        )
+        return self._show(state, ours, alignment, guide, drawn | ~seen.mask)[2]
+
+    # -- one frame ------------------------------------------------------------------------------
+
+    @torch.inference_mode()
+    def render(self, state: GuidedState, controls: Controls) -> WorldFrame:
+        """Move the camera, show what is known from there, and draw what is not.
+
+        Raises MemoryInputError for a camera that cannot be; the state is then as it was.
+        """
+        pose, alignment = self._lead(state, controls)
+        seen = state.memory.render(pose, pose.fov_y)
+        t_tokens, frame, _ = self._show(state, pose, alignment, seen, ~seen.mask)
+        i420 = rgb_to_i420(frame.rgb.permute(2, 0, 1))
+        depth = frame.nearness.reciprocal().numpy().tobytes()
+        return WorldFrame(i420, pose, t_tokens, now_ms(), controls.tag, depth)
+
+    def _show(
+        self, state: GuidedState, pose: Pose, alignment: Alignment | None, seen: Guide, new: Tensor
+    ) -> tuple[float, Guide, int]:
+        """Move a state on to what is seen from a pose, with what is drawn where nothing is.
+
+        new bool [H, W]: the pixels that join the memory. Returns when the tokens were there, the
+        whole frame, and the number of points added.
+        """
+        digits, t_tokens, points = self._nothing(), now_ms(), 0
+        if not bool(seen.mask.all()):
+            seen, digits, t_tokens = self._draw(state, pose, seen)
+        if bool(new.any()):
+            points = state.memory.add(seen.rgb, seen.nearness, pose, pose.fov_y, unseen=new)
+        state.pose, state.alignment, state.previous = pose, alignment, digits
+        state.latent += int(bool((digits >= 0).any()))
+        return t_tokens, seen, points
+
+    def _draw(self, state: GuidedState, pose: Pose, seen: Guide) -> tuple[Guide, Tensor, float]:
+        """Return the whole frame, its digits, and when these were there."""
+        shown = seen.rgb.permute(2, 0, 1).float()[None] / 127.5 - 1.0
+        guide = self._guide(shown, seen.nearness[None], seen.mask[None], pose)
+        active = active_blocks(seen.mask[None], self.config.active_share)
+        condition = guided_condition(
+            torch.tensor(_motion(state.pose, pose)), torch.tensor(_angles(pose)[1]), state.place
+        )
+        with one_thread():  # small steps take longer with two
+            digits = self.decoder.decode(
+                active[0],
+                block_guide(guide)[0],
+                state.previous,
+                condition,
+                seed=state.seed,
+                latent=state.latent,
+            )
+        t_tokens = now_ms()
+        features = self.tokenizer.guide_features(guide)
+        color, nearness = self.tokenizer.decode(digits.clamp_min(0)[None], active, guide, features)
+        drawn = ((color[0] + 1) * 127.5).round().clamp(0, 255).byte().permute(1, 2, 0)
+        rgb = torch.where(seen.mask[..., None], seen.rgb, drawn)
+        near = torch.where(seen.mask, seen.nearness, nearness[0])
+        return Guide(rgb, near, torch.ones_like(seen.mask), seen.age), digits, t_tokens
+
+    def _guide(self, color: Tensor, nearness: Tensor, mask: Tensor, pose: Pose) -> Tensor:
+        pitch = torch.tensor([_angles(pose)[1]])
+        eye = max(pose.position[1], 0.2)
+        size = self.config.height, self.config.width
+        floor = floor_nearness(pitch, *size, pose.fov_y, eye)
+        return make_guide(color, nearness, mask, floor)
+
+    def _nothing(self) -> Tensor:
+        return torch.full((self.config.rows, self.config.columns, self.config.digits), -1)
+
+    # -- cameras --------------------------------------------------------------------------------
+
+    def _lead(self, state: GuidedState, controls: Controls) -> tuple[Pose, Alignment | None]:
+        """Return the next pose: the client's camera exactly, or where the controls lead."""
+        if controls.camera is not None:
+            alignment = state.alignment or Alignment.of(state.pose, controls.camera)
+            return alignment.apply(controls.camera), alignment
+        if not any(controls.action):
+            return state.pose, state.alignment
+        x, y, z = state.pose.position
+        yaw, pitch = _angles(state.pose)
+        before = CameraState(x, z, yaw, pitch)
+        scaled = [min(max(a, -1.0), 1.0) * self._scale for a in controls.action]
+        after = dead_reckoning(before, scaled)
+        move = (after.x - x, after.z - z)
+        length = math.hypot(*move)
+        if length > 0:
+            share = free_path(state.memory, state.pose, move) / length
+            after = replace(after, x=x + share * move[0], z=z + share * move[1])
+        position, rotation, fov_y = camera_pose(after)
+        return Pose((position[0], y, position[2]), rotation, fov_y), state.alignment
+
+    # -- snapshots ------------------------------------------------------------------------------
+
+    def save(self, state: GuidedState) -> bytes:
+        alignment = state.alignment
+        return msgpack.packb(  # type: ignore[no-any-return]
+            {
+                "version": _SNAPSHOT_VERSION,
+                "place": state.place,
+                "seed": state.seed,
+                "pose": _numbers(state.pose),
+                "latent": state.latent,
+                "previous": state.previous.to(torch.int8).numpy().tobytes(),
+                "alignment": alignment and [*alignment.rotation, *alignment.shift],
+                "memory": state.memory.save(),
+            }
+        )
+
+    def load(self, data: bytes) -> GuidedState:
+        try:
+            saved: dict[str, Any] = msgpack.unpackb(data)
+            if saved["version"] != _SNAPSHOT_VERSION:
+                raise _damaged(f"version {saved['version']!r}")
+            place, values = str(saved["place"]), [float(v) for v in saved["pose"]]
+            moved = saved["alignment"]
+            previous = torch.frombuffer(bytearray(saved["previous"]), dtype=torch.int8)
+            state = GuidedState(
+                place,
+                int(saved["seed"]),
+                Pose(_three(values), _four(values[3:]), values[7]),
+                SpatialMemory.load(saved["memory"]),
+                previous.view(self._nothing().shape).long(),
+                int(saved["latent"]),
+                moved and Alignment(_four(moved), _three(moved[4:])),
+            )
+            state.memory.render(state.pose, state.pose.fov_y)  # refuses a pose that cannot be
+        except SnapshotError:
+            raise
+        except (
+            MemoryInputError,
+            msgpack.UnpackException,
+            KeyError,
+            IndexError,
+            TypeError,
+            ValueError,
+            RuntimeError,
+        ) as error:
+            raise _damaged(f"{len(data)} bytes ({type(error).__name__}: {error})"[:500]) from error
+        if place not in PLAIN_THEMES or state.latent < 0:
+            raise _damaged(f"place {place!r}, latent {state.latent}")
+        config = state.memory.config
+        if (config.height, config.width) != (self.config.height, self.config.width):
+            raise _damaged(f"a memory of {config.height} x {config.width} pixels")
+        if int(previous.min()) < -1 or int(previous.max()) >= self.config.levels:
+            raise _damaged(f"digits from {int(previous.min())} to {int(previous.max())}")
+        return state
+
+
+def free_path(memory: SpatialMemory, pose: Pose, move: tuple[float, float]) -> float:
+    """Return how far, in metres, a person can go along `move` (x, z) before a wall; at most all.
+
+    The memory is looked at along the way: what it knows between knee and eye height, no farther to
+    the side than a body is wide, stops the person a body's radius before it.
+    """
+    length = math.hypot(*move)
+    yaw = math.atan2(-move[0], -move[1])
+    eye = pose.position[1]
+    ahead = Pose(pose.position, camera_pose(CameraState(0.0, 0.0, yaw))[1], limits.FOV_Y_DEG)
+    near = memory.render(ahead, ahead.fov_y).nearness[::2, ::2]
+    height, width = near.shape
+    focal = height / 2 / math.tan(math.radians(ahead.fov_y) / 2)
+    depth = torch.where(near > 0, near, 1e-3).reciprocal()
+    up = (height / 2 - 0.5 - torch.arange(height)[:, None]) / focal
+    aside = (torch.arange(width) + 0.5 - width / 2) / focal
+    tall = (eye + up * depth > _STEP_M) & (up * depth < 0.1)
+    way = depth[tall & ((aside * depth).abs() < limits.BODY_RADIUS_M)]
+    if len(way) < _SPECKS:
+        return length
+    wall = float(way.kthvalue(_SPECKS).values)
+    return min(length, max(0.0, wall - limits.BODY_RADIUS_M))
+
+
+def _angles(pose: Pose) -> tuple[float, float]:
+    """Return yaw (+ is left) and pitch (+ is up) of where a pose looks, in radians."""
+    x, y, z, w = pose.rotation
+    ahead = (-2 * (x * z + y * w), -2 * (y * z - x * w), -(1 - 2 * (x * x + y * y)))
+    return math.atan2(-ahead[0], -ahead[2]), math.asin(min(max(ahead[1], -1.0), 1.0))
+
+
+def _motion(before: Pose, after: Pose) -> list[float]:
+    """Return the action (strafe, forward, yaw, pitch) that leads from one pose to the next."""
+    (yaw, pitch), (new_yaw, new_pitch) = _angles(before), _angles(after)
+    dx = after.position[0] - before.position[0]
+    dz = after.position[2] - before.position[2]
+    sine, cosine = math.sin(new_yaw), math.cos(new_yaw)
+    values = (
+        (dx * cosine - dz * sine) / limits.MAX_STRAFE_M,
+        (-dx * sine - dz * cosine) / limits.MAX_WALK_M,
+        math.remainder(new_yaw - yaw, 2 * math.pi) / math.radians(limits.MAX_YAW_DEG),
+        (new_pitch - pitch) / math.radians(limits.MAX_PITCH_DEG),
+    )
+    return [min(max(value, -1.0), 1.0) for value in values]
+
+
+def _numbers(pose: Pose) -> list[float]:
+    return [*pose.position, *pose.rotation, pose.fov_y]
+
+
+def _three(values: Sequence[float]) -> tuple[float, float, float]:
+    x, y, z = values[:3]
+    return x, y, z
+
+
+def _four(values: Sequence[float]) -> tuple[float, float, float, float]:
+    x, y, z, w = values[:4]
+    return x, y, z, w
+
+
+def _spec(manifest: dict[str, Any]) -> WorldSpec:
+    config = GuidedConfig(**manifest["tokenizer"])
+    return WorldSpec(
+        name=manifest["name"],
+        title=manifest["title"],
+        width=config.width,
+        height=config.height,
+        fps=float(manifest["frames_per_second"]),
+        frames_per_latent=1,
+        themes=tuple(PLAIN_THEMES),
+        action_schema=tuple(limits.ACTION_NAMES),
+        conditionings=("actions", "camera"),
+        context_frames=1,
+        kind="ar",
+        takes_pictures=1,
+    )
+
+
+def guided_spec(folder: Path = GUIDED_WORLD) -> WorldSpec:
+    """Return the spec of a folder's world by its world.json. Raises DamagedWeightsError."""
+    try:
+        return _spec(read_guided_manifest(folder))
+    except DamagedWorldError as error:
+        raise DamagedWeightsError.of(error) from error
+
+
+def load_guided(folder: Path, progress: Progress) -> GuidedWorld:
+    """Load the world of a folder. Raises DamagedWeightsError."""
+    progress("reading weights", 0.1)
+    try:
+        world = GuidedWorld(load_guided_world(folder))
+    except DamagedWorldError as error:
+        raise DamagedWeightsError.of(error) from error
+    progress("starting the spatial memory", 0.6)
+    memory = SpatialMemory(MemoryConfig(world.config.height, world.config.width))
+    pose = Pose(*camera_pose(CameraState(0.0, 0.0)))
+    memory.render(pose, pose.fov_y)  # its loops are compiled when they first run
+    return world

@@ -1,0 +1,189 @@
+"""The world with a spatial memory: what it remembers, what it draws, what it refuses."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.models.guided.test_world_training import NET, SMALL
+from worldbridge.bridge.protocol import Pose
+from worldbridge.models.guided.checkpoint import load_guided_world, save_guided_world
+from worldbridge.models.guided.tokenizer import GuidedTokenizer
+from worldbridge.models.procedural import CameraState, camera_pose
+from worldbridge.models.spatial_memory import MemoryConfig, MemoryInputError, SpatialMemory
+from worldbridge.models.transformer import VideoTransformer
+from worldbridge.runtime.errors import DamagedWeightsError, SnapshotError, UnknownThemeError
+from worldbridge.runtime.worlds.contract import Controls, WorldFrame, WorldStart, next_frames
+from worldbridge.runtime.worlds.guided import GuidedState, GuidedWorld, free_path, load_guided
+from worldbridge.runtime.worlds.registry import open_world, spec_of
+
+STILL = Controls()
+TURN = Controls(action=(0.0, 0.0, 1.0, 0.0))
+BACK = Controls(action=(0.0, -1.0, 0.0, 0.0))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("guided")
+    net = replace(NET, grid=replace(NET.grid, guide_dim=96))
+    save_guided_world(path, GuidedTokenizer(SMALL), VideoTransformer(net))
+    return path
+
+
+@pytest.fixture(scope="module")
+def world(folder: Path) -> GuidedWorld:
+    return load_guided(folder, lambda text, share: None)
+
+
+def play(world: GuidedWorld, state: GuidedState, *controls: Controls) -> list[WorldFrame]:
+    return [next_frames(world, [state], [c])[0] for c in controls]
+
+
+def start(world: GuidedWorld, seed: int = 3, theme: str = "zoo") -> GuidedState:
+    return world.open(WorldStart(theme, seed))
+
+
+def test_standing_still_draws_nothing_and_changes_no_pixel(world: GuidedWorld) -> None:
+    state = start(world)
+    steps: list[int] = []
+    world.notify = lambda: steps.append(1)
+    first, *rest = play(world, state, *[STILL] * 5)
+    assert all(frame.i420 == first.i420 and frame.pose == first.pose for frame in rest)
+    assert state.latent == 0
+    assert not steps
+    play(world, state, TURN)
+    assert state.latent == 1
+    assert steps
+    world.notify = lambda: None
+
+
+def test_what_was_left_comes_back_as_it_was(world: GuidedWorld) -> None:
+    state = start(world)
+    (before,) = play(world, state, STILL)
+    pose = before.pose
+    away = [camera_pose(CameraState(pose.position[0], pose.position[2], 0.3 * i)) for i in (1, 2)]
+    views = [Pose(*view) for view in (*away, (pose.position, pose.rotation, pose.fov_y))]
+    state.alignment = None
+    frames = play(world, state, *(Controls(camera=p) for p in [pose, *views]))
+    last, first = (
+        torch.frombuffer(bytearray(f.i420), dtype=torch.uint8)[: 64 * 96].float()
+        for f in (frames[-1], before)
+    )
+    other = torch.frombuffer(bytearray(frames[2].i420), dtype=torch.uint8)[: 64 * 96].float()
+    assert (last - first).abs().mean() < 0.1 * (other - first).abs().mean()
+
+
+def test_the_camera_of_a_client_is_taken_exactly(world: GuidedWorld) -> None:
+    state = start(world)
+    mine = Pose((100.0, 1.0, 5.0), (0.0, 0.0, 0.0, 1.0), 60.0)
+    (first,) = play(world, state, Controls(camera=mine))
+    turned = Pose((100.0, 1.25, 4.0), camera_pose(CameraState(0, 0, 0.2, 0.1))[1], 60.0)
+    (second,) = play(world, state, Controls(camera=turned))
+    moved = math.dist(first.pose.position, second.pose.position)
+    assert moved == pytest.approx(math.dist(mine.position, turned.position), abs=1e-6)
+    assert second.pose.fov_y == 60.0
+    assert second.pose.position[1] - first.pose.position[1] == pytest.approx(0.25, abs=1e-6)
+
+
+def test_a_saved_session_continues_exactly(world: GuidedWorld) -> None:
+    state = start(world)
+    play(world, state, TURN, TURN, BACK)
+    copy = world.load(world.save(state))
+    assert world.save(copy) == world.save(state)
+    path = (TURN, BACK, TURN, STILL)
+    for ours, theirs in zip(play(world, state, *path), play(world, copy, *path), strict=True):
+        assert ours.i420 == theirs.i420
+        assert ours.pose == theirs.pose
+        assert ours.depth == theirs.depth
+
+
+def test_a_session_does_not_depend_on_others(world: GuidedWorld) -> None:
+    alone = start(world)
+    expected = [f.i420 for f in play(world, alone, TURN, TURN)]
+    first, second = start(world), start(world, 8, "museum")
+    found = [next_frames(world, [second, first], [BACK, TURN])[1].i420 for _ in range(2)]
+    assert found == expected
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda d: d[:100],
+        lambda d: d[:-2000] + b"\0" * 2000,
+        lambda d: b"",
+        lambda d: b"\x81\xa1a\x01",
+    ],
+)
+def test_damaged_sessions_are_refused(world: GuidedWorld, damage: object) -> None:
+    data = world.save(start(world))
+    with pytest.raises(SnapshotError):
+        world.load(damage(data))  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(
+    "camera",
+    [Pose((math.nan, 0.0, 0.0)), Pose((5_000.0, 0.0, 0.0)), Pose((0.0, 0.0, 0.0), fov_y=170.0)],
+)
+def test_a_camera_that_cannot_be_changes_nothing(world: GuidedWorld, camera: Pose) -> None:
+    state = start(world)
+    origin = Pose()
+    play(world, state, Controls(camera=origin), TURN)
+    before = world.save(state)
+    with pytest.raises(MemoryInputError):
+        play(world, state, Controls(camera=camera))
+    assert world.save(state) == before
+    play(world, state, TURN)
+
+
+def test_a_prompt_frame_stays_what_it_is_and_gets_depth(world: GuidedWorld) -> None:
+    picture = torch.randint(0, 255, (1, 3, 64, 96), dtype=torch.uint8)
+    state = world.open(WorldStart("zoo", 1, picture))
+    seen = state.memory.render(state.pose, state.pose.fov_y)
+    assert torch.equal(seen.rgb.permute(2, 0, 1), picture[0])
+    assert bool((seen.nearness > 0).all())
+    with pytest.raises(UnknownThemeError):
+        world.open(WorldStart("atlantis", 1))
+
+
+def test_a_frame_of_an_engine_wins_and_what_it_leaves_blank_is_drawn(world: GuidedWorld) -> None:
+    state = start(world)
+    pose = Pose((7.0, 1.6, 7.0))
+    rgb = torch.full((3, 32, 48), 200, dtype=torch.uint8)
+    known = torch.zeros(32, 48, dtype=torch.bool)
+    known[:, :24] = True
+    assert world.observe(state, rgb, torch.full((32, 48), 0.5), pose, known) > 0
+    seen = state.memory.render(state.pose, state.pose.fov_y)
+    assert bool((seen.rgb[:, :47] == 200).all())
+    assert bool((seen.nearness[:, :47] - 0.5).abs().max() < 1e-3)
+    assert bool(seen.mask.all())
+    with pytest.raises(MemoryInputError, match="differ in size"):
+        world.observe(state, rgb, torch.zeros(5, 5), pose)
+
+
+def test_walls_stop_people(world: GuidedWorld) -> None:
+    memory = SpatialMemory(MemoryConfig(64, 96))
+    pose = Pose(*camera_pose(CameraState(0.0, 0.0)))
+    wall = torch.full((64, 96), 1 / 1.5)
+    memory.add(torch.zeros(64, 96, 3, dtype=torch.uint8), wall, pose, pose.fov_y)
+    assert free_path(memory, pose, (0.0, -0.5)) == 0.5
+    assert free_path(memory, pose, (0.0, -3.0)) == pytest.approx(1.5 - 0.35, abs=0.05)
+    assert free_path(memory, pose, (0.0, 2.0)) == 2.0
+
+
+def test_a_folder_is_served_by_its_path(folder: Path, tmp_path: Path) -> None:
+    assert spec_of(folder).conditionings == ("actions", "camera")
+    assert isinstance(open_world(str(folder)), GuidedWorld)
+    damaged = tmp_path / "damaged"
+    damaged.mkdir()
+    for path in folder.iterdir():
+        (damaged / path.name).write_bytes(path.read_bytes())
+    weights = damaged / "transformer.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-10])
+    with pytest.raises(DamagedWeightsError, match="damaged"):
+        open_world(str(damaged))
+    assert load_guided_world(folder).tokenizer.config == SMALL
