@@ -182,11 +182,11 @@ def _fill(folder: Path, module: nn.Module, state: dict[str, Tensor], assign: boo
     try:
         module.load_state_dict(state, assign=assign)
     except RuntimeError as error:
-        told = "; ".join(line.strip() for line in str(error).splitlines()[1:]) or str(error)
+        differences = "; ".join(line.strip() for line in str(error).splitlines()[1:]) or str(error)
         raise DamagedWorldError(
             f"the weights in {folder} are not those of its world.json",
             expected=f"the tensors of the {type(module).__name__} described there",
-            got=told[:1000],
+            got=differences[:1000],
             remedy="undo changes of world.json, or make the world again",
         ) from error
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from worldbridge.models.errors import ExportError
 from worldbridge.models.export.decoder import ExportedDecoder, OnnxDecoder, TensorRTDecoder
 from worldbridge.models.export.export import Options, export_onnx
-from worldbridge.models.export.tensorrt_export import TensorRTOptions, export_tensorrt
+from worldbridge.models.export.tensorrt import TensorRTOptions, export_tensorrt
 
 __all__ = [
     "ExportError",

@@ -1,4 +1,4 @@
-"""Exported graphs against the tokenizer that they were made from."""
+"""Compare exported graphs with the tokenizer that they were made from."""
 
 from __future__ import annotations
 
@@ -10,19 +10,18 @@ import torch
 from torch import Tensor
 
 from worldbridge.models.errors import ExportError
-from worldbridge.models.export.decoder import ExportedDecoder
+from worldbridge.models.export.decoder import ExportedDecoder, Runner
 from worldbridge.models.export.graphs import to_bytes
 from worldbridge.models.export.manifest import Exported
-from worldbridge.models.export.runners import Runner
 from worldbridge.models.tokenizer import VideoTokenizer
 from worldbridge.models.tokenizer.stream import Pass
 
-__all__ = ["Finding", "check_export", "demand", "steps_for"]
+__all__ = ["Finding", "check_export", "demand"]
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One measured difference; it is well while `value` is at most `limit`."""
+    """One measured difference, which is well while `value` is at most `limit`."""
 
     graph: str
     measure: str
@@ -32,15 +31,23 @@ class Finding:
 
     @property
     def well(self) -> bool:
-        return self.value <= self.limit  # not for a value that is no number
+        return self.value <= self.limit  # false for NaN
 
     def as_json(self) -> dict[str, Any]:
         return {**asdict(self), "well": self.well}
 
 
-def steps_for(window: int | None) -> int:
-    """Steps after which a stream's memory is full and has moved on."""
-    return 4 if window is None else window + 3
+def demand(findings: list[Finding]) -> None:
+    """Raise ExportError with exit code 1 unless every difference is small enough."""
+    bad = [one for one in findings if not one.well]
+    if bad:
+        raise ExportError(
+            "the exported graphs do not compute what the tokenizer computes",
+            expected="; ".join(f"{x.graph}: {x.measure} <= {x.limit:g}" for x in bad),
+            got="; ".join(f"{x.value:.3g}" for x in bad),
+            remedy="nothing was written; try other versions of torch, onnxscript or the runtime, "
+            "and report it",
+        ).with_exit_code(1)
 
 
 @torch.inference_mode()
@@ -55,9 +62,10 @@ def check_export(
     latents: int = 3,
     seed: int = 0,
 ) -> list[Finding]:
-    """Random codes, and a random video, through every graph and through `tokenizer`.
+    """Run random codes and a random video through every graph and through `tokenizer`.
 
-    `latents`: length of the longer of the two whole videos; the other is one picture.
+    `steps` is the length of the stream in latents. One of the two whole videos is a single frame,
+    the other is of `latents` latents. `tolerance` is relative to the largest value.
     """
     generator = torch.Generator().manual_seed(seed)
     counts = tuple(sorted({1, latents}))
@@ -74,19 +82,6 @@ def check_export(
     return findings
 
 
-def demand(findings: list[Finding]) -> None:
-    """Raises ExportError, exit code 1, unless every difference is small enough."""
-    bad = [one for one in findings if not one.well]
-    if bad:
-        raise ExportError(
-            "the exported graphs do not compute what the tokenizer computes",
-            expected="; ".join(f"{x.graph}: {x.measure} <= {x.limit:g}" for x in bad),
-            got="; ".join(f"{x.value:.3g}" for x in bad),
-            remedy="nothing was written; try other versions of torch, onnxscript or the runtime, "
-            "and report it",
-        ).with_exit_code(1)
-
-
 @dataclass(frozen=True, slots=True)
 class _Check:
     exported: Exported
@@ -97,16 +92,18 @@ class _Check:
     generator: torch.Generator
 
     def stream(self, steps: int, progress: Callable[[str, float], None]) -> list[Finding]:
-        export, window = self.exported, self.exported.window
+        export = self.exported
         decoder = ExportedDecoder(export, self.runner)
-        state = decoder.decode_stream_init(1, export.height, export.width, window)
-        wanted = self.tokenizer.decode_stream_init(1, export.height, export.width, window)
+        states = [
+            coder.decode_stream_init(1, export.height, export.width, export.window)
+            for coder in (decoder, self.tokenizer)
+        ]
         first, later = _Worst(export.pixels), _Worst(export.pixels)
         for step in range(steps):
             progress(f"checking step {step + 1} of {steps}", 0.7 * step / steps)
             codes = self._codes(1)
-            frames, state = decoder.decode_step(codes, state)
-            expected, wanted = self.tokenizer.decode_step(codes, wanted)
+            frames, states[0] = decoder.decode_step(codes, states[0])
+            expected, states[1] = self.tokenizer.decode_step(codes, states[1])
             (later if step else first).add(frames, expected)
         found = first.findings("decoder_first", 1, self.tolerance)
         if steps > 1:
@@ -122,8 +119,10 @@ class _Check:
         return worst.findings("decoder", len(self.counts), self.tolerance)
 
     def encoder(self) -> Finding:
-        """Rounding may fall either way at a border: each digit has to lie between the digits of
-        the unrounded values moved down and up by the tolerance."""
+        """Check that each digit lies between those of the unrounded values moved by the tolerance.
+
+        At a border between two codes rounding may fall either way.
+        """
         beyond = other = total = 0
         fsq = self.tokenizer.quantizer
         for count in self.counts:
@@ -157,7 +156,7 @@ class _Check:
 
 
 class _Worst:
-    """The largest difference of pictures, relative to the largest value, or in levels of bytes."""
+    """The largest difference of frames, relative to the largest value, or in levels of bytes."""
 
     def __init__(self, pixels: str) -> None:
         self.bytes = pixels == "bytes"
@@ -170,7 +169,7 @@ class _Worst:
             value = float(off.max())
         else:
             value = float((found - expected).abs().max() / expected.abs().max())
-        self.worst = value if value != value else max(self.worst, value)
+        self.worst = value if value != value else max(self.worst, value)  # keep NaN
 
     def findings(self, graph: str, runs: int, tolerance: float) -> list[Finding]:
         also = {"runs": runs}

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import importlib.util
+import io
 import json
+import logging
+import warnings
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,24 +18,36 @@ import torch
 
 from worldbridge.models.checkpoint import atomic_directory, check_out, load_tokenizer
 from worldbridge.models.errors import ExportError
-from worldbridge.models.export.check import check_export, demand, steps_for
-from worldbridge.models.export.graphs import Graph, Pixels, Slot, build_graphs, memory_of
+from worldbridge.models.export.check import check_export, demand
+from worldbridge.models.export.decoder import OnnxRunner, Runner
+from worldbridge.models.export.graphs import Graph, Pixels, build_graphs, memory_of
 from worldbridge.models.export.manifest import (
     FILE,
     FORMAT,
     Exported,
     describe_graph,
     describe_slots,
+    package,
+    version_of,
 )
-from worldbridge.models.export.onnx_files import OPSET, require_exporter, write_onnx
-from worldbridge.models.export.packages import optional, version_of
-from worldbridge.models.export.runners import OnnxRunner
 from worldbridge.models.progress import Progress, silent
 from worldbridge.models.tokenizer import VideoTokenizer
 
-__all__ = ["PARTS", "TOLERANCE", "Options", "Progress", "Source", "export_onnx", "open_source"]
+__all__ = [
+    "OPSET",
+    "PARTS",
+    "TOLERANCE",
+    "Options",
+    "Source",
+    "check_graphs",
+    "describe_export",
+    "export_onnx",
+    "open_source",
+    "require_exporter",
+    "write_graphs",
+]
 
-
+OPSET = 18  # the oldest one that the exporter writes: more programs can read it
 PARTS = ("stream", "decoder", "encoder")
 TOLERANCE = 1e-4  # of the largest value
 
@@ -39,8 +57,8 @@ class Options:
     """What to export; None: as the world is served."""
 
     parts: frozenset[str] = frozenset(PARTS)
-    resolution: tuple[int, int] | None = None  # height and width of the pictures
-    window: int | None = None  # earlier latents that the temporal attention sees in a stream
+    resolution: tuple[int, int] | None = None  # height and width of the frames
+    window: int | None = None  # past latents that the temporal attention sees in a stream
     pixels: Pixels = "float"
     steps: int | None = None  # of the stream that is checked
 
@@ -55,23 +73,17 @@ class Source:
     window: int | None
 
     def weights(self) -> int:
-        """Bytes in float32."""
+        """Return the bytes of all weights in float32."""
         return sum(4 * value.numel() for value in self.tokenizer.parameters())
-
-    def slots(self, tokenizer: VideoTokenizer) -> tuple[Slot, ...]:
-        return memory_of(tokenizer, self.grid, self.window)
 
     def graphs(self, tokenizer: VideoTokenizer, options: Options) -> list[Graph]:
         return build_graphs(tokenizer, self.grid, self.window, options.pixels, options.parts)
-
-    def steps(self, options: Options) -> int:
-        return steps_for(self.window) if options.steps is None else options.steps
 
 
 def export_onnx(
     world: Path, out: Path, options: Options, progress: Progress | None = None
 ) -> dict[str, Any]:
-    """Writes the folder `out` from the world in the folder `world`; returns its export.json.
+    """Write the folder `out` from the world in the folder `world`; return its export.json.
 
     With onnxruntime every graph is run and compared with PyTorch before the folder appears.
 
@@ -88,14 +100,26 @@ def export_onnx(
     with atomic_directory(out, source.weights() * len(graphs), ExportError) as folder:
         described = write_graphs(graphs, folder, report, 0.5)
         data = describe_export(source, options, "onnx", "float32", described, source.tokenizer)
-        data |= {"opset": OPSET, "check": _checked(folder, data, source, options, report)}
+        data |= {"opset": OPSET, "check": None}
+        if importlib.util.find_spec("onnxruntime") is not None:
+            data["check"] = check_graphs(
+                folder,
+                data,
+                source,
+                options,
+                OnnxRunner,
+                tolerance=TOLERANCE,
+                progress=lambda stage, share: report(stage, 0.5 + 0.5 * share),
+                against="on the CPU",
+                runtime=f"onnxruntime {version_of('onnxruntime')}",
+            )
         (folder / FILE).write_text(json.dumps(data, indent=1) + "\n")
     report("finished", 1.0)
     return data
 
 
 def open_source(world: Path, options: Options) -> Source:
-    """Raises DamagedWorldError, and ExportError for sizes that do not fit the tokenizer."""
+    """Load a world's tokenizer. Raises DamagedWorldError, and ExportError for wrong options."""
     if not options.parts or options.parts - set(PARTS):
         raise ExportError(
             "there is no such part of a tokenizer",
@@ -109,7 +133,7 @@ def open_source(world: Path, options: Options) -> Source:
         height, width = grid
     except (KeyError, TypeError, ValueError) as error:
         raise ExportError(
-            f"the world in {world} does not say how large its pictures are",
+            f"the world in {world} does not say how large its frames are",
             expected="latent_shape [latents, height, width] in its world.json",
             got=f"{type(error).__name__}: {error}",
             remedy="copy the world again, or make it again",
@@ -118,7 +142,7 @@ def open_source(world: Path, options: Options) -> Source:
         height, width = _grid_of(options.resolution, tokenizer.config.spatial_compression)
     window = options.window
     if not tokenizer.config.attention:
-        window = None  # nothing in it looks further back than its convolutions
+        window = None  # nothing in it sees further back than its convolutions
     elif window is None:
         window = latents  # the one that serving uses
     return Source(manifest, tokenizer, (height, width), window)
@@ -135,19 +159,6 @@ def _grid_of(resolution: tuple[int, int], scale: int) -> tuple[int, int]:
     return resolution[0] // scale, resolution[1] // scale
 
 
-def write_graphs(
-    graphs: list[Graph], folder: Path, report: Progress, share: float
-) -> dict[str, dict[str, Any]]:
-    """Writes NAME.onnx of each; returns their descriptions by name."""
-    described = {}
-    for number, graph in enumerate(graphs):
-        report(f"writing {graph.name}.onnx", share * number / len(graphs))
-        path = folder / f"{graph.name}.onnx"
-        write_onnx(graph, path)
-        described[graph.name] = describe_graph(graph, path)
-    return described
-
-
 def describe_export(
     source: Source,
     options: Options,
@@ -156,9 +167,10 @@ def describe_export(
     graphs: dict[str, dict[str, Any]],
     tokenizer: VideoTokenizer,
 ) -> dict[str, Any]:
-    """The export.json; `tokenizer` is the one that was written, in its precision."""
+    """Return the export.json; `tokenizer` is the one that was written, in its precision."""
     config, weights = tokenizer.config, source.world["files"]["tokenizer"]
     scale = config.spatial_compression
+    streams = "stream" in options.parts
     return {
         "format": FORMAT,
         "kind": kind,
@@ -174,29 +186,118 @@ def describe_export(
         "frames_per_latent": config.temporal_compression,
         "window": source.window,
         "graphs": graphs,
-        "state": describe_slots(source.slots(tokenizer) if "stream" in options.parts else ()),
+        "state": describe_slots(
+            memory_of(tokenizer, source.grid, source.window) if streams else ()
+        ),
         "tokenizer": dataclasses.asdict(config),
     }
 
 
-def _checked(
-    folder: Path, data: dict[str, Any], source: Source, options: Options, report: Progress
-) -> dict[str, Any] | None:
-    """What the check found; None where there is no onnxruntime to run it."""
-    if optional("onnxruntime") is None:
-        return None
+def check_graphs(
+    folder: Path,
+    data: dict[str, Any],
+    source: Source,
+    options: Options,
+    run: Callable[[Exported], Runner],
+    *,
+    tolerance: float,
+    progress: Progress,
+    against: str,
+    runtime: str,
+    latents: int = 3,
+) -> dict[str, Any]:
+    """Compare the graphs in `folder` with PyTorch; return the findings for export.json.
+
+    Raises ExportError where a difference is too large.
+    """
+    steps = options.steps
+    if steps is None:  # until a stream's caches are full and have moved on
+        steps = 4 if source.window is None else source.window + 3
     exported = Exported.of(folder, data)
     findings = check_export(
         exported,
-        OnnxRunner(exported),
+        run(exported),
         source.tokenizer,
-        steps=source.steps(options),
-        tolerance=TOLERANCE,
-        progress=lambda stage, share: report(stage, 0.5 + 0.5 * share),
+        steps=steps,
+        tolerance=tolerance,
+        progress=progress,
+        latents=latents,
     )
     demand(findings)
     return {
-        "against": f"torch {torch.__version__} on the CPU",
-        "runtime": f"onnxruntime {version_of('onnxruntime')}",
+        "against": f"torch {torch.__version__} {against}",
+        "runtime": runtime,
         "findings": [finding.as_json() for finding in findings],
     }
+
+
+# -- ONNX files -----------------------------------------------------------------------------------
+
+
+def require_exporter() -> None:
+    """Raise ExportError where a package that PyTorch's exporter needs is missing."""
+    for name in ("onnx", "onnxscript"):
+        package(name, "writing ONNX files", "export")
+
+
+def write_graphs(
+    graphs: list[Graph], folder: Path, report: Progress, share: float
+) -> dict[str, dict[str, Any]]:
+    """Write NAME.onnx of each graph, weights included; return their descriptions by name.
+
+    Raises ExportError for a graph that PyTorch cannot export, and OSError for the disk.
+    """
+    described = {}
+    for number, graph in enumerate(graphs):
+        report(f"writing {graph.name}.onnx", share * number / len(graphs))
+        path = folder / f"{graph.name}.onnx"
+        path.write_bytes(_onnx(graph))
+        described[graph.name] = describe_graph(graph, path)
+    return described
+
+
+def _onnx(graph: Graph) -> bytes:
+    try:
+        with _quiet():
+            program = torch.onnx.export(
+                graph.module,
+                graph.arguments,
+                input_names=[value.name for value in graph.inputs],
+                output_names=[value.name for value in graph.outputs],
+                dynamic_shapes=graph.dynamic,
+                opset_version=OPSET,
+                dynamo=True,  # the older exporter knows no RMS norm
+                verbose=False,
+            )
+    except torch.onnx.errors.OnnxExporterError as error:
+        raise ExportError(
+            f"the graph {graph.name} cannot be written as ONNX",
+            expected="a tokenizer whose layers PyTorch's exporter knows",
+            got=str(error)[:1000],
+            remedy="report it with the world.json and the versions of torch and onnxscript",
+        ) from error
+    assert program is not None  # only the older exporter returns None
+    model = program.model_proto
+    # The exporter's notes name our source lines and their folders.
+    body = model.graph
+    parts = (body.node, body.initializer, body.input, body.output, body.value_info)
+    for holder in (model, body, *(item for part in parts for item in part)):
+        del holder.metadata_props[:]
+    data: bytes = model.SerializeToString()
+    return data
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence the exporter, whose messages are about packages and internals."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -1,4 +1,4 @@
-"""What is exported: each graph as a module, with its example arguments and its description."""
+"""The exported graphs as modules, each with example arguments and a description."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ from worldbridge.models.tokenizer.stream import FixedPass, Pass
 __all__ = ["Graph", "Pixels", "Slot", "Value", "build_graphs", "memory_of", "to_bytes"]
 
 Pixels = Literal["float", "bytes"]
+Grid = tuple[int, int]  # height and width in latents
 
 
 @dataclass(frozen=True, slots=True)
 class Value:
-    """An input or output; an axis of any length is named."""
+    """An input or output of a graph. An axis of any length has a name instead of a size."""
 
     name: str
     dtype: torch.dtype
@@ -30,7 +31,7 @@ class Value:
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """One tensor that a stream remembers: `output` of a step is `input` of the next one."""
+    """One tensor that a stream keeps: `output` of a step is `input` of the next one."""
 
     input: str
     output: str
@@ -41,6 +42,8 @@ class Slot:
 
 @dataclass(frozen=True, slots=True)
 class Graph:
+    """A module to export."""
+
     name: str
     module: nn.Module
     arguments: tuple[Tensor, ...]
@@ -50,17 +53,19 @@ class Graph:
 
 
 def to_bytes(video: Tensor) -> Tensor:
-    """[1, 3, T, H, W] in [-1, 1] -> uint8 [1, T, H, W, 3], rounded as in served pictures."""
+    """Convert [1, 3, T, H, W] in [-1, 1] to uint8 [1, T, H, W, 3], rounded as in served frames."""
     return video.permute(0, 2, 3, 4, 1).mul(127.5).add(128).clamp(0, 255).to(torch.uint8)
 
 
 class _Decoding(nn.Module):
-    def __init__(self, tokenizer: VideoTokenizer, pixels: Pixels) -> None:
+    def __init__(
+        self, tokenizer: VideoTokenizer, pixels: Pixels, window: int | None = None
+    ) -> None:
         super().__init__()
-        self.quantizer, self.pixels = tokenizer.quantizer, pixels
+        self.quantizer, self.pixels, self.window = tokenizer.quantizer, pixels, window
         self.post_quant_conv, self.decoder = tokenizer.post_quant_conv, tokenizer.decoder
 
-    def pictures(self, codes: Tensor, run: Pass) -> Tensor:
+    def frames(self, codes: Tensor, run: Pass) -> Tensor:
         dtype = self.post_quant_conv.conv3d.weight.dtype
         values = self.quantizer.indices_to_codes(codes.flatten(0, 1), dtype).permute(0, 3, 1, 2)
         video: Tensor = self.decoder(self.post_quant_conv(values), run).float()
@@ -68,42 +73,38 @@ class _Decoding(nn.Module):
 
 
 class WholeDecoder(_Decoding):
-    """codes int32 [1, t, h, w] -> the pictures of a video from its beginning."""
+    """Decode codes int32 [1, t, h, w] to the frames of a video from its start."""
 
     def forward(self, codes: Tensor) -> Tensor:
-        return self.pictures(codes, Pass(1))
+        return self.frames(codes, Pass(1))
 
 
 class FirstStep(_Decoding):
-    """codes int32 [1, 1, h, w] -> (the first picture, memory...)."""
-
-    def __init__(self, tokenizer: VideoTokenizer, pixels: Pixels, window: int | None) -> None:
-        super().__init__(tokenizer, pixels)
-        self.window = window
+    """Decode codes int32 [1, 1, h, w] to (the first frame, caches...)."""
 
     def forward(self, codes: Tensor) -> tuple[Tensor, ...]:
         run = FixedPass(self.window, None)
-        return (self.pictures(codes, run), *run.memory().values())
+        return (self.frames(codes, run), *run.memory().values())
 
 
 class NextStep(_Decoding):
-    """(codes int32 [1, 1, h, w], memory...) -> (the next n pictures, memory...)."""
+    """Decode (codes int32 [1, 1, h, w], caches...) to (the next n frames, caches...)."""
 
     def __init__(
         self, tokenizer: VideoTokenizer, pixels: Pixels, window: int | None, layers: list[str]
     ) -> None:
-        super().__init__(tokenizer, pixels)
-        self.window, self.layers = window, layers
+        super().__init__(tokenizer, pixels, window)
+        self.layers = layers
 
     def forward(self, codes: Tensor, *past: Tensor) -> tuple[Tensor, ...]:
         run = FixedPass(self.window, dict(zip(self.layers, past, strict=True)))
-        pictures = self.pictures(codes, run)
+        frames = self.frames(codes, run)
         memory = run.memory()
-        return (pictures, *(memory[layer] for layer in self.layers))
+        return (frames, *(memory[layer] for layer in self.layers))
 
 
 class WholeEncoder(nn.Module):
-    """video float32 [1, 3, T, H, W] -> codes int32 [1, t, h, w]."""
+    """Encode a video float32 [1, 3, T, H, W] to codes int32 [1, t, h, w]."""
 
     def __init__(self, tokenizer: VideoTokenizer) -> None:
         super().__init__()
@@ -111,33 +112,14 @@ class WholeEncoder(nn.Module):
         self.quantizer = tokenizer.quantizer
 
     def forward(self, video: Tensor) -> Tensor:
-        z: Tensor = self.quant_conv(
-            self.encoder(video.to(self.quant_conv.conv3d.weight.dtype), Pass(1))
-        )
+        dtype = self.quant_conv.conv3d.weight.dtype
+        z: Tensor = self.quant_conv(self.encoder(video.to(dtype), Pass(1)))
         values = self.quantizer.quantize(z.permute(0, 2, 3, 1))
-        indices = self.quantizer.codes_to_indices(values)
-        return indices.unsqueeze(0).to(torch.int32)
+        return self.quantizer.codes_to_indices(values).unsqueeze(0).to(torch.int32)
 
 
-# -- descriptions -------------------------------------------------------------------------------
-
-
-def memory_of(
-    tokenizer: VideoTokenizer, grid: tuple[int, int], window: int | None
-) -> tuple[Slot, ...]:
-    """What the decoder's stream remembers. Raises ExportError for a window that does not fit."""
-    _check_window(tokenizer, window)
-    # on the meta device: only shapes are computed
-    first = FirstStep(copy.deepcopy(tokenizer).to("meta"), "float", window)
-    run = FixedPass(window, None)
-    first.pictures(torch.zeros(1, 1, *grid, dtype=torch.int32, device="meta"), run)
-    return tuple(
-        Slot(f"state_{i:02}", f"next_{i:02}", layer, value.dtype, tuple(value.shape))
-        for i, (layer, value) in enumerate(run.memory().items())
-    )
-
-
-def _check_window(tokenizer: VideoTokenizer, window: int | None) -> None:
+def memory_of(tokenizer: VideoTokenizer, grid: Grid, window: int | None) -> tuple[Slot, ...]:
+    """Return what the decoder's stream keeps. Raises ExportError for a window that does not fit."""
     if tokenizer.config.attention and (window is None or window < 1):
         raise ExportError(
             "the window does not fit the tokenizer",
@@ -145,28 +127,41 @@ def _check_window(tokenizer: VideoTokenizer, window: int | None) -> None:
             got=f"{window}",
             remedy="choose another --window, or leave it out for the one that serving uses",
         )
+    # on the meta device: only shapes are computed
+    first = FirstStep(copy.deepcopy(tokenizer).to("meta"), "float", window)
+    run = FixedPass(window, None)
+    first.frames(torch.zeros(1, 1, *grid, dtype=torch.int32, device="meta"), run)
+    return tuple(
+        Slot(f"state_{i:02}", f"next_{i:02}", layer, value.dtype, tuple(value.shape))
+        for i, (layer, value) in enumerate(run.memory().items())
+    )
 
 
 def build_graphs(
-    tokenizer: VideoTokenizer,
-    grid: tuple[int, int],
-    window: int | None,
-    pixels: Pixels,
-    parts: frozenset[str],
+    tokenizer: VideoTokenizer, grid: Grid, window: int | None, pixels: Pixels, parts: frozenset[str]
 ) -> list[Graph]:
-    """The graphs of `parts` (stream, decoder, encoder) for a latent grid of height x width."""
+    """Return the graphs of `parts` (stream, decoder, encoder) for a latent grid."""
     graphs = []
     if "stream" in parts:
         graphs += _stream_graphs(tokenizer, grid, window, pixels)
     if "decoder" in parts:
-        graphs.append(_decoder_graph(tokenizer, grid, pixels))
+        graphs.append(
+            Graph(
+                "decoder",
+                WholeDecoder(tokenizer, pixels),
+                (torch.zeros(1, 3, *grid, dtype=torch.int32),),
+                (Value("codes", torch.int32, (1, "latents", *grid)),),
+                (_frames(tokenizer, grid, pixels, "frames"),),
+                ({1: Dim("latents", min=1)},),
+            )
+        )
     if "encoder" in parts:
         graphs.append(_encoder_graph(tokenizer, grid))
     return graphs
 
 
 def _stream_graphs(
-    tokenizer: VideoTokenizer, grid: tuple[int, int], window: int | None, pixels: Pixels
+    tokenizer: VideoTokenizer, grid: Grid, window: int | None, pixels: Pixels
 ) -> list[Graph]:
     slots = memory_of(tokenizer, grid, window)
     codes = Value("codes", torch.int32, (1, 1, *grid))
@@ -174,40 +169,18 @@ def _stream_graphs(
     past = tuple(torch.zeros(slot.shape, dtype=slot.dtype) for slot in slots)
     states = tuple(Value(slot.input, slot.dtype, slot.shape) for slot in slots)
     after = tuple(Value(slot.output, slot.dtype, slot.shape) for slot in slots)
-
-    def pictures(count: int) -> Value:
-        return _pictures(tokenizer, grid, pixels, count)
-
+    later = NextStep(tokenizer, pixels, window, [slot.layer for slot in slots])
+    one, more = (
+        _frames(tokenizer, grid, pixels, n) for n in (1, tokenizer.config.temporal_compression)
+    )
+    first = FirstStep(tokenizer, pixels, window)
     return [
-        Graph(
-            "decoder_first",
-            FirstStep(tokenizer, pixels, window),
-            (example,),
-            (codes,),
-            (pictures(1), *after),
-        ),
-        Graph(
-            "decoder_next",
-            NextStep(tokenizer, pixels, window, [slot.layer for slot in slots]),
-            (example, *past),
-            (codes, *states),
-            (pictures(tokenizer.config.temporal_compression), *after),
-        ),
+        Graph("decoder_first", first, (example,), (codes,), (one, *after)),
+        Graph("decoder_next", later, (example, *past), (codes, *states), (more, *after)),
     ]
 
 
-def _decoder_graph(tokenizer: VideoTokenizer, grid: tuple[int, int], pixels: Pixels) -> Graph:
-    return Graph(
-        "decoder",
-        WholeDecoder(tokenizer, pixels),
-        (torch.zeros(1, 3, *grid, dtype=torch.int32),),
-        (Value("codes", torch.int32, (1, "latents", *grid)),),
-        (_pictures(tokenizer, grid, pixels, "frames"),),
-        ({1: Dim("latents", min=1)},),
-    )
-
-
-def _encoder_graph(tokenizer: VideoTokenizer, grid: tuple[int, int]) -> Graph:
+def _encoder_graph(tokenizer: VideoTokenizer, grid: Grid) -> Graph:
     config = tokenizer.config
     sides = tuple(side * config.spatial_compression for side in grid)
     step = config.temporal_compression
@@ -221,11 +194,9 @@ def _encoder_graph(tokenizer: VideoTokenizer, grid: tuple[int, int]) -> Graph:
     )
 
 
-def _pictures(
-    tokenizer: VideoTokenizer, grid: tuple[int, int], pixels: Pixels, count: int | str
-) -> Value:
+def _frames(tokenizer: VideoTokenizer, grid: Grid, pixels: Pixels, count: int | str) -> Value:
     config = tokenizer.config
     height, width = (side * config.spatial_compression for side in grid)
     if pixels == "bytes":
-        return Value("pictures", torch.uint8, (1, count, height, width, config.out_channels))
+        return Value("frames", torch.uint8, (1, count, height, width, config.out_channels))
     return Value("video", torch.float32, (1, config.out_channels, count, height, width))

@@ -1,10 +1,12 @@
-"""`export.json`: what a program needs to know to run the exported graphs."""
+"""`export.json`: what a program needs to know to run exported graphs; and the packages for it."""
 
 from __future__ import annotations
 
+import importlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,16 @@ from worldbridge.models.errors import ExportError
 from worldbridge.models.export.graphs import Graph, Pixels, Slot, Value
 from worldbridge.models.tokenizer import TokenizerConfig
 
-__all__ = ["FILE", "FORMAT", "Exported", "describe_graph", "describe_slots", "read_export"]
+__all__ = [
+    "FILE",
+    "FORMAT",
+    "Exported",
+    "describe_graph",
+    "describe_slots",
+    "package",
+    "read_export",
+    "version_of",
+]
 
 FILE = "export.json"
 FORMAT = 1
@@ -30,15 +41,19 @@ _NAMES = {value: name for name, value in _TYPES.items()}
 
 
 def describe_graph(graph: Graph, path: Path) -> dict[str, Any]:
-    """A graph's file with its checksum, and its inputs and outputs in their order."""
-    return {
-        **describe_file(path),
-        "inputs": [_described(value) for value in graph.inputs],
-        "outputs": [_described(value) for value in graph.outputs],
+    """Return the manifest's entry for a graph: its file, checksum, inputs and outputs in order."""
+    described = {
+        role: [
+            {"name": value.name, "type": _NAMES[value.dtype], "shape": list(value.shape)}
+            for value in values
+        ]
+        for role, values in (("inputs", graph.inputs), ("outputs", graph.outputs))
     }
+    return describe_file(path) | described
 
 
 def describe_slots(slots: Sequence[Slot]) -> list[dict[str, Any]]:
+    """Return the manifest's entries for the tensors that a stream keeps."""
     return [
         {
             "input": slot.input,
@@ -49,10 +64,6 @@ def describe_slots(slots: Sequence[Slot]) -> list[dict[str, Any]]:
         }
         for slot in slots
     ]
-
-
-def _described(value: Value) -> dict[str, Any]:
-    return {"name": value.name, "type": _NAMES[value.dtype], "shape": list(value.shape)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,10 +83,14 @@ class Exported:
 
     @classmethod
     def of(cls, folder: Path, data: Mapping[str, Any]) -> Exported:
-        """Raises KeyError, TypeError and ValueError for data of another make."""
+        """Read a manifest. Raises KeyError, TypeError or ValueError for wrong data."""
         pixels = data["pixels"]
         if pixels not in ("float", "bytes"):
             raise ValueError(f"pixels {pixels!r}")
+
+        def form(item: Mapping[str, Any]) -> tuple[torch.dtype, tuple[Any, ...]]:
+            return _TYPES[item["type"]], tuple(item["shape"])
+
         return cls(
             folder=folder,
             kind=str(data["kind"]),
@@ -85,27 +100,18 @@ class Exported:
             window=None if data["window"] is None else int(data["window"]),
             pixels=pixels,
             slots=tuple(
-                Slot(
-                    item["input"],
-                    item["output"],
-                    item["layer"],
-                    _TYPES[item["type"]],
-                    tuple(item["shape"]),
-                )
+                Slot(item["input"], item["output"], item["layer"], *form(item))
                 for item in data["state"]
             ),
             files=data["graphs"],
             outputs={
-                name: tuple(
-                    Value(item["name"], _TYPES[item["type"]], tuple(item["shape"]))
-                    for item in graph["outputs"]
-                )
+                name: tuple(Value(item["name"], *form(item)) for item in graph["outputs"])
                 for name, graph in data["graphs"].items()
             },
         )
 
     def path(self, graph: str) -> Path:
-        """The graph's file. Raises ExportError if it was not exported, or is another file now."""
+        """Return a graph's file. Raises ExportError if it is not the one that was exported."""
         if graph not in self.files:
             raise ExportError(
                 f"{self.folder} has no graph {graph!r}",
@@ -117,7 +123,7 @@ class Exported:
 
 
 def read_export(folder: Path) -> Exported:
-    """Raises ExportError for a folder that `worldbridge export` did not write."""
+    """Read a folder's manifest. Raises ExportError unless `worldbridge export` wrote it."""
     path = folder / FILE
     try:
         data = json.loads(path.read_text())
@@ -131,3 +137,24 @@ def read_export(folder: Path) -> Exported:
             got=f"{type(error).__name__}: {error}",
             remedy="make one with `worldbridge export onnx --out DIR`",
         ) from error
+
+
+def package(name: str, purpose: str, extra: str) -> Any:
+    """Import an optional package. Raises ExportError that names our extra which installs it."""
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise ExportError(
+            f"{purpose} needs a package that is not installed",
+            expected=f"the package {name}",
+            got=str(error),
+            remedy=f"pip install 'worldbridge[{extra}]'",
+        ) from error
+
+
+def version_of(name: str) -> str | None:
+    """Return an installed package's version; None if it is not installed."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None

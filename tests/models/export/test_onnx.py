@@ -19,9 +19,9 @@ from worldbridge.models.checkpoint import load_tokenizer
 from worldbridge.models.errors import ExportError
 from worldbridge.models.export import OnnxDecoder, Options, export_onnx
 from worldbridge.models.export.check import check_export, demand
+from worldbridge.models.export.decoder import OnnxRunner
 from worldbridge.models.export.graphs import to_bytes
 from worldbridge.models.export.manifest import read_export
-from worldbridge.models.export.runners import OnnxRunner
 from worldbridge.models.tokenizer import StreamState, VideoTokenizer
 
 GRID, WINDOW = (2, 3), 2
@@ -31,7 +31,7 @@ TOLERANCE = 1e-4
 @dataclasses.dataclass(frozen=True)
 class Case:
     folder: Path
-    told: dict[str, Any]
+    manifest: dict[str, Any]
     tokenizer: VideoTokenizer
 
 
@@ -53,8 +53,8 @@ def _error(found: Tensor, expected: Tensor) -> float:
 
 def test_what_was_written_is_described(case: Case) -> None:
     onnx = pytest.importorskip("onnx")
-    assert (case.folder / "export.json").read_text() == json.dumps(case.told, indent=1) + "\n"
-    graphs = case.told["graphs"]
+    assert (case.folder / "export.json").read_text() == json.dumps(case.manifest, indent=1) + "\n"
+    graphs = case.manifest["graphs"]
     assert set(graphs) == {"decoder_first", "decoder_next", "encoder"}
     files = {"export.json", *(graph["file"] for graph in graphs.values())}
     assert {path.name for path in case.folder.iterdir()} == files
@@ -62,19 +62,19 @@ def test_what_was_written_is_described(case: Case) -> None:
     for graph in graphs.values():
         model = onnx.load(case.folder / graph["file"])
         onnx.checker.check_model(model)
-        assert [item.version for item in model.opset_import] == [case.told["opset"]]
-        for told, values in (
+        assert [item.version for item in model.opset_import] == [case.manifest["opset"]]
+        for described, values in (
             (graph["inputs"], model.graph.input),
             (graph["outputs"], model.graph.output),
         ):
-            assert [value["name"] for value in told] == [value.name for value in values]
-            for value, found in zip(told, values, strict=True):
+            assert [value["name"] for value in described] == [value.name for value in values]
+            for value, found in zip(described, values, strict=True):
                 kind = found.type.tensor_type
                 assert types[kind.elem_type] == value["type"]
                 fixed = [axis.dim_value or None for axis in kind.shape.dim]
                 assert fixed == [None if isinstance(x, str) else x for x in value["shape"]]
-    assert [one["well"] for one in case.told["check"]["findings"]] == [True] * 3
-    assert (case.told["window"], case.told["grid"]) == (WINDOW, list(GRID))
+    assert [one["well"] for one in case.manifest["check"]["findings"]] == [True] * 3
+    assert (case.manifest["window"], case.manifest["grid"]) == (WINDOW, list(GRID))
 
 
 def test_a_file_tells_nothing_of_where_it_was_made(case: Case) -> None:
@@ -110,7 +110,7 @@ def test_streams_part_and_join(case: Case) -> None:
 @torch.inference_mode()
 def test_videos_of_any_length_are_encoded(case: Case) -> None:
     runner = OnnxRunner(read_export(case.folder), threads=1)
-    scale, step = case.tokenizer.config.spatial_compression, case.told["frames_per_latent"]
+    scale, step = case.tokenizer.config.spatial_compression, case.manifest["frames_per_latent"]
     generator = torch.Generator().manual_seed(1)
     for latents in (1, 2, 6):
         sides = (side * scale for side in GRID)
@@ -129,7 +129,7 @@ def test_videos_of_any_length_are_decoded_to_bytes(tmp_path: Path) -> None:
     runner = OnnxRunner(read_export(case.folder), threads=1)
     for latents in (1, 2, 6):
         codes = random_indices(case.tokenizer.config, 1, latents, *GRID)
-        found = runner.run("decoder", {"codes": codes.int()})["pictures"]
+        found = runner.run("decoder", {"codes": codes.int()})["frames"]
         expected = to_bytes(case.tokenizer.decode(codes))
         assert found.dtype == torch.uint8 and found.shape == expected.shape
         off = (found.int() - expected.int()).abs()
@@ -159,7 +159,7 @@ def test_the_check_finds_what_is_wrong(case: Case) -> None:
 
     def bad(tokenizer: VideoTokenizer, by: Any) -> set[str]:
         findings = check_export(
-            exported, by, tokenizer, steps=4, tolerance=TOLERANCE, progress=lambda *told: None
+            exported, by, tokenizer, steps=4, tolerance=TOLERANCE, progress=lambda *_: None
         )
         wrong = {one.graph for one in findings if not one.well}
         if wrong:
@@ -213,12 +213,12 @@ def test_a_damaged_export_is_told(case: Case, tmp_path: Path) -> None:
     decoder = OnnxDecoder(folder)
     state = decoder.decode_stream_init(1, *GRID, WINDOW)
     codes = torch.zeros(1, 1, *GRID, dtype=torch.int64)
-    with pytest.raises(ExportError, match="missing or damaged"):
+    with pytest.raises(ExportError, match="are damaged"):
         decoder.decode_step(codes, state)
     path.unlink()
     with pytest.raises(ExportError, match="no such file"):
         decoder.decode_step(codes, state)
     for change in ({"format": 2}, {"pixels": "floats"}, {"kind": "tensorrt"}, {"state": None}):
-        (folder / "export.json").write_text(json.dumps({**case.told, **change}))
+        (folder / "export.json").write_text(json.dumps({**case.manifest, **change}))
         with pytest.raises(ExportError):
             OnnxDecoder(folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,11 +16,10 @@ from worldbridge.models.checkpoint import load_tokenizer
 from worldbridge.models.errors import ExportError
 from worldbridge.models.export import Options, TensorRTDecoder, TensorRTOptions, export_tensorrt
 from worldbridge.models.export.graphs import build_graphs
-from worldbridge.models.export.packages import optional
-from worldbridge.models.export.tensorrt_export import PRECISIONS, TIMINGS, engine_ranges
+from worldbridge.models.export.tensorrt import PRECISIONS, TIMINGS, engine_ranges
 
 STREAM = Options(parts=frozenset({"stream"}), steps=2)
-NO_GPU = not torch.cuda.is_available() or optional("tensorrt") is None
+NO_GPU = not torch.cuda.is_available() or importlib.util.find_spec("tensorrt") is None
 
 
 @pytest.fixture(scope="module")
@@ -94,8 +94,8 @@ def test_shapes_that_an_engine_takes() -> None:
 def test_engines_on_a_gpu(tmp_path: Path, precision: str) -> None:
     world = tiny_cosmos(tmp_path)
     options = TensorRTOptions(common=Options(), precision=precision)
-    told = export_tensorrt(world, tmp_path / "out", options)
-    assert all(one["well"] for one in told["check"]["findings"])
+    manifest = export_tensorrt(world, tmp_path / "out", options)
+    assert all(one["well"] for one in manifest["check"]["findings"])
     assert (tmp_path / "out" / TIMINGS).stat().st_size
     assert not list((tmp_path / "out").glob("*.onnx"))
     decoder, tokenizer = TensorRTDecoder(tmp_path / "out"), load_tokenizer(world)[1].cuda()

@@ -64,8 +64,8 @@ def test_the_command_takes_folders_of_both_kinds(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([str(FOLDER), str(GOLDEN / "ar_base")]) == 0
-    told = capsys.readouterr().out
-    assert "tokenizer_dv8x16x16: encode" in told and "ar_base: prefill" in told
+    printed = capsys.readouterr().out
+    assert "tokenizer_dv8x16x16: encode" in printed and "ar_base: prefill" in printed
 
     for name in ("config.json", "io.npz"):
         shutil.copy(FOLDER / name, tmp_path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,24 +13,22 @@ import torch
 
 from worldbridge.models.checkpoint import atomic_directory, check_out, describe_file
 from worldbridge.models.errors import ExportError
-from worldbridge.models.export.check import check_export, demand
+from worldbridge.models.export.decoder import TensorRTRunner
 from worldbridge.models.export.export import (
+    OPSET,
     TOLERANCE,
     Options,
-    Progress,
     Source,
+    check_graphs,
     describe_export,
     export_onnx,
     open_source,
+    require_exporter,
     write_graphs,
 )
 from worldbridge.models.export.graphs import Graph
-from worldbridge.models.export.manifest import FILE, Exported
-from worldbridge.models.export.onnx_files import OPSET, require_exporter
-from worldbridge.models.export.packages import require
-from worldbridge.models.export.runners import TensorRTRunner
-from worldbridge.models.export.tensorrt_engine import Range, build_engine
-from worldbridge.models.progress import silent
+from worldbridge.models.export.manifest import FILE, package
+from worldbridge.models.progress import Progress, silent
 
 __all__ = ["PRECISIONS", "TIMINGS", "TensorRTOptions", "engine_ranges", "export_tensorrt"]
 
@@ -37,9 +36,13 @@ TIMINGS = "timing.cache"
 # the types of the weights, and how far from float32 in PyTorch each may be, of the largest value
 PRECISIONS = {"float32": TOLERANCE, "float16": 2e-2, "bfloat16": 1e-1}
 
+Range = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]  # smallest, usual, largest shape
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TensorRTOptions:
+    """What to export, and how."""
+
     common: Options
     precision: str = "float32"  # one of PRECISIONS
     latents: int = 5  # the longest whole video that the decoder and the encoder take
@@ -50,7 +53,7 @@ class TensorRTOptions:
 def export_tensorrt(
     world: Path, out: Path, options: TensorRTOptions, progress: Progress | None = None
 ) -> dict[str, Any]:
-    """Writes the folder `out` with an engine for each graph; returns its export.json.
+    """Write the folder `out` with an engine for each graph; return its export.json.
 
     Every engine is run on the GPU and compared with PyTorch in float32 before the folder appears.
 
@@ -88,7 +91,21 @@ def export_tensorrt(
             "compute_capability": list(torch.cuda.get_device_capability()),
             "latents": options.latents,
         }
-        data["check"] = _checked(folder, data, source, options, report)
+        source.tokenizer.to("cuda")
+        # otherwise PyTorch would round the factors of float32 convolutions
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+            data["check"] = check_graphs(
+                folder,
+                data,
+                source,
+                options.common,
+                TensorRTRunner,
+                tolerance=PRECISIONS[options.precision],
+                latents=min(3, options.latents),
+                progress=lambda stage, share: report(stage, 0.8 + 0.2 * share),
+                against="in float32 on the GPU",
+                runtime=f"TensorRT {trt.__version__}",
+            )
         (folder / FILE).write_text(json.dumps(data, indent=1) + "\n")
     report("finished", 1.0)
     return data
@@ -104,22 +121,16 @@ def _build(
     timings: bytes,
     report: Progress,
 ) -> dict[str, dict[str, Any]]:
-    """Writes NAME.engine of each ONNX file in `folder`; returns their descriptions by name.
+    """Write NAME.engine of each ONNX file in `folder`; return their descriptions by name.
 
-    The ONNX files go unless they are to be kept.
+    The ONNX files are removed unless they are to be kept.
     """
     built = {}
     for number, graph in enumerate(graphs):
         report(f"building {graph.name}.engine", 0.2 + 0.6 * number / len(graphs))
         onnx_file = folder / described[graph.name]["file"]
-        engine, timings = build_engine(
-            trt,
-            graph.name,
-            onnx_file.read_bytes(),
-            engine_ranges(graph, source.tokenizer.config.temporal_compression, options.latents),
-            tf32=False,
-            timings=timings,
-        )
+        ranges = engine_ranges(graph, source.tokenizer.config.temporal_compression, options.latents)
+        engine, timings = _build_engine(trt, graph.name, onnx_file.read_bytes(), ranges, timings)
         path = folder / f"{graph.name}.engine"
         path.write_bytes(engine)
         built[graph.name] = described[graph.name] | describe_file(path)
@@ -130,7 +141,7 @@ def _build(
 
 
 def engine_ranges(graph: Graph, frames_per_latent: int, latents: int) -> dict[str, Range]:
-    """Smallest, usual and largest shape of each input with a free axis."""
+    """Return the smallest, usual and largest shape of each input with a free axis."""
     sizes = {"latents": (1, latents), "frames": (1, 1 + frames_per_latent * (latents - 1))}
     ranges = {}
     for value in graph.inputs:
@@ -143,9 +154,52 @@ def engine_ranges(graph: Graph, frames_per_latent: int, latents: int) -> dict[st
     return ranges
 
 
+def _build_engine(
+    trt: Any, name: str, onnx: bytes, ranges: Mapping[str, Range], timings: bytes
+) -> tuple[bytes, bytes]:
+    """Build one engine; return it, serialized, and the timing cache after it.
+
+    The types of the graph are those of the engine (strongly typed), in TensorRT 10 by this flag,
+    in 11 always; float32 products do not round their factors. `ranges` are the shapes of inputs
+    with a free axis; `timings` is an earlier timing cache of this TensorRT and GPU, or empty.
+    """
+    logger = trt.Logger(trt.Logger.WARNING)
+    builder = trt.Builder(logger)
+    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    parser = trt.OnnxParser(network, logger)
+    if not parser.parse(onnx):
+        reasons = "; ".join(str(parser.get_error(i)) for i in range(parser.num_errors))
+        raise _refused(trt, name, "a graph that its parser reads", reasons)
+    config = builder.create_builder_config()
+    config.clear_flag(trt.BuilderFlag.TF32)
+    cache = config.create_timing_cache(timings)
+    if cache is None or not config.set_timing_cache(cache, False):
+        cache = config.create_timing_cache(b"")  # the old one is of another version or GPU
+        config.set_timing_cache(cache, False)
+    if ranges:
+        profile = builder.create_optimization_profile()
+        for value, (smallest, usual, largest) in ranges.items():
+            profile.set_shape(value, smallest, usual, largest)
+        if config.add_optimization_profile(profile) < 0:
+            raise _refused(trt, name, "shapes that fit the graph", str(dict(ranges)))
+    engine = builder.build_serialized_network(network, config)
+    if engine is None:
+        raise _refused(trt, name, "an engine", "none; its messages are above")
+    return bytes(engine), bytes(cache.serialize())
+
+
+def _refused(trt: Any, name: str, expected: str, got: str) -> ExportError:
+    return ExportError(
+        f"TensorRT {trt.__version__} cannot build the engine {name}",
+        expected=expected,
+        got=got[:1000] or "no reason given",
+        remedy="try another version of TensorRT, or use the ONNX files (`worldbridge export onnx`)",
+    ).with_exit_code(1)
+
+
 def _tensorrt() -> Any:
-    """The package, where there is a GPU to build for. Raises ExportError."""
-    trt = require("tensorrt", "building TensorRT engines", "tensorrt")
+    """Return the package if there is a GPU to build for. Raises ExportError."""
+    trt = package("tensorrt", "building TensorRT engines", "tensorrt")
     if int(trt.__version__.split(".")[0]) < 10:
         raise ExportError(
             "this TensorRT is too old",
@@ -173,26 +227,3 @@ def _read_timings(path: Path | None) -> bytes:
             got=str(error),
             remedy="leave --timing-cache out to make a new one",
         ) from error
-
-
-def _checked(
-    folder: Path, data: dict[str, Any], source: Source, options: TensorRTOptions, report: Progress
-) -> dict[str, Any]:
-    exported = Exported.of(folder, data)
-    # PyTorch rounds the factors of float32 convolutions on its own account otherwise
-    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-        findings = check_export(
-            exported,
-            TensorRTRunner(exported),
-            source.tokenizer.to("cuda"),
-            steps=source.steps(options.common),
-            tolerance=PRECISIONS[options.precision],
-            latents=min(3, options.latents),
-            progress=lambda stage, share: report(stage, 0.8 + 0.2 * share),
-        )
-    demand(findings)
-    return {
-        "against": f"torch {torch.__version__} in float32 on the GPU",
-        "runtime": f"TensorRT {data['tensorrt']}",
-        "findings": [finding.as_json() for finding in findings],
-    }
