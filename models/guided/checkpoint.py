@@ -11,7 +11,7 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from worldbridge.models.checkpoint.folder import (
+from worldbridge.models.checkpoint import (
     FORMAT,
     DamagedWorldError,
     check_file,

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from worldbridge.bridge.protocol import Pose, WorldSpec
 from worldbridge.clock import now_ms
-from worldbridge.models.checkpoint.folder import DamagedWorldError
+from worldbridge.models.checkpoint import DamagedWorldError
 from worldbridge.models.conditioning.prompt_frames import PromptFrameError, fit_prompt_frames
 from worldbridge.models.guided.checkpoint import (
     GUIDED_WORLD,

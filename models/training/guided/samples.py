@@ -8,6 +8,7 @@ look like when they come back as a guide.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -24,8 +25,17 @@ from worldbridge.models.progress import Progress, silent
 from worldbridge.models.spatial_memory import MemoryConfig, SpatialMemory
 from worldbridge.models.training.play_clips import ClipShards, PlayClip
 
-__all__ = ["Samples", "clip_samples", "load_samples", "write_samples"]
+__all__ = [
+    "CLIPS_A_FILE",
+    "FrameSample",
+    "Samples",
+    "clip_frames",
+    "clip_samples",
+    "load_samples",
+    "write_samples",
+]
 
+CLIPS_A_FILE = 10
 _FIELDS = ("guide", "active", "digits", "condition", "follows")
 
 
@@ -64,23 +74,39 @@ class _Pose(NamedTuple):
     rotation: tuple[float, float, float, float]
 
 
+@dataclass(frozen=True, slots=True)
+class FrameSample:
+    """One frame on its way to a sample, as the tokenizer and the transformer see it.
+
+    color float [3, H, W] in [-1, 1]; guide float [1, 6, H, W]; blocks is `block_guide` of it;
+    active bool [rows, columns]; digits uint8 [rows, columns, D]; condition float [C].
+    """
+
+    color: Tensor
+    guide: Tensor
+    blocks: Tensor
+    active: Tensor
+    digits: Tensor
+    condition: Tensor
+
+
 @torch.inference_mode()
-def clip_samples(
+def clip_frames(
     clip: PlayClip,
     tokenizer: GuidedTokenizer,
     *,
     stride: int = 1,
     own_frames: bool = False,
     memory: SpatialMemory | None = None,
-) -> Samples:
-    """Return the samples of every `stride`-th frame of a clip; the first sees no guide.
+) -> list[FrameSample]:
+    """Return every `stride`-th frame of a clip as it is played; the first sees no guide.
 
     With `own_frames` the memory is filled with the tokenizer's frames instead of the true ones.
     """
     config = tokenizer.config
     memory = memory or SpatialMemory(MemoryConfig(config.height, config.width))
     memory.clear()
-    rows: list[tuple[Tensor, ...]] = []
+    found = []
     for t in range(0, len(clip.frames), stride):
         x, y, z, qx, qy, qz, qw, fov_y = clip.poses[t].tolist()
         pose = _Pose((x, y, z), (qx, qy, qz, qw))
@@ -94,39 +120,62 @@ def clip_samples(
         features = tokenizer.guide_features(guide)
         active = active_blocks(seen.mask[None], config.active_share)
         digits = tokenizer.encode(color, nearness, guide, features)
+        actions = clip.actions[max(0, t - stride + 1) : t + 1].sum(0).clamp(-1, 1)
+        condition = guided_condition(actions, pitch[0], clip.place)
+        blocks = block_guide(guide)[0]
+        found.append(FrameSample(color[0], guide, blocks, active[0], digits[0], condition))
         if own_frames:
             color, nearness = tokenizer.decode(digits, active, guide, features)
         rgb = ((color[0] + 1) * 127.5).round().clamp(0, 255).byte().permute(1, 2, 0)
         memory.add(rgb, nearness[0], pose, fov_y, unseen=~seen.mask if own_frames else None)
-        actions = clip.actions[max(0, t - stride + 1) : t + 1].sum(0).clamp(-1, 1)
-        rows.append(
-            (
-                (block_guide(guide)[0] * 127).round().to(torch.int8),
-                active[0],
-                digits[0],
-                guided_condition(actions, pitch[0], clip.place),
-                torch.tensor(t > 0),
-            )
-        )
-    return Samples(*(torch.stack(column) for column in zip(*rows, strict=True)))
+    return found
+
+
+def clip_samples(
+    clip: PlayClip,
+    tokenizer: GuidedTokenizer,
+    *,
+    stride: int = 1,
+    own_frames: bool = False,
+    memory: SpatialMemory | None = None,
+) -> Samples:
+    """Return `clip_frames` as samples."""
+    frames = clip_frames(clip, tokenizer, stride=stride, own_frames=own_frames, memory=memory)
+    return Samples(
+        torch.stack([(f.blocks * 127).round().to(torch.int8) for f in frames]),
+        torch.stack([f.active for f in frames]),
+        torch.stack([f.digits for f in frames]),
+        torch.stack([f.condition for f in frames]),
+        torch.arange(len(frames)) > 0,
+    )
 
 
 def write_samples(
-    clips: Path, tokenizer: GuidedTokenizer, out: Path, seed: int = 0, progress: Progress = silent
+    clips: Path,
+    tokenizer: GuidedTokenizer,
+    out: Path,
+    seed: int = 0,
+    files: Sequence[int] | None = None,
+    progress: Progress = silent,
 ) -> None:
     """Encode a clip cache into `out`, a file for every ten clips; those that exist are kept.
+
+    `files` are the numbers of the files to write, all without it; several processes may write
+    different ones.
 
     Raises FileNotFoundError where there is no clip cache.
     """
     out.mkdir(parents=True, exist_ok=True)
     shards = ClipShards(clips)
     memory = SpatialMemory(MemoryConfig(tokenizer.config.height, tokenizer.config.width))
-    for first in range(0, len(shards), 10):
-        path = out / f"samples{first:05d}.npz"
+    wanted = range(-(-len(shards) // CLIPS_A_FILE)) if files is None else files
+    for done, number in enumerate(wanted):
+        path = out / f"samples{number:05d}.npz"
         if path.exists():
             continue
+        progress("encoding play", done / len(wanted))
         parts = []
-        for index in range(first, min(first + 10, len(shards))):
+        for index in range(number * CLIPS_A_FILE, min((number + 1) * CLIPS_A_FILE, len(shards))):
             random = np.random.default_rng([seed, index])
             stride, own = int(random.choice([1, 1, 2, 3])), bool(random.random() < 0.5)
             clip = shards.clip(index)
@@ -134,10 +183,10 @@ def write_samples(
                 clip_samples(clip, tokenizer, stride=stride, own_frames=own, memory=memory)
             )
         joined = Samples.join(parts)
-        partial = out / f".partial-{os.getpid()}.npz"
+        partial = out / f".partial-{number}-{os.getpid()}.npz"
         np.savez(partial, **{name: getattr(joined, name).numpy() for name in _FIELDS})
         partial.replace(path)
-        progress("encoding play", min(1.0, (first + 10) / len(shards)))
+    progress("encoding play", 1.0)
 
 
 def load_samples(folder: Path) -> list[Samples]:

@@ -7,6 +7,7 @@ import math
 import statistics
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -227,12 +228,13 @@ def train_world(
     config: TransformerConfig = GUIDED_TRANSFORMER,
     progress: Progress = silent,
     log_every: int = 25,
+    sheet: Callable[[VideoTransformer, int], None] | None = None,
 ) -> VideoTransformer:
     """Train into `out`, from its checkpoint where there is one; returns the average network.
 
     `samples` are files of samples; the last `recipe.held_out` are measured on alone. Every step
     draws from the seed and its own number, so an interrupted run takes the steps that it would
-    have taken.
+    have taken. `sheet` is called with the average network and the step whenever it is measured.
 
     Raises RuntimeError when the loss is no longer a number, ValueError for too few samples.
     """
@@ -253,6 +255,8 @@ def train_world(
             _log(out, {"step": run.step, "loss": statistics.fmean(losses), "steps_per_s": speed})
         if run.step % recipe.measure_every == 0:
             _log(out, {"step": run.step, "skipped": run.skipped, **measure(run.average, test)})
+            if sheet is not None:
+                sheet(run.average, run.step)
         if run.step % recipe.save_every == 0:
             run.save()
         left = (recipe.steps - run.step) / speed / 60

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from worldbridge.models.errors import InputError
+from worldbridge.models.guided.checkpoint import load_guided_world
 from worldbridge.models.guided.config import GuidedConfig
 from worldbridge.models.guided.tokenizer import GuidedTokenizer
 from worldbridge.models.guided.transformer import (
@@ -32,6 +34,7 @@ from worldbridge.models.training.guided.train_world import (
     train_world,
     unigram_nats,
 )
+from worldbridge.models.training.guided.world_stages import make_world
 from worldbridge.models.training.play_clips import ClipPlan, make_play_clip, write_clip_shards
 
 SMALL = GuidedConfig(
@@ -187,3 +190,17 @@ def test_drawing_fills_active_blocks_alone(samples: list[Samples], tmp_path: Pat
     digits = draw_active(model, part.active[2], guide, previous, condition, generator)
     assert torch.equal((digits >= 0).all(-1), part.active[2])
     assert int(digits.max()) <= 7
+
+
+def test_a_tokenizer_becomes_a_world_folder(tmp_path: Path, tokenizer: GuidedTokenizer) -> None:
+    checkpoint = tmp_path / "tokenizer.pt"
+    small = dataclasses.replace(SMALL, height=80, width=128)  # the summary divides its blocks
+    torch.save({"average": tokenizer.state_dict(), "config": dataclasses.asdict(small)}, checkpoint)
+    plan = ClipPlan(clips=11, frames=2, clips_per_shard=6, height=80, width=128)
+    recipe = dataclasses.replace(RECIPE, steps=2, measure_every=2)
+    world = make_world(tmp_path / "out", checkpoint, plan, recipe)
+    assert load_guided_world(world).manifest["training"]["steps"] == 2
+    sheet = (tmp_path / "out" / "sheet-000002.png").read_bytes()
+    assert sheet.startswith(b"\x89PNG")
+    with pytest.raises(InputError, match="no checkpoint of a guided tokenizer"):
+        make_world(tmp_path / "out", tmp_path / "nothing.pt", plan, recipe)
