@@ -46,11 +46,11 @@ def version() -> None:
 app.command()(serve)
 app.command()(profile)
 app.command(name="eval")(evaluate)
-app.command()(train)
 app.command()(convert)
 app.command()(worlds)
 app.add_typer(bench, name="bench")
 app.add_typer(export, name="export")
+app.add_typer(train, name="train")
 
 
 def main() -> None:

@@ -29,8 +29,15 @@ class Stage(StrEnum):
     heads = "heads"
 
 
-def train(
-    out: Annotated[Path, typer.Option(help="Directory to write the finished world to.")],
+train = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+
+
+@train.callback(invoke_without_command=True)
+def train_embedded(
+    context: typer.Context,
+    out: Annotated[
+        Path | None, typer.Option(help="Directory to write the finished world to.  [required]")
+    ] = None,
     minutes: Annotated[
         float, typer.Option(min=0.1, help="Training time of all stages together.")
     ] = 100.0,
@@ -51,6 +58,10 @@ def train(
     Medusa heads, and writes a directory that `serve --world` accepts. --stage heads adds heads to
     the result of an earlier run. Two CPU cores train a usable world in under two hours.
     """
+    if context.invoked_subcommand is not None:
+        return
+    if out is None:
+        raise typer.BadParameter("expected a directory", param_hint="--out")
     from worldbridge.models.training.cli import train as run_training
 
     with progress_scope() as progress:
@@ -64,3 +75,34 @@ def train(
             quick=quick,
             progress=progress,
         )
+
+
+@train.command("world")
+def train_guided_world(
+    out: Annotated[Path, typer.Option(help="Directory of the run and of the finished world.")],
+    tokenizer: Annotated[Path, typer.Option(help="Checkpoint of a trained guided tokenizer.")],
+    clips: Annotated[int, typer.Option(min=30, help="Clips of play to record.")] = 320,
+    frames: Annotated[int, typer.Option(min=2, help="Frames of a clip.")] = 24,
+    steps: Annotated[int, typer.Option(min=1, help="Training steps.")] = 6_000,
+    seed: Annotated[int, typer.Option(help="Seed of the play and of the training.")] = 1,
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads to use.")] = 1,
+    nice: Annotated[int, typer.Option(min=0, max=19, help="Priority: 19 gives way to all.")] = 10,
+) -> None:
+    """Train the transformer of a world with a spatial memory.
+
+    Records play, encodes it with the tokenizer, trains and writes OUT/world, which `serve --world`
+    accepts. An interrupted run continues with the same command; OUT/log.jsonl and OUT/sheet-*.png
+    show how it goes.
+    """
+    import os
+
+    from worldbridge.models.training.guided.train_world import WorldRecipe
+    from worldbridge.models.training.guided.world_stages import make_world
+    from worldbridge.models.training.play_clips import ClipPlan
+
+    with progress_scope() as progress:
+        os.nice(nice)
+        plan = ClipPlan(clips, frames, seed, clips_per_shard=10)
+        recipe = WorldRecipe(steps=steps, seed=seed)
+        world = make_world(out, tokenizer, plan, recipe, threads, progress)
+    print(f"finished: {world}  (play it: worldbridge serve --world {world})")
