@@ -11,13 +11,8 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from worldbridge.models.checkpoint import (
-    FORMAT,
-    DamagedWorldError,
-    check_file,
-    describe_file,
-    read_manifest,
-)
+from worldbridge.models.checkpoint import FORMAT, check_file, describe_file, read_manifest
+from worldbridge.models.errors import DamagedWorldError
 from worldbridge.models.guided.config import GuidedConfig
 from worldbridge.models.guided.tokenizer import GuidedTokenizer
 from worldbridge.models.transformer import TransformerConfig, VideoTransformer

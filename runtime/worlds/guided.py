@@ -23,8 +23,8 @@ from torch import Tensor
 
 from worldbridge.bridge.protocol import Pose, WorldSpec
 from worldbridge.clock import now_ms
-from worldbridge.models.checkpoint import DamagedWorldError
-from worldbridge.models.conditioning.prompt_frames import PromptFrameError, fit_prompt_frames
+from worldbridge.models.conditioning.prompt_frames import fit_prompt_frames
+from worldbridge.models.errors import DamagedWorldError, PromptFrameError
 from worldbridge.models.guided.checkpoint import (
     GUIDED_WORLD,
     GuidedWorldFolder,

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from worldbridge.models.checkpoint import DamagedWorldError, read_manifest
+from worldbridge.models.checkpoint import read_manifest
+from worldbridge.models.errors import DamagedWorldError
 from worldbridge.models.progress import silent
 from worldbridge.runtime.decoding.autotune import USUAL, Wanted, check_wanted, set_mode
 from worldbridge.runtime.decoding.weight_dtype import WeightDtype, check_weight_dtype

@@ -96,15 +96,18 @@ def make_world(
     return out / "world"
 
 
+_Job = tuple[Callable[..., None], int, tuple[object, ...]]  # work, its number, what all share
+
+
 def _in_processes(
-    work: object,
+    work: Callable[..., None],
     count: int,
     shared: tuple[object, ...],
     threads: int,
     text: str,
     progress: Progress,
 ) -> None:
-    jobs = [(work, number, shared) for number in range(count)]
+    jobs: list[_Job] = [(work, number, shared) for number in range(count)]
     if threads == 1:
         for done, job in enumerate(jobs):
             progress(text, done / count)
@@ -120,7 +123,7 @@ def _quietly() -> None:
     os.nice(10)
 
 
-def _run(job: tuple[Callable[..., None], int, tuple[object, ...]]) -> None:
+def _run(job: _Job) -> None:
     work, number, shared = job
     work(number, *shared)
 
