@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from worldbridge.benchmarks.results_store import write_result
+from worldbridge.benchmarks.store import write_result
 from worldbridge.models.convert.reference import (
     check_tokenizer,
     load_reference,
@@ -183,7 +183,7 @@ def main() -> None:
         "slides": slides(),
         "parameters": parameters(),
     }
-    print(f"written: {write_result('fidelity', result)}")
+    write_result("fidelity", result)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ import numpy as np
 from tests.support.chromium import Page, chromium, find_chromium
 from tests.support.page import read_latency_table
 from tests.support.server import Server, serving
-from worldbridge.benchmarks.results_store import write_result
+from worldbridge.benchmarks.store import write_result
 from worldbridge.cli.profile import measure
 
 __all__ = ["main"]
@@ -117,7 +117,7 @@ def main() -> None:
         ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
     ).stdout.strip()
     result = {"commit": commit, "start_to_ready_s": start_seconds("embedded"), "runs": runs}
-    print(f"written: {write_result('latency', result)}")
+    write_result("latency", result)
 
 
 if __name__ == "__main__":

@@ -8,19 +8,19 @@ from __future__ import annotations
 import argparse
 import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-from worldbridge.benchmarks.markdown import MISSING, machine, newest, table
-from worldbridge.benchmarks.readme_cosmos import conversion, fidelity, limits
-from worldbridge.benchmarks.results_store import read_results
+from worldbridge.benchmarks import roofline
+from worldbridge.benchmarks.store import MISSING, machine, newest, read_results, table
 
 __all__ = ["main", "render"]
 
-README = Path(__file__).parents[1] / "README.md"
-_DECODE = ("decode", "decode-fp8", "decode-int8")  # the last two of a GPU
-# the first is of the world's own choice, the others of modes chosen by hand
-_PLAYERS = (
+README: Final = Path(__file__).parents[1] / "README.md"
+_DECODE: Final = ("decode", "decode-fp8", "decode-int8")  # the last two from a GPU
+# the first in the world's own choice of mode, the others in a given one
+_PLAYERS: Final = (
     "players",
     "players-sequential",
     "players-medusa",
@@ -28,11 +28,11 @@ _PLAYERS = (
     "players-diagonal-k1",
     "players-diagonal-k2",
 )
-_GUESSING = ("jacobi", "medusa")
-_FORWARD = 10  # rows of one player's forward with nine heads
+_DRAFTING: Final = ("jacobi", "medusa")
+_FORWARD_ROWS: Final = 10  # one player's forward pass with nine heads
 
-# name in the result, what a reader sees, the target
-_QUALITY = (
+# name in the result, name in the table, target
+_QUALITY: Final = (
     ("tokenizer_psnr_db", "tokenizer, PSNR (dB)", ">= 27"),
     ("next_frame_psnr_db", "next frame while moving, PSNR (dB)", ">= 21, and 1 above copying"),
     ("copy_last_psnr_db", "copying the last frame, PSNR (dB)", "-"),
@@ -45,141 +45,146 @@ _QUALITY = (
 
 
 def render(text: str) -> str:
-    """The README with every generated block made anew."""
+    """Return the README with every generated block written again."""
     blocks = {
         "setup": _setup(),
         "speed": _speed(),
         "decode": _decode(),
         "kernels": _kernels(),
         "quality": _quality(),
-        "fidelity": fidelity(),
-        "conversion": conversion(),
-        "limits": limits(),
+        "fidelity": _fidelity(),
+        "conversion": _conversion(),
+        "limits": _limits(),
     }
     for name, block in blocks.items():
         pattern = rf"(<!-- begin:{name} -->\n).*?(<!-- end:{name} -->)"
-        before = re.search(pattern, text, flags=re.S)
-        count = 0 if before is None else len(re.findall(pattern, text, flags=re.S))
-        if count != 1:
-            raise ValueError(f"README.md: expected one block {name!r}, found {count}")
-        assert before is not None
-        text = text[: before.end(1)] + block + text[before.start(2) :]
+        found = list(re.finditer(pattern, text, flags=re.S))
+        if len(found) != 1:
+            raise ValueError(f"README.md: expected one block {name!r}, found {len(found)}")
+        text = text[: found[0].end(1)] + block + text[found[0].start(2) :]
     return text
 
 
+# --- a served world ------------------------------------------------------------------------------
+
+
 def _setup() -> str:
-    results = read_results("setup")
-    if not results:
-        return MISSING + "\n"
-    rows = [
+    head = "machine", "clone to `ready` (min)", "download (MB)", "second start to `ready` (s)"
+    return table(
+        head,
         (
-            machine(r),
-            f"{r['minutes_clone_to_ready']:.1f}",
-            f"{r['download_mb']:.0f}",
-            f"{r['seconds_start_to_ready']:.1f}",
-        )
-        for r in results
-    ]
-    head = (
-        "machine",
-        "fresh clone to `ready` (min)",
-        "downloaded (MB)",
-        "start to `ready`, set up (s)",
+            (
+                machine(result),
+                f"{result['minutes_clone_to_ready']:.1f}",
+                f"{result['download_mb']:.0f}",
+                f"{result['seconds_start_to_ready']:.1f}",
+            )
+            for result in read_results("setup")
+        ),
     )
-    return table(head, rows)
 
 
 def _speed() -> str:
-    rows = []
-    for result in read_results("latency"):
-        for run in result["runs"]:
-            rows.append(
-                (
-                    machine(result),
-                    run["what"],
-                    f"{run['frames_per_second']:.1f}",
-                    _pair(run["input_to_photon_ms"]),
-                    _pair(run.get("handed_to_shown_ms")),
-                )
+    photon, shown = "input to photon p50 / p95 (ms)", "encode to shown p50 / p95 (ms)"
+    return table(
+        ("machine", "world and client", "frames/s", photon, shown),
+        (
+            (
+                machine(result),
+                run["what"],
+                f"{run['frames_per_second']:.1f}",
+                _pair(run["input_to_photon_ms"]),
+                _pair(run.get("handed_to_shown_ms")),
             )
-    if not rows:
-        return MISSING + "\n"
-    head = (
-        "machine",
-        "played by",
-        "frames/s",
-        "input to photon p50 / p95 (ms)",
-        "frame handed over to shown p50 / p95 (ms)",
+            for result in read_results("latency")
+            for run in result["runs"]
+        ),
     )
-    return table(head, rows)
+
+
+def _pair(values: dict[str, float] | None) -> str:
+    return "-" if values is None else f"{values['p50']:.0f} / {values['p95']:.0f}"
+
+
+# --- decoding ------------------------------------------------------------------------------------
 
 
 def _decode() -> str:
-    """Decode modes, and how many players."""
+    """Return the decode modes, and how many players each one serves."""
     results = [result for name in _DECODE for result in read_results(name)]
-    rows = [_mode(result, mode) for result in results for mode in result["modes"]]
     head = (
         "machine",
         "world, mode",
         "exact",
         "same tokens",
-        "ms a forward, p50",
-        "forwards a latent",
+        "ms per forward, p50",
+        "forwards per latent",
         "frames/s",
-        "times plain",
+        "speed-up over the baseline",
         "% of read bandwidth, measured / datasheet",
     )
-    text = table(head, rows) if rows else MISSING + "\n"
+    text = table(head, (_mode(result, mode) for result in results for mode in result["modes"]))
     notes = sorted({result["note"] for result in results if "note" in result})
-    text += "".join(f"\nOf random weights: {_after(note)}.\n" for note in notes)
+    text += "".join(f"\nRandom weights: {note.partition(': ')[2]}.\n" for note in notes)
     if not any(result["environment"]["gpu"] for result in results):
         text += f"\nOn a GPU: {MISSING.lower()}\n"
     return text + "".join(_players(r) for name in _PLAYERS for r in read_results(name))
 
 
 def _mode(result: dict[str, Any], mode: dict[str, Any]) -> tuple[str, ...]:
-    # what guesses gain belongs to the weights, and random ones are nobody's
-    nobody = result["trained"] is False and mode["name"].split()[0] in _GUESSING
+    # the gain of drafting is a property of trained weights
+    unknown = result["trained"] is False and mode["name"].split()[0] in _DRAFTING
     name = f"{result['world']}, {mode['name']}"
-    told = ["random weights"] if result["trained"] is False else []
+    details = ["random weights"] if result["trained"] is False else []
     if result.get("precision", "model") != "model" and mode["name"] != result["baseline"]:
-        told.append(result["precision"])
+        details.append(result["precision"])
     gain = mode.get("times_plain")
     return (
         machine(result),
-        f"{name} ({', '.join(told)})" if told else name,
+        f"{name} ({', '.join(details)})" if details else name,
         "yes" if mode["exact"] else "no",
         "yes" if mode["identical_to_sequential"] else "no",
         f"{mode['ms_per_forward']['p50']:.2f}",
-        "-" if nobody else f"{mode['forwards_per_latent']:.1f}",
-        _at(mode) if nobody else f"{mode['frames_per_second']:.1f}",
-        "-" if nobody or gain is None else f"{gain:.2f}",
+        "-" if unknown else f"{mode['forwards_per_latent']:.1f}",
+        _rates(mode) if unknown else f"{mode['frames_per_second']:.1f}",
+        "-" if unknown or gain is None else f"{gain:.2f}",
         f"{mode['percent_of_measured_bandwidth']:.0f} / {_whole(mode.get('percent_of_datasheet'))}",
     )
 
 
-def _at(result: dict[str, Any]) -> str:
-    """The frames per second of weights that guess so well, which these need not."""
+def _rates(result: dict[str, Any]) -> str:
+    """Return the frames per second at the given acceptances."""
+    rates = (
+        f"{at['frames_per_second']:.1f} at {at['tokens_per_forward']:g} tokens per forward"
+        for at in result.get("frames_per_second_at", [])
+    )
+    return ", ".join(rates) or "-"
+
+
+def _players(result: dict[str, Any]) -> str:
+    unknown = result["weights"] == "random" and result["mode"] in _DRAFTING
+    rates = (
+        _rates(row) if unknown else f"{row['frames_per_second_each']:.1f}"
+        for row in result["by_players"]
+    )
+    each = ", ".join(
+        f"{row['players']}: {rate}" for row, rate in zip(result["by_players"], rates, strict=True)
+    )
+    cost = result["ms_per_frame_per_further_player"]
+    more = "" if cost is None or unknown else f" One more player costs {cost:.1f} ms per frame."
+    mode = "" if result["mode"] is None else f", mode {result['mode']}"
+    if result.get("diagonal") is not None:
+        mode += f" k={result['diagonal']}"
+    rate = f"(the world's rate is {result['frames_per_second_of_the_world']:g})"
     return (
-        ", ".join(
-            f"{at['frames_per_second']:.1f} at {at['tokens_per_forward']:g} tokens a forward"
-            for at in result.get("frames_per_second_at", [])
-        )
-        or "-"
+        f"\nFrames/s of each player of {result['world']}{mode}, on {machine(result)}, by the "
+        f"number of players: {each} {rate}.{more}\n"
     )
 
 
-def _after(note: str) -> str:
-    """What a note says behind its colon."""
-    return note.partition(": ")[2]
-
-
 def _kernels() -> str:
-    """Of a forward of ten rows, and what is done once a latent."""
-    results = read_results("kernels")
-    rows = [_kernel(r, case) for r in results for case in r["cases"] if _shown(case)]
-    if not rows:
-        return f"On a GPU: {MISSING.lower()}\n"
+    """Return the kernels of a forward pass of ten rows, and those that run once per latent."""
+    rows = [_kernel(r, case) for r in read_results("kernels") for case in r["cases"] if _kept(case)]
     head = (
         "machine",
         "kernel",
@@ -188,16 +193,16 @@ def _kernels() -> str:
         "us, p50",
         "GB/s",
         "% of read bandwidth, measured / datasheet",
-        "times torch",
+        "speed-up over torch",
         "error, ours / torch's",
     )
-    return table(head, rows)
+    return table(head, rows) if rows else f"On a GPU: {MISSING.lower()}\n"
 
 
-def _shown(case: dict[str, Any]) -> bool:
+def _kept(case: dict[str, Any]) -> bool:
     shape = case["shape"]
     rows = shape.get("rows", shape.get("tokens"))
-    wanted = 1 if case["kernel"] == "medusa_heads" else _FORWARD  # its heads make ten of one
+    wanted = 1 if case["kernel"] == "medusa_heads" else _FORWARD_ROWS  # its heads make ten of one
     return shape.get("batch", 1) == 1 and rows in (None, wanted)
 
 
@@ -220,21 +225,7 @@ def _whole(value: float | None) -> str:
     return "-" if value is None else f"{value:.0f}"
 
 
-def _players(result: dict[str, Any]) -> str:
-    nobody = result["weights"] == "random" and result["mode"] in _GUESSING
-    each = ", ".join(
-        f"{row['players']}: {_at(row) if nobody else format(row['frames_per_second_each'], '.1f')}"
-        for row in result["by_players"]
-    )
-    cost = result["ms_per_frame_per_further_player"]
-    more = "" if cost is None or nobody else f" One more costs {cost:.1f} ms a frame."
-    mode = "" if result["mode"] is None else f", mode {result['mode']}"
-    if result.get("diagonal") is not None:
-        mode += f" k={result['diagonal']}"
-    return (
-        f"\nPlayers of {result['world']}{mode}, on {machine(result)}, and the frames/s of each: "
-        f"{each} (the world's rate is {result['frames_per_second_of_the_world']:g}).{more}\n"
-    )
+# --- quality of the bundled world ----------------------------------------------------------------
 
 
 def _quality() -> str:
@@ -247,74 +238,181 @@ def _quality() -> str:
         (text, f"{quality[name]:.2f}", goal) for name, text, goal in _QUALITY if name in quality
     ]
     note = f"Measured on {machine(result)}, {result['environment']['date']}, {quality['scenes']}.\n"
-    made = quality.get("training", {})
-    if made:
-        note += (
-            f"Trained for {made['tokenizer_minutes']:.0f} minutes (tokenizer, "
-            f"{made['tokenizer_steps']:,} steps on {made['pictures']:,} pictures) and "
-            f"{made['transformer_minutes']:.0f} minutes (transformer, "
-            f"{made['transformer_steps']:,} steps on {made['frames_of_play']:,} frames of play).\n"
-        )
-    if "heads_minutes" in made:
-        note += _heads_training(made)
-    return table(("measure", "value", "aim"), rows) + "\n" + note + _guesses(quality)
-
-
-def _heads_training(made: dict[str, Any]) -> str:
-    before, after = made["network_nats_before_heads"], made["network_nats_with_heads"]
-    text = (
-        f"Then {made['heads_minutes']:.0f} minutes ({made['heads_steps']:,} steps) for the Medusa "
-        "heads and, with them, the network's end, "
-    )
-    if before == after:
-        text += "which was put back as it was, because the network's own loss had risen.\n"
-    else:
-        text += f"whose own loss went from {before:.3f} to {after:.3f} nats a token.\n"
-    return text
-
-
-def _guesses(quality: dict[str, Any]) -> str:
-    """Tokens per forward of the ways to guess, and how good each Medusa head is."""
-    rows = []
-    for mode in ("medusa", "jacobi"):
-        if told := quality.get(mode):
-            kept = told.get("acceptance_per_head", [])
-            rows.append(
-                (
-                    f"`{mode}`",
-                    f"{told['tokens_per_forward']:.2f}",
-                    f"{told['forwards_per_latent']:.1f}",
-                    ", ".join(f"{share:.3f}" for share in kept) or "-",
-                    f"{told['same_latents']:.0%} of {told['latents']}",
-                )
-            )
+    text = table(("measure", "value", "goal"), rows) + "\n" + note
+    text += _training(quality.get("training", {}))
+    drafts = list(_drafts(quality))
     head = (
-        "guesses",
+        "drafter",
         "tokens per forward",
         "forwards per frame",
-        "share of drafts kept, first to last head",
+        "share of drafts accepted, first to last head",
         "frames equal to `diagonal`",
     )
-    return "\n" + table(head, rows) if rows else ""
+    return text + ("\n" + table(head, drafts) if drafts else "")
 
 
-def _pair(values: dict[str, float] | None) -> str:
-    return "-" if values is None else f"{values['p50']:.0f} / {values['p95']:.0f}"
+def _training(made: dict[str, Any]) -> str:
+    if not made:
+        return ""
+    text = (
+        f"Trained for {made['tokenizer_minutes']:.0f} minutes (tokenizer, "
+        f"{made['tokenizer_steps']:,} steps on {made['pictures']:,} frames) and "
+        f"{made['transformer_minutes']:.0f} minutes (transformer, "
+        f"{made['transformer_steps']:,} steps on {made['frames_of_play']:,} frames of play).\n"
+    )
+    if "heads_minutes" not in made:
+        return text
+    before, after = made["network_nats_before_heads"], made["network_nats_with_heads"]
+    text += (
+        f"Then {made['heads_minutes']:.0f} minutes ({made['heads_steps']:,} steps) for the Medusa "
+        "heads together with the last layers of the network, "
+    )
+    if before == after:
+        return text + "which were restored afterwards, because the network's own loss had risen.\n"
+    return text + f"whose own loss went from {before:.3f} to {after:.3f} nats per token.\n"
+
+
+def _drafts(quality: dict[str, Any]) -> Iterator[tuple[str, ...]]:
+    """Yield the tokens per forward pass of each drafter, and how good each Medusa head is."""
+    for mode in ("medusa", "jacobi"):
+        if found := quality.get(mode):
+            kept = found.get("acceptance_per_head", [])
+            yield (
+                f"`{mode}`",
+                f"{found['tokens_per_forward']:.2f}",
+                f"{found['forwards_per_latent']:.1f}",
+                ", ".join(f"{share:.3f}" for share in kept) or "-",
+                f"{found['same_latents']:.0%} of {found['latents']}",
+            )
+
+
+# --- Cosmos --------------------------------------------------------------------------------------
+
+
+def _fidelity() -> str:
+    """Return how close our networks are to the reference outputs, from the newest result."""
+    results = read_results("fidelity")
+    if not results:
+        return MISSING + "\n"
+    result = newest(results)
+    rows = [
+        (
+            found["reference"],
+            f"{max(found['prefill'], found['cached_decode']):.1e}",
+            f"{found['bf16_worst_logit']:.1e}, same likeliest token at "
+            f"{found['bf16_same_choice']:.0%}",
+        )
+        for found in result["transformers"]
+    ]
+    rows += [
+        (
+            found["reference"],
+            f"{found['decoded']:.1e}",
+            f"{found['bf16_decoded']:.1e}, {found['bf16_different_indices']:.0%} of the tokens "
+            "differ",
+        )
+        for found in result["tokenizers"]
+    ]
+    head = ("reference", "largest error, float32", "largest error, bfloat16")
+    sizes = ", ".join(f"{name} {count:,}" for name, count in result["parameters"].items())
+    streams = "".join(_streamed(found) for found in result["tokenizers"])
+    slid = _slid(result.get("slides", []))
+    return table(head, rows) + streams + slid + f"\nParameters: {sizes}.\n"
+
+
+def _streamed(found: dict[str, Any]) -> str:
+    windows = ", ".join(f"{count}: {error:.1e}" for count, error in found["windows"].items())
+    return (
+        f"\n{found['reference']} decoded as a stream, 1 to {found['latents']} latents in chunks of "
+        f"any size, differs from decoding at once by {found['stream_worst']:.1e} of the largest "
+        "value. In an endless stream the temporal attention sees a limited number of earlier "
+        f"latents. By that number the difference is {windows}. The weights of the reference are "
+        "random, so this does not predict the difference for trained ones.\n"
+    )
+
+
+def _slid(rows: list[dict[str, Any]]) -> str:
+    """Return what the two ways of sliding the context do to the logits."""
+    if not rows:
+        return ""
+    found = [
+        f"{row['way']} against {row['against']}: {row['deviation']:.2f}, same likeliest token at "
+        f"{row['same_choice']:.0%}"
+        for row in rows
+    ]
+    return (
+        f"\nWhen the context of an endless stream slides ({rows[0]['reference']}, from two latents "
+        "to one), the logits of the next latent change by this share of their standard deviation: "
+        f"{'; '.join(found)}. `kept` did not slide. With random weights a forgotten latent changes "
+        "nearly everything; only the last figure compares the two ways.\n"
+    )
+
+
+def _conversion() -> str:
+    head = (
+        "machine",
+        "size",
+        "weights (GB)",
+        "conversion (s)",
+        "peak memory (GiB)",
+        "loading (s)",
+        "peak memory (GiB)",
+    )
+    return table(
+        head,
+        (
+            (
+                machine(result),
+                found["size"].upper(),
+                f"{found['weights_gb']:.1f}",
+                f"{found['convert_seconds']:.0f}",
+                f"{found['convert_peak_gib']:.1f}",
+                f"{found['load_seconds']:.0f}" if "load_seconds" in found else "-",
+                f"{found['load_peak_gib']:.1f}" if "load_seconds" in found else "-",
+            )
+            for result in read_results("conversion")
+            for found in result["sizes"]
+        ),
+    )
+
+
+def _limits() -> str:
+    head = (
+        "GPU, weights",
+        "GB per forward",
+        "ms per forward, at least",
+        "frames/s sequential, at most",
+        f"tokens per forward for {roofline.RATE:g} frames/s, at least",
+        "frames/s `diagonal` 1 / 2, at most",
+    )
+    return table(
+        head,
+        (
+            (
+                f"{limit.gpu}, {limit.weights}",
+                f"{limit.gigabytes:.2f}",
+                f"{limit.milliseconds:.2f}",
+                f"{limit.sequential:.1f}",
+                f"{limit.needed:.1f}",
+                f"{limit.diagonal[1]:.0f} / {limit.diagonal[2]:.0f}",
+            )
+            for limit in roofline.limits()
+        ),
+    )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true", help="only say whether it is up to date")
+    parser.add_argument("--check", action="store_true", help="only check whether it is up to date")
     options = parser.parse_args()
     old = README.read_text()
     new = render(old)
-    if options.check:
-        if new != old:
-            sys.exit(
-                "README.md is not what the results say; run python -m worldbridge.benchmarks.readme"
-            )
-        return
-    README.write_text(new)
+    if not options.check:
+        README.write_text(new)
+    elif new != old:
+        sys.exit(
+            "README.md does not match the results; run python -m worldbridge.benchmarks.readme"
+        )
 
 
 if __name__ == "__main__":

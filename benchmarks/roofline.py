@@ -2,8 +2,8 @@
 
 Arithmetic only; nothing is measured.
 
-A forward of few tokens reads every matrix once, and the keys and values of its context. No decoder
-is faster than these bytes over the datasheet's bandwidth, and none reaches it.
+A forward pass of few tokens reads every matrix once, and the keys and values of its context. No
+decoder is faster than these bytes divided by the datasheet's bandwidth, and none reaches it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from worldbridge.benchmarks.gpus import datasheet_bandwidth
+from worldbridge.benchmarks.machine import datasheet_bandwidth
 from worldbridge.models.transformer import TransformerConfig, VideoTransformer
 from worldbridge.models.transformer.config import cosmos_4b_320p
 from worldbridge.runtime.decoding.schedule import WavefrontSchedule
@@ -21,27 +21,27 @@ from worldbridge.runtime.decoding.schedule import WavefrontSchedule
 __all__ = ["GPUS", "Limit", "limits"]
 
 GPUS = {"H100": "NVIDIA H100 80GB HBM3", "H200": "NVIDIA H200"}
-WEIGHTS = {"bf16": 2, "fp8": 1}  # bytes a number; keys and values stay bf16
-FRAMES = 8  # pictures of a latent
+WEIGHTS = {"bf16": 2, "fp8": 1}  # bytes per number; keys and values stay bf16
+FRAMES = 8  # per latent
 RATE = 24.0  # frames/s that count as real time
 _PAIR_BYTES = 2
 
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """Of one player. `needed`: tokens that a forward must give for RATE frames a second."""
+    """What one player can get at most. `needed`: tokens per forward pass for RATE frames/s."""
 
     gpu: str
     weights: str
-    gigabytes: float  # read by a forward
-    milliseconds: float  # that this takes at least
+    gigabytes: float  # read per forward pass
+    milliseconds: float  # per forward pass, at least
     sequential: float  # frames/s at most
-    diagonal: dict[int, float]  # the same, by the diagonal's step
+    diagonal: dict[int, float]  # the same, by the lag of a row
     needed: float
 
 
 def limits(config: TransformerConfig | None = None) -> list[Limit]:
-    """The 4B at 320x512 with a full context, on each GPU, in each type."""
+    """Return the limits of the 4B model at 320x512 with a full context, by GPU and type."""
     config = config or cosmos_4b_320p()
     with torch.device("meta"):
         model = VideoTransformer(config)

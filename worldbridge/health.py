@@ -1,4 +1,4 @@
-"""What the gateway says about itself and its worker, asked over plain HTTP."""
+"""The gateway's state and its worker's, requested over plain HTTP."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
-__all__ = ["Health", "ask_health", "ask_most_pictures", "ask_themes"]
+__all__ = ["Health", "ask_health", "ask_max_prompt_frames", "ask_themes"]
 
 _TIMEOUT_SECONDS: Final = 2.0
 _MAX_BYTES: Final = 1 << 20
@@ -23,7 +23,7 @@ class Health:
 
 
 async def ask_health(host: str, port: int) -> Health | None:
-    """None while the gateway does not answer. A wildcard address means this machine."""
+    """Return the state, or None without an answer. A wildcard address means this machine."""
     try:
         async with asyncio.timeout(_TIMEOUT_SECONDS):
             return _parse(await _get(host, port, "/health"))
@@ -32,7 +32,7 @@ async def ask_health(host: str, port: int) -> Health | None:
 
 
 async def ask_themes(host: str, port: int) -> list[str]:
-    """The themes of the world that a ready gateway serves; none if it does not answer."""
+    """Return the themes of a ready gateway's world; none if it does not answer."""
     try:
         async with asyncio.timeout(_TIMEOUT_SECONDS):
             worlds = json.loads(await _get(host, port, "/worlds"))
@@ -41,8 +41,8 @@ async def ask_themes(host: str, port: int) -> list[str]:
         return []
 
 
-async def ask_most_pictures(host: str, port: int) -> int:
-    """How many pictures the world of a ready gateway can begin with; 0 if it does not answer."""
+async def ask_max_prompt_frames(host: str, port: int) -> int:
+    """Return how many prompt frames a ready gateway's world takes; 0 if it does not answer."""
     try:
         async with asyncio.timeout(_TIMEOUT_SECONDS):
             worlds = json.loads(await _get(host, port, "/worlds"))
@@ -52,7 +52,7 @@ async def ask_most_pictures(host: str, port: int) -> int:
 
 
 async def _get(host: str, port: int, path: str) -> bytes:
-    """The body of a response, whatever its status is."""
+    """Return the body of a response, whatever its status."""
     reader, writer = await asyncio.open_connection(_WILDCARDS.get(host, host), port)
     try:
         request = f"GET {path} HTTP/1.0\r\nHost: localhost\r\nConnection: close\r\n\r\n"

@@ -1,7 +1,7 @@
-"""`serve`: starts the gateway and the worker, tells how far they are, keeps both running.
+"""`serve`: start the gateway and the worker, report their progress, keep both running.
 
-The listening socket is made here and inherited by the gateway: a port in use is found out before
-anything loads, and a gateway that is started again finds its visitors waiting in the backlog.
+The listening socket is made here and inherited by the gateway. So a port in use is found before
+anything loads, and a gateway that is started again finds waiting clients in the backlog.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from worldbridge.cli.console import ProgressReporter
 from worldbridge.cli.prompt_files import read_prompt_files
 from worldbridge.config import TOKEN_VARIABLE, ServeConfig
 from worldbridge.errors import ConfigError, PortInUseError
-from worldbridge.health import ask_health, ask_most_pictures, ask_themes
+from worldbridge.health import ask_health, ask_max_prompt_frames, ask_themes
 
 __all__ = ["listen", "run", "serve"]
 
@@ -30,14 +30,14 @@ _POLL_SECONDS = 0.1
 
 
 def run(config: ServeConfig) -> None:
-    """Serves until SIGINT or SIGTERM. Raises StartError."""
+    """Serve until SIGINT or SIGTERM. Raises StartError."""
     import uvloop
 
     uvloop.run(serve(config))
 
 
 async def serve(config: ServeConfig) -> None:
-    read_prompt_files("picture", config.picture)  # what is wrong is told now, not to every player
+    read_prompt_files("picture", config.picture)  # an error is reported here, not to every player
     with (
         listen(config.host, config.port) as listener,
         tempfile.TemporaryDirectory(prefix="worldbridge-") as scratch,
@@ -46,7 +46,7 @@ async def serve(config: ServeConfig) -> None:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A listening socket; port 0 takes a free one. Raises PortInUseError."""
+    """Return a listening socket; port 0 takes a free one. Raises PortInUseError."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     try:
@@ -82,7 +82,7 @@ def gateway_spec(config: ServeConfig, listener: socket.socket, endpoint: str) ->
 
 
 def worker_spec(config: ServeConfig, endpoint: str, scratch: Path) -> ChildSpec:
-    """`scratch`: a folder of this server alone, where a worker notes what its successors need."""
+    """Return the worker's command. It leaves files for its successors in the folder `scratch`."""
     arguments = ["worldbridge.runtime.worker", "--endpoint", endpoint, "--world", config.world]
     arguments += ["--mode", config.mode, "--remember", str(scratch / "mode")]
     if config.diagonal is not None:
@@ -99,9 +99,9 @@ def worker_spec(config: ServeConfig, endpoint: str, scratch: Path) -> ChildSpec:
 
 
 def _threads(count: int) -> dict[str, str]:
-    """Numeric libraries read these when they are loaded, before anyone can call them."""
-    # A thread that waits for work spins for microseconds, as between two convolutions, and then
-    # leaves the core to whoever encodes or shows the picture.
+    """Return the variables that numeric libraries read when they are loaded."""
+    # A waiting thread spins for microseconds, as long as between two convolutions, and then leaves
+    # the core to the process that encodes or shows the frame.
     return {"OMP_NUM_THREADS": str(count), "MKL_NUM_THREADS": str(count), "GOMP_SPINCOUNT": "20000"}
 
 
@@ -112,7 +112,7 @@ class Supervisor:
         self._host, self._port = listener.getsockname()[:2]
         self._progress = ProgressReporter()
         self._worker = Child(worker_spec(config, endpoint, scratch), self._progress.note)
-        # A new gateway knows no worker, and a worker introduces itself only when it starts.
+        # A new gateway knows no worker, and a worker announces itself only when it starts.
         self._gateway = Child(
             gateway_spec(config, listener, endpoint), self._progress.note, self._worker.renew
         )
@@ -125,7 +125,7 @@ class Supervisor:
         work = [
             self._gateway.keep_running(),
             self._worker.keep_running(),
-            self._tell_when_ready(),
+            self._report_until_ready(),
             self._stop.wait(),
         ]
         try:
@@ -133,8 +133,8 @@ class Supervisor:
         finally:
             self._progress.close()
 
-    async def _tell_when_ready(self) -> None:
-        """Prints the one line on stdout, then never ends."""
+    async def _report_until_ready(self) -> None:
+        """Print the ready line on stdout, then run until cancelled."""
         while True:
             health = await ask_health(self._host, self._port)
             if health is not None:
@@ -144,7 +144,7 @@ class Supervisor:
                     break
             await asyncio.sleep(_POLL_SECONDS)
         await self._check_theme()
-        await self._check_pictures()
+        await self._check_prompt_frames()
         self._worker.proven = True
         self._progress.close()
         shown = f"[{self._host}]" if ":" in self._host else self._host
@@ -152,7 +152,7 @@ class Supervisor:
         await asyncio.Event().wait()
 
     async def _check_theme(self) -> None:
-        """Which themes there are is known only now; better than telling every player."""
+        """Refuse an unknown theme here, before a player does; the themes are known only now."""
         wanted = self._config.theme
         themes = await ask_themes(self._host, self._port) if wanted is not None else []
         if themes and wanted not in themes:
@@ -163,12 +163,12 @@ class Supervisor:
                 remedy="choose one of these for --theme",
             )
 
-    async def _check_pictures(self) -> None:
+    async def _check_prompt_frames(self) -> None:
         count = len(self._config.picture)
-        most = await ask_most_pictures(self._host, self._port) if count else count
+        most = await ask_max_prompt_frames(self._host, self._port) if count else count
         if count > most:
             raise ConfigError(
-                "the world cannot begin with these pictures",
+                "the world cannot start from these prompt frames",
                 expected=f"at most {most} times --picture" if most else "no --picture",
                 got=f"{count}",
                 remedy="leave some out" if most else "leave it out, or serve a generated world",
@@ -176,7 +176,7 @@ class Supervisor:
 
 
 async def _first_to_end(work: list[Coroutine[Any, Any, Any]]) -> None:
-    """Runs all; when one ends or raises, the others are cancelled, and what it raised is raised."""
+    """Run all. When one ends or raises, cancel the others, and raise what it raised."""
     tasks = [asyncio.ensure_future(item) for item in work]
     try:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)

@@ -25,8 +25,7 @@ from worldbridge.benchmarks.decode.precisions import precision_of
 from worldbridge.benchmarks.decode.presets import preset_config, preset_world
 from worldbridge.benchmarks.decode.report import Run, result_of
 from worldbridge.benchmarks.decode.streams import Stream
-from worldbridge.benchmarks.gpu_watch import watching
-from worldbridge.benchmarks.gpus import need_device
+from worldbridge.benchmarks.machine import need_device, watching
 from worldbridge.benchmarks.timing import Laps, read_bandwidth
 from worldbridge.models.checkpoint import EMBEDDED_WORLD, load_world, read_manifest
 from worldbridge.models.errors import DamagedWorldError

@@ -13,9 +13,7 @@ from worldbridge.benchmarks.decode.forwards import Forwards
 from worldbridge.benchmarks.decode.lineup import GUESSING, check_acceptances
 from worldbridge.benchmarks.decode.precisions import precision_of
 from worldbridge.benchmarks.decode.presets import preset_config, preset_world
-from worldbridge.benchmarks.environment import describe
-from worldbridge.benchmarks.gpu_watch import watching
-from worldbridge.benchmarks.gpus import describe_gpu, need_device
+from worldbridge.benchmarks.machine import describe, describe_gpu, need_device, watching
 from worldbridge.benchmarks.timing import percentiles
 from worldbridge.models.transformer import TransformerConfig
 from worldbridge.runtime.decoding.autotune import DecodedWorld, Wanted, check_wanted, set_mode

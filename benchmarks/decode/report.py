@@ -10,9 +10,13 @@ from typing import Any
 from torch import Tensor
 
 from worldbridge.benchmarks.decode.lineup import Contender, Subject
-from worldbridge.benchmarks.environment import describe
-from worldbridge.benchmarks.gpu_watch import GpuWatch
-from worldbridge.benchmarks.gpus import datasheet_bandwidth, describe_gpu, percent
+from worldbridge.benchmarks.machine import (
+    GpuWatch,
+    datasheet_bandwidth,
+    describe,
+    describe_gpu,
+    percent,
+)
 from worldbridge.benchmarks.timing import percentiles
 
 __all__ = ["Run", "result_of"]

@@ -1,4 +1,4 @@
-"""Attention of a few new tokens to a long context, and the write of their keys and values."""
+"""Attention of a few new tokens to a long context, rotation and KV write, and the last norm."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from worldbridge.benchmarks.kernels.case import (
     Operands,
     Sizes,
     error_floor,
-    relative_error,
     type_name,
 )
 from worldbridge.kernels.attention import (
@@ -31,7 +30,7 @@ from worldbridge.models.transformer.positions import apply_rotary
 
 __all__ = ["attention_cases", "norm_cases", "rope_cases"]
 
-_SPARE = 64  # entries of the ring beyond the context, for tokens that are guesses
+_SPARE = 64  # entries of the ring beyond the context, for draft tokens
 
 
 def attention_cases(maker: Maker, sizes: Sizes, dtype: torch.dtype) -> Iterator[Case]:
@@ -48,8 +47,6 @@ def attention_cases(maker: Maker, sizes: Sizes, dtype: torch.dtype) -> Iterator[
                     bytes_moved=batch * context * pair,
                     formula="batch * context * kv_heads * head_dim * 2 of keys and values",
                     make=partial(_attention_operands, maker, sizes, dtype, batch, context, tokens),
-                    error=relative_error,
-                    measure="largest difference / largest value",
                     floor=error_floor(dtype),
                 )
 
@@ -57,7 +54,7 @@ def attention_cases(maker: Maker, sizes: Sizes, dtype: torch.dtype) -> Iterator[
 def _attention_operands(
     maker: Maker, sizes: Sizes, dtype: torch.dtype, batch: int, context: int, tokens: int
 ) -> Operands:
-    """The new tokens are the newest of the context and see all of it up to themselves."""
+    """Return operands in which the new tokens end the context and see all of it before them."""
     q = maker.normal(batch, tokens, sizes.heads, sizes.head_dim, dtype=dtype)
     ring = (batch, sizes.kv_heads, context + _SPARE, sizes.head_dim)
     keys, values = maker.normal(*ring, dtype=dtype), maker.normal(*ring, dtype=dtype)
@@ -88,7 +85,7 @@ def _attention_operands(
 
 
 def _grouped(q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-    """One token sees everything; of several, each sees what lies before it (lower right)."""
+    """Attend with SDPA. A single token sees everything; several need a lower-right mask."""
     tokens = q.shape[1]
     bias = None if tokens == 1 else causal.causal_lower_right(tokens, keys.shape[2])
     out = F.scaled_dot_product_attention(
@@ -109,7 +106,7 @@ def _repeated(q: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
 
 
 def _attention_reference(q: Tensor, keys: Tensor, values: Tensor, positions: Tensor) -> Tensor:
-    """Session by session: in float64 with repeated heads, all at once would fill a GPU."""
+    """Compute session by session: in float64 with repeated heads, all at once fill a GPU."""
     parts = [
         reference_decode_attention(q[b, None], keys[b, None], values[b, None], positions[b, None])
         for b in range(len(q))
@@ -117,7 +114,7 @@ def _attention_reference(q: Tensor, keys: Tensor, values: Tensor, positions: Ten
     return torch.cat(parts)
 
 
-# -- normalisation, rotation, write -------------------------------------------------------------
+# --- normalisation, rotation, write --------------------------------------------------------------
 
 
 def rope_cases(maker: Maker, sizes: Sizes, dtype: torch.dtype) -> Iterator[Case]:
@@ -134,8 +131,6 @@ def rope_cases(maker: Maker, sizes: Sizes, dtype: torch.dtype) -> Iterator[Case]
                 bytes_moved=batch * tokens * each,
                 formula="(heads + 2*kv_heads) * head_dim, read and written, + tables, per token",
                 make=partial(_rope_operands, maker, sizes, dtype, batch, tokens),
-                error=relative_error,
-                measure="largest difference / largest value",
                 floor=error_floor(dtype),
             )
 
@@ -193,7 +188,7 @@ def _rope_reference(qkv: Tensor, *rest: Tensor) -> Tensor:
     return torch.cat([part.flatten() for part in reference_rope_write(qkv, *rest)])
 
 
-# -- norms that no product takes over -----------------------------------------------------------
+# --- the norm that no product takes over ---------------------------------------------------------
 
 
 def norm_cases(maker: Maker, sizes: Sizes, dtype: torch.dtype) -> Iterator[Case]:
@@ -207,8 +202,6 @@ def norm_cases(maker: Maker, sizes: Sizes, dtype: torch.dtype) -> Iterator[Case]
             bytes_moved=(2 * rows + 1) * sizes.dim * dtype.itemsize,
             formula="rows * dim, read and written, + the norm's weight",
             make=partial(_norm_operands, maker, rows, sizes.dim, dtype),
-            error=relative_error,
-            measure="largest difference / largest value",
             floor=error_floor(dtype),
         )
 

@@ -6,7 +6,7 @@ or, slowly and at small shapes, in Triton's interpreter on a CPU.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
@@ -15,15 +15,18 @@ import torch
 import triton
 from torch import Tensor
 
-from worldbridge.benchmarks.environment import describe
-from worldbridge.benchmarks.gpu_timing import ColdLaunches
-from worldbridge.benchmarks.gpus import datasheet_bandwidth, describe_gpu, need_device, percent
 from worldbridge.benchmarks.kernels.attention_cases import attention_cases, norm_cases, rope_cases
 from worldbridge.benchmarks.kernels.case import CHECKED, PUBLISHED, Case, Maker, Operands, Sizes
-from worldbridge.benchmarks.kernels.detokenize_cases import code_cases, detokenize_cases
 from worldbridge.benchmarks.kernels.gemm_cases import gemm_cases, medusa_cases
-from worldbridge.benchmarks.kernels.token_cases import token_cases
-from worldbridge.benchmarks.timing import read_bandwidth
+from worldbridge.benchmarks.kernels.token_cases import code_cases, detokenize_cases, token_cases
+from worldbridge.benchmarks.machine import (
+    datasheet_bandwidth,
+    describe,
+    describe_gpu,
+    need_device,
+    percent,
+)
+from worldbridge.benchmarks.timing import ColdLaunches, read_bandwidth
 from worldbridge.kernels.checks import interpreting
 from worldbridge.runtime.errors import NoDeviceError
 from worldbridge.runtime.worlds.contract import Progress
@@ -46,10 +49,10 @@ _QUICK_ROWS = (1, 10)
 def bench_kernels(
     device: str, *, only: Collection[str], quick: bool, progress: Progress
 ) -> dict[str, Any]:
-    """Times of the kernels in `only` (all when empty); what `bench kernels --json` prints.
+    """Time the kernels in `only` (all when empty) and return what `bench kernels --json` prints.
 
-    Raises NoDeviceError without a GPU: Triton compiles nothing for a CPU; ValueError for a kernel
-    that is none.
+    Raises NoDeviceError without a GPU, as Triton compiles nothing for a CPU, and ValueError for an
+    unknown kernel.
     """
     _check_names(only)
     gpu = torch.device(device)
@@ -88,10 +91,10 @@ def bench_kernels(
 
 
 def check_kernels(device: str, *, only: Collection[str], progress: Progress) -> dict[str, Any]:
-    """Errors against float64, in the kernels' own types; what `--check --json` prints.
+    """Return errors against float64 in the kernels' own types, as `--check --json` prints them.
 
-    Raises NoDeviceError when neither a GPU nor the interpreter can run them, ValueError for a
-    kernel that is none.
+    Raises NoDeviceError if neither a GPU nor the interpreter can run the kernels, and ValueError
+    for an unknown kernel.
     """
     _check_names(only)
     place = need_device(device)
@@ -127,7 +130,7 @@ def _check_names(only: Collection[str]) -> None:
 
 
 def _checked_types(device: torch.device) -> list[tuple[torch.dtype, tuple[torch.dtype, ...]]]:
-    """Activations and weights. The interpreter computes nothing right in bfloat16."""
+    """Return types of activations and weights. The interpreter is wrong in bfloat16."""
     half = torch.bfloat16 if device.type == "cuda" else torch.float16
     return [(torch.float32, (torch.float32,)), (half, (half, torch.float8_e4m3fn, torch.int8))]
 
@@ -168,29 +171,23 @@ def _cases(
     weights: tuple[torch.dtype, ...],
     only: Collection[str],
 ) -> Iterator[Case]:
-    """In the order of `KERNELS`."""
+    """Yield the cases in the order of `KERNELS`."""
+    makers: dict[str, Callable[[], Iterator[Case]]] = {
+        "skinny_gemm": lambda: gemm_cases(maker, sizes, dtype, weights),
+        "medusa_heads": lambda: medusa_cases(maker, sizes, dtype, weights),
+        "decode_attention": lambda: attention_cases(maker, sizes, dtype),
+        "rope_write": lambda: rope_cases(maker, sizes, dtype),
+        "rms_norm": lambda: norm_cases(maker, sizes, dtype),
+        "sample_and_verify": lambda: token_cases(maker, sizes),
+        "patches_to_i420": lambda: detokenize_cases(maker, sizes, dtype),
+        "indices_to_codes": lambda: code_cases(maker, sizes, dtype),
+    }
     for name in KERNELS:
-        if only and name not in only:
-            continue
-        if name == "skinny_gemm":
-            yield from gemm_cases(maker, sizes, dtype, weights)
-        elif name == "medusa_heads":
-            yield from medusa_cases(maker, sizes, dtype, weights)
-        elif name == "decode_attention":
-            yield from attention_cases(maker, sizes, dtype)
-        elif name == "rope_write":
-            yield from rope_cases(maker, sizes, dtype)
-        elif name == "rms_norm":
-            yield from norm_cases(maker, sizes, dtype)
-        elif name == "sample_and_verify":
-            yield from token_cases(maker, sizes)
-        elif name == "patches_to_i420":
-            yield from detokenize_cases(maker, sizes, dtype)
-        else:
-            yield from code_cases(maker, sizes, dtype)
+        if not only or name in only:
+            yield from makers[name]()
 
 
-# -- one case -----------------------------------------------------------------------------------
+# --- one case ------------------------------------------------------------------------------------
 
 
 def _timed(case: Case, device: torch.device, measured: float, samples: int) -> dict[str, Any]:
@@ -241,7 +238,7 @@ def _errors(case: Case, operands: Operands) -> dict[str, Any]:
 
 
 def _gathered(result: Tensor, left: Sequence[Tensor]) -> Tensor:
-    """All that a launch has written, flat if it is more than its result."""
+    """Return everything that a launch wrote, flat if that is more than its result."""
     return torch.cat([part.flatten() for part in (result, *left)]) if left else result
 
 

@@ -1,7 +1,7 @@
-"""One kernel at one shape: its operands, what it is compared with, and how many bytes it needs.
+"""One kernel at one shape: its operands, its baselines and the bytes it moves.
 
-The same cases are timed at the shapes of the 4B model and checked at small ones, so what is timed
-is what was checked.
+The same cases are timed at the shapes of the 4B model and checked at small ones, so that only
+checked kernels are timed.
 """
 
 from __future__ import annotations
@@ -31,13 +31,18 @@ __all__ = [
 NORM_EPS: Final = 1e-5
 
 
+def relative_error(found: Tensor, expected: Tensor) -> float:
+    """Return the largest difference as a share of the largest value."""
+    worst = (found.double() - expected).abs().max()
+    return float(worst / expected.abs().max())
+
+
 @dataclass(frozen=True, slots=True)
 class Operands:
-    """One set of inputs, ready to be launched on again and again.
+    """One set of inputs that can be launched on repeatedly.
 
-    Of `baselines`, the first one computes what the kernel computes. What a launch leaves in other
-    tensors is compared, too, if `ours_left` and `torch_left` name them: then `reference` returns
-    all of it, flat, in this order.
+    The first of `baselines` computes what the kernel computes. `ours_left` and `torch_left` name
+    further tensors that a launch writes; `reference` then returns all of them, flat, in this order.
     """
 
     ours: Callable[[], Tensor]
@@ -49,7 +54,7 @@ class Operands:
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """`make` gives a fresh set of operands, other memory with the same contents' statistics."""
+    """One kernel at one shape. `make` returns fresh operands in other memory."""
 
     kernel: str
     what: str
@@ -59,20 +64,20 @@ class Case:
     bytes_moved: int
     formula: str
     make: Callable[[], Operands]
-    error: Callable[[Tensor, Tensor], float]
-    measure: str  # what `error` means
     # A check allows an error of `of_torch` times torch's, in the same types, and always `floor`.
     floor: float
     of_torch: float = 2.0
+    error: Callable[[Tensor, Tensor], float] = relative_error
+    measure: str = "largest difference / largest value"  # what `error` means
 
-    def limit(self, torchs: float) -> float:
-        """Of `error`, where torch's is `torchs`."""
-        return max(self.of_torch * torchs, self.floor)
+    def limit(self, torch_error: float) -> float:
+        """Return the largest allowed `error` beside torch's."""
+        return max(self.of_torch * torch_error, self.floor)
 
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """Shapes of a model, and of the calls that decoding makes."""
+    """Shapes of a model and of the calls that decoding makes."""
 
     dim: int
     heads: int
@@ -107,7 +112,7 @@ PUBLISHED = Sizes(
     patches=(2, 80, 128),
     codes=(20, 32),
 )
-# Odd ends, tiles that several programs share, more than one split of the context.
+# Odd sizes, tiles that several programs share, more than one split of the context.
 CHECKED = Sizes(
     dim=96,
     heads=8,
@@ -127,7 +132,7 @@ CHECKED = Sizes(
 
 
 class Maker:
-    """Random tensors on a device, reproducible."""
+    """Make reproducible random tensors on a device."""
 
     def __init__(self, device: torch.device, seed: int = 7) -> None:
         self.device = device
@@ -138,28 +143,24 @@ class Maker:
         return values.normal_(0, scale, generator=self._generator)
 
     def integers(self, high: int, *shape: int) -> Tensor:
-        """int64 below `high`."""
+        """Return int64 values below `high`."""
         return torch.randint(high, shape, generator=self._generator, device=self.device)
 
 
 def type_name(dtype: torch.dtype) -> str:
-    """As command lines and tables call it."""
+    """Return the name of a type on command lines and in tables."""
     names = {torch.bfloat16: "bf16", torch.float8_e4m3fn: "fp8"}
     return names.get(dtype, str(dtype).removeprefix("torch."))
 
 
-def relative_error(found: Tensor, expected: Tensor) -> float:
-    """Largest difference, as a share of the largest value."""
-    worst = (found.double() - expected).abs().max()
-    return float(worst / expected.abs().max())
-
-
 def differing(found: Tensor, expected: Tensor) -> float:
-    """Share of the entries that are not equal."""
+    """Return the share of entries that are not equal."""
     return float((found != expected).double().mean())
 
 
 def error_floor(dtype: torch.dtype) -> float:
-    """What rounding the largest value to `dtype` once may cost; a little more for sums of float32.
-    A smaller error of torch's is good luck."""
+    """Return the error of rounding the largest value to `dtype` once; more for float32 sums.
+
+    A smaller error of torch's is luck.
+    """
     return torch.finfo(dtype).eps / 2 if dtype != torch.float32 else 1e-6

@@ -1,4 +1,4 @@
-"""The matrix products of a forward: `skinny_gemm` and `medusa_heads` beside cuBLAS."""
+"""The matrix products of a forward pass: `skinny_gemm` and `medusa_heads` beside cuBLAS."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ from worldbridge.benchmarks.kernels.case import (
     Operands,
     Sizes,
     error_floor,
-    relative_error,
     type_name,
 )
 from worldbridge.kernels.medusa_heads import medusa_heads, medusa_workspace, reference_medusa_heads
@@ -37,7 +36,7 @@ __all__ = ["gemm_cases", "medusa_cases"]
 
 @dataclass(frozen=True, slots=True)
 class _Product:
-    """One matrix of a layer, with what is fused into its product."""
+    """One matrix of a layer, with the operations fused into its product."""
 
     name: str
     n: int
@@ -47,7 +46,7 @@ class _Product:
 
 
 def _products(sizes: Sizes) -> tuple[_Product, ...]:
-    """Norms are folded into the weights, but still divide by the row's root mean square."""
+    """Return the products. Norms are folded into the weights, but rows still have to be scaled."""
     query = sizes.heads * sizes.head_dim
     fused = query + 2 * sizes.kv_heads * sizes.head_dim
     return (
@@ -62,7 +61,7 @@ def _products(sizes: Sizes) -> tuple[_Product, ...]:
 def gemm_cases(
     maker: Maker, sizes: Sizes, dtype: torch.dtype, weights: Sequence[torch.dtype]
 ) -> Iterator[Case]:
-    """Activations of `dtype`, weights of each of `weights`: `dtype` itself or types of one byte."""
+    """Yield cases for each type in `weights`: `dtype` of the activations, or types of one byte."""
     for product in _products(sizes):
         for kind in weights:
             taken = _taken(kind, dtype)
@@ -80,15 +79,15 @@ def gemm_cases(
                     bytes_moved=moved,
                     formula="n*k of the weight + rows*(k + outputs + residual) of activations",
                     make=partial(_gemm_operands, maker, product, rows, taken, kind),
-                    error=relative_error,
-                    measure="largest difference / largest value",
                     floor=error_floor(taken),
                 )
 
 
 def _taken(kind: torch.dtype, dtype: torch.dtype) -> torch.dtype:
-    """Activations under weights of a type, as the decoder on the device has them: fp8 widens into
-    float16 with one conversion, into bfloat16 with three."""
+    """Return the decoder's type of activations for a type of weights.
+
+    fp8 widens into float16 with one conversion, into bfloat16 with three.
+    """
     return torch.float16 if kind == torch.float8_e4m3fn and dtype == torch.bfloat16 else dtype
 
 
@@ -100,7 +99,7 @@ def _gemm_operands(
     plain = maker.normal(n, k, dtype=dtype, scale=k**-0.5)
     residual = maker.normal(rows, n, dtype=dtype) if product.epilogue == "residual" else None
     weight, scale, plain = _stored(plain, kind)
-    # what a fused launch reads in pairs, two launches read one after the other
+    # a fused launch reads pairs, two launches read one half after the other
     apart = torch.cat([plain[0::2], plain[1::2]]) if product.epilogue == "swiglu" else plain
     eps = NORM_EPS if product.norm else None
     options: dict[str, Any] = {
@@ -115,7 +114,7 @@ def _gemm_operands(
     return Operands(
         ours=partial(skinny_gemm, x, weight, **options, out=out, workspace=workspace),
         baselines={
-            f"torch, {_said(product)}": fused,
+            f"torch, {_baseline_name(product)}": fused,
             "F.linear alone": partial(F.linear, x, apart),
         },
         reference=partial(reference_skinny_gemm, x, weight, **options, dtype=torch.float64),
@@ -123,10 +122,10 @@ def _gemm_operands(
 
 
 def _stored(plain: Tensor, kind: torch.dtype) -> tuple[Tensor, Tensor | None, Tensor]:
-    """A weight as it is stored, its scales, and what it stands for, in the activations' type.
+    """Return a weight as stored, its scales, and the same weight in the activations' type.
 
-    torch multiplies no weights of one byte with wider activations, so its baseline reads the
-    weights widened: that is what a model without our kernels would do.
+    torch does not multiply weights of one byte with wider activations, so its baseline reads the
+    widened weights, as a model without our kernels would.
     """
     if kind not in QUANTIZED:
         return plain, None, plain
@@ -137,7 +136,7 @@ def _stored(plain: Tensor, kind: torch.dtype) -> tuple[Tensor, Tensor | None, Te
 def _linear(
     x: Tensor, weight: Tensor, residual: Tensor | None, epilogue: Epilogue, eps: float | None
 ) -> Tensor:
-    """The same product by torch's own operations."""
+    """Compute the same product with torch's own operations."""
     if eps is not None:
         x = F.rms_norm(x, x.shape[-1:], eps=eps)
     y = F.linear(x, weight)
@@ -147,20 +146,20 @@ def _linear(
     return y if residual is None else residual + y
 
 
-def _said(product: _Product) -> str:
+def _baseline_name(product: _Product) -> str:
     parts = ["rms_norm"] if product.norm else []
     parts.append("F.linear")
     parts += {"swiglu": ["silu, mul"], "residual": ["add"]}.get(product.epilogue, [])
     return ", ".join(parts)
 
 
-# -- Medusa heads -------------------------------------------------------------------------------
+# --- Medusa heads --------------------------------------------------------------------------------
 
 
 def medusa_cases(
     maker: Maker, sizes: Sizes, dtype: torch.dtype, weights: Sequence[torch.dtype]
 ) -> Iterator[Case]:
-    """Logits of the network and all heads."""
+    """Yield cases with the logits of the network and of all heads."""
     count, dim, vocabulary = sizes.medusa, sizes.dim, sizes.vocabulary
     for kind in weights:
         taken = _taken(kind, dtype)
@@ -179,8 +178,6 @@ def medusa_cases(
                 formula="heads*dim*dim + vocabulary*dim of the weights + inputs, states (written "
                 "and read) and logits",
                 make=partial(_medusa_operands, maker, sizes, rows, taken, kind),
-                error=relative_error,
-                measure="largest difference / largest value",
                 floor=2 * error_floor(taken),  # rounded twice: the states are stored
             )
 
@@ -208,6 +205,6 @@ def _medusa_operands(
 
 
 def _medusa(x: Tensor, heads: Tensor, unembedding: Tensor) -> Tensor:
-    """All heads by one product, then all logits by one, as `models/transformer/medusa.py` does."""
+    """Compute all heads, then all logits, with one product each, as the model does."""
     states = F.silu(F.linear(x, heads).view(len(x), -1, x.shape[1])) + x[:, None]
     return F.linear(torch.cat([x[:, None], states], dim=1), unembedding)

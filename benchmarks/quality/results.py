@@ -9,7 +9,7 @@ import argparse
 import sys
 
 from worldbridge.benchmarks.quality.evaluate import evaluate
-from worldbridge.benchmarks.results_store import write_result
+from worldbridge.benchmarks.store import write_result
 
 __all__ = ["main"]
 
@@ -25,7 +25,7 @@ def main() -> None:
 
     result = evaluate(options.world, options.quick, tell)
     name = "quality-quick" if options.quick else "quality"
-    print(f"\nwritten: {write_result(name, {'quality': result})}")
+    write_result(name, {"quality": result})
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ HEADS = {
     "network_nats_before_heads": 2.3124,
     "network_nats_with_heads": 2.2871,
 }
-GUESSES = {
+DRAFTS = {
     "tokens_per_forward": 2.345,
     "forwards_per_latent": 68.23,
     "latents": 100,
@@ -41,14 +41,14 @@ def quality(monkeypatch: pytest.MonkeyPatch, **more: Any) -> str:
     return readme.render(BLOCKS)
 
 
-def test_guesses_have_a_table_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    medusa = GUESSES | {"acceptance_per_head": [0.711, 0.402, 0.2]}
-    text = quality(monkeypatch, medusa=medusa, jacobi=GUESSES, training=TRAINING | HEADS)
+def test_drafts_have_a_table_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    medusa = DRAFTS | {"acceptance_per_head": [0.711, 0.402, 0.2]}
+    text = quality(monkeypatch, medusa=medusa, jacobi=DRAFTS, training=TRAINING | HEADS)
     assert "| `medusa` | 2.35 | 68.2 | 0.711, 0.402, 0.200 | 100% of 100 |" in text
     assert "| `jacobi` | 2.35 | 68.2 | - | 100% of 100 |" in text
     assert "7 minutes (512 steps)" in text and "from 2.312 to 2.287 nats" in text
     again = HEADS | {"network_nats_with_heads": 2.3124}
-    assert "put back as it was" in quality(monkeypatch, training=TRAINING | again)
+    assert "were restored afterwards" in quality(monkeypatch, training=TRAINING | again)
 
 
 def test_a_world_without_heads_says_nothing_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -75,9 +75,9 @@ def decoded(**changes: Any) -> dict[str, Any]:
         "percent_of_measured_bandwidth": 12.3,
         "percent_of_datasheet": None,
     }
-    guessing = mode | {"name": "medusa", "identical_to_sequential": False, "exact": True}
+    drafting = mode | {"name": "medusa", "identical_to_sequential": False, "exact": True}
     result = {"environment": ENVIRONMENT, "world": "some", "trained": True}
-    return result | {"modes": [mode, guessing]} | changes
+    return result | {"modes": [mode, drafting]} | changes
 
 
 def test_decode_modes_stand_beside_the_plain_way(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,7 +90,7 @@ def test_decode_modes_stand_beside_the_plain_way(monkeypatch: pytest.MonkeyPatch
     assert text.count("On a GPU: not yet measured.") == 2  # modes, kernels
 
 
-def test_random_weights_say_nothing_of_guesses(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_random_weights_say_nothing_of_drafts(monkeypatch: pytest.MonkeyPatch) -> None:
     on_gpu = ENVIRONMENT | {"gpu": "NVIDIA H200"}
     random = decoded(
         environment=on_gpu,
@@ -104,11 +104,11 @@ def test_random_weights_say_nothing_of_guesses(monkeypatch: pytest.MonkeyPatch) 
     assert "| NVIDIA H200 | some, sequential (random weights, fp8) | yes | yes | 2.35 |" in text
     assert "| 12 / 61 |" in text
     assert "| some, medusa (random weights, fp8) | yes | no | 2.35 | - | - | - | 12 / - |" in text
-    assert "Of random weights: only times count." in text
+    assert "Random weights: only times count." in text
     assert text.count("On a GPU: not yet measured.") == 1  # kernels
 
 
-def test_a_stated_acceptance_stands_for_random_guesses(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stated_acceptance_stands_for_random_drafts(monkeypatch: pytest.MonkeyPatch) -> None:
     at = [{"tokens_per_forward": 4.24, "frames_per_second": 24.12}]
     random = decoded(trained=False, baseline="published")
     random["modes"] = [
@@ -119,7 +119,7 @@ def test_a_stated_acceptance_stands_for_random_guesses(monkeypatch: pytest.Monke
     text = tables(monkeypatch, decode=[random])
     for name in ("jacobi W=64", "medusa"):
         assert f"| some, {name} (random weights) |" in text
-    assert text.count("| 2.35 | - | 24.1 at 4.24 tokens a forward | - | 12 / - |") == 2
+    assert text.count("| 2.35 | - | 24.1 at 4.24 tokens per forward | - | 12 / - |") == 2
     assert "| some, diagonal k=1 (random weights) | yes | yes | 2.35 | 160.0 | 2.7 |" in text
 
 
@@ -140,7 +140,7 @@ def test_kernels_of_one_forward_are_listed(monkeypatch: pytest.MonkeyPatch) -> N
         case | {"what": "not shown", "shape": {"rows": 64}},
         case | {"what": "of eight", "shape": {"batch": 8, "tokens": 10}},
         case | {"kernel": "medusa_heads", "what": "heads", "shape": {"rows": 1}},
-        case | {"what": "pictures", "shape": {"times": 2}, "percent_of_datasheet": None},
+        case | {"what": "frames", "shape": {"times": 2}, "percent_of_datasheet": None},
     ]
     result = {"environment": ENVIRONMENT | {"gpu": "NVIDIA H200"}, "cases": [case, *others]}
     text = tables(monkeypatch, kernels=[result])
@@ -163,15 +163,15 @@ def test_one_more_player_has_a_price(monkeypatch: pytest.MonkeyPatch) -> None:
         "by_players": [{"players": 1, "frames_per_second_each": 9}],
     }
     text = tables(monkeypatch, players=[result])
-    assert "Players of some, mode diagonal, on 2 cores of Test CPU," in text
-    assert "1: 9.0 (the world's rate is 15). One more costs 20.6 ms a frame." in text
+    assert "Frames/s of each player of some, mode diagonal, on 2 cores of Test CPU," in text
+    assert "1: 9.0 (the world's rate is 15). One more player costs 20.6 ms per frame." in text
     alone = tables(monkeypatch, players=[result | {"ms_per_frame_per_further_player": None}])
     assert "(the world's rate is 15).\n" in alone
     rendered = tables(monkeypatch, players=[result | {"mode": None}])
-    assert "Players of some, on 2 cores" in rendered
+    assert "player of some, on 2 cores" in rendered
 
 
-def test_players_are_told_for_every_mode(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_players_are_reported_for_every_mode(monkeypatch: pytest.MonkeyPatch) -> None:
     at = [{"tokens_per_forward": 4.24, "frames_per_second": 31.2}]
     row = {"players": 1, "frames_per_second_each": 9.0, "frames_per_second_at": at}
     result = {
@@ -190,8 +190,13 @@ def test_players_are_told_for_every_mode(monkeypatch: pytest.MonkeyPatch) -> Non
         players_sequential=[result | plain | {"mode": "sequential"}],
         players_diagonal_k1=[result | plain | {"mode": "diagonal", "diagonal": 1}],
     )
-    assert "mode sequential, on 2 cores of Test CPU, and the frames/s of each: 1: 9.0 (" in text
-    assert "mode diagonal k=1, on" in text and text.count("costs 2.6 ms a frame") == 2
+    assert "mode sequential, on 2 cores of Test CPU, by the number of players: 1: 9.0 (" in text
+    assert "mode diagonal k=1, on" in text and text.count("costs 2.6 ms per frame") == 2
     # what random heads cost is said for the acceptance that was stated, and for no other
     assert "mode medusa, on 2 cores" in text
-    assert "1: 31.2 at 4.24 tokens a forward (the world's rate is 25).\n" in text
+    assert "1: 31.2 at 4.24 tokens per forward (the world's rate is 25).\n" in text
+
+
+def test_the_readme_is_up_to_date() -> None:
+    text = readme.README.read_text()
+    assert readme.render(text) == text, "run python -m worldbridge.benchmarks.readme"

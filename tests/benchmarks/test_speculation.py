@@ -26,11 +26,11 @@ def test_guesses_are_counted_against_the_worlds_own_stream() -> None:
     assert len(kept) == 4 and kept == sorted(kept, reverse=True) and 0 < kept[0] <= 1
     assert "acceptance_per_head" not in found["jacobi"]
     for mode, most in (("medusa", 5), ("jacobi", 16)):
-        told = found[mode]
-        assert (told["latents"], told["same_latents"]) == (2, 1.0)
+        said = found[mode]
+        assert (said["latents"], said["same_latents"]) == (2, 1.0)
         # 160 tokens a latent
-        per_latent = told["forwards_per_latent"]
-        assert told["tokens_per_forward"] == pytest.approx(160 / per_latent, 1e-3)
+        per_latent = said["forwards_per_latent"]
+        assert said["tokens_per_forward"] == pytest.approx(160 / per_latent, 1e-3)
         assert 160 / most <= per_latent < 160
 
 

@@ -135,7 +135,7 @@ def test_kernels_are_checked_without_a_gpu(tmp_path: Path) -> None:
 
 @pytest.mark.e2e
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "said"),
     [
         (["kernels", "--device", "cpu"], "only be timed on a GPU: expected an NVIDIA GPU"),
         (["kernels", "--check", "--device", "cpu", "--kernel", "gemm"], "no kernel 'gemm'"),
@@ -159,12 +159,12 @@ def test_kernels_are_checked_without_a_gpu(tmp_path: Path) -> None:
         (["decode", "--out", "/"], "names a file that this user may write"),
     ],
 )
-def test_what_cannot_be_measured_ends_in_one_sentence(arguments: list[str], told: str) -> None:
+def test_what_cannot_be_measured_ends_in_one_sentence(arguments: list[str], said: str) -> None:
     if "kernels" in arguments:
         pytest.importorskip("triton", reason="needs triton: pip install triton")
     done = _run(*arguments)
     assert done.returncode == 2 and done.stdout == ""
-    assert told in " ".join(done.stderr.split()) and "Traceback" not in done.stderr
+    assert said in " ".join(done.stderr.split()) and "Traceback" not in done.stderr
 
 
 @pytest.mark.e2e

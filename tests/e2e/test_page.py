@@ -124,7 +124,7 @@ async def test_a_killed_worker_is_replaced_and_play_goes_on(
     [after] = await grab(page, apart=5)
     assert await page.evaluate("worldbridge.session.session") == session
     assert server.child("worker") != killed
-    assert "worker | was killed by SIGKILL; starting it again" in server.told()
+    assert "worker | was killed by SIGKILL; starting it again" in server.output()
     _check_same_view(server, before, after)
     await _leave(page)
     print(f"play went on after {took:.1f} s")

@@ -1,4 +1,4 @@
-"""Worlds that begin with a player's own picture: on the page, in a program, on the command line."""
+"""A player's own prompt frames: on the page, in a program, on the command line."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ async def _shows(page: Page, file: Path, seconds: float = 120) -> None:
 
 
 VISIBLE = "document.querySelector('{0}').checkVisibility()"
-TOLD = "document.querySelector('#toasts').textContent.includes('{0}')"
+TOAST = "document.querySelector('#toasts').textContent.includes('{0}')"
 TITLE = "document.querySelector('#hero-title').textContent"
 
 
@@ -147,9 +147,9 @@ async def test_a_picture_is_dropped_on_the_page_and_played(
     await _drag(page, files["museum"])
     assert await page.evaluate("document.querySelector('#drop').matches(':popover-open')")
     await _drop(page, files["text"])
-    await page.until(TOLD.format("notes.txt is not"))
+    await page.until(TOAST.format("notes.txt is not"))
     await _drop(page, files["fake"])
-    await page.until(TOLD.format("fake.png is damaged"))
+    await page.until(TOAST.format("fake.png is damaged"))
     assert await page.evaluate(VISIBLE.format("#prompt .prompt-choose"))
 
     await _drop(page, files["museum"])
@@ -216,7 +216,7 @@ async def test_serve_and_profile_take_pictures(tmp_path: Path, files: dict[str, 
         ("text", "embedded", "it is not a picture"),
         ("missing", "embedded", "cannot read the picture"),
         ("fake", "embedded", "expected a PNG, JPEG or WebP file"),
-        ("zoo", "procedural", "cannot begin with these pictures"),
+        ("zoo", "procedural", "cannot start from these prompt frames"),
     ],
 )
 def test_serve_tells_what_it_cannot_begin_with(

@@ -63,7 +63,7 @@ def test_children_end_with_a_supervisor_that_is_killed(tmp_path: Path) -> None:
         assert _ended(children), "a child outlived the supervisor"
 
 
-def test_a_port_in_use_is_told_before_anything_loads() -> None:
+def test_a_port_in_use_is_reported_before_anything_loads() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -80,7 +80,7 @@ def test_a_port_in_use_is_told_before_anything_loads() -> None:
     assert port in line and "--port 0" in line
 
 
-def test_an_unknown_world_is_told() -> None:
+def test_an_unknown_world_is_reported() -> None:
     result = _refused("--world", "atlantis")
     assert result.returncode == 4, result.stderr
     last = result.stderr.strip().splitlines()[-1]
@@ -88,7 +88,7 @@ def test_an_unknown_world_is_told() -> None:
     assert "Traceback" not in result.stderr
 
 
-def test_a_missing_gpu_is_told() -> None:
+def test_a_missing_gpu_is_reported() -> None:
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
     result = _refused("--world", "procedural", "--device", "cuda")
@@ -106,7 +106,7 @@ def test_a_missing_gpu_is_told() -> None:
         ("converted", "got the device cpu; add --device cuda"),
     ],
 )
-def test_weights_that_a_world_does_not_have_are_told(tmp_path: Path, world: str, said: str) -> None:
+def test_missing_weight_types_are_reported(tmp_path: Path, world: str, said: str) -> None:
     if world == "converted":
         source = checkpoint(tmp_path / "source", condition_dim=8)
         world = str(convert(source, tmp_path / "mine", name="mine"))
@@ -126,7 +126,7 @@ def test_weights_that_a_world_does_not_have_are_told(tmp_path: Path, world: str,
         ("converted", "compiled", "got the device cpu; add --device cuda"),
     ],
 )
-def test_a_way_to_make_pictures_that_is_none_is_told(
+def test_a_way_to_make_pictures_that_is_none_is_reported(
     tmp_path: Path, world: str, pixels: str, said: str
 ) -> None:
     if world == "converted":
@@ -139,7 +139,7 @@ def test_a_way_to_make_pictures_that_is_none_is_told(
 
 
 @pytest.mark.parametrize("harm", ["altered", "truncated", "missing"])
-def test_damaged_weights_are_told(tmp_path: Path, harm: str) -> None:
+def test_damaged_weights_are_reported(tmp_path: Path, harm: str) -> None:
     folder = tmp_path / "world"
     shutil.copytree(EMBEDDED_WORLD, folder)
     weights = folder / "transformer.safetensors"
@@ -157,7 +157,7 @@ def test_damaged_weights_are_told(tmp_path: Path, harm: str) -> None:
     assert "Traceback" not in result.stderr
 
 
-def test_a_theme_that_the_world_does_not_have_is_told() -> None:
+def test_a_theme_that_the_world_does_not_have_is_reported() -> None:
     result = _refused("--world", "procedural", "--theme", "moon")
     assert result.returncode == 2, result.stderr
     assert result.stdout == ""
@@ -199,9 +199,9 @@ async def test_a_full_server_says_so_and_the_others_play_on(procedural: Server) 
 
 async def test_without_a_number_of_seats_the_machine_decides(tmp_path: Path) -> None:
     with serving(tmp_path / "log", "--world", "procedural") as server:
-        told = re.search(r"(\d+) players at 30 frames/s", server.told())
-        assert told, server.told()
-        count = int(told[1])
+        said = re.search(r"(\d+) players at 30 frames/s", server.output())
+        assert said, server.output()
+        count = int(said[1])
         assert 1 <= count <= 4
         async with contextlib.AsyncExitStack() as stack, asyncio.timeout(60):
             for _ in range(count):
@@ -211,7 +211,7 @@ async def test_without_a_number_of_seats_the_machine_decides(tmp_path: Path) -> 
                 await (await stack.enter_async_context(connect(server.url))).frame()
 
 
-async def test_a_secret_is_asked_for_and_not_told(tmp_path: Path) -> None:
+async def test_a_secret_is_asked_for_and_not_printed(tmp_path: Path) -> None:
     with serving(tmp_path / "log", "--world", "procedural", "--token", "open sesame") as server:
         async with asyncio.timeout(40):
             async with connect(server.url, token="guess") as stranger:

@@ -78,12 +78,12 @@ def poses(latents: int, start: float = 0.0) -> Tensor:
 
 def opened(decoder: RasterDecoder, seed: int = 0, latents: int = 1) -> RasterSession:
     config = decoder.config
-    told = torch.randn(latents, 4, generator=torch.Generator().manual_seed(seed))
+    conditions = torch.randn(latents, 4, generator=torch.Generator().manual_seed(seed))
     return decoder.open(
         seed,
         raster.prompt(config, latents, seed),
         context=raster.context_of(config, seed),
-        conditions=told if config.takes_actions else None,
+        conditions=conditions if config.takes_actions else None,
         poses=poses(latents, seed) if config.takes_camera else None,
     )
 
@@ -92,10 +92,12 @@ def decode(decoder: RasterDecoder, sessions: list[RasterSession], step: int = 0)
     """One latent, under actions and cameras that differ by session and step."""
     config = decoder.config
     generator = torch.Generator().manual_seed(100 + step)
-    told = torch.randn(9, 4, generator=generator)[torch.tensor([s.seed for s in sessions])]
+    conditions = torch.randn(9, 4, generator=generator)[torch.tensor([s.seed for s in sessions])]
     seen = torch.cat([poses(1, s.seed + 0.3 * step) for s in sessions])
     return decoder.decode(
-        sessions, told if config.takes_actions else None, seen if config.takes_camera else None
+        sessions,
+        conditions if config.takes_actions else None,
+        seen if config.takes_camera else None,
     )
 
 

@@ -1,4 +1,4 @@
-"""A tiny deterministic world on a clock that only moves when told, for the engine's logic."""
+"""A tiny deterministic world on a clock that only moves by hand, for the engine's logic."""
 
 from __future__ import annotations
 

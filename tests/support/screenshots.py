@@ -1,4 +1,4 @@
-"""The picture of the README: `python -m tests.support.screenshots docs/images/playing.webp`.
+"""The image in the README: `python -m tests.support.screenshots docs/images/playing.webp`.
 
 A real server serves the procedural world, Chromium plays four themes of it, and the screenshots
 are put together into one image.

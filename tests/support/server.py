@@ -27,12 +27,12 @@ class Server:
     def port(self) -> int:
         return int(self.url.rsplit(":", 1)[1])
 
-    def told(self) -> str:
+    def output(self) -> str:
         return self.log.read_text(errors="replace")
 
     def child(self, name: str) -> int:
         """The process id of the newest child of that name."""
-        return int(re.findall(rf"{name} (?:\| )?started \(process (\d+)\)", self.told())[-1])
+        return int(re.findall(rf"{name} (?:\| )?started \(process (\d+)\)", self.output())[-1])
 
     def kill(self, name: str) -> int:
         pid = self.child(name)
@@ -41,8 +41,8 @@ class Server:
 
     def wait_for(self, pattern: str, seconds: float = 10.0) -> None:
         deadline = time.monotonic() + seconds
-        while not re.search(pattern, self.told()):
-            assert time.monotonic() < deadline, f"{pattern!r} not told:\n{self.told()}"
+        while not re.search(pattern, self.output()):
+            assert time.monotonic() < deadline, f"{pattern!r} not printed:\n{self.output()}"
             time.sleep(0.05)
 
 
@@ -76,7 +76,7 @@ def _ready_url(process: subprocess.Popen[str], log: Path) -> str:
     assert process.stdout is not None
     readable, _, _ = select.select([process.stdout], [], [], READY_SECONDS)
     line = process.stdout.readline() if readable else ""
-    assert line.startswith("ready http://"), f"got {line!r}; it told:\n{log.read_text()}"
+    assert line.startswith("ready http://"), f"got {line!r}; it printed:\n{log.read_text()}"
     return line.removeprefix("ready ").strip()
 
 

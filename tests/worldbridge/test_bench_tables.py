@@ -122,8 +122,8 @@ def test_a_stated_acceptance_has_a_table() -> None:
     assert "frames/s at tokens per forward 4.24 13.6" in rows
     assert "jacobi W=64 24.12 75.30" in rows and "medusa 24.57 -" in rows
     plain = copy.deepcopy(RESULT)
-    for told in plain["modes"]:
-        told.pop("frames_per_second_at", None)
+    for said in plain["modes"]:
+        said.pop("frames_per_second_at", None)
     assert "at tokens per forward" not in shown(plain)
 
 
@@ -142,7 +142,7 @@ def test_a_processor_has_no_clocks_and_no_peak() -> None:
     assert "cosmos-4b-320p, 4,014 M parameters, read as the model's own type" in text
 
 
-def test_clocks_that_nobody_told_are_unknown() -> None:
+def test_clocks_that_nobody_reported_are_unknown() -> None:
     result = copy.deepcopy(RESULT)
     result["environment"]["gpu_state"] = {}
     text = shown(result)

@@ -56,20 +56,20 @@ async def test_a_proven_child_is_started_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     module = _script(tmp_path, monkeypatch, "import time; time.sleep(60)")
-    told: list[str] = []
+    said: list[str] = []
     deaths: list[int] = []
-    child = Child(ChildSpec("worker", [module]), told.append, lambda: deaths.append(1))
+    child = Child(ChildSpec("worker", [module]), said.append, lambda: deaths.append(1))
     child.proven = True
     running = asyncio.create_task(child.keep_running())
-    await _until(lambda: told)
+    await _until(lambda: said)
     await asyncio.sleep(0.3)
     child.renew()
-    await _until(lambda: len(told) == 3)
+    await _until(lambda: len(said) == 3)
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running
-    assert "was killed by SIGHUP; starting it again in 0.2 s" in told[1]
-    assert told[0].startswith("worker started") and told[2].startswith("worker started")
+    assert "was killed by SIGHUP; starting it again in 0.2 s" in said[1]
+    assert said[0].startswith("worker started") and said[2].startswith("worker started")
     assert deaths == [1]
 
 

@@ -1,4 +1,4 @@
-"""The command line: complete help, quick to import, problems told in one line."""
+"""The command line: complete help, quick to import, problems reported in one line."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_help_of_groups(group: str, command: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code", "told"),
+    ("arguments", "code", "said"),
     [
         (("decode", "--world", "narnia"), 4, "narnia"),
         (("decode", "--world", "procedural"), 2, "a world with a transformer"),
@@ -79,10 +79,10 @@ def test_help_of_groups(group: str, command: str) -> None:
         (("players", "--most", "0"), 2, "--most"),
     ],
 )
-def test_what_cannot_be_measured_is_told(arguments: tuple[str, ...], code: int, told: str) -> None:
+def test_a_bench_that_cannot_run_says_why(arguments: tuple[str, ...], code: int, said: str) -> None:
     result = _run("bench", *arguments, COLUMNS="400")
     assert result.returncode == code, result.stderr
-    assert told in result.stderr and "Traceback" not in result.stderr
+    assert said in result.stderr and "Traceback" not in result.stderr
 
 
 def test_first_sentences_are_not_cut_off_in_the_list() -> None:
@@ -134,7 +134,7 @@ def test_a_wrong_setting_ends_serve_with_one_line(
     assert expected in lines[0] and got in lines[0]
 
 
-def test_a_secret_is_never_told() -> None:
+def test_a_secret_is_never_printed() -> None:
     result = _run("serve", WORLDBRIDGE_TOKEN="x" * 300)
     assert result.returncode == 2
     assert "xxx" not in result.stderr

@@ -47,16 +47,16 @@ def test_the_embedded_world_streams_without_pytorch(tmp_path: Path) -> None:
     for graph in ("decoder_first", "decoder_next"):
         assert f"checked {graph}: " in done.stdout
     assert "Warning" not in done.stderr and "torchvision" not in done.stderr
-    told = json.loads((out / "export.json").read_text())
+    said = json.loads((out / "export.json").read_text())
     weights = json.loads((EMBEDDED_WORLD / "world.json").read_text())["files"]["tokenizer"]
-    assert told["weights"] == [weights]
+    assert said["weights"] == [weights]
     assert {path.name for path in out.parent.iterdir()} == {"out"}
 
     tokenizer = load_tokenizer(EMBEDDED_WORLD)[1]
     decoder = OnnxDecoder(out, threads=1)
     found_state = decoder.decode_stream_init(1, *GRID)
     state = tokenizer.decode_stream_init(1, *GRID)
-    codes = torch.randint(told["vocabulary"], (1, 8, *GRID))
+    codes = torch.randint(said["vocabulary"], (1, 8, *GRID))
     for latent in codes.split(1, dim=1):
         expected, state = tokenizer.decode_step(latent, state)
         found, found_state = decoder.decode_step(latent, found_state)
@@ -86,8 +86,8 @@ def test_without_onnxruntime_it_says_that_nothing_was_checked(
     result = CliRunner().invoke(app, ["export", "onnx", *arguments])
     assert result.exit_code == 0, result.output
     assert "NOT CHECKED" in result.stderr and "worldbridge[export]" in result.stderr
-    told = json.loads(result.stdout)
-    assert told == json.loads((out / "export.json").read_text()) and told["check"] is None
+    said = json.loads(result.stdout)
+    assert said == json.loads((out / "export.json").read_text()) and said["check"] is None
 
 
 def test_a_full_disk_leaves_nothing(tmp_path: Path, world: Path) -> None:
@@ -121,7 +121,7 @@ def test_worlds_that_cannot_be_exported(command: str, tmp_path: Path, world: Pat
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "said"),
     [
         ({"transformer": {}}, "latent_shape"),
         ({"transformer": {"latent_shape": [2, "x", 3]}}, "latent_shape"),
@@ -132,12 +132,12 @@ def test_worlds_that_cannot_be_exported(command: str, tmp_path: Path, world: Pat
     ],
 )
 def test_a_damaged_world_json(
-    tmp_path: Path, world: Path, change: dict[str, Any], told: str
+    tmp_path: Path, world: Path, change: dict[str, Any], said: str
 ) -> None:
     path = world / "world.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
     error = _refused("onnx", "--world", world, "--out", tmp_path / "out")
-    assert error.exit_code == 5 and told in str(error)
+    assert error.exit_code == 5 and said in str(error)
     assert list(tmp_path.iterdir()) == [world]
 
 

@@ -23,8 +23,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _json(*arguments: str) -> dict[str, list[dict[str, object]]]:
     result = CliRunner().invoke(app, ["worlds", *arguments, "--json"])
     assert result.exit_code == 0, result.output
-    told: dict[str, list[dict[str, object]]] = json.loads(result.stdout)
-    return told
+    said: dict[str, list[dict[str, object]]] = json.loads(result.stdout)
+    return said
 
 
 def test_those_known_by_name() -> None:
@@ -33,9 +33,9 @@ def test_those_known_by_name() -> None:
 
 
 def test_a_directory_says_what_it_takes(world: Path) -> None:
-    (told,) = _json(str(world))["worlds"]
-    assert (told["name"], told["conditionings"]) == ("mine", ["actions", "camera"])
-    assert told["action_schema"] == ["strafe", "forward", "yaw", "pitch"]
+    (said,) = _json(str(world))["worlds"]
+    assert (said["name"], said["conditionings"]) == ("mine", ["actions", "camera"])
+    assert said["action_schema"] == ["strafe", "forward", "yaw", "pitch"]
     shown = CliRunner().invoke(app, ["worlds", str(world)], env={"COLUMNS": "200"}).output
     assert "actions, camera" in shown and "mine" in shown
 
@@ -51,7 +51,7 @@ def test_loading_is_measured(world: Path) -> None:
     assert "peak memory MB" in shown.output
 
 
-def test_what_is_no_world_is_told(world: Path, tmp_path: Path) -> None:
+def test_what_is_no_world_is_reported(world: Path, tmp_path: Path) -> None:
     def refused(*arguments: str) -> StructuredError:
         error = CliRunner().invoke(app, ["worlds", *arguments]).exception
         assert isinstance(error, StructuredError)

@@ -103,7 +103,7 @@ def decode(
 ) -> None:
     """Compare the decode modes of a world.
 
-    Every mode decodes the same stream. Reports the time of a forward pass, forward passes and
+    Every mode decodes the same stream. Shows the time of a forward pass, forward passes and
     tokens per latent, frames per second, the share of the machine's memory bandwidth that is
     used, and whether the tokens equal those of sequential decoding. How many drafts are accepted
     is a property of the weights: with random weights, use --acceptance. The same run measures a
@@ -242,7 +242,7 @@ def kernels(
 ) -> None:
     """Time every kernel at the shapes of the 4B model. Needs a GPU, except for --check.
 
-    Reports beside each kernel the time that torch needs for the same work in the same run, the
+    Shows beside each kernel the time that torch needs for the same work in the same run, the
     share of the measured and of the datasheet's memory bandwidth, and the error against float64.
 
     Exit code 1: --check found an error beyond its limit.

@@ -19,7 +19,7 @@ def evaluate(
 ) -> None:
     """Judge a world on scenes it was never trained on.
 
-    Reports the PSNR of the tokenizer and of the next frame (beside that of copying the last
+    Shows the PSNR of the tokenizer and of the next frame (beside that of copying the last
     frame), how well the world follows yaw and movement, and how sharp and lively it is after 60
     seconds of free play. --quick finishes within a minute on two cores.
     """

@@ -1,4 +1,4 @@
-"""Pictures that are named on a command line, read and checked before anything starts."""
+"""Prompt frames named on a command line, read and checked before anything starts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["read_prompt_files"]
 
 
 def read_prompt_files(setting: str, paths: Sequence[str | Path]) -> list[bytes]:
-    """Raises ConfigError that names the file which is none of a usable picture."""
+    """Return the files' contents. Raises ConfigError that names the file that is not an image."""
     from worldbridge.bridge.errors import BridgeError
     from worldbridge.bridge.gateway.prompts import check_files
 

@@ -188,7 +188,7 @@ def test_steps_that_a_decoder_enqueues_in_groups_are_marked_one_by_one(world: Wo
 
 
 @pytest.mark.parametrize(
-    ("changes", "only", "told"),
+    ("changes", "only", "said"),
     [
         ({"context": 4}, (), "expected a --context-latents from 1 to 3, got 4"),
         ({"precision": "fp8"}, (), "expected --device cuda, got cpu with fp8"),
@@ -201,15 +201,15 @@ def test_steps_that_a_decoder_enqueues_in_groups_are_marked_one_by_one(world: Wo
     ],
 )
 def test_what_does_not_fit_is_refused(
-    world: World, changes: dict[str, Any], only: tuple[str, ...], told: str
+    world: World, changes: dict[str, Any], only: tuple[str, ...], said: str
 ) -> None:
     subject = dataclasses.replace(Subject(world, CPU), **changes)
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=said):
         measure(subject, only=only, quick=True, progress=quiet)
 
 
 @pytest.mark.parametrize(
-    ("acceptance", "only", "told"),
+    ("acceptance", "only", "said"),
     [
         (0.5, (), "--acceptance from 1 to 12, got 0.5"),
         (12.5, (), "--acceptance from 1 to 12, got 12.5"),
@@ -218,9 +218,9 @@ def test_what_does_not_fit_is_refused(
     ],
 )
 def test_an_acceptance_that_cannot_be_is_refused(
-    world: World, acceptance: float, only: tuple[str, ...], told: str
+    world: World, acceptance: float, only: tuple[str, ...], said: str
 ) -> None:
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=said):
         measure(
             Subject(world, CPU), only=only, acceptances=(acceptance,), quick=True, progress=quiet
         )

@@ -10,8 +10,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from worldbridge.benchmarks import environment
-from worldbridge.benchmarks.gpu_watch import GpuWatch, state_of, watching
+from worldbridge.benchmarks import machine
+from worldbridge.benchmarks.machine import GpuWatch, state_of, watching
 
 GPU = torch.device("cuda:0")
 UUID = "0f1c7d3e-9a52-4c1b-8a5f-3d0b6c2e7a11"
@@ -114,7 +114,7 @@ def test_the_environment_tells_what_was_seen(monkeypatch: pytest.MonkeyPatch) ->
     )
     watch = GpuWatch(torch.device("cpu"))
     watch._samples.append(sample)
-    told = environment.describe(watch)
-    assert told["gpu"] == "NVIDIA H200" and told["gpu_state"] == state_of([sample])
+    said = machine.describe(watch)
+    assert said["gpu"] == "NVIDIA H200" and said["gpu_state"] == state_of([sample])
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert "gpu_state" not in environment.describe(watch)
+    assert "gpu_state" not in machine.describe(watch)

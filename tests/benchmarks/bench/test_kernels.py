@@ -13,11 +13,11 @@ pytest.importorskip("triton", reason="needs triton: pip install triton")
 
 import torch
 
-from worldbridge.benchmarks.gpu_timing import ColdLaunches, copies_for, rotated
-from worldbridge.benchmarks.gpus import DATASHEET, datasheet_bandwidth, percent
 from worldbridge.benchmarks.kernels import bench
 from worldbridge.benchmarks.kernels.bench import KERNELS, bench_kernels, check_kernels
 from worldbridge.benchmarks.kernels.case import CHECKED, PUBLISHED, Case, Maker
+from worldbridge.benchmarks.machine import DATASHEET, datasheet_bandwidth, percent
+from worldbridge.benchmarks.timing import ColdLaunches, copies_for, rotated
 from worldbridge.runtime.errors import NoDeviceError
 
 CPU = torch.device("cpu")

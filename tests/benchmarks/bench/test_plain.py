@@ -32,17 +32,17 @@ def build(config: TransformerConfig) -> VideoTransformer:
 
 def past_of(config: TransformerConfig, latents: int) -> tuple[RasterSnapshot, Tensor, Tensor]:
     """A past, and actions and cameras of the latent behind it."""
-    told = torch.randn(latents + 1, 4, generator=torch.Generator().manual_seed(3))
+    said = torch.randn(latents + 1, 4, generator=torch.Generator().manual_seed(3))
     seen = cameras.walk(latents + 1)
     past = RasterSnapshot(
         5,
         latents,
         raster.prompt(config, latents),
         raster.context_of(config),
-        told[:-1] if config.takes_actions else None,
+        said[:-1] if config.takes_actions else None,
         seen[:-1] if config.takes_camera else None,
     )
-    return past, told[-1], seen[-1]
+    return past, said[-1], seen[-1]
 
 
 @pytest.mark.parametrize("kind", [PlainRaster, PublishedRaster])
@@ -54,8 +54,8 @@ def test_raster_models_are_drawn_as_by_the_decoder(name: str, kind: type[PlainRa
     options = {"compiled": False} if kind is PublishedRaster else {}
     plain = kind(model, SAMPLING, **options)
     for latents in (1, 2, 1):  # what one draw leaves behind is not seen by the next
-        past, told, seen = past_of(config, latents)
-        condition = told if config.takes_actions else None
+        past, said, seen = past_of(config, latents)
+        condition = said if config.takes_actions else None
         pose = seen if config.takes_camera else None
         expected = decoder.decode(
             [decoder.restore(past)],

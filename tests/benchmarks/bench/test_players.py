@@ -102,7 +102,7 @@ def test_forwards_are_replaced_at_their_median() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "error", "told"),
+    ("changes", "error", "said"),
     [
         ({"mode": "sequential", "acceptances": (4.24,)}, ValueError, "got sequential; choose one"),
         ({"mode": "jacobi", "acceptances": (0.5,)}, ValueError, "from 1 to 12, got 0.5"),
@@ -112,15 +112,15 @@ def test_forwards_are_replaced_at_their_median() -> None:
     ],
 )
 def test_what_does_not_fit_is_refused(
-    monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], error: type[Exception], told: str
+    monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], error: type[Exception], said: str
 ) -> None:
     monkeypatch.setattr(players, "preset_world", small)
     options = {"most": 1, "quick": True, "threads": 1, "device": "cpu", "progress": quiet}
-    with pytest.raises(error, match=told):
+    with pytest.raises(error, match=said):
         players.bench_players(preset="cosmos-4b-320p", **(options | changes))
 
 
-def test_the_diagonal_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_diagonal_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(players, "preset_world", small)
     result = players.bench_players(
         preset="cosmos-4b-320p",
@@ -140,9 +140,9 @@ def test_more_players_than_the_memory_holds_are_refused(monkeypatch: pytest.Monk
     monkeypatch.setattr(players, "preset_world", small)
     monkeypatch.setattr(cosmos_world, "places_that_fit", lambda wanted, *rest: min(wanted, 3))
     options: dict[str, Any] = {"quick": True, "threads": 1, "device": "cpu", "progress": quiet}
-    with pytest.raises(SeatsError, match="does not hold so many players") as told:
+    with pytest.raises(SeatsError, match="does not hold so many players") as said:
         players.bench_players(preset="cosmos-4b-320p", most=3, **options)
-    assert "at most 2" in told.value.expected and "ask for 2" in told.value.remedy
+    assert "at most 2" in said.value.expected and "ask for 2" in said.value.remedy
 
 
 def test_an_unknown_preset_is_refused() -> None:

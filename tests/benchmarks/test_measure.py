@@ -1,4 +1,4 @@
-"""Which parts of `worldbridge.benchmarks.speed` a machine can measure."""
+"""Which parts of `worldbridge.benchmarks.measure` a machine can measure."""
 
 from __future__ import annotations
 
@@ -14,20 +14,21 @@ import pytest
 
 from worldbridge.benchmarks.decode.bench import bench_decode
 from worldbridge.benchmarks.decode.players import bench_players
+from worldbridge.benchmarks.measure import parts
 from worldbridge.benchmarks.readme import _DECODE, _PLAYERS
-from worldbridge.benchmarks.speed import parts
 
 SCRIPT = (Path(__file__).parents[2] / "benchmarks" / "gpu_decode.sh").read_text()
 
 
 def test_a_gpu_adds_kernels_and_weights_of_one_byte() -> None:
-    assert set(parts(quick=True, gpu=False)) == {"decode", "players"}
-    assert set(parts(quick=True, gpu=True)) == {*_DECODE, *_PLAYERS[1:], "kernels"}
+    anywhere = {"setup", "conversion"}
+    assert set(parts(quick=True, gpu=False)) == {"decode", "players", *anywhere}
+    assert set(parts(quick=True, gpu=True)) == {*_DECODE, *_PLAYERS[1:], "kernels", *anywhere}
 
 
 def test_parts_ask_for_what_the_benchmarks_take() -> None:
     for name, part in parts(quick=True, gpu=True).items():
-        if name != "kernels":
+        if name in (*_DECODE, *_PLAYERS):
             call: Any = part
             bench = bench_decode if name in _DECODE else bench_players
             assert call.func is bench
@@ -43,7 +44,7 @@ def test_the_script_for_gpus_writes_what_the_readme_reads() -> None:
 
 
 def test_an_unknown_part_is_refused_before_anything_is_measured() -> None:
-    command = [sys.executable, "-m", "worldbridge.benchmarks.speed", "speed"]
+    command = [sys.executable, "-m", "worldbridge.benchmarks.measure", "speed"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 2 and "got 'speed'" in done.stderr
 
