@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from worldbridge.benchmarks.environment import describe
+from worldbridge.benchmarks.machine import describe
 from worldbridge.benchmarks.quality.routes import (
     REVISITS,
     held_out_scene,
