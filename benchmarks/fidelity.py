@@ -20,9 +20,9 @@ from torch import Tensor
 from worldbridge.benchmarks.store import write_result
 from worldbridge.models.convert.reference import (
     check_tokenizer,
+    check_transformer,
     load_reference,
     load_tokenizer_reference,
-    transformer_errors,
 )
 from worldbridge.models.tokenizer import VideoTokenizer
 from worldbridge.models.transformer import VideoTransformer
@@ -41,7 +41,7 @@ def transformers() -> list[dict[str, Any]]:
     """Relative errors of each reference model, float32 and bfloat16."""
     rows = []
     for folder in sorted(path.parent for path in GOLDEN.glob("*/model.pt")):
-        exact, half = (transformer_errors(folder, t) for t in (torch.float32, torch.bfloat16))
+        exact, half = (check_transformer(folder, t) for t in (torch.float32, torch.bfloat16))
         rows.append(
             {
                 "reference": folder.name,

@@ -1,4 +1,4 @@
-"""Published Cosmos checkpoints, turned into world folders that `load_world` reads."""
+"""Convert published Cosmos checkpoints into world folders that `load_world` reads."""
 
 from worldbridge.models.convert.convert import convert
 from worldbridge.models.convert.detect import SIZES

@@ -1,4 +1,4 @@
-"""A model as it lies on the disk: one file, several, or one for each tensor-parallel rank."""
+"""A model on disk: one file, several, or one for each tensor-parallel rank."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["Checkpoint", "compare", "split_dimension"]
 _RANK_FILE = re.compile(r"(?P<stem>.*_model_mp_)(?P<rank>\d+)\.pt")
 _LISTED = 20
 
-# Which dimension the ranks of a tensor-parallel run divided; what is not here they all have whole.
+# The dimension along which tensor-parallel ranks divide a tensor. Each rank has all of the others.
 _DIVIDED = {
     **dict.fromkeys(("tok_embeddings", "output", "wq", "wk", "wv", "w1", "w3"), 0),
     **dict.fromkeys(("wo", "w2"), 1),
@@ -27,13 +27,13 @@ _DIVIDED = {
 
 
 def split_dimension(name: str) -> int | None:
-    """The dimension along which the ranks divided this tensor; None: each has the whole."""
+    """Return the dimension along which the ranks divide a tensor; None: each has all of it."""
     return _DIVIDED.get(name.split(".")[-2]) if "." in name else None
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """Tensors by their published names; none is held in memory.
+    """The tensors of a model by their published names; none is held in memory.
 
     `ranks` has one entry per tensor-parallel rank, each with the files that make it up.
     """
@@ -43,7 +43,7 @@ class Checkpoint:
 
     @classmethod
     def open(cls, source: Path) -> Checkpoint:
-        """A file, one of the files of several ranks, or a folder. Raises ConvertError."""
+        """Open a file, one of the files of several ranks, or a folder. Raises ConvertError."""
         ranks = _find_ranks(source)
         if len(ranks) == 1:
             return cls(ranks, _union(ranks[0]))
@@ -51,12 +51,12 @@ class Checkpoint:
 
     @classmethod
     def of_files(cls, paths: Iterable[Path]) -> Checkpoint:
-        """Files that hold different tensors of one model."""
-        parts = tuple(paths)
-        return cls((parts,), _union(parts))
+        """Open files that hold different tensors of one model."""
+        rank = tuple(paths)
+        return cls((rank,), _union(rank))
 
     def read(self, names: Collection[str]) -> dict[str, Tensor]:
-        """Copies of the named tensors, merged; the files are closed again."""
+        """Return copies of the named tensors, merged, and close the files again."""
         pieces: list[dict[str, Tensor]] = []
         for rank in self.ranks:
             found: dict[str, Tensor] = {}
@@ -67,7 +67,7 @@ class Checkpoint:
 
 
 def compare(expected: Mapping[str, tuple[int, ...]], found: Mapping[str, Info]) -> str | None:
-    """What is wrong with a model's tensors, by name; None if nothing is."""
+    """Return the differences from the expected tensors, by name; None if there are none."""
     missing = [name for name in expected if name not in found]
     extra = [name for name in found if name not in expected]
     wrong = []
@@ -76,12 +76,12 @@ def compare(expected: Mapping[str, tuple[int, ...]], found: Mapping[str, Info]) 
             wrong.append(f"{name} {list(found[name].shape)} instead of {list(expected[name])}")
         elif found[name].dtype is None:
             wrong.append(f"{name} is not of type bfloat16, float16 or float32")
-    told = [
+    differences = [
         f"{len(names)} {kind} ({_shortened(names)})"
         for kind, names in (("missing", missing), ("unexpected", extra), ("misshapen", wrong))
         if names
     ]
-    return "; ".join(told) or None
+    return "; ".join(differences) or None
 
 
 def _shortened(names: list[str]) -> str:
@@ -116,7 +116,7 @@ def _find_in_folder(folder: Path) -> tuple[tuple[Path, ...], ...]:
 
 
 def _ranks_like(folder: Path, stem: str) -> tuple[tuple[Path, ...], ...]:
-    """The files of all ranks, in the order of the ranks, which has to be without a gap."""
+    """Return the files of all ranks in order. Raises ConvertError if one is missing."""
     by_rank = {
         int(m["rank"]): p
         for p in folder.iterdir()
@@ -159,12 +159,12 @@ def _merged_infos(ranks: tuple[tuple[Path, ...], ...]) -> dict[str, Info]:
 
 
 def _check_same_names(first: Mapping[str, Info], other: Mapping[str, Info], path: Path) -> None:
-    told = compare({name: info.shape for name, info in first.items()}, other)
-    if told is not None:
+    differences = compare({name: info.shape for name, info in first.items()}, other)
+    if differences is not None:
         raise ConvertError(
             f"{path} does not fit the other shards",
             expected="the same names and shapes in the files of all ranks",
-            got=told,
+            got=differences,
             remedy="pass the shards of one model",
         )
 

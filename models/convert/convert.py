@@ -1,4 +1,4 @@
-"""Read a published checkpoint, verify all of it, then write a world folder shard by shard."""
+"""Read a published checkpoint, verify all of it, and write a world folder shard by shard."""
 
 from __future__ import annotations
 
@@ -28,12 +28,11 @@ from worldbridge.models.progress import Progress, silent
 from worldbridge.models.tokenizer import TokenizerConfig
 from worldbridge.models.transformer import TransformerConfig
 
-__all__ = ["Progress", "convert", "plan_shards"]
-
+__all__ = ["convert", "plan_shards"]
 
 _GIB = 1 << 30
 MAX_FPS = 120
-FPS = 25  # the rate of the published pipeline's videos
+FPS = 25  # of the published pipeline's videos
 _SAMPLING = {"temperature": 1.0, "top_p": 0.8, "top_k": 64000}
 
 
@@ -52,24 +51,24 @@ def convert(
     slide: str | None = None,
     shard_bytes: int = _GIB,
 ) -> Path:
-    """Writes the world folder `out` from a published checkpoint or a folder made by this function.
+    """Write the world folder `out` from a published checkpoint or from a folder made by this.
 
     Every name and shape is verified before anything is written. The types of the weights are kept.
     Memory holds a few times the size of one shard.
 
     Args:
-        source: model.pt, its folder, the files of all tensor-parallel ranks, or safetensors.
-        out: must not exist or be empty; it appears once it is complete.
-        size: one of SIZES; None recognises it.
-        tokenizer: file or folder; None looks beside the source.
-        name: what the world is called; None: as the published model.
-        n_layers: for a cut-down model, how many of the size's layers it has.
-        resolution: height and width of the pictures; None: as published. No weight depends on it.
-        frames_per_second: of the world's pictures; as published by default.
-        context: latents that the world is drawn from, the one being drawn included; None: as many
-            as the model was trained on, which is the most.
-        slide: what is done when that window is full: "reprefill" (None) or "rotate".
-        shard_bytes: how large a file may be, unless a single tensor is larger.
+        source: model.pt, its folder, one file of a tensor-parallel rank, or safetensors.
+        out: absent or empty; it appears once it is complete.
+        size: one of SIZES; None detects it.
+        tokenizer: file or folder; None searches beside the source.
+        name: of the world; None: that of the published model.
+        n_layers: of a model that has only the first layers of its size.
+        resolution: height and width of the frames; None: as published. No weight depends on it.
+        frames_per_second: of the world; by default as published.
+        context: context latents plus the one that is sampled; None: as many as the model was
+            trained on, which is the maximum.
+        slide: what happens when the context is full: "reprefill" (None) or "rotate".
+        shard_bytes: the largest file, unless a single tensor is larger.
 
     Raises:
         ConvertError: the source is not what it should be, or `out` cannot be written.
@@ -99,7 +98,7 @@ def convert(
 
 
 def plan_shards(infos: Mapping[str, Info], limit: int) -> list[list[str]]:
-    """Names in their order, in groups of at most `limit` bytes (or of one larger tensor)."""
+    """Divide names, in order, into groups of at most `limit` bytes or of one larger tensor."""
     groups: list[list[str]] = [[]]
     filled = 0
     for name, info in infos.items():
@@ -133,7 +132,7 @@ def _resized(
 def _play(
     config: TransformerConfig, fps: float, context: int | None, slide: str | None
 ) -> dict[str, Any]:
-    """How a world is played, for its world.json."""
+    """Return how a world is played, for its world.json."""
     latents = config.latent_shape[0]
     if not 0 < fps <= MAX_FPS:
         raise ConvertError(
@@ -157,15 +156,15 @@ def _play(
             remedy="leave it out: what is kept is fed again",
         )
     window = {"latents": context, "slide": slide}
-    told = {key: value for key, value in window.items() if value is not None}
-    return {"frames_per_second": fps, **({"window": told} if told else {})}
+    given = {key: value for key, value in window.items() if value is not None}
+    return {"frames_per_second": fps, **({"window": given} if given else {})}
 
 
 # -- reading ------------------------------------------------------------------------------------
 
 
 def _open(source: Path) -> tuple[Checkpoint, tuple[Identity, TokenizerConfig] | None, Path]:
-    """The checkpoint, what it says it is (if it is one of our folders), and its folder."""
+    """Return the checkpoint, what its world.json says it is (if it has one), and its folder."""
     folder = source if source.is_dir() else source.parent
     if not (source.is_dir() and (source / "world.json").is_file()):
         return Checkpoint.open(source), None, folder
@@ -185,7 +184,7 @@ def _open(source: Path) -> tuple[Checkpoint, tuple[Identity, TokenizerConfig] | 
 def _described(
     folder: Path, manifest: dict[str, Any]
 ) -> tuple[list[Path], tuple[Identity, TokenizerConfig]]:
-    """The transformer's files and the configs of a world.json. Raises DamagedWorldError."""
+    """Return the transformer's files and the configs of a world. Raises DamagedWorldError."""
     described = manifest["files"]
     paths = [check_file(folder, entry) for entry in _listed(described["transformer"])]
     for entry in _listed(described["tokenizer"]):
@@ -248,7 +247,7 @@ def _write(
 
 
 def _needed(world: Checkpoint, codec: TokenizerSource) -> int:
-    """Bytes of all weights."""
+    """Return the bytes of all weights."""
     return sum(info.bytes for info in world.infos.values()) + sum(
         value.nbytes for value in codec.state.values()
     )

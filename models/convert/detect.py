@@ -1,4 +1,4 @@
-"""Which model a checkpoint is, told by its names and shapes or by a config beside it."""
+"""Find out which model a checkpoint is, by its names and shapes or by a config beside it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch import nn
 from worldbridge.models.conditioning.actions import ActionLayout
 from worldbridge.models.convert.checkpoint import compare
 from worldbridge.models.convert.files import Info
-from worldbridge.models.convert.reference import reference_config
+from worldbridge.models.convert.reference import CONFIG_KEYS, reference_config
 from worldbridge.models.errors import ConvertError
 from worldbridge.models.transformer import TransformerConfig, VideoTransformer
 from worldbridge.models.transformer.config import COSMOS
@@ -28,43 +28,25 @@ SIZES = {
     "12b": "cosmos-12b",
     "13b": "cosmos-13b-video2world",
 }
-# All that a reference model's config.json says; what lacks one of them is another kind of config,
-# such as those that lie beside the published weights, and is not read.
-_OF_CONFIG = (
-    "dim",
-    "n_layers",
-    "n_heads",
-    "n_kv_heads",
-    "head_dim",
-    "ffn_hidden_size",
-    "vocab_size",
-    "input_vocab_rows",
-    "video_latent_shape",
-    "norm_eps",
-    "rope_theta",
-    "apply_abs_pos_emb",
-    "context_dim",
-    "begin_of_video_token",
-    "yarn",
-)
 
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """What a checkpoint turned out to be."""
+    """The model of a checkpoint."""
 
     name: str
     title: str
     config: TransformerConfig
-    actions: Any = (
-        None  # what the numbers of its action vector are, see `models/conditioning/actions.py`
-    )
+    actions: Any = None  # meaning of its action vector, see models/conditioning/actions.py
 
 
 def detect(
     infos: Mapping[str, Info], folder: Path, size: str | None, n_layers: int | None
 ) -> Identity:
-    """The model with these tensors; `folder` may hold a config.json. Raises ConvertError."""
+    """Return the model with these tensors; `folder` may hold a config.json.
+
+    Raises ConvertError for an unknown size or model.
+    """
     if size is not None:
         found = _published(size)
         found = dataclasses.replace(found, config=_conditioned(found.config, infos))
@@ -76,25 +58,26 @@ def detect(
 
 
 def verify(identity: Identity, infos: Mapping[str, Info]) -> None:
-    """Raises ConvertError that names each missing, unexpected and misshapen tensor."""
+    """Raise ConvertError that names each missing, unexpected and misshapen tensor, if any."""
     with torch.device("meta"):
-        told = compare(shapes_of(VideoTransformer(identity.config)), infos)
-    if told is not None:
+        differences = compare(shapes_of(VideoTransformer(identity.config)), infos)
+    if differences is not None:
         raise ConvertError(
             f"the tensors are not those of {identity.name}",
             expected=f"those of a model {identity.config.dim} wide with "
             f"{identity.config.n_layers} layers",
-            got=told,
+            got=differences,
             remedy="pass the published file, all of its shards, or another --size",
         )
 
 
 def shapes_of(module: nn.Module) -> dict[str, tuple[int, ...]]:
+    """Return the shape of each tensor of a module's state by name."""
     return {name: tuple(value.shape) for name, value in module.state_dict().items()}
 
 
 def read_config(folder: Path, keys: tuple[str, ...]) -> dict[str, Any] | None:
-    """The config.json of a folder if it has these keys; the published ones look otherwise."""
+    """Return a folder's config.json if it has these keys; the published ones do not."""
     try:
         data = json.loads((folder / "config.json").read_text())
     except (OSError, ValueError):
@@ -114,7 +97,7 @@ def _published(size: str) -> Identity:
 
 
 def _from_config(folder: Path) -> Identity | None:
-    data = read_config(folder, _OF_CONFIG)
+    data = read_config(folder, CONFIG_KEYS)
     if data is None:
         return None
     try:
@@ -127,12 +110,12 @@ def _from_config(folder: Path) -> Identity | None:
             f"{folder / 'config.json'} is not a model's config",
             expected="the fields of a reference model with values that fit together",
             got=f"{type(error).__name__}: {error}",
-            remedy="correct it, or take it away for one of the published models",
+            remedy="correct it, or remove it for one of the published models",
         ) from error
 
 
 def _from_shapes(infos: Mapping[str, Info]) -> Identity:
-    """The published model of this width, with or without cross-attention."""
+    """Return the published model of this width, with or without cross-attention."""
     width = _width(infos)
     text = any(".cross_attention." in name for name in infos)
     for size, name in SIZES.items():
@@ -151,7 +134,7 @@ def _from_shapes(infos: Mapping[str, Info]) -> Identity:
 
 
 def _conditioned(config: TransformerConfig, infos: Mapping[str, Info]) -> TransformerConfig:
-    """The same model trained on with actions or cameras, if it has weights for these."""
+    """Return the config with actions or cameras if there are weights for these."""
     first = infos.get("condition.fc1.weight")
     if config.context_dim is not None and first is not None and len(first.shape) == 2:
         config = dataclasses.replace(
@@ -163,7 +146,7 @@ def _conditioned(config: TransformerConfig, infos: Mapping[str, Info]) -> Transf
 
 
 def _width(infos: Mapping[str, Info]) -> int | None:
-    """From a norm, which is the same in every shard; the others serve if one of them is missing."""
+    """Return the width from a norm, which every shard has whole; any of them if one is missing."""
     endings = ("norm.weight", "attention_norm.weight", "ffn_norm.weight")
     for name, info in infos.items():
         if name == endings[0] or name.endswith(tuple("." + ending for ending in endings[1:])):

@@ -1,4 +1,4 @@
-"""Hold our networks against reference outputs.
+"""Compare our networks with reference outputs.
 
 `python -m worldbridge.models.convert.reference [--dtype bfloat16] DIR...`
 
@@ -6,7 +6,7 @@ A transformer's folder holds `config.json`, `model.pt` (published key names) and
 logits and, with cross-attention, context). A tokenizer's holds `autoencoder.pt`, and in `io.npz` a
 video, its indices and codes, and other indices with the video they decode to.
 Prints the worst relative error of each check; exits with 1 outside a tolerance. The references are
-float32; with another type the errors are told without a verdict.
+float32; with another type the errors are printed without a verdict.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from worldbridge.models.tokenizer import TokenizerConfig, VideoTokenizer
 from worldbridge.models.transformer import KVCache, TransformerConfig, VideoTransformer, Yarn
 
 __all__ = [
+    "CONFIG_KEYS",
     "TOKENIZER_KEYS",
     "TOLERANCE",
     "TokenizerErrors",
@@ -37,15 +38,33 @@ __all__ = [
     "load_tokenizer_reference",
     "reference_config",
     "reference_tokenizer_config",
-    "transformer_errors",
 ]
 
 TOLERANCE = 1e-4  # of the largest logit, or of the largest value of a video, float32
-EQUAL_INDICES = 0.99  # at least this share; a value on a rounding border may flip
-CODE_STEPS = 1  # how many levels a code may be off
+EQUAL_INDICES = 0.99  # at least this share; a value at a rounding border may flip
+CODE_STEPS = 1  # largest difference of a code, in levels
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
+# The fields of a reference model's config.json. A file that lacks one of them is of another kind,
+# such as those beside the published weights, and is not read.
+CONFIG_KEYS = (
+    "dim",
+    "n_layers",
+    "n_heads",
+    "n_kv_heads",
+    "head_dim",
+    "ffn_hidden_size",
+    "vocab_size",
+    "input_vocab_rows",
+    "video_latent_shape",
+    "norm_eps",
+    "rope_theta",
+    "apply_abs_pos_emb",
+    "context_dim",
+    "begin_of_video_token",
+    "yarn",
+)
 # Fields of a reference tokenizer's config.json that say which tokenizer it is.
 TOKENIZER_KEYS = (
     "channels",
@@ -63,26 +82,11 @@ _TOKENIZER_CONSTANTS = {"patch_method": "haar", "num_groups": 1, "z_factor": 1}
 
 
 def reference_config(data: dict[str, Any]) -> TransformerConfig:
-    """The config of a reference folder's `config.json`."""
+    """Read the config of a reference model from its `config.json`."""
     yarn = data["yarn"]
     return TransformerConfig(
-        dim=data["dim"],
-        n_layers=data["n_layers"],
-        n_heads=data["n_heads"],
-        n_kv_heads=data["n_kv_heads"],
-        head_dim=data["head_dim"],
-        ffn_hidden_size=data["ffn_hidden_size"],
-        vocab_size=data["vocab_size"],
-        input_vocab_rows=data["input_vocab_rows"],
+        **{key: data[key] for key in CONFIG_KEYS if key not in ("video_latent_shape", "yarn")},
         latent_shape=tuple(data["video_latent_shape"]),
-        norm_eps=data["norm_eps"],
-        rope_theta=data["rope_theta"],
-        apply_abs_pos_emb=data["apply_abs_pos_emb"],
-        context_dim=data["context_dim"],
-        conditioning=data.get("conditioning", "none"),
-        condition_dim=data.get("condition_dim", 0),
-        camera=data.get("camera", "none"),
-        begin_of_video_token=data["begin_of_video_token"],
         yarn=None
         if yarn is None
         else Yarn(
@@ -91,11 +95,12 @@ def reference_config(data: dict[str, Any]) -> TransformerConfig:
             yarn["beta_slow"],
             tuple(yarn["original_latent_shape"]),
         ),
+        **{key: data[key] for key in ("conditioning", "condition_dim", "camera") if key in data},
     )
 
 
 def reference_tokenizer_config(data: Mapping[str, Any]) -> TokenizerConfig:
-    """The config of a reference tokenizer's `config.json`. Raises ValueError for what is not ours.
+    """Read the config of a reference tokenizer. Raises ValueError for what ours cannot be.
 
     The decoder has one block more per level than the encoder, as published.
     """
@@ -118,7 +123,7 @@ def reference_tokenizer_config(data: Mapping[str, Any]) -> TokenizerConfig:
 
 
 def load_reference(folder: Path) -> tuple[VideoTransformer, dict[str, Tensor]]:
-    """The model in float32 and the tensors of `io.npz`."""
+    """Load the model in float32 and the tensors of `io.npz`."""
     config = json.loads((folder / "config.json").read_text())
     model = VideoTransformer(reference_config(config))
     state = torch.load(folder / "model.pt", map_location="cpu", weights_only=True)
@@ -134,7 +139,7 @@ def load_reference(folder: Path) -> tuple[VideoTransformer, dict[str, Tensor]]:
 
 
 def load_tokenizer_reference(folder: Path) -> tuple[VideoTokenizer, dict[str, Tensor]]:
-    """The tokenizer in float32 and the tensors of `io.npz`."""
+    """Load the tokenizer in float32 and the tensors of `io.npz`."""
     config = json.loads((folder / "config.json").read_text())
     tokenizer = VideoTokenizer(reference_tokenizer_config(config))
     state = torch.load(folder / "autoencoder.pt", map_location="cpu", weights_only=True)
@@ -145,12 +150,6 @@ def load_tokenizer_reference(folder: Path) -> tuple[VideoTokenizer, dict[str, Te
 def _tensors(folder: Path) -> dict[str, Tensor]:
     with np.load(folder / "io.npz", allow_pickle=False) as arrays:
         return {name: torch.from_numpy(arrays[name]) for name in arrays}
-
-
-def check_transformer(folder: Path) -> tuple[float, float]:
-    """Worst relative error of (one prefill; half in a prefill, then one token at a time)."""
-    errors = transformer_errors(folder, torch.float32)
-    return errors.prefill, errors.stepped
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,8 +174,8 @@ class TransformerErrors:
 
 
 @torch.inference_mode()
-def transformer_errors(folder: Path, dtype: torch.dtype) -> TransformerErrors:
-    """The model's weights and its arithmetic in `dtype`, against logits in float32."""
+def check_transformer(folder: Path, dtype: torch.dtype = torch.float32) -> TransformerErrors:
+    """Compare the model, with weights and arithmetic in `dtype`, with logits in float32."""
     model, tensors = load_reference(folder)
     model.to(dtype)
     tokens, reference = tensors["tokens"].long()[None], tensors["logits"]
@@ -197,7 +196,7 @@ def transformer_errors(folder: Path, dtype: torch.dtype) -> TransformerErrors:
 
 @dataclass(frozen=True, slots=True)
 class TokenizerErrors:
-    """How far a tokenizer is from its reference."""
+    """Differences of a tokenizer from its reference."""
 
     different_indices: float  # share of the positions
     code_steps: float  # largest difference of a code, in levels
@@ -220,7 +219,7 @@ class TokenizerErrors:
 
 @torch.inference_mode()
 def check_tokenizer(folder: Path, dtype: torch.dtype = torch.float32) -> TokenizerErrors:
-    """Encodes and decodes whole videos, with weights and arithmetic in `dtype`."""
+    """Encode and decode whole videos, with weights and arithmetic in `dtype`."""
     tokenizer, tensors = load_tokenizer_reference(folder)
     tokenizer.to(dtype)
     video, reference = tensors["video"].to(dtype)[None], tensors["decoded_video"]
@@ -238,7 +237,7 @@ def check_tokenizer(folder: Path, dtype: torch.dtype = torch.float32) -> Tokeniz
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m worldbridge.models.convert.reference",
-        description="Hold our networks against reference outputs.",
+        description="Compare our networks with reference outputs.",
     )
     parser.add_argument("folders", type=Path, nargs="+", metavar="DIR", help="of a reference")
     parser.add_argument(
@@ -248,18 +247,15 @@ def main(arguments: list[str]) -> int:
         help="type of weights and arithmetic; with any but float32 there is no verdict",
     )
     chosen = parser.parse_args(arguments)
-    # a list, so that a folder outside the tolerance does not keep the others from being told
+    # a list: every folder is reported, also after one outside the tolerance
     within = [_report(folder, _DTYPES[chosen.dtype]) for folder in chosen.folders]
     return int(not all(within))
 
 
 def _report(folder: Path, dtype: torch.dtype) -> bool:
-    """Prints a folder's errors; whether they are within the tolerances, which float32 has."""
-    errors: TokenizerErrors | TransformerErrors
-    if (folder / "autoencoder.pt").is_file():
-        errors = check_tokenizer(folder, dtype)
-    else:
-        errors = transformer_errors(folder, dtype)
+    """Print a folder's errors; return whether they are within the tolerances of float32."""
+    check = check_tokenizer if (folder / "autoencoder.pt").is_file() else check_transformer
+    errors: TokenizerErrors | TransformerErrors = check(folder, dtype)
     if dtype != torch.float32:
         print(f"{folder} in {dtype}: {errors}")
         return True

@@ -1,8 +1,8 @@
-"""A checkpoint of random weights at full size: `python -m worldbridge.models.convert.synthetic`.
+"""Write a checkpoint of random weights: `python -m worldbridge.models.convert.synthetic`.
 
-For trying a conversion of that size without the published weights. The files have their layout;
-they are made without holding the weights: first with holes for the data, which are then filled
-through a memory map, about a gigabyte at a time.
+It tries a conversion at full size without the published weights. The files have the published
+layout. The weights are never all in memory: a file is written with holes for the data, which are
+then filled through a memory map, about a gigabyte at a time.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ _PREFIX = "model."
 def write_checkpoint(
     folder: Path, config: TransformerConfig, *, ranks: int = 1, seed: int = 0
 ) -> list[Path]:
-    """Writes model.pt, or one file for each of several ranks; bfloat16.
+    """Write model.pt, or one file for each of several ranks, in bfloat16; return the paths.
 
-    What is not divided is alike in all ranks, as training leaves it.
+    Tensors that are not divided are equal in all ranks, as training leaves them.
     """
     with torch.device("meta"):
         shapes = shapes_of(VideoTransformer(config))
@@ -50,7 +50,7 @@ def write_checkpoint(
 
 
 def write_tokenizer(folder: Path, config: TokenizerConfig = DV8X16X16, *, seed: int = 0) -> Path:
-    """Writes autoencoder.pt, a plain state dict in bfloat16."""
+    """Write autoencoder.pt, a plain state dict in bfloat16, and return its path."""
     with torch.device("meta"):
         shapes = shapes_of(VideoTokenizer(config))
     _write(folder / "autoencoder.pt", shapes, None, seed)
@@ -70,7 +70,7 @@ def _write(
     path: Path, shapes: Mapping[str, tuple[int, ...]], top: str | None, seed: int, rank: int = 0
 ) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    # empty tensors are never touched, so the system gives them no memory
+    # empty tensors are never written, so the system gives them no memory
     state = {name: torch.empty(shape, dtype=torch.bfloat16) for name, shape in shapes.items()}
     with torch.serialization.skip_data():
         torch.save(state if top is None else {top: state}, path)
@@ -78,7 +78,7 @@ def _write(
     infos = {name: Info(shape, torch.bfloat16) for name, shape in shapes.items()}
     own, common = (torch.Generator().manual_seed(n) for n in (seed + rank, seed - 1))
     for names in plan_shards(infos, _GIB):
-        # opened for each group: what is mapped counts as memory until it is closed
+        # opened again for each group: what is mapped counts as memory until it is closed
         with torch.serialization.set_default_mmap_options(mmap.MAP_SHARED):
             data = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
         filled: dict[str, Tensor] = data if top is None else data[top]

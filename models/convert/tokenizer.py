@@ -1,4 +1,4 @@
-"""The video tokenizer of a checkpoint: published TorchScript, a state dict, or ours."""
+"""Open the video tokenizer of a checkpoint: published TorchScript, a state dict, or ours."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from worldbridge.models.tokenizer import (
 __all__ = ["TokenizerSource", "open_tokenizer"]
 
 _PUBLISHED = {"DV8x16x16": DV8X16X16, "DV8x8x8": DV8X8X8, "DV4x8x8": DV4X8X8}
-# Constants that the published modules keep in their state; ours computes them.
+# Constants in the state of the published modules; ours computes them.
 _CONSTANTS = ("wavelets", "_arange", "patch_size_buffer", "_levels", "_basis", "implicit_codebook")
 _LAYOUTS = (
     ("encoder.jit", "decoder.jit"),
@@ -41,7 +41,7 @@ _REMEDY = "pass the tokenizer that the model was trained with: --tokenizer DIR"
 
 @dataclass(frozen=True, slots=True)
 class TokenizerSource:
-    """A tokenizer's weights, verified. They are small enough to be held: 0.2 GB."""
+    """The verified weights of a tokenizer; they are held in memory, 0.2 GB."""
 
     config: TokenizerConfig
     state: dict[str, Tensor]
@@ -50,12 +50,15 @@ class TokenizerSource:
 def open_tokenizer(
     tokenizer: Path | None, beside: Path, vocabulary: int, config: TokenizerConfig | None = None
 ) -> TokenizerSource:
-    """Reads and verifies the tokenizer of a model with so many codes. Raises ConvertError.
+    """Read and verify the tokenizer of a model with a codebook of `vocabulary` codes.
 
     Args:
-        tokenizer: one of its files, or their folder; None looks in `beside` and in a folder
+        tokenizer: one of its files, or their folder; None searches `beside` and a folder
             "tokenizer" there.
-        config: what it has to be; None: recognised.
+        config: that it must have; None: detected.
+
+    Raises:
+        ConvertError: there is none, or it is not the model's.
     """
     paths = _find(tokenizer, beside)
     state: dict[str, Tensor] = {}
@@ -74,13 +77,13 @@ def open_tokenizer(
     }
     config = config or _config_beside(paths[0].parent) or _nearest(infos)
     _check_vocabulary(config, infos, levels, vocabulary)
-    told = compare(_shapes(config), infos)
-    if told is not None:
+    differences = compare(_shapes(config), infos)
+    if differences is not None:
         raise ConvertError(
             "the tensors are not those of the tokenizer",
             expected=f"encoder and decoder with {config.temporal_compression}x"
             f"{config.spatial_compression}x{config.spatial_compression} compression",
-            got=told,
+            got=differences,
             remedy=f"one of {', '.join(_PUBLISHED)} is needed: its folder with encoder.jit and "
             "decoder.jit, or autoencoder.pt",
         )
@@ -109,7 +112,7 @@ def _with_other_half(path: Path) -> tuple[Path, ...]:
 
 
 def _levels(state: Mapping[str, Tensor]) -> tuple[int, ...] | None:
-    """The quantiser's levels, where the file tells them."""
+    """Return the quantizer's levels if the file has them."""
     for name, value in state.items():
         if name.split(".")[-1] == "_levels":
             return tuple(int(level) for level in value.flatten())
@@ -127,12 +130,12 @@ def _config_beside(folder: Path) -> TokenizerConfig | None:
             f"{folder / 'config.json'} is not a tokenizer's config",
             expected="values that fit together",
             got=str(error),
-            remedy="correct it, or take it away for one of the published tokenizers",
+            remedy="correct it, or remove it for one of the published tokenizers",
         ) from error
 
 
 def _nearest(infos: Mapping[str, Info]) -> TokenizerConfig:
-    """The published tokenizer that these tensors differ least from."""
+    """Return the published tokenizer from which these tensors differ least."""
 
     def differences(config: TokenizerConfig) -> int:
         found = {(name, info.shape) for name, info in infos.items()}
@@ -152,7 +155,7 @@ def _check_vocabulary(
     levels: tuple[int, ...] | None,
     vocabulary: int,
 ) -> None:
-    """Codes and patches, told apart from other differences: that is what a mix-up looks like."""
+    """Raise ConvertError for codes or patches of another size: the tokenizer was mixed up."""
     if config.vocabulary != vocabulary:
         raise _wrong(f"{vocabulary} codes, as the model has", f"{config.vocabulary}")
     if levels is not None and levels != config.levels:

@@ -127,7 +127,7 @@ def test_worlds_that_cannot_be_exported(command: str, tmp_path: Path, world: Pat
         ({"transformer": {"latent_shape": [2, "x", 3]}}, "latent_shape"),
         ({"tokenizer": {"channels": 4}}, "the tensors of the VideoTokenizer"),
         ({"tokenizer": {"sides": 4}}, "unknown keys"),
-        ({"files": {}}, "a world with a tokenizer"),
+        ({"files": {}}, "the description of a world"),
         ({"format": 7}, "format 1"),
     ],
 )
