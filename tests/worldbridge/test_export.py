@@ -65,7 +65,7 @@ def test_the_embedded_world_streams_without_pytorch(tmp_path: Path) -> None:
 
 def test_the_example_of_the_documentation_runs(tmp_path: Path, world: Path) -> None:
     out = tmp_path / "exported"
-    done = _cli("onnx", "--world", world, "--out", out, "--pixels", "bytes", "--part", "stream")
+    done = _cli("onnx", "--world", world, "--out", out, "--frame-type", "bytes", "--part", "stream")
     assert done.returncode == 0, done.stderr
     page = (Path(__file__).parents[2] / "docs" / "export.md").read_text()
     [code] = [part.split("```")[0] for part in page.split("```python\n")[1:]]
@@ -166,7 +166,7 @@ def test_settings_that_do_not_fit(tmp_path: Path, world: Path) -> None:
         ["--window", "0"],
         ["--part", "head"],
         ["--steps", "1"],
-        ["--pixels", "yuv"],
+        ["--frame-type", "yuv"],
     ):
         result = CliRunner().invoke(app, ["export", "onnx", "--out", str(out), *arguments])
         assert result.exit_code == 2 and arguments[0] in result.output

@@ -32,7 +32,7 @@ class Part(StrEnum):
     encoder = "encoder"
 
 
-class Pixels(StrEnum):
+class FrameType(StrEnum):
     float = "float"
     bytes = "bytes"
 
@@ -62,8 +62,8 @@ Window = Annotated[
         help="Earlier latents that the temporal attention of a stream sees.  [default: as served]",
     ),
 ]
-PixelType = Annotated[
-    Pixels, typer.Option(help="Frames as floats in [-1, 1], or as bytes for display.")
+FrameTypeOption = Annotated[
+    FrameType, typer.Option(help="Frames as floats in [-1, 1], or as bytes for display.")
 ]
 Steps = Annotated[
     int | None,
@@ -79,7 +79,7 @@ def onnx(
     part: Parts = None,
     resolution: Resolution = None,
     window: Window = None,
-    pixels: PixelType = Pixels.float,
+    frame_type: FrameTypeOption = FrameType.float,
     steps: Steps = None,
     as_json: Json = False,
 ) -> None:
@@ -94,7 +94,7 @@ def onnx(
     """
     from worldbridge.models.export import export_onnx
 
-    options = _options(part, resolution, window, pixels, steps)
+    options = _options(part, resolution, window, frame_type, steps)
     data = _run(lambda progress: export_onnx(_folder_of(world), out, options, progress))
     _show(data, out, as_json)
 
@@ -122,7 +122,7 @@ def tensorrt(
     ] = None,
     resolution: Resolution = None,
     window: Window = None,
-    pixels: PixelType = Pixels.float,
+    frame_type: FrameTypeOption = FrameType.float,
     steps: Steps = None,
     as_json: Json = False,
 ) -> None:
@@ -137,7 +137,7 @@ def tensorrt(
     from worldbridge.models.export import TensorRTOptions, export_tensorrt
 
     options = TensorRTOptions(
-        common=_options(part, resolution, window, pixels, steps),
+        common=_options(part, resolution, window, frame_type, steps),
         precision=precision.value,
         latents=latents,
         keep_onnx=keep_onnx,
@@ -151,7 +151,7 @@ def _options(
     part: list[Part] | None,
     resolution: str | None,
     window: int | None,
-    pixels: Pixels,
+    frame_type: FrameType,
     steps: int | None,
 ) -> Options:
 
@@ -161,7 +161,7 @@ def _options(
         parts=frozenset(item.value for item in part or Part),
         resolution=resolution_of(resolution),
         window=window,
-        pixels="bytes" if pixels is Pixels.bytes else "float",
+        pixels=frame_type.value,
         steps=steps,
     )
 
