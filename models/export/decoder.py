@@ -142,7 +142,7 @@ class ExportedDecoder:
         """Decode the next latents [B, t, h, w]; return (frames, the next state).
 
         Frames are float32 [B, C, T, H, W] in [-1, 1], not clamped, or uint8 [B, T, H, W, C] if
-        the graphs were exported with `--pixels bytes`.
+        the graphs were exported with `--frame-type bytes`.
         """
         if check_range:
             check_indices(self.config, indices)
