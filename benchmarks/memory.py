@@ -35,7 +35,7 @@ def bench_memory(
 ) -> dict[str, Any]:
     """Walk routes through held-out scenes with the renderer's colour and nearness.
 
-    `revisit_psnr_db`: the first picture against what the memory shows there after the route, over
+    `revisit_psnr_db`: the first frame against what the memory shows there after the route, over
     the pixels that it knows; `known` is their share. One thread.
     """
     torch.set_num_threads(1)

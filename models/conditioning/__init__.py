@@ -1,1 +1,1 @@
-"""Conditioning inputs: what a model receives besides its own tokens."""
+"""Conditioning: what a model receives besides its own tokens."""

@@ -1,9 +1,9 @@
-"""Where the controller's axes stand in a model's action vector, which may have any size.
+"""Map the controller's axes, camera pitch and theme to what a model is conditioned on.
 
-The published recipe has one vector per latent: 7 numbers for a robot's arm, 8 elsewhere. Ours are
-four axes in [-1, 1]. A world's `world.json` may say, under `actions`, what each number of its
-vector is: the name of an axis, `[name, factor]`, or null for 0. Without it the axes come first, in
-their order, and zeros follow.
+The published recipe has one action vector per latent: 7 numbers for a robot's arm, 8 elsewhere.
+Ours are four axes in [-1, 1]. A world's `world.json` may say, under `actions`, what each number of
+its vector is: the name of an axis, `[name, factor]`, or null for 0. By default the axes come first,
+in their order, and zeros follow.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ CONDITION_DIM = len(ACTION_NAMES) + 1 + len(THEMES)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ActionLayout:
-    """`factors` [4, size]: how much of each axis goes into each number of the vector."""
+    """Weights `factors` [4, size] from the four axes to the numbers of an action vector."""
 
     factors: Tensor
 
     @classmethod
     def read(cls, entries: Any, size: int) -> ActionLayout:
-        """The layout of a world.json (None: there is none there). Raises ValueError."""
+        """Read the layout of a world.json, None if it has none. Raises ValueError."""
         if entries is None:
             known = len(ACTION_NAMES)
             entries = [*ACTION_NAMES, *[None] * max(0, size - known)][:size]
@@ -47,17 +47,17 @@ class ActionLayout:
 
     @property
     def axes(self) -> tuple[str, ...]:
-        """The axes that reach the model."""
+        """The names of the axes that affect the model."""
         used = self.factors.any(-1).tolist()
         return tuple(name for name, use in zip(ACTION_NAMES, used, strict=True) if use)
 
     def vectors(self, actions: Tensor) -> Tensor:
-        """actions [..., 4] -> [..., size]."""
+        """Convert actions [..., 4] to vectors [..., size]."""
         return actions.to(self.factors) @ self.factors
 
 
 def _entry(entry: Any) -> tuple[int, float]:
-    """An axis and its factor. Raises ValueError."""
+    """Return an axis and its factor. Raises ValueError."""
     name, factor = entry if isinstance(entry, list | tuple) and len(entry) == 2 else (entry, 1.0)
     numeric = isinstance(factor, int | float) and not isinstance(factor, bool)
     if name not in ACTION_NAMES or not numeric or not math.isfinite(factor) or factor == 0:
@@ -69,10 +69,10 @@ def _entry(entry: Any) -> tuple[int, float]:
 
 
 def condition_vector(actions: Tensor, pitch: Tensor, theme: str) -> Tensor:
-    """actions [..., 4] in [-1, 1] and pitch [...] in radians -> [..., 10].
+    """Join actions [..., 4] in [-1, 1], pitch [...] in radians and the theme to [..., 10].
 
-    The absolute pitch stands beside its change because the horizon's place depends on it, and
-    the theme because sixty seconds of free play must not drift from one theme to another.
+    The absolute pitch is included because the place of the horizon depends on it, and the theme
+    so that a minute of play does not drift from one theme to another.
     """
     themes = torch.zeros(*actions.shape[:-1], len(THEMES))
     themes[..., THEMES.index(theme)] = 1.0

@@ -1,19 +1,19 @@
 """Camera conditioning: one ray per token, as Pluecker coordinates.
 
-The recipe is that of arXiv 2501.03575, section 6.1.2, which was published for diffusion models: a
-ray is r = (d, m), with its direction d and its moment m = c x d about the origin, c being the
-camera's centre. Poses are relative to the first frame. Of the frames that a latent stands for, the
-middle one is taken: the 4th of 8.
+The recipe is that of arXiv 2501.03575, section 6.1.2, published for diffusion models: a ray is
+r = (d, m) with the direction d and the moment m = c x d about the origin, where c is the camera's
+center. Poses are relative to the first frame. The pose of a latent is that of its middle frame:
+the 4th of 8.
 
 Where our models differ from the published ones, and why:
 
 - There the six numbers are concatenated to the latent, which a linear layer then embeds. That is
-  the sum of two linear layers, and our tokens have an embedding already: so here the second one,
-  `camera_embedding`, is added to it. It begins as zeros, so a model trained without cameras keeps
-  its outputs until it is trained on.
-- A latent is a picture of h x w tokens, and a token's ray goes through the centre of its patch.
-- A position predicts the token behind it, so it is given the ray of that token, not of its own:
-  what leads to the first token of a latent knows the new camera already.
+  the sum of two linear layers, and our tokens already have an embedding. So the second layer,
+  `camera_embedding`, is added to it here. It starts at zero, so that a model trained without
+  cameras keeps its outputs until it is trained on.
+- A latent has h x w tokens, and a token's ray goes through the center of its patch.
+- A position predicts the next token, so it receives the ray of that token, not of its own. What
+  predicts the first token of a latent thus knows the new camera.
 
 Poses are right-handed, +Y up, -Z ahead, metres, quaternions (x, y, z, w), and a vertical field of
 view in degrees; pixels are square.
@@ -39,12 +39,12 @@ RAY_DIM = 6  # direction, moment
 
 
 def middle_frame(frames_per_latent: int) -> int:
-    """Which of a latent's frames its pose is of, counted from 1: the 4th of 8."""
+    """Return which of a latent's frames its pose is of, counted from 1: the 4th of 8."""
     return max(1, frames_per_latent // 2)
 
 
 def rotation_matrix(quaternion: Tensor) -> Tensor:
-    """[..., 4] (x, y, z, w), of any length but zero -> [..., 3, 3]."""
+    """Convert quaternions [..., 4] (x, y, z, w) of any length but zero to matrices [..., 3, 3]."""
     x, y, z, w = (quaternion / quaternion.norm(dim=-1, keepdim=True)).unbind(-1)
     rows = [
         torch.stack([1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)], -1),
@@ -55,10 +55,12 @@ def rotation_matrix(quaternion: Tensor) -> Tensor:
 
 
 def pluecker_rays(poses: Tensor, first: Tensor, height: int, width: int) -> Tensor:
-    """poses [..., 8] relative to the pose first [8] -> rays [..., height, width, 6], float64.
+    """Return the rays of poses [..., 8] relative to the pose first [8].
+
+    The result is float64 [..., height, width, 6].
 
     d = R_first^T R e and m = (R_first^T (c - c_first)) x d, where e is the unit vector through the
-    centre of a token in the camera's own axes. Computed in float64: a moment is the difference of
+    center of a token in the camera's own axes. Computed in float64: a moment is a difference of
     positions that may be far from the origin.
     """
     poses, first = poses.double(), first.double()
@@ -72,7 +74,7 @@ def pluecker_rays(poses: Tensor, first: Tensor, height: int, width: int) -> Tens
 
 
 def _token_directions(fov_y: Tensor, height: int, width: int) -> Tensor:
-    """Unit vectors [..., height, width, 3] in the camera's axes, for fields of view [...]."""
+    """Return unit vectors [..., height, width, 3] in the camera's axes for fields of view [...]."""
     half = (torch.deg2rad(fov_y) / 2).tan()[..., None, None]
     rows = torch.arange(height, dtype=torch.float64, device=fov_y.device)
     columns = torch.arange(width, dtype=torch.float64, device=fov_y.device)
@@ -85,10 +87,10 @@ def _token_directions(fov_y: Tensor, height: int, width: int) -> Tensor:
 
 
 def predicted_rays(poses: Tensor, height: int, width: int, begin_of_video: bool) -> Tensor:
-    """What each position of a clip is given: poses [T, 8] -> [n, 6], for training and tests.
+    """Return the ray of each position of a clip, [n, 6], from poses [T, 8].
 
-    n counts the clip's tokens, and one more with a begin-of-video token. The last position
-    predicts nothing of the clip; its ray is zero.
+    n is the number of the clip's tokens, plus one with a begin-of-video token. The last position
+    predicts nothing of the clip; its ray is zero. Used in training and tests.
     """
     rays = pluecker_rays(poses, poses[0], height, width).flatten(0, 2)
     behind = rays if begin_of_video else rays[1:]
@@ -96,7 +98,7 @@ def predicted_rays(poses: Tensor, height: int, width: int, begin_of_video: bool)
 
 
 def check_poses(poses: Tensor | None, count: int) -> None:
-    """Raises ValueError unless these are `count` poses [count, 8] that a camera can have."""
+    """Raise ValueError unless these are `count` poses [count, 8] that a camera can have."""
     if poses is None or tuple(poses.shape) != (count, POSE_DIM):
         got = None if poses is None else tuple(poses.shape)
         raise ValueError(

@@ -1,10 +1,10 @@
-"""Pictures of any size, made to fit a world that begins with them.
+"""Fit prompt frames of any size to a world.
 
-As the published inference of the autoregressive Cosmos models: a picture is scaled by
-max(height / its height, width / its width), the sizes rounded up, and cropped around its centre;
-bilinear, with the low-pass filter that shrinking needs. The sizes are computed in whole numbers,
-where floats can come out one pixel larger. What those models do not take is defined here:
-transparent pixels lie over black, and fewer pictures than a world needs are preceded by a still.
+As the published inference of the autoregressive Cosmos models does: an image is scaled by
+max(height / its height, width / its width), sizes rounded up, and cropped around its center;
+bilinear, with the low-pass filter that shrinking needs. Sizes are computed in integers, because
+floats can come out one pixel larger. Two cases that those models do not take are defined here:
+transparent pixels lie over black, and if a world needs more frames, the first one is repeated.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from worldbridge.models.errors import PromptFrameError
 
 __all__ = [
     "MAX_ASPECT",
-    "MAX_PICTURES",
+    "MAX_PROMPT_FRAMES",
     "MAX_PIXELS",
     "MIN_SIDE",
     "cover_size",
@@ -27,35 +27,35 @@ __all__ = [
     "whole_latents",
 ]
 
-MAX_PICTURES = 9
+MAX_PROMPT_FRAMES = 9
 MIN_SIDE = 16  # pixels
-MAX_PIXELS = 36_000_000  # of one picture
+MAX_PIXELS = 36_000_000  # of one image
 MAX_ASPECT = 8  # the longer side
 
 
 def fit_prompt_frames(
-    pictures: Tensor,
+    images: Tensor,
     height: int,
     width: int,
     *,
-    most: int = MAX_PICTURES,
+    most: int = MAX_PROMPT_FRAMES,
     spatial_compression: int = 1,
 ) -> Tensor:
-    """uint8 [T, 3 or 4, H, W], oldest first -> uint8 [T, 3, height, width].
+    """Scale and crop images uint8 [T, 3 or 4, H, W], oldest first, to uint8 [T, 3, height, width].
 
-    Raises PictureError for another type or shape, more than `most` pictures, sizes out of the
+    Raises PromptFrameError for another type or shape, more than `most` images, sizes out of the
     limits above, and a height or width that the tokenizer's `spatial_compression` does not divide.
     """
-    _check(pictures, most)
+    _check(images, most)
     for name, side in (("height", height), ("width", width)):
         if side < 1 or side % spatial_compression:
             raise PromptFrameError(
-                f"pictures cannot be scaled to {height}x{width}",
+                f"images cannot be scaled to {height}x{width}",
                 expected=f"a {name} that spatial_compression {spatial_compression} divides",
                 got=f"{name} {side}",
                 remedy=f"take {max(1, side // spatial_compression) * spatial_compression}",
             )
-    opaque = _over_black(pictures)
+    opaque = _over_black(images)
     size = cover_size(opaque.shape[2], opaque.shape[3], height, width)
     if size != opaque.shape[2:]:
         opaque = interpolate(opaque, size, mode="bilinear", antialias=True)
@@ -64,46 +64,50 @@ def fit_prompt_frames(
 
 
 def cover_size(height: int, width: int, to_height: int, to_width: int) -> tuple[int, int]:
-    """The smallest size of the same shape, rounded up, that covers to_height x to_width."""
+    """Return the smallest size of the same shape, rounded up, that covers to_height x to_width."""
     if width * to_height >= height * to_width:
         return to_height, -(-width * to_height // height)
     return -(-height * to_width // width), to_width
 
 
-def hold_first(pictures: Tensor, count: int) -> Tensor:
-    """At least `count` pictures [T, ...]: the first one stands still before it begins to move."""
-    missing = count - len(pictures)
+def hold_first(frames: Tensor, count: int) -> Tensor:
+    """Repeat the first of frames [T, ...] until there are at least `count`."""
+    missing = count - len(frames)
     if missing <= 0:
-        return pictures
-    return torch.cat([pictures[:1].expand(missing, *pictures.shape[1:]), pictures])
+        return frames
+    return torch.cat([frames[:1].expand(missing, *frames.shape[1:]), frames])
 
 
 def whole_latents(frames: int, temporal_compression: int) -> int:
-    """The next number of frames, at least `frames`, of the form 1 + temporal_compression * k."""
+    """Return the smallest number of the form 1 + temporal_compression * k that is >= frames."""
     return 1 + -(-(frames - 1) // temporal_compression) * temporal_compression
 
 
-def _check(pictures: Tensor, most: int) -> None:
-    got = f"{pictures.dtype} {list(pictures.shape)}".removeprefix("torch.")
-    if pictures.dtype != torch.uint8 or pictures.dim() != 4 or pictures.shape[1] not in (3, 4):
+def to_unit(frames: Tensor) -> Tensor:
+    """Convert uint8 of any shape to float32 in [-1, 1], as tokenizers take it."""
+    return frames.float() / 127.5 - 1
+
+
+def _check(images: Tensor, most: int) -> None:
+    if images.dtype != torch.uint8 or images.dim() != 4 or images.shape[1] not in (3, 4):
         raise PromptFrameError(
-            "these are no pictures",
+            "these are no images",
             expected="uint8 [T, 3 or 4, H, W]",
-            got=got,
-            remedy="decode them to RGB or RGBA bytes, one picture after another",
+            got=f"{images.dtype} {list(images.shape)}".removeprefix("torch."),
+            remedy="decode them to RGB or RGBA bytes, one image after another",
         )
-    count, _, height, width = pictures.shape
+    count, _, height, width = images.shape
     if not 1 <= count <= most:
         raise PromptFrameError(
-            "this world cannot begin with so many pictures",
-            expected="1 picture" if most == 1 else f"1 to {most} pictures",
+            "wrong number of prompt frames for this world",
+            expected="1 image" if most == 1 else f"1 to {most} images",
             got=f"{count}",
-            remedy="give the newest ones",
+            remedy="send the newest ones",
         )
-    sides = min(height, width), max(height, width)
-    if height * width > MAX_PIXELS or sides[0] < MIN_SIDE or sides[1] > MAX_ASPECT * sides[0]:
+    shorter, longer = min(height, width), max(height, width)
+    if height * width > MAX_PIXELS or shorter < MIN_SIDE or longer > MAX_ASPECT * shorter:
         raise PromptFrameError(
-            "the pictures have no usable size",
+            "the images have no usable size",
             expected=f"at most {MAX_PIXELS} pixels, sides of at least {MIN_SIDE}, one at most "
             f"{MAX_ASPECT} times the other",
             got=f"{width}x{height}",
@@ -111,14 +115,9 @@ def _check(pictures: Tensor, most: int) -> None:
         )
 
 
-def _over_black(pictures: Tensor) -> Tensor:
-    """RGBA [T, 4, H, W] over black, rounded; RGB as it is."""
-    if pictures.shape[1] == 3:
-        return pictures
-    wide = pictures.int()
+def _over_black(images: Tensor) -> Tensor:
+    """Blend RGBA [T, 4, H, W] over black, rounded; return RGB as it is."""
+    if images.shape[1] == 3:
+        return images
+    wide = images.int()
     return ((wide[:, :3] * wide[:, 3:] + 127) // 255).to(torch.uint8)
-
-
-def to_unit(pictures: Tensor) -> Tensor:
-    """uint8 of any shape -> float32 in [-1, 1], as tokenizers take it."""
-    return pictures.float() / 127.5 - 1

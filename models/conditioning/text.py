@@ -1,12 +1,10 @@
 """Text conditioning: the rows that a model attends to, from a file or from a local T5 encoder.
 
-As published for Cosmos video2world: the last hidden state of the T5 encoder, 512 rows, those behind
-the end of the text set to zero; all 512 are attended to, the zero ones too. Nothing is ever
-downloaded.
+As published for Cosmos video2world: 512 rows of the T5 encoder's last hidden state, with zeros
+after the end of the text. The model attends to all 512. Nothing is ever downloaded.
 
-`python -m worldbridge.models.conditioning.text --t5 FOLDER --out FILE.safetensors TEXT`
-writes such a file, on a
-machine that has the memory for the encoder.
+`python -m worldbridge.models.conditioning.text --t5 FOLDER --out FILE.safetensors TEXT` writes such
+a file on a machine that has the memory for the encoder.
 """
 
 from __future__ import annotations
@@ -33,11 +31,11 @@ from worldbridge.models.errors import TextError
 
 __all__ = ["ROWS", "Prompt", "embed_text", "load_embeddings", "prompt_context"]
 
-ROWS = 512  # of the published models: longer texts are cut off, shorter ones get zero rows
+ROWS = 512  # of the published models: longer texts are cut, shorter ones get zero rows
 _NAME, _MASK = "embeddings", "mask"  # in files with more than one tensor
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _SUFFIXES = ".safetensors, .npy, .pt or .pth"
-# what the library raises for files that are missing, damaged, or need yet another package
+# what the library raises for files that are missing, damaged, or need another package
 _LOADING_ERRORS = (
     OSError,
     ValueError,
@@ -60,7 +58,7 @@ class Prompt:
 
 
 def prompt_context(prompt: Prompt, context_dim: int) -> Tensor:
-    """float32 [512, context_dim]. Raises TextError."""
+    """Return the rows of a prompt, float32 [512, context_dim]. Raises TextError."""
     if prompt.embeddings is not None:
         if prompt.text is not None or prompt.t5 is not None:
             raise TextError(
@@ -84,11 +82,11 @@ def prompt_context(prompt: Prompt, context_dim: int) -> Tensor:
 
 
 def load_embeddings(path: Path, context_dim: int) -> Tensor:
-    """The rows of a file, float32 [512, context_dim]. Raises TextError.
+    """Read the rows of a file, float32 [512, context_dim]. Raises TextError.
 
-    The file has one tensor, or one called `embeddings` and maybe a `mask` [n], whose zeros are rows
-    that do not count. Shape [n, context_dim] or [1, n, context_dim], n at most 512. Types and
-    shapes are verified before values are read.
+    The file has one tensor, or one called `embeddings` and optionally a `mask` [n] whose zeros mark
+    rows that do not count. Its shape is [n, context_dim] or [1, n, context_dim], n at most 512.
+    Types and shapes are verified before values are read.
     """
     check_weights_file(path, TextError)
     read = {".safetensors": _safetensors, ".npy": _numpy, ".pt": _torch, ".pth": _torch}
@@ -143,7 +141,7 @@ def _torch(path: Path, context_dim: int) -> dict[str, Tensor]:
 
 
 def _chosen(path: Path, names: list[str]) -> dict[str, str]:
-    """Which tensors of a file are the embeddings and their mask."""
+    """Return the names of the embeddings and of their mask."""
     if len(names) == 1:
         return {_NAME: names[0]}
     if _NAME in names:
@@ -199,9 +197,9 @@ def _first_line(error: Exception) -> str:
 
 
 def embed_text(text: str, folder: Path, context_dim: int | None = None) -> Tensor:
-    """What the T5 encoder in `folder` makes of a text: float32 [512, its width]. Raises TextError.
+    """Embed a text with the T5 encoder in `folder`: float32 [512, its width]. Raises TextError.
 
-    Only the text's own tokens are computed: those behind it would be masked, and set to zero.
+    Only the text's own tokens are computed: what follows would be masked and set to zero.
     """
     if not text.strip():
         raise TextError("empty prompt", expected="a text", got=repr(text), remedy="write one")
@@ -236,7 +234,7 @@ def embed_text(text: str, folder: Path, context_dim: int | None = None) -> Tenso
 
 
 def _check_folder(folder: Path, context_dim: int | None) -> None:
-    """Before gigabytes are read. Also, a name that is no folder would be looked up on a hub."""
+    """Check the encoder before gigabytes are read, and before a name is looked up on a hub."""
     try:
         config = json.loads((folder / "config.json").read_text())
     except (OSError, ValueError) as error:
@@ -261,7 +259,7 @@ def _check_folder(folder: Path, context_dim: int | None) -> None:
 
 
 def _transformers() -> Any:
-    """The optional package, told to stay off the network before it is imported."""
+    """Import the optional package; the environment keeps it off the network."""
     os.environ.update(dict.fromkeys(_OFFLINE, "1"), TOKENIZERS_PARALLELISM="false")
     try:
         return importlib.import_module("transformers")

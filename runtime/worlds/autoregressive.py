@@ -25,7 +25,7 @@ from worldbridge.bridge.protocol import WorldSpec
 from worldbridge.clock import now_ms
 from worldbridge.models.checkpoint import EMBEDDED_WORLD, World, load_world, read_manifest
 from worldbridge.models.conditioning.actions import CONDITION_DIM, condition_vector
-from worldbridge.models.conditioning.prompt_frames import MAX_PICTURES, to_unit
+from worldbridge.models.conditioning.prompt_frames import MAX_PROMPT_FRAMES, to_unit
 from worldbridge.models.errors import DamagedWorldError
 from worldbridge.models.procedural import (
     THEMES,
@@ -335,7 +335,7 @@ def _spec(manifest: dict[str, Any]) -> WorldSpec:
         conditionings=("actions",),
         context_frames=int(grid["window_frames"]),
         kind="ar",
-        takes_pictures=MAX_PICTURES,
+        takes_pictures=MAX_PROMPT_FRAMES,
     )
 
 

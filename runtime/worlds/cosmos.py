@@ -26,7 +26,7 @@ from torch import Tensor
 from worldbridge.bridge.protocol import WorldSpec
 from worldbridge.clock import now_ms
 from worldbridge.models.checkpoint import World, load_world
-from worldbridge.models.conditioning.prompt_frames import MAX_PICTURES, to_unit
+from worldbridge.models.conditioning.prompt_frames import MAX_PROMPT_FRAMES, to_unit
 from worldbridge.models.procedural import (
     THEMES,
     CameraState,
@@ -466,7 +466,7 @@ def cosmos_spec(manifest: dict[str, Any]) -> WorldSpec:
 
 def _takes_pictures(latents: int, temporal_compression: int) -> int:
     """As many as leave room for the latent being drawn; two latents, as published, at most."""
-    return min(MAX_PICTURES, 1 + temporal_compression * max(0, latents - 2))
+    return min(MAX_PROMPT_FRAMES, 1 + temporal_compression * max(0, latents - 2))
 
 
 def load_cosmos(

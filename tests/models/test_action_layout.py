@@ -33,7 +33,7 @@ def test_a_layout_places_and_scales_them() -> None:
 
 
 @pytest.mark.parametrize(
-    ("entries", "told"),
+    ("entries", "message"),
     [
         (["yaw"], "expected 2 entries, as condition_dim says, got 1"),
         ("yaw", "got 'yaw'"),
@@ -46,6 +46,6 @@ def test_a_layout_places_and_scales_them() -> None:
         (["yaw", {"yaw": 1}], "got {'yaw': 1}"),
     ],
 )
-def test_what_is_no_layout_is_refused(entries: object, told: str) -> None:
-    with pytest.raises(ValueError, match=told):
+def test_what_is_no_layout_is_refused(entries: object, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         ActionLayout.read(entries, 2)

@@ -72,7 +72,7 @@ def test_the_first_camera_looks_through_its_own_picture() -> None:
     torch.testing.assert_close(directions[1, 2], middle)
     assert directions[0, 2, 1] > 0 > directions[2, 2, 1], "row 0 is up"
     assert directions[1, 0, 0] < 0 < directions[1, 4, 0], "column 0 is left"
-    # the upper border of the picture is half the field of view above the middle
+    # the upper border of the frame is half the field of view above the middle
     top = math.tan(math.radians(30)) * (2 / 3)  # the centre of the first of three rows
     torch.testing.assert_close(
         directions[0, 2, 1] / -directions[0, 2, 2], torch.tensor(top, dtype=torch.float64)
@@ -154,7 +154,7 @@ def test_a_position_gets_the_ray_of_what_it_predicts() -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         (lambda p: None, r"\(2, 8\).*got None"),
         (lambda p: p[:, :7], r"got \(2, 7\)"),
@@ -164,10 +164,10 @@ def test_a_position_gets_the_ray_of_what_it_predicts() -> None:
         (lambda p: p.index_fill(1, torch.tensor([7]), 180.0), r"\(0, 180\) degrees"),
     ],
 )
-def test_what_is_no_camera_is_refused(change: object, told: str) -> None:
+def test_what_is_no_camera_is_refused(change: object, message: str) -> None:
     poses = random_poses(2)
     check_poses(poses, 2)
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=message):
         check_poses(change(poses), 2)  # type: ignore[operator]
 
 

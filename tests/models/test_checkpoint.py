@@ -42,7 +42,7 @@ def change(folder: Path, edit: Callable[[dict[str, Any]], object]) -> None:
 def test_a_manifest_cannot_name_files_outside_its_folder(
     way: str, world: Path, tmp_path: Path
 ) -> None:
-    """Even one that is exactly as the manifest says: its checksum must not be told to anyone."""
+    """Even one that is exactly as the manifest says: its checksum must not be revealed."""
     outside = tmp_path / "outside" / "tokenizer.safetensors"
     outside.parent.mkdir()
     inside = world / outside.name

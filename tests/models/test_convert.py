@@ -52,7 +52,7 @@ LEVELS = {640: [8, 8, 5, 2], 512: [8, 8, 8]}
 
 
 def _tokenizer(folder: Path, vocabulary: int = 640) -> Path:
-    """A tokenizer with so many codes and hardly any weights, in the published layout."""
+    """A tokenizer with a codebook of that size and hardly any weights, in the published layout."""
     levels = LEVELS[vocabulary]
     data = {
         "channels": 4,
@@ -106,12 +106,12 @@ def _edit(source: Path, change: Callable[[dict[str, Any]], None]) -> None:
 def test_reference_models_keep_their_logits(name: str, tmp_path: Path) -> None:
     reference, tensors = load_reference(GOLDEN / name)
     _tokenizer(tmp_path / "tokenizer", reference.config.vocab_size)
-    told: list[tuple[str, float]] = []
+    reports: list[tuple[str, float]] = []
     folder = convert(
         GOLDEN / name,
         tmp_path / "world",
         tokenizer=tmp_path / "tokenizer",
-        progress=lambda stage, share: told.append((stage, share)),
+        progress=lambda stage, share: reports.append((stage, share)),
         shard_bytes=200_000,
     )
     world = load_world(folder)
@@ -125,7 +125,7 @@ def test_reference_models_keep_their_logits(name: str, tmp_path: Path) -> None:
                 context = model.context_keys_values(tensors["context"].float()[None])
             logits.append(model(tokens, context=context))
     assert torch.equal(*logits)
-    shares = [share for _, share in told]
+    shares = [share for _, share in reports]
     assert shares == sorted(shares) and shares[0] == 0 and shares[-1] == 1
 
 
@@ -185,7 +185,7 @@ def test_published_models_are_recognised_by_their_shapes(size: str, tmp_path: Pa
     found = detect(infos, tmp_path, None, None)
     assert (found.name, found.config) == (SIZES[size], COSMOS[SIZES[size]])
     verify(found, infos)
-    # also when the final norm is lost, which is then told
+    # also when the final norm is lost, which is then reported
     lost = {name: info for name, info in infos.items() if name != "norm.weight"}
     with pytest.raises(ConvertError, match=r"1 missing \(norm.weight\)"):
         verify(detect(lost, tmp_path, None, None), lost)
@@ -260,7 +260,7 @@ def test_shards_are_divided_as_published() -> None:
     assert dimensions["norm.weight"] is dimensions["layers.3.cross_attention_norm.weight"] is None
 
 
-def test_a_gap_in_the_shards_is_told(source: Path, tmp_path: Path) -> None:
+def test_a_gap_in_the_shards_is_refused(source: Path, tmp_path: Path) -> None:
     _divide(source, 4)
     (source / "small_model_mp_1.pt").unlink()
     assert "no small_model_mp_1.pt" in _refused(source, tmp_path)
@@ -269,7 +269,7 @@ def test_a_gap_in_the_shards_is_told(source: Path, tmp_path: Path) -> None:
     assert "tok_embeddings.weight [160, 96] instead of [640, 96]" in _refused(source, tmp_path)
 
 
-def test_shards_of_two_models_are_told(source: Path, tmp_path: Path) -> None:
+def test_shards_of_two_models_are_refused(source: Path, tmp_path: Path) -> None:
     _divide(source, 2)
     path = source / "small_model_mp_1.pt"
     data = torch.load(path, weights_only=True)
@@ -292,23 +292,23 @@ def test_wrong_tensors_are_listed_by_name(source: Path, tmp_path: Path) -> None:
         state["model.layers.0.feed_forward.w1.weight"] = torch.ones(160, 96, dtype=torch.int8)
 
     _edit(source, change)
-    told = _refused(source, tmp_path)
-    assert "1 missing (layers.1.attention.wk.weight)" in told
-    assert "1 unexpected (medusa_head.0.weight)" in told
-    assert "2 misshapen (" in told and "norm.weight [95] instead of [96]" in told
-    assert "layers.0.feed_forward.w1.weight is not of type bfloat16" in told
+    error = _refused(source, tmp_path)
+    assert "1 missing (layers.1.attention.wk.weight)" in error
+    assert "1 unexpected (medusa_head.0.weight)" in error
+    assert "2 misshapen (" in error and "norm.weight [95] instead of [96]" in error
+    assert "layers.0.feed_forward.w1.weight is not of type bfloat16" in error
 
 
 def test_a_long_list_is_cut(source: Path, tmp_path: Path) -> None:
     _edit(source, lambda state: state.update({f"extra.{i}": torch.ones(1) for i in range(31)}))
-    told = _refused(source, tmp_path)
-    assert "31 unexpected (extra.0, " in told and "extra.19 and 11 more)" in told
-    assert "extra.20" not in told
+    error = _refused(source, tmp_path)
+    assert "31 unexpected (extra.0, " in error and "extra.19 and 11 more)" in error
+    assert "extra.20" not in error
 
 
 def test_a_size_that_it_is_not(source: Path, tmp_path: Path) -> None:
-    told = _refused(source, tmp_path, size="12b")
-    assert "not those of cosmos-12b" in told and "[640, 96] instead of [64000, 5120]" in told
+    error = _refused(source, tmp_path, size="12b")
+    assert "not those of cosmos-12b" in error and "[640, 96] instead of [64000, 5120]" in error
     assert "expected one of 4b, 5b, 12b, 13b" in _refused(source, tmp_path, size="7b")
     (source / "config.json").unlink()
     assert "4096 or 5120 wide" in _refused(source, tmp_path)
@@ -318,8 +318,8 @@ def test_a_truncated_file(source: Path, tmp_path: Path) -> None:
     path = source / "model.pt"
     data = path.read_bytes()
     path.write_bytes(data[: len(data) // 2])
-    told = _refused(source, tmp_path)
-    assert "is damaged" in told and f"{len(data) // 2:,} bytes" in told
+    error = _refused(source, tmp_path)
+    assert "is damaged" in error and f"{len(data) // 2:,} bytes" in error
     path.write_bytes(b"")
     assert "0 bytes" in _refused(source, tmp_path)
 
@@ -485,12 +485,12 @@ def test_published_tokenizers_are_recognised(config: TokenizerConfig) -> None:
 
 def test_the_wrong_tokenizer(source: Path, tmp_path: Path) -> None:
     other = _tokenizer(tmp_path / "other", 512)
-    told = _refused(source, tmp_path, tokenizer=other)
-    assert "wrong tokenizer for the model: expected 640 codes" in told and "got 512" in told
-    told = _refused(source, tmp_path, tokenizer=GOLDEN / "tokenizer_dv8x16x16")
-    assert "wrong tokenizer for the model: expected 640 codes" in told and "got 64000" in told
-    told = _refused(source, tmp_path, tokenizer=GOLDEN / "ar_base" / "model.pt")
-    assert "wrong tokenizer for the model: expected the encoder and decoder" in told
+    error = _refused(source, tmp_path, tokenizer=other)
+    assert "wrong tokenizer for the model: expected 640 codes" in error and "got 512" in error
+    error = _refused(source, tmp_path, tokenizer=GOLDEN / "tokenizer_dv8x16x16")
+    assert "wrong tokenizer for the model: expected 640 codes" in error and "got 64000" in error
+    error = _refused(source, tmp_path, tokenizer=GOLDEN / "ar_base" / "model.pt")
+    assert "wrong tokenizer for the model: expected the encoder and decoder" in error
 
 
 def test_a_tokenizer_with_other_codes_or_patches(source: Path, tmp_path: Path) -> None:

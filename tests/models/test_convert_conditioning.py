@@ -117,7 +117,7 @@ def test_published_sizes_trained_on_are_recognised(
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         ({"camera": "fisheye"}, "unknown camera 'fisheye'"),
         ({"actions": ["yaw"]}, "expected 7 entries"),
@@ -126,11 +126,11 @@ def test_published_sizes_trained_on_are_recognised(
     ],
 )
 def test_a_description_that_does_not_fit_is_refused(
-    change: dict[str, Any], told: str, tmp_path: Path
+    change: dict[str, Any], message: str, tmp_path: Path
 ) -> None:
     folder = source(tmp_path / "a")
     (folder / "config.json").write_text(json.dumps(FIELDS | change))
-    with pytest.raises(ConvertError, match=told):
+    with pytest.raises(ConvertError, match=message):
         convert(folder, tmp_path / "b")
     assert not (tmp_path / "b").exists()
 

@@ -70,7 +70,7 @@ def test_tensors_that_are_not_where_the_file_says_are_refused(way: str, tmp_path
     def change(name: str, data: bytes) -> bytes:
         return data[:-4] if way == "short" and "/data/" in name else data
 
-    rezipped(path, change, compression)  # "moved": without the padding that places are told by
+    rezipped(path, change, compression)  # "moved": without the padding that gives the places
     try:
         found = read(path, ["table"])["table"]
     except ConvertError as error:

@@ -1,4 +1,4 @@
-"""Pictures of any size become frames of a world; Pillow and torch agree on how."""
+"""Images of any size become frames of a world; Pillow and torch agree on how."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from PIL import Image
 
 from worldbridge.bridge.gateway import prompts as files
 from worldbridge.bridge.protocol import MAX_PICTURES
-from worldbridge.models.conditioning import prompt_frames as pictures
+from worldbridge.models.conditioning import prompt_frames as limits
 from worldbridge.models.conditioning.prompt_frames import (
     cover_size,
     fit_prompt_frames,
@@ -55,9 +55,9 @@ def test_the_gateway_and_the_worker_scale_alike(height: int, width: int, channel
 
 
 def test_limits_are_the_same_on_both_sides() -> None:
-    assert pictures.MAX_PICTURES == MAX_PICTURES
+    assert limits.MAX_PROMPT_FRAMES == MAX_PICTURES
     for name in ("MIN_SIDE", "MAX_PIXELS", "MAX_ASPECT"):
-        assert getattr(pictures, name) == getattr(files, name)
+        assert getattr(limits, name) == getattr(files, name)
 
 
 def test_what_fits_is_left_alone_and_the_middle_is_kept() -> None:
@@ -68,7 +68,7 @@ def test_what_fits_is_left_alone_and_the_middle_is_kept() -> None:
     assert bool((fit_prompt_frames(wide, 64, 96) == 200).all())
 
 
-def test_large_pictures_are_filtered_before_they_shrink() -> None:
+def test_large_images_are_filtered_before_they_shrink() -> None:
     """Noise is nearly grey from afar; picking a few pixels of many would leave it noise."""
     small = fit_prompt_frames(noise(640, 1024), 64, 96).float()
     assert abs(float(small.mean()) - 127.5) < 2
@@ -76,9 +76,9 @@ def test_large_pictures_are_filtered_before_they_shrink() -> None:
 
 
 def test_transparency_lies_over_black() -> None:
-    picture = torch.full((1, 4, 64, 96), 200, dtype=torch.uint8)
-    picture[:, 3] = 102
-    assert bool((fit_prompt_frames(picture, 64, 96) == 80).all())
+    image = torch.full((1, 4, 64, 96), 200, dtype=torch.uint8)
+    image[:, 3] = 102
+    assert bool((fit_prompt_frames(image, 64, 96) == 80).all())
 
 
 def test_a_still_comes_before_the_movement() -> None:
@@ -95,26 +95,26 @@ def test_a_still_comes_before_the_movement() -> None:
         (torch.zeros(1, 3, 64, 96), "got float32"),
         (torch.zeros(3, 64, 96, dtype=torch.uint8), "got uint8 [3, 64, 96]"),
         (torch.zeros(1, 2, 64, 96, dtype=torch.uint8), "uint8 [T, 3 or 4, H, W]"),
-        (torch.zeros(0, 3, 64, 96, dtype=torch.uint8), "1 to 9 pictures, got 0"),
-        (torch.zeros(10, 3, 64, 96, dtype=torch.uint8), "1 to 9 pictures, got 10"),
+        (torch.zeros(0, 3, 64, 96, dtype=torch.uint8), "1 to 9 images, got 0"),
+        (torch.zeros(10, 3, 64, 96, dtype=torch.uint8), "1 to 9 images, got 10"),
         (torch.zeros(1, 3, 8, 96, dtype=torch.uint8), "got 96x8"),
         (torch.zeros(1, 3, 20, 200, dtype=torch.uint8), "8 times the other, got 200x20"),
         (torch.zeros(1, dtype=torch.uint8).expand(1, 3, 7000, 7000), "got 7000x7000"),
     ],
 )
-def test_bad_pictures_are_named_before_anything_is_computed(bad: torch.Tensor, said: str) -> None:
+def test_bad_images_are_named_before_anything_is_computed(bad: torch.Tensor, said: str) -> None:
     with pytest.raises(PromptFrameError) as caught:
         fit_prompt_frames(bad, 64, 96)
     assert said in str(caught.value)
     assert caught.value.remedy
 
 
-def test_a_size_that_the_compression_does_not_divide_is_told() -> None:
+def test_a_size_that_the_compression_does_not_divide_is_refused() -> None:
     with pytest.raises(
         PromptFrameError, match="height that spatial_compression 16 .* got height 100"
     ):
         fit_prompt_frames(noise(64, 96), 100, 160, spatial_compression=16)
     with pytest.raises(PromptFrameError, match="got width 90; take 80"):
         fit_prompt_frames(noise(64, 96), 64, 90, spatial_compression=16)
-    with pytest.raises(PromptFrameError, match="expected 1 picture, got 2"):
+    with pytest.raises(PromptFrameError, match="expected 1 image, got 2"):
         fit_prompt_frames(noise(64, 96, count=2), 64, 96, most=1)

@@ -38,12 +38,12 @@ def padded(values: Tensor) -> Tensor:
     return result
 
 
-def refused(path: Path, *told: str) -> None:
+def refused(path: Path, *messages: str) -> None:
     with pytest.raises(TextError) as caught:
         load_embeddings(path, DIM)
     error = caught.value
     assert error.message and error.expected and error.got and error.remedy
-    for part in told:
+    for part in messages:
         assert part in str(error), str(error)
 
 
@@ -78,7 +78,7 @@ def test_masked_rows_are_zero(dtype: torch.dtype, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("values", "told"),
+    ("values", "message"),
     [
         (rows(7, 15), "[7, 15]"),
         (rows(513), "[513, 16]"),
@@ -92,8 +92,8 @@ def test_masked_rows_are_zero(dtype: torch.dtype, tmp_path: Path) -> None:
     ],
 )
 @pytest.mark.parametrize("suffix", [".safetensors", ".npy", ".pt"])
-def test_what_does_not_fit_is_told_with_its_numbers(
-    values: Tensor, told: str, suffix: str, tmp_path: Path
+def test_what_does_not_fit_is_reported_with_its_numbers(
+    values: Tensor, message: str, suffix: str, tmp_path: Path
 ) -> None:
     path = tmp_path / f"a{suffix}"
     if suffix == ".npy":
@@ -102,7 +102,7 @@ def test_what_does_not_fit_is_told_with_its_numbers(
         torch.save(values, path)
     else:
         save_file({"a": values.contiguous()}, path)
-    refused(path, str(path), told)
+    refused(path, str(path), message)
 
 
 def test_a_mask_of_another_length(tmp_path: Path) -> None:
@@ -250,7 +250,7 @@ def test_the_command_writes_what_serve_reads(encoder: Path, tmp_path: Path) -> N
     assert list(load_file(out)) == ["embeddings"]
 
 
-def test_an_encoder_that_is_incomplete_is_told(encoder: Path) -> None:
+def test_an_encoder_that_is_incomplete_is_refused(encoder: Path) -> None:
     for path in encoder.glob("*.safetensors"):
         path.unlink()
     with pytest.raises(TextError, match="cannot be loaded.*nothing is downloaded"):
