@@ -26,12 +26,12 @@ _CELL = 4  # pixels of a guide that are averaged
 GUIDED_CONDITION_DIM = len(ACTION_NAMES) + 1 + len(PLAIN_THEMES)
 
 GUIDED_TRANSFORMER = TransformerConfig(
-    dim=256,
-    n_layers=4,
-    n_heads=4,
+    dim=192,
+    n_layers=3,
+    n_heads=3,
     n_kv_heads=1,
     head_dim=64,
-    ffn_hidden_size=768,
+    ffn_hidden_size=576,
     vocab_size=8**12,
     latent_shape=(1, 20, 32),
     rope_theta=100.0,

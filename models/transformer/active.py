@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from worldbridge.models.transformer.config import TransformerConfig, WavefrontConfig
 
-__all__ = ["ActiveLayout", "GuidedInput", "draw_order", "neighbour_digits"]
+__all__ = ["ActiveLayout", "GuidedInput", "draw_order", "known_neighbours", "neighbour_digits"]
 
 # Rows and columns from a block to its neighbours: left, right, above, below.
 _AROUND = ((0, -1), (0, 1), (-1, 0), (1, 0))
@@ -97,22 +97,32 @@ class ActiveLayout:
         return mask
 
 
-def neighbour_digits(digits: Tensor, order: Tensor) -> Tensor:
-    """Return the digits that are known beside each block when it is drawn, int64 [B, H, W, 4, D].
+def known_neighbours(order: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the neighbours of each block, int64 [B, H * W, 4], and which are known [B, H * W, 4].
 
-    digits int [B, H, W, D]; order int [B, H, W]. -1 where the neighbour is drawn later, is null or
-    lies outside. Neighbours are left, right, above, below.
+    order int [B, H, W]. A neighbour is known when it is drawn in an earlier step; one that is null
+    or lies outside never is. Neighbours are left, right, above, below, as numbers into H * W.
     """
-    height, width = order.shape[1:]
-    padded = F.pad(digits.long(), (0, 0, 1, 1, 1, 1))
+    batch, height, width = order.shape
+    rows = torch.arange(height, device=order.device)[:, None].expand(height, width)
+    columns = torch.arange(width, device=order.device).expand(height, width)
     steps = F.pad(order, (1, 1, 1, 1), value=-1)
-    found = []
+    places, known = [], []
     for down, across in _AROUND:
-        rows, columns = slice(1 + down, 1 + down + height), slice(1 + across, 1 + across + width)
-        near, step = padded[:, rows, columns], steps[:, rows, columns]
-        known = (step >= 0) & (step < order)
-        found.append(torch.where(known[..., None], near, -1))
-    return torch.stack(found, 3)
+        near = steps[:, 1 + down : 1 + down + height, 1 + across : 1 + across + width]
+        known.append(((near >= 0) & (near < order)).flatten(1))
+        row, column = (rows + down).clamp(0, height - 1), (columns + across).clamp(0, width - 1)
+        places.append((row * width + column).flatten())
+    return torch.stack(places, -1).expand(batch, -1, -1), torch.stack(known, -1)
+
+
+def neighbour_digits(digits: Tensor, places: Tensor, known: Tensor) -> Tensor:
+    """Return the digits that are known beside blocks, int64 [B, N, 4, D]; -1 where none is.
+
+    digits int [B, H * W, D]; places and known [B, N, 4], as `known_neighbours` gives them.
+    """
+    batches = torch.arange(len(digits), device=digits.device)[:, None, None]
+    return torch.where(known[..., None], digits[batches, places].long(), -1)
 
 
 class GuidedInput(nn.Module):
@@ -125,7 +135,6 @@ class GuidedInput(nn.Module):
         self.kernel = grid.previous_kernel
         rows, dim, small = sum(grid.fsq_levels), config.dim, 0.5 / len(grid.fsq_levels) ** 0.5
         taps = self.kernel[0] * self.kernel[1]
-        # One more row of zeros for what is not known.
         self.neighbours = nn.Parameter(torch.randn(len(_AROUND) * rows, dim) * small)
         self.previous = nn.Parameter(torch.randn(taps * rows, dim) * small / taps)
         self.guide = nn.Linear(9 * grid.guide_dim, dim)
@@ -179,12 +188,8 @@ class GuidedInput(nn.Module):
 
     def _sum(self, digits: Tensor, table: Tensor) -> Tensor:
         """Sum the rows of digits [..., P, D] in a table [P * rows, dim]; -1 adds nothing."""
-        places, depth = digits.shape[-2:]
-        size = sum(self.levels)
-        begin = torch.arange(places, device=digits.device)[:, None] * size
-        rows = (digits + self.first + begin).flatten(0, -3).flatten(1)
-        blank = (digits < 0).flatten(0, -3).flatten(1)
-        padded = torch.cat([table, table.new_zeros(1, table.shape[1])])
-        rows = rows.masked_fill(blank, len(table))
-        out = F.embedding_bag(rows, padded, mode="sum", padding_idx=len(table))
+        begin = torch.arange(digits.shape[-2], device=digits.device)[:, None] * sum(self.levels)
+        rows = (digits.clamp_min(0) + self.first + begin).flatten(0, -3).flatten(1)
+        known = (digits >= 0).flatten(0, -3).flatten(1).to(table.dtype)
+        out = F.embedding_bag(rows, table, mode="sum", per_sample_weights=known)
         return out.view(*digits.shape[:-2], -1)

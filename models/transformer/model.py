@@ -14,6 +14,7 @@ from worldbridge.models.transformer.active import (
     ActiveLayout,
     GuidedInput,
     draw_order,
+    known_neighbours,
     neighbour_digits,
 )
 from worldbridge.models.transformer.cache import (
@@ -210,9 +211,10 @@ class VideoTransformer(nn.Module):
         assert grid is not None and grid.guide_dim, "this model has no guide"
         order = draw_order(active)
         layout = ActiveLayout.of(order)
-        near = neighbour_digits(digits, order).flatten(1, 2)
         batches = torch.arange(len(digits), device=digits.device)[:, None]
-        x = inputs.base(guide, previous, layout.slots) + inputs.drawn(near[batches, layout.slots])
+        places, known = (part[batches, layout.slots] for part in known_neighbours(order))
+        near = neighbour_digits(digits.flatten(1, 2), places, known)
+        x = inputs.base(guide, previous, layout.slots) + inputs.drawn(near)
         x = torch.cat([inputs.summaries(guide), x], 1)
         cos, sin = self.active_rotation(layout.slots, x)
         mask = layout.mask(inputs.summary_count)

@@ -16,7 +16,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from worldbridge.models.transformer import VideoTransformer
-from worldbridge.models.transformer.active import ActiveLayout, draw_order, neighbour_digits
+from worldbridge.models.transformer.active import (
+    ActiveLayout,
+    draw_order,
+    known_neighbours,
+    neighbour_digits,
+)
 from worldbridge.models.transformer.layers import Block
 from worldbridge.models.transformer.positions import apply_rotary
 from worldbridge.models.transformer.wavefront import DigitHead
@@ -106,6 +111,7 @@ class ActiveDecoder:
         scales = self._scales(condition)
         noise = self._noise(seed, latent, slots)
         flat, begin = digits.flatten(0, 1), 0
+        places, known = (part[:, slots] for part in known_neighbours(order))
         cache: list[tuple[Tensor, Tensor]] = [self._room(count + len(slots)) for _ in self.layers]
         self._forward(base[:count], cos[:count], sin[:count], scales, cache, 0, whole=True)
         sizes = [1] * len(slots) if self.sequential else step.bincount().tolist()
@@ -113,7 +119,7 @@ class ActiveDecoder:
             self.between()
             rows = slice(begin, begin + size)
             own = slots[rows]
-            near = neighbour_digits(digits[None], order)[0].flatten(0, 1)[own]
+            near = neighbour_digits(flat[None], places[:, rows], known[:, rows])[0]
             x = base[count:][rows] + self.inputs.drawn(near)
             at = slice(count + begin, count + begin + size)
             x = self._forward(x, cos[at], sin[at], scales, cache, at.start)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from worldbridge.models.transformer import TransformerConfig, VideoTransformer, WavefrontConfig
-from worldbridge.models.transformer.active import draw_order, neighbour_digits
+from worldbridge.models.transformer.active import draw_order, known_neighbours, neighbour_digits
 from worldbridge.runtime.decoding.active import ActiveDecoder
 from worldbridge.runtime.decoding.sampling import Sampling
 
@@ -74,7 +74,8 @@ def test_only_neighbours_drawn_before_are_known() -> None:
     active = torch.zeros(1, 6, 8, dtype=torch.bool)
     active[0, 2, 2:4] = True  # the left one of these is even
     digits = torch.arange(6 * 8 * 3).view(1, 6, 8, 3)
-    near = neighbour_digits(digits, draw_order(active))[0]
+    near = neighbour_digits(digits.flatten(1, 2), *known_neighbours(draw_order(active)))
+    near = near.view(6, 8, 4, 3)
     assert (near[2, 2] == -1).all()
     assert near[2, 3, 0].tolist() == digits[0, 2, 2].tolist()
     assert (near[2, 3, 1:] == -1).all()
