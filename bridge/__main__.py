@@ -6,34 +6,23 @@ WORLDBRIDGE_TOKEN, where other users of the machine cannot read it.
 
 from __future__ import annotations
 
-import json
 import os
 import sys
-from typing import Any, Final
 
 from worldbridge.bridge.config import GatewayConfig
 from worldbridge.bridge.gateway.process import run_gateway
-
-EXIT_CONFIG: Final = 2
-TOKEN_VARIABLE: Final = "WORLDBRIDGE_TOKEN"
-
-
-def parse_config(text: str, token: str | None) -> GatewayConfig:
-    """Raises ValueError (or TypeError for an unknown field)."""
-    values: dict[str, Any] = json.loads(text)
-    for name in ("allow_hosts", "allow_origins", "pictures"):
-        values[name] = tuple(values.get(name, ()))
-    if token:
-        values["token"] = token
-    return GatewayConfig(**values)
+from worldbridge.errors import ConfigError
+from worldbridge.settings import TOKEN_VARIABLE, from_json
 
 
 def main() -> None:
+    token = os.environ.get(TOKEN_VARIABLE)
     try:
-        config = parse_config(sys.argv[1], os.environ.get(TOKEN_VARIABLE))
-    except (IndexError, ValueError, TypeError) as error:
-        print(f"expected the fields of GatewayConfig as JSON, got {error}", file=sys.stderr)
-        sys.exit(EXIT_CONFIG)
+        text = sys.argv[1] if len(sys.argv) > 1 else ""
+        config = from_json(GatewayConfig, text, **({"token": token} if token else {}))
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        sys.exit(error.exit_code)
     run_gateway(config)
 
 

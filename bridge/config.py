@@ -1,62 +1,93 @@
-"""What a gateway is started with."""
+"""Settings of a gateway. Cheap to import."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Literal
 
-LOG_LEVELS = ("debug", "info", "warning", "error")
+from worldbridge.settings import (
+    DEFAULT_ENDPOINT,
+    MAX_PICTURES,
+    MAX_SEATS,
+    TOKEN_VARIABLE,
+    check,
+    check_fields,
+    setting,
+)
+
+__all__ = ["GatewayConfig"]
+
+MAX_SEED = 2**53 - 1  # the largest integer that a JavaScript client can hold
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GatewayConfig:
-    """Raises ValueError for a value out of its range.
+    """Raises ConfigError, a ValueError, for a value out of its range.
 
     `endpoint` is the ZeroMQ address that the worker connects to. With `listen_fd` the gateway
-    serves on a listening socket that it inherited, otherwise it binds `host`:`port` (0: a free
-    port). Once it listens it writes one line of JSON {host, port, url} to `ready_fd`.
+    serves on a listening socket that it inherited, otherwise it binds `host`:`port`. Once it
+    listens it writes one line of JSON {host, port, url} to `ready_fd`. `seats` None: as many as the
+    worker has. `stall_s`: how long a client may leave our bytes unread; `grace_s`: how long the
+    seat of a vanished player is kept; `worker_grace_s`: how long clients wait for a lost worker.
     """
 
-    endpoint: str
-    host: str = "127.0.0.1"
-    port: int = 8080
-    listen_fd: int | None = None
-    ready_fd: int | None = None
-    token: str | None = None
-    allow_hosts: tuple[str, ...] = ()
-    allow_origins: tuple[str, ...] = ()
-    seats: int | None = None  # None: as many as the worker has
-    theme: str | None = None  # for players who ask for none
-    seed: int | None = None
-    pictures: tuple[str, ...] = ()  # files that a world begins with, for players who ask for none
-    log_level: str = "info"
-    jpeg_quality: int = 85
-    bitrate: int = 6_000_000  # bits per second, the most that a video stream takes
-    max_clients: int = 256
-    hello_s: float = 5.0
-    silence_s: float = 4.0
-    stall_s: float = 2.0  # how long a client may leave our bytes unread
-    grace_s: float = 30.0  # how long the seat of a vanished player is kept
-    worker_grace_s: float = 120.0  # how long clients wait for a lost worker
+    host: str = setting("127.0.0.1", "Address to listen on; 0.0.0.0 for every network.", low=1)
+    port: int = setting(8080, "Port to listen on; 0 takes a free one.", low=0, high=65535)
+    seats: int | None = setting(None, low=1, high=MAX_SEATS)
+    token: str | None = setting(
+        None,
+        "Secret that clients have to present to be let in.",
+        env=TOKEN_VARIABLE,
+        low=1,
+        high=256,  # clients cannot send a longer one
+    )
+    allow_origins: tuple[str, ...] = setting(
+        (),
+        "Web origin, such as https://example.org, whose pages may connect; repeatable.",
+        option="allow_origin",
+    )
+    allow_hosts: tuple[str, ...] = setting(
+        (),
+        "Name by which visitors reach the server, besides localhost and --host; repeatable.",
+        option="allow_host",
+    )
+    theme: str | None = setting(None, "Theme that a player gets who asks for none.")
+    seed: int | None = setting(
+        None, "Seed of players who ask for none; without it, a random one.", low=0, high=MAX_SEED
+    )
+    pictures: tuple[str, ...] = setting(
+        (),
+        "Picture file that worlds begin with for players who bring none; repeatable up to "
+        f"{MAX_PICTURES} times, oldest first.",
+        option="picture",
+        high=MAX_PICTURES,
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = setting(
+        "info", "How much to tell on stderr."
+    )
+    endpoint: str = setting(DEFAULT_ENDPOINT, low=1)
+    listen_fd: int | None = setting(None, low=0)
+    ready_fd: int | None = setting(None, low=0)
+    jpeg_quality: int = setting(85, low=1, high=100)
+    bitrate: int = setting(6_000_000, low=100_000)  # bits per second, at most, of a video stream
+    max_clients: int = setting(256, low=1)
+    hello_s: float = setting(5.0, low=0.001, high=86_400)
+    silence_s: float = setting(4.0, low=0.001, high=86_400)
+    stall_s: float = setting(2.0, low=0.001, high=86_400)
+    grace_s: float = setting(30.0, low=0.001, high=86_400)
+    worker_grace_s: float = setting(120.0, low=0.001, high=86_400)
 
     def __post_init__(self) -> None:
-        _check(bool(self.endpoint), "endpoint", "a ZeroMQ address", self.endpoint)
-        _check(bool(self.host), "host", "an address of this machine", self.host)
-        _check(0 <= self.port <= 65535, "port", "0 to 65535", self.port)
-        _check(self.seats is None or self.seats >= 1, "seats", "at least 1", self.seats)
-        for picture in self.pictures:
-            _check(Path(picture).is_file(), "pictures", "files", picture)
-        # clients cannot send a longer one
-        _check(self.token is None or 0 < len(self.token) <= 256, "token", "1 to 256 characters", "")
-        _check(self.log_level in LOG_LEVELS, "log_level", " or ".join(LOG_LEVELS), self.log_level)
-        _check(1 <= self.jpeg_quality <= 100, "jpeg_quality", "1 to 100", self.jpeg_quality)
-        _check(self.bitrate >= 100_000, "bitrate", "at least 100000", self.bitrate)
-        _check(self.max_clients >= 1, "max_clients", "at least 1", self.max_clients)
-        for name in ("hello_s", "silence_s", "stall_s", "grace_s", "worker_grace_s"):
-            value: float = getattr(self, name)
-            _check(0 < value < 86_400, name, "a positive number of seconds", value)
+        check_fields(self)
+        for origin in self.allow_origins:
+            _check_origin(origin)
+        for name in self.allow_hosts:
+            expected = "a host name without scheme and port"
+            check(not set(name) & set("/:@ "), "allow_host", expected, name)
 
 
-def _check(valid: bool, name: str, expected: str, got: object) -> None:
-    if not valid:
-        raise ValueError(f"{name} is out of its range: expected {expected}, got {got!r}")
+def _check_origin(origin: str) -> None:
+    scheme, separator, rest = origin.partition("://")
+    url = scheme in ("http", "https") and separator and rest and "/" not in rest
+    expected = "* or scheme://host[:port] without a path"
+    check(origin == "*" or bool(url), "allow_origin", expected, origin)

@@ -26,6 +26,7 @@ from worldbridge.bridge.errors import (
     ProtocolError,
 )
 from worldbridge.bridge.fields import Buffer, Fields, cut_out, show, unpack_binaries, unpack_map
+from worldbridge.settings import MAX_PICTURES
 
 __all__ = [
     "PROTOCOL_VERSION",
@@ -95,7 +96,6 @@ MAX_SERVER_MESSAGE: Final = 8 * 1024 * 1024
 MAX_SNAPSHOT: Final = 16 * 1024 * 1024
 MAX_PAYLOAD: Final = 64 * 1024 * 1024
 
-MAX_PICTURES: Final = 9
 SNAPSHOTS_PER_INPUT: Final = 4
 AXES: Final = 4
 BUTTONS: Final = 17

@@ -1,15 +1,14 @@
-"""The worker process: `python -m worldbridge.runtime.worker --endpoint ipc://... --world NAME`.
+"""The worker process: `python -m worldbridge.runtime '{"world": NAME, ...}'`.
 
 A thin shell around `Engine`: a socket, a clock, and the end of the process. The process that is
 started loads the world and forks the one that serves it (`respawn`). Exit codes: 0 told to
-stop or left alone, 1 the world failed, 2 wrong arguments, or a prompt, a decode mode, weights or a
-way to make pictures that the world cannot take, 4 unknown world, 5 damaged weights; all but wrong
-arguments print one line of JSON {code, message, expected, got, remedy} on stderr.
+stop or left alone, 1 the world failed, 2 a wrong setting, or a prompt, a decode mode, weights or a
+way to make pictures that the world cannot take, 4 unknown world, 5 damaged weights. Errors are one
+line of JSON {code, message, expected, got, remedy} on stderr.
 """
 
 from __future__ import annotations
 
-import argparse
 import gc
 import logging
 import math
@@ -17,7 +16,7 @@ import secrets
 import sys
 import threading
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +32,11 @@ from worldbridge.bridge.protocol import (
     encode_parts,
 )
 from worldbridge.clock import now_ms
-from worldbridge.runtime.decoding.autotune import Wanted, remember, remembered
+from worldbridge.errors import ConfigError
+from worldbridge.runtime.config import WorkerConfig
+from worldbridge.runtime.decoding.autotune import remember, remembered
 from worldbridge.runtime.decoding.capacity import players_carried
-from worldbridge.runtime.decoding.seat_memory import check_seats, most_tried, seats_of
+from worldbridge.runtime.decoding.seat_memory import check_seats, seats_of, seats_tried
 from worldbridge.runtime.engine import Engine
 from worldbridge.runtime.errors import (
     DamagedWeightsError,
@@ -53,12 +54,12 @@ from worldbridge.runtime.process import StopSignal, Wakeup, die_with_parent
 from worldbridge.runtime.worlds.contract import Controls, WorldModel, WorldStart, next_frames
 from worldbridge.runtime.worlds.registry import open_world
 from worldbridge.runtime.worlds.text_prompt import Prompt, read_prompt
+from worldbridge.settings import from_json
 
 __all__ = ["Worker", "main"]
 
 log = logging.getLogger(__name__)
 
-GATEWAY_SILENCE_MS = 10_000.0
 LINGER_MS = 500
 WARM_UP_STEPS = 3
 _HOPELESS = frozenset(
@@ -175,39 +176,30 @@ class _Loaded:
     seats: int
 
 
-def load(arguments: argparse.Namespace, text: torch.Tensor | None) -> _Loaded:
+def load(config: WorkerConfig, text: torch.Tensor | None) -> _Loaded:
     """Load and warm up the world, telling the gateway how far it is. Raises WorldError.
 
-    Without `--seats`, it lets in as many players as keep the world's frame rate on this machine,
-    and as the memory has room for.
+    Without a number of seats, it lets in as many players as keep the world's frame rate on this
+    machine, and as the memory has room for.
     """
-    with zmq.Context() as context, _connect(arguments, context) as socket:
+    with zmq.Context() as context, _connect(config, context) as socket:
 
         def progress(stage: str, share: float) -> None:
             socket.send_multipart(encode_parts(Loading(stage, min(max(share, 0.0), 1.0))))
 
         progress("loading the world", 0.0)
-        wanted = Wanted(arguments.mode, arguments.diagonal)
-        world = open_world(
-            arguments.world,
-            device=arguments.device,
-            fps=arguments.fps,
-            seats=arguments.seats or most_tried(arguments.device),
-            progress=progress,
-            context=text,
-            wanted=remembered(wanted, arguments.remember),
-            weights=arguments.weights,
-            pixels=arguments.pixels,
-        )
-        remember(world, wanted, arguments.remember)
-        if arguments.seats is not None:
-            check_seats(world, arguments.seats)
+        mode_file = _path(config.mode_file)
+        known = replace(config, mode=remembered(config.mode, mode_file))
+        world = open_world(known, progress=progress, context=text)
+        remember(world, config.mode, mode_file)
+        if config.seats is not None:
+            check_seats(world, config.seats)
         progress("making the first frames", 0.9)
-        alone_ms = warm_up(world, arguments.seats or 1)
-        if arguments.seats is not None:
-            return _Loaded(world, arguments.seats)
+        alone_ms = warm_up(world, config.seats or 1)
+        if config.seats is not None:
+            return _Loaded(world, config.seats)
         progress("counting how many players this machine carries", 0.95)
-        most = seats_of(world, most_tried(arguments.device))
+        most = seats_of(world, seats_tried(config))
         seats = players_carried(
             world,
             most,
@@ -218,14 +210,14 @@ def load(arguments: argparse.Namespace, text: torch.Tensor | None) -> _Loaded:
     return _Loaded(world, seats)
 
 
-def serve(arguments: argparse.Namespace, loaded: _Loaded) -> None:
+def serve(config: WorkerConfig, loaded: _Loaded) -> None:
     """Step sessions of a loaded world until the end."""
     world, seats = loaded.world, loaded.seats
     stop = StopSignal()
-    with zmq.Context() as context, _connect(arguments, context) as socket:
+    with zmq.Context() as context, _connect(config, context) as socket:
         engine = Engine(world, seats=seats, pick_seed=lambda: secrets.randbelow(2**31))
         stop.arm()
-        worker = Worker(socket, engine, stop, arguments.silence * 1000)
+        worker = Worker(socket, engine, stop, config.silence_s * 1000)
         world.notify = worker.notice
         socket.send_multipart(encode_parts(Ready(world.spec, seats, _mode(world))))
         worker.run()
@@ -237,18 +229,21 @@ def _mode(world: WorldModel[Any]) -> str:
     return "" if world.decoding is None else str(world.decoding.decoder.mode)
 
 
-def _connect(
-    arguments: argparse.Namespace, context: zmq.Context[zmq.Socket[bytes]]
-) -> zmq.Socket[bytes]:
+def _connect(config: WorkerConfig, context: zmq.Context[zmq.Socket[bytes]]) -> zmq.Socket[bytes]:
     socket = context.socket(zmq.DEALER)
     socket.setsockopt(zmq.LINGER, LINGER_MS)
-    socket.setsockopt(zmq.IDENTITY, arguments.name.encode())
-    socket.connect(arguments.endpoint)
+    socket.setsockopt(zmq.IDENTITY, config.name.encode())
+    socket.connect(config.endpoint)
     return socket
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    arguments = _parser().parse_args(argv)
+def main(arguments: Sequence[str]) -> int:
+    """Run a worker with the settings in `arguments[0]`, JSON; return its exit code."""
+    try:
+        config = from_json(WorkerConfig, arguments[0] if arguments else "")
+    except ConfigError as error:
+        print(error.as_json(), file=sys.stderr, flush=True)
+        return error.exit_code
     logging.basicConfig(level=logging.INFO, format="worker %(levelname)s: %(message)s")
     die_with_parent()
     # One thread until the fork: a pool of threads would not survive it.
@@ -256,12 +251,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     with torch.inference_mode():
         loaded: _Loaded | None = None
         try:
-            text = _text(arguments)  # once, also where each worker loads its own world
+            text = _text(config)  # once, also where each worker loads its own world
         except Exception as error:
             return _failed(error)
-        if arguments.device == "cpu":  # a GPU's state cannot be forked; each worker loads its own
+        if config.device == "cpu":  # a GPU's state cannot be forked; each worker loads its own
             try:
-                loaded = load(arguments, text)
+                loaded = load(config, text)
             except Exception as error:
                 return _failed(error)
             loaded.world.rest()
@@ -271,9 +266,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         gc.freeze()
 
         def work() -> int:
-            torch.set_num_threads(arguments.threads)
+            torch.set_num_threads(config.model_threads)
             try:
-                serve(arguments, load(arguments, text) if loaded is None else loaded)
+                serve(config, load(config, text) if loaded is None else loaded)
             except Exception as error:
                 return _failed(error)
             return 0
@@ -281,10 +276,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         return Respawner(work, _HOPELESS).run()
 
 
-def _text(arguments: argparse.Namespace) -> torch.Tensor | None:
+def _text(config: WorkerConfig) -> torch.Tensor | None:
     """What the world is told in words. Raises WorldError."""
-    prompt = Prompt(arguments.prompt_embeddings, arguments.prompt, arguments.t5)
-    return None if prompt == Prompt() else read_prompt(arguments.world, prompt)
+    prompt = Prompt(_path(config.prompt_embeddings), config.prompt, _path(config.t5))
+    return None if prompt == Prompt() else read_prompt(config.world, prompt)
+
+
+def _path(name: str | None) -> Path | None:
+    return None if name is None else Path(name)
 
 
 def _failed(error: Exception) -> int:
@@ -294,46 +293,3 @@ def _failed(error: Exception) -> int:
         error = WorldFailedError("it was loaded or served", error)
     print(error.as_json(), file=sys.stderr, flush=True)
     return error.exit_code
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="worldbridge.runtime.worker", description="Steps the sessions of one world."
-    )
-    parser.add_argument("--endpoint", required=True, help="ZeroMQ address of the gateway")
-    parser.add_argument("--world", required=True, help="a known world, or a world's directory")
-    parser.add_argument("--threads", type=_positive, default=1, help="processor threads")
-    parser.add_argument(
-        "--seats", type=_positive, default=None, help="sessions at the same time; else by measuring"
-    )
-    parser.add_argument("--device", default="cpu", help="where the model runs: cpu, cuda")
-    parser.add_argument("--fps", type=float, help="frame rate, for worlds that can choose")
-    parser.add_argument("--mode", help="how tokens are decoded, auto to measure; else as usual")
-    parser.add_argument("--diagonal", type=_positive, help="with --mode diagonal: its step")
-    parser.add_argument(
-        "--remember", type=Path, help="file that keeps the mode found by --mode auto, for the next"
-    )
-    parser.add_argument("--weights", default="model", help="how weights are read: model, fp8, int8")
-    parser.add_argument("--pixels", default="eager", help="eager, compiled, or a folder of engines")
-    parser.add_argument("--prompt-embeddings", type=Path, help="file with T5 embeddings")
-    parser.add_argument("--prompt", help="a text for worlds that take one")
-    parser.add_argument("--t5", type=Path, help="folder of the encoder for --prompt")
-    parser.add_argument("--name", default="worker", help="this worker's name for the gateway")
-    parser.add_argument(
-        "--silence",
-        type=float,
-        default=GATEWAY_SILENCE_MS / 1000,
-        help="leave after this many seconds without a word from the gateway",
-    )
-    return parser
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"expected at least 1, got {value}")
-    return value
-
-
-if __name__ == "__main__":
-    sys.exit(main())

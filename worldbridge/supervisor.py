@@ -7,21 +7,24 @@ anything loads, and a gateway that is started again finds waiting clients in the
 from __future__ import annotations
 
 import asyncio
-import json
 import signal
 import socket
 import tempfile
 from collections.abc import Coroutine
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from worldbridge.bridge.config import GatewayConfig
 from worldbridge.children import Child, ChildSpec
 from worldbridge.cli.console import ProgressReporter
 from worldbridge.cli.prompt_files import read_prompt_files
-from worldbridge.config import TOKEN_VARIABLE, ServeConfig
+from worldbridge.config import ServerConfig
 from worldbridge.errors import ConfigError, PortInUseError
 from worldbridge.health import ask_health, ask_max_prompt_frames, ask_themes
+from worldbridge.runtime.config import WorkerConfig
+from worldbridge.settings import TOKEN_VARIABLE, to_json
 
 __all__ = ["listen", "run", "serve"]
 
@@ -29,17 +32,18 @@ _BACKLOG = 128
 _POLL_SECONDS = 0.1
 
 
-def run(config: ServeConfig) -> None:
+def run(config: ServerConfig) -> None:
     """Serve until SIGINT or SIGTERM. Raises StartError."""
     import uvloop
 
     uvloop.run(serve(config))
 
 
-async def serve(config: ServeConfig) -> None:
-    read_prompt_files("picture", config.picture)  # an error is reported here, not to every player
+async def serve(config: ServerConfig) -> None:
+    # an error is reported here, not to every player
+    read_prompt_files("picture", config.gateway.pictures)
     with (
-        listen(config.host, config.port) as listener,
+        listen(config.gateway.host, config.gateway.port) as listener,
         tempfile.TemporaryDirectory(prefix="worldbridge-") as scratch,
     ):
         await Supervisor(config, listener, Path(scratch)).run()
@@ -59,42 +63,17 @@ def listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-def gateway_spec(config: ServeConfig, listener: socket.socket, endpoint: str) -> ChildSpec:
-    values = {
-        "endpoint": endpoint,
-        "host": config.host,
-        "listen_fd": listener.fileno(),
-        "allow_hosts": config.allow_host,
-        "allow_origins": config.allow_origin,
-        "seats": config.seats,
-        "theme": config.theme,
-        "seed": config.seed,
-        "pictures": [str(Path(name).absolute()) for name in config.picture],
-        "log_level": config.log_level,
-    }
+def gateway_spec(config: GatewayConfig) -> ChildSpec:
+    """Run a gateway. Its token goes by the environment, which other users cannot read."""
     environment = {} if config.token is None else {TOKEN_VARIABLE: config.token}
-    return ChildSpec(
-        "gateway",
-        ["worldbridge.bridge", json.dumps(values)],
-        {**environment, **_threads(1)},
-        [listener.fileno()],
-    )
+    sockets = [] if config.listen_fd is None else [config.listen_fd]
+    arguments = ["worldbridge.bridge", to_json(config)]
+    return ChildSpec("gateway", arguments, {**environment, **_threads(1)}, sockets)
 
 
-def worker_spec(config: ServeConfig, endpoint: str, scratch: Path) -> ChildSpec:
-    """Return the worker's command. It leaves files for its successors in the folder `scratch`."""
-    arguments = ["worldbridge.runtime.worker", "--endpoint", endpoint, "--world", config.world]
-    arguments += ["--mode", config.mode, "--remember", str(scratch / "mode")]
-    if config.diagonal is not None:
-        arguments += ["--diagonal", str(config.diagonal)]
-    arguments += ["--threads", str(config.model_threads), "--device", config.device]
-    arguments += ["--weights", config.weights, f"--pixels={config.pixels}"]
-    if config.seats is not None:
-        arguments += ["--seats", str(config.seats)]
-    for name in ("prompt_embeddings", "prompt", "t5"):
-        value = getattr(config, name)
-        if value is not None:  # joined, as a text may begin with a dash
-            arguments.append(f"--{name.replace('_', '-')}={value}")
+def worker_spec(config: WorkerConfig) -> ChildSpec:
+    """Run a worker."""
+    arguments = ["worldbridge.runtime", to_json(config)]
     return ChildSpec("worker", arguments, _threads(config.model_threads))
 
 
@@ -106,16 +85,17 @@ def _threads(count: int) -> dict[str, str]:
 
 
 class Supervisor:
-    def __init__(self, config: ServeConfig, listener: socket.socket, scratch: Path) -> None:
+    def __init__(self, config: ServerConfig, listener: socket.socket, scratch: Path) -> None:
         endpoint = f"ipc://{scratch}/worker"
-        self._config = config
+        gateway = replace(config.gateway, endpoint=endpoint, listen_fd=listener.fileno())
+        # `scratch` is this server's alone: a worker notes there what its successors need
+        worker = replace(config.worker, endpoint=endpoint, mode_file=str(scratch / "mode"))
+        self._config = gateway
         self._host, self._port = listener.getsockname()[:2]
         self._progress = ProgressReporter()
-        self._worker = Child(worker_spec(config, endpoint, scratch), self._progress.note)
+        self._worker = Child(worker_spec(worker), self._progress.note)
         # A new gateway knows no worker, and a worker announces itself only when it starts.
-        self._gateway = Child(
-            gateway_spec(config, listener, endpoint), self._progress.note, self._worker.renew
-        )
+        self._gateway = Child(gateway_spec(gateway), self._progress.note, self._worker.renew)
         self._stop = asyncio.Event()
 
     async def run(self) -> None:
@@ -164,7 +144,7 @@ class Supervisor:
             )
 
     async def _check_prompt_frames(self) -> None:
-        count = len(self._config.picture)
+        count = len(self._config.pictures)
         most = await ask_max_prompt_frames(self._host, self._port) if count else count
         if count > most:
             raise ConfigError(

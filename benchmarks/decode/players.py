@@ -16,6 +16,7 @@ from worldbridge.benchmarks.decode.presets import preset_config, preset_world
 from worldbridge.benchmarks.machine import describe, describe_gpu, need_device, watching
 from worldbridge.benchmarks.timing import percentiles
 from worldbridge.models.transformer import TransformerConfig
+from worldbridge.runtime.config import WorkerConfig
 from worldbridge.runtime.decoding.autotune import DecodedWorld, Wanted, check_wanted, set_mode
 from worldbridge.runtime.decoding.capacity import latent_times, usual_ms
 from worldbridge.runtime.decoding.seat_memory import check_seats
@@ -226,13 +227,13 @@ def _opened(
 
     if preset is None:
         precision = precision_of(weights, torch.bfloat16)  # its own type is known once it is there
-        model = open_world(
-            world, device=device, seats=seats, wanted=wanted, weights=precision, progress=measuring
-        )
+        options: dict[str, Any] = {"device": device, "mode": wanted.mode, "weights": precision}
+        config = WorkerConfig(world=world, seats=seats, diagonal=wanted.diagonal, **options)
+        model = open_world(config, progress=measuring)
         precision_of(weights, _type_of(model))
         return model
-    config = preset_config(preset)  # what cannot be is told before anything is made
-    manifest = {"transformer": config.to_dict(), "heads": {}}
+    shape = preset_config(preset)  # what cannot be is told before anything is made
+    manifest = {"transformer": shape.to_dict(), "heads": {}}
     check_wanted(wanted, manifest)
     place = need_device(device)
     dtype = torch.bfloat16 if place.type == "cuda" else torch.float32

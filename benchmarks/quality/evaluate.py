@@ -24,6 +24,7 @@ from worldbridge.models.procedural import THEMES
 from worldbridge.models.procedural.actions import MAX_PITCH_DEG, PITCH_LIMIT_DEG
 from worldbridge.models.progress import Progress
 from worldbridge.models.training.data import EVALUATION_SEEDS, Clip, make_clip, make_ending
+from worldbridge.runtime.config import WorkerConfig
 from worldbridge.runtime.decoding import WavefrontSession
 from worldbridge.runtime.frames.i420 import unit_to_bytes
 from worldbridge.runtime.worlds.autoregressive import ArWorld
@@ -85,7 +86,7 @@ def evaluate(
     Raises ValueError for a world that has nothing to evaluate.
     """
     torch.set_num_threads(threads)
-    model = open_world(world, seats=len(THEMES))
+    model = open_world(WorkerConfig(world=world, seats=len(THEMES), mode=None))
     if not isinstance(model, ArWorld):
         raise ValueError(
             f"only neural worlds can be evaluated; {world!r} is {model.spec.kind}: "

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from worldbridge.bridge.errors import BAD_PICTURE, BridgeError
-from worldbridge.bridge.protocol import MAX_PAYLOAD, MAX_PICTURES, PromptFrames
+from worldbridge.bridge.protocol import MAX_PAYLOAD, PromptFrames
+from worldbridge.settings import MAX_PICTURES
 
 __all__ = ["MAX_ASPECT", "MAX_PIXELS", "MIN_SIDE", "check_files", "media_type", "read_pictures"]
 

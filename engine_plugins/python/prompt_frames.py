@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from worldbridge.bridge.errors import BAD_PICTURE, BridgeError
-from worldbridge.bridge.protocol import MAX_CLIENT_MESSAGE, MAX_PICTURE_MESSAGE, MAX_PICTURES
+from worldbridge.bridge.protocol import MAX_CLIENT_MESSAGE, MAX_PICTURE_MESSAGE
+from worldbridge.settings import MAX_PICTURES
 
 __all__ = ["Picture", "Pictures", "as_files"]
 

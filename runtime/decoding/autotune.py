@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import torch
 
 from worldbridge.clock import now_ms
+from worldbridge.runtime.config import MODES, DecodeMode
 from worldbridge.runtime.errors import ModeError
 from worldbridge.runtime.worlds.contract import (
     Controls,
@@ -37,7 +38,6 @@ __all__ = [
 
 log = logging.getLogger(__name__)
 
-MODES = ("auto", "sequential", "jacobi", "medusa", "diagonal")
 
 _BUDGET_S = 30.0  # for one mode; the embedded world needs half a second
 _TOTAL_S = 60.0  # no further mode is begun after that
@@ -313,15 +313,15 @@ def _try(world: WorldModel[Any], decoder: Any, best: Trial | None, budget_s: flo
 # -- after a crash --------------------------------------------------------------------------------
 
 
-def remember(world: WorldModel[Any], wanted: Wanted, file: Path | None) -> None:
+def remember(world: WorldModel[Any], mode: DecodeMode | None, file: Path | None) -> None:
     """Keep a choice that was made by measuring for the workers that follow."""
-    if file is not None and wanted.mode == "auto" and world.decoding is not None:
+    if file is not None and mode == "auto" and world.decoding is not None:
         file.write_text(f"{world.decoding.decoder.mode}\n")
 
 
-def remembered(wanted: Wanted, file: Path | None) -> Wanted:
+def remembered(mode: DecodeMode | None, file: Path | None) -> DecodeMode | None:
     """What an earlier worker chose for this server, if it did; otherwise what is wanted."""
-    if file is None or wanted.mode != "auto" or not file.exists():
-        return wanted
-    mode = file.read_text().strip()
-    return Wanted(mode) if mode in MODES[1:] else wanted
+    if file is None or mode != "auto" or not file.exists():
+        return mode
+    found = file.read_text().strip()
+    return next((known for known in MODES[1:] if known == found), mode)

@@ -15,15 +15,16 @@ import torch
 
 from worldbridge.models.tokenizer import VideoTokenizer
 from worldbridge.models.transformer import TransformerConfig
+from worldbridge.runtime.config import WorkerConfig
 from worldbridge.runtime.errors import SeatsError
 from worldbridge.runtime.worlds.contract import WorldModel
+from worldbridge.settings import MAX_SEATS
 
 __all__ = [
     "MOST_ON_A_CPU",
-    "MOST_SEATS",
     "Ring",
     "check_seats",
-    "most_tried",
+    "seats_tried",
     "places_that_fit",
     "seats_of",
     "stream_bytes",
@@ -31,7 +32,6 @@ __all__ = [
 
 log = logging.getLogger(__name__)
 
-MOST_SEATS = 64  # as `worldbridge/config.py` has it
 MOST_ON_A_CPU = 4  # the embedded world, which is the smallest, carries two or three on two cores
 _KEPT_FREE = 0.1  # of a device's memory: pictures, graphs, the forward over a finished latent
 # While modes are measured, the best decoder so far waits beside the one that is tried.
@@ -44,9 +44,9 @@ _STREAMS = 3
 _GRID = 4  # rows and columns of the latents that this memory is measured with
 
 
-def most_tried(device: str) -> int:
-    """Players that are tried together, if nobody said how many there may be."""
-    return MOST_ON_A_CPU if device == "cpu" else MOST_SEATS
+def seats_tried(config: WorkerConfig) -> int:
+    """Return the seats, or how many are tried together if nobody said how many there may be."""
+    return config.seats or (MOST_ON_A_CPU if config.device == "cpu" else MAX_SEATS)
 
 
 def seats_of(world: WorldModel[Any], wanted: int) -> int:

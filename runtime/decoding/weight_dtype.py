@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, get_args
+from typing import Any
 
+from worldbridge.runtime.config import WEIGHT_DTYPES, WeightDtype
 from worldbridge.runtime.errors import WeightDtypeError
 
 __all__ = ["WEIGHT_DTYPES", "WeightDtype", "check_weight_dtype"]
-
-# "model": as they are; the others have one byte, see `decoding/device_weights.py`
-WeightDtype = Literal["model", "fp8", "int8"]
-WEIGHT_DTYPES: tuple[WeightDtype, ...] = get_args(WeightDtype)
 
 
 def check_weight_dtype(precision: str, manifest: dict[str, Any] | None, device: str) -> None:

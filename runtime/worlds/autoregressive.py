@@ -38,12 +38,12 @@ from worldbridge.models.procedural import (
 )
 from worldbridge.models.procedural import actions as limits
 from worldbridge.models.tokenizer import StreamState
+from worldbridge.runtime.config import WorkerConfig
 from worldbridge.runtime.decoding import Sampling, WavefrontDecoder, WavefrontSession
 from worldbridge.runtime.decoding.autotune import Wanted
-from worldbridge.runtime.decoding.weight_dtype import WeightDtype
+from worldbridge.runtime.decoding.seat_memory import seats_tried
 from worldbridge.runtime.errors import DamagedWeightsError, SnapshotError, UnknownThemeError
 from worldbridge.runtime.frames.i420 import rgb_to_i420, unit_to_bytes
-from worldbridge.runtime.frames.options import EAGER
 from worldbridge.runtime.threads import one_thread
 from worldbridge.runtime.worlds.camera import dead_reckoning
 from worldbridge.runtime.worlds.contract import (
@@ -366,54 +366,36 @@ def manifest_of(directory: Path | None) -> dict[str, Any]:
     return _manifest(directory)
 
 
-def load_embedded(*, seats: int, device: str, progress: Progress) -> ArWorld:
+def load_embedded(config: WorkerConfig, progress: Progress) -> ArWorld:
     """The world that ships with the package. Raises DamagedWeightsError."""
-    return _load_trained(EMBEDDED_WORLD, seats, device, progress)
+    return _load_trained(EMBEDDED_WORLD, config, progress)
 
 
 def load_directory(
-    directory: Path,
-    *,
-    seats: int,
-    device: str,
-    progress: Progress,
-    context: Tensor | None = None,
-    weights: WeightDtype = "model",
-    pixels: str = EAGER,
+    directory: Path, config: WorkerConfig, progress: Progress, context: Tensor | None = None
 ) -> ArWorld | CosmosWorld:
-    """The world in a folder of `worldbridge train` or `convert`. Raises DamagedWeightsError.
-
-    `weights` and `pixels` are of converted worlds; see `CosmosWorld`.
-    """
+    """The world in a folder of `worldbridge train` or `convert`. Raises DamagedWeightsError."""
     directory_spec(directory)  # what is wrong in a world.json is told before weights are read
     if _manifest(directory).get("kind") != "cosmos":
-        return _load_trained(directory, seats, device, progress)
+        return _load_trained(directory, config, progress)
     try:
-        return load_cosmos(
-            directory,
-            seats=seats,
-            device=device,
-            progress=progress,
-            context=context,
-            weights=weights,
-            pixels=pixels,
-        )
+        return load_cosmos(directory, config, progress, context)
     except DamagedWorldError as error:
         raise DamagedWeightsError.of(error) from error
 
 
-def _load_trained(directory: Path, seats: int, device: str, progress: Progress) -> ArWorld:
+def _load_trained(directory: Path, config: WorkerConfig, progress: Progress) -> ArWorld:
     progress("reading weights", 0.1)
     try:
         world = load_world(directory)
     except DamagedWorldError as error:
         raise DamagedWeightsError.of(error) from error
-    world.tokenizer.to(device)
-    world.transformer.to(device)
+    world.tokenizer.to(config.device)
+    world.transformer.to(config.device)
     if world.heads is not None:
-        world.heads.to(device)
+        world.heads.to(config.device)
     progress("packing weights", 0.6)
-    model = ArWorld(world, capacity=seats + 1)
+    model = ArWorld(world, capacity=seats_tried(config) + 1)
     progress("packing weights", 0.9)
     return model
 

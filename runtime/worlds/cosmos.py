@@ -38,12 +38,17 @@ from worldbridge.models.procedural import (
 from worldbridge.models.progress import silent
 from worldbridge.models.tokenizer.config import decoder_receptive_field
 from worldbridge.models.transformer import TransformerConfig
+from worldbridge.runtime.config import WeightDtype, WorkerConfig
 from worldbridge.runtime.decoding import RasterDecoder, RasterSnapshot, Sampling
 from worldbridge.runtime.decoding.autotune import Wanted
 from worldbridge.runtime.decoding.choice import decoder_for, pack_first
 from worldbridge.runtime.decoding.options import DEFAULT_DIAGONAL
-from worldbridge.runtime.decoding.seat_memory import Ring, places_that_fit, stream_bytes
-from worldbridge.runtime.decoding.weight_dtype import WeightDtype
+from worldbridge.runtime.decoding.seat_memory import (
+    Ring,
+    places_that_fit,
+    seats_tried,
+    stream_bytes,
+)
 from worldbridge.runtime.decoding.weight_store import WeightStore
 from worldbridge.runtime.errors import UnknownThemeError
 from worldbridge.runtime.frames.detokenizer import make_detokenizer
@@ -470,29 +475,26 @@ def _takes_pictures(latents: int, temporal_compression: int) -> int:
 
 
 def load_cosmos(
-    directory: Path,
-    *,
-    seats: int,
-    device: str,
-    progress: Progress,
-    context: Tensor | None = None,
-    weights: WeightDtype = "model",
-    pixels: str = EAGER,
+    directory: Path, config: WorkerConfig, progress: Progress, context: Tensor | None = None
 ) -> CosmosWorld:
-    """The world in a folder made by `worldbridge convert`. Raises DamagedWorldError, WeightsError
-    for weights that nothing here can read, and PixelsError."""
+    """The world in a folder made by `worldbridge convert`.
+
+    Raises:
+        DamagedWorldError: a file is missing, truncated or altered.
+        WeightDtypeError, DetokenizerError: nothing here can read these weights or make its frames.
+    """
     progress("reading weights", 0.1)
     world = load_world(directory, keep_types=True)
     progress("moving weights", 0.6)
-    world.tokenizer.to(device)
-    world.transformer.to(device)
+    world.tokenizer.to(config.device)
+    world.transformer.to(config.device)
     if world.heads is not None:
-        world.heads.to(device)
+        world.heads.to(config.device)
     return CosmosWorld(
         world,
-        capacity=seats + 1,
+        capacity=seats_tried(config) + 1,
         context=context,
         progress=lambda stage, done: progress(stage, 0.7 + 0.2 * done),
-        weights=weights,
-        pixels=pixels,
+        weights=config.weights,
+        pixels=config.pixels,
     )

@@ -15,6 +15,7 @@ from torch import nn
 from worldbridge.models.checkpoint import read_manifest
 from worldbridge.models.tokenizer import TokenizerConfig, VideoTokenizer
 from worldbridge.models.transformer import TransformerConfig, VideoTransformer
+from worldbridge.runtime.config import WorkerConfig
 from worldbridge.runtime.worlds.registry import open_world, spec_of
 
 __all__ = ["LoadReport", "measure_load"]
@@ -40,7 +41,7 @@ def measure_load(directory: Path) -> LoadReport:
     spec = spec_of(directory)
     before = _peak_memory()
     began = time.perf_counter()
-    world = open_world(str(directory), seats=1)
+    world = open_world(WorkerConfig(world=str(directory), seats=1, mode=None))
     if world.decoding is not None:
         _touch(world.decoding.tokenizer)
         _touch(world.decoding.transformer)

@@ -12,10 +12,11 @@ from torch import Tensor
 from worldbridge.models.checkpoint import read_manifest
 from worldbridge.models.errors import DamagedWorldError
 from worldbridge.models.progress import silent
-from worldbridge.runtime.decoding.autotune import USUAL, Wanted, check_wanted, set_mode
-from worldbridge.runtime.decoding.weight_dtype import WeightDtype, check_weight_dtype
+from worldbridge.runtime.config import WorkerConfig
+from worldbridge.runtime.decoding.autotune import Wanted, check_wanted, set_mode
+from worldbridge.runtime.decoding.weight_dtype import check_weight_dtype
 from worldbridge.runtime.errors import DamagedWeightsError, NoDeviceError, UnknownWorldError
-from worldbridge.runtime.frames.options import EAGER, check_detokenizer
+from worldbridge.runtime.frames.options import check_detokenizer
 from worldbridge.runtime.worlds.contract import Progress, WorldModel, WorldSpec
 
 __all__ = ["WORLD_FILE", "directory_of", "list_worlds", "open_world", "spec_of"]
@@ -24,70 +25,48 @@ WORLD_FILE = "world.json"
 
 
 def open_world(
-    name: str,
-    *,
-    device: str = "cpu",
-    fps: float | None = None,
-    seats: int = 4,
-    progress: Progress | None = None,
-    context: Tensor | None = None,
-    wanted: Wanted = USUAL,
-    weights: WeightDtype = "model",
-    pixels: str = EAGER,
+    config: WorkerConfig, *, progress: Progress | None = None, context: Tensor | None = None
 ) -> WorldModel[Any]:
-    """The world called `name`, or the one in the directory `name` that holds a world.json.
+    """Load the world that `config.world` names, or that lies in that directory.
 
     Args:
-        fps: frames per second, for worlds that can choose (None: the world's own).
-        seats: how many sessions will be open at most.
-        context: the text that the world is told (`runtime/worlds/text_prompt.py`), if it takes one.
-        wanted: which way it is decoded; "auto" measures here and now.
-        weights: how those of its transformer are read; with one byte each, other tokens are drawn.
-        pixels: how a GPU makes its pictures, see `runtime/frames/options.py`.
+        config: `seats` None: room for as many as are tried on that device; `mode` "auto": measure.
+        context: [m, context_dim], the embedded text, for a world that takes one.
 
     Raises:
         NoDeviceError: no GPU here.
         UnknownWorldError: neither a known name nor such a directory; it lists the known ones.
         DamagedWeightsError: weights are missing, truncated or altered.
-        ModeError: the world cannot be decoded that way.
-        WeightsError: its weights cannot be read that way.
-        PixelsError: its pictures cannot be made that way.
+        ModeError, WeightDtypeError, DetokenizerError: the world cannot be decoded, read or
+            detokenized that way.
     """
     report = progress or silent
-    _check_device(device)
-    if name == "procedural":
-        check_wanted(wanted, None)
-        check_weight_dtype(weights, None, device)
-        check_detokenizer(pixels, None, device)
-        return _open_procedural(device, fps, report)
-    if _is_guided(name):
-        check_wanted(wanted, None)
-        check_weight_dtype(weights, None, device)
-        check_detokenizer(pixels, None, device)
-        return _open_guided(name, report)
-    directory = directory_of(name)
+    _check_device(config.device)
+    if config.world == "procedural":
+        _check_abilities(config, None)
+        return _open_procedural(config, report)
+    if _is_guided(config.world):
+        _check_abilities(config, None)
+        return _open_guided(config.world, report)
+    directory = directory_of(config.world)
     # imported here: who serves the rendered world should not wait for the neural one's imports
     from worldbridge.runtime.worlds import autoregressive as ar_world
 
-    manifest = ar_world.manifest_of(directory)
-    check_wanted(wanted, manifest)
-    check_weight_dtype(weights, manifest, device)
-    check_detokenizer(pixels, manifest, device)
+    _check_abilities(config, ar_world.manifest_of(directory))
     world: WorldModel[Any]
     if directory is None:
-        world = ar_world.load_embedded(seats=seats, device=device, progress=report)
+        world = ar_world.load_embedded(config, report)
     else:
-        world = ar_world.load_directory(
-            directory,
-            seats=seats,
-            device=device,
-            progress=report,
-            context=context,
-            weights=weights,
-            pixels=pixels,
-        )
-    set_mode(world, wanted, report)
+        world = ar_world.load_directory(directory, config, report, context)
+    set_mode(world, Wanted(config.mode, config.diagonal), report)
     return world
+
+
+def _check_abilities(config: WorkerConfig, manifest: dict[str, Any] | None) -> None:
+    """Check what the world cannot do before its weights are read."""
+    check_wanted(Wanted(config.mode, config.diagonal), manifest)
+    check_weight_dtype(config.weights, manifest, config.device)
+    check_detokenizer(config.pixels, manifest, config.device)
 
 
 def _check_device(device: str) -> None:
@@ -146,10 +125,10 @@ def spec_of(directory: Path) -> WorldSpec:
     return ar_world.directory_spec(Path(directory) if found is None else found)
 
 
-def _open_procedural(device: str, fps: float | None, progress: Progress) -> WorldModel[Any]:
+def _open_procedural(config: WorkerConfig, progress: Progress) -> WorldModel[Any]:
     from worldbridge.runtime.worlds.procedural import DEFAULT_FPS, ProceduralWorld
 
-    world = ProceduralWorld(fps or DEFAULT_FPS, device)
+    world = ProceduralWorld(config.fps or DEFAULT_FPS, config.device)
     world.prepare(progress)
     return world
 

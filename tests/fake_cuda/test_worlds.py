@@ -11,6 +11,7 @@ from tests.support.fake_cuda import fake_cuda
 from tests.support.fake_cuda.streams import RuleError
 from tests.support.fake_cuda.worlds import small_world
 from tests.support.worlds import advance
+from worldbridge.runtime.config import WorkerConfig
 from worldbridge.runtime.frames import cuda_stream as device_pictures
 from worldbridge.runtime.frames.cuda_stream import CudaDetokenizer
 from worldbridge.runtime.worlds.autoregressive import ArWorld
@@ -102,9 +103,9 @@ def test_the_embedded_world_shows_the_same_pictures() -> None:
         both = ACTION.expand(2, -1)
         return [advance(world, states, both).i420 for _ in range(2)], world.save(states[1])
 
-    expected, saved = pictures(open_world("embedded"))  # type: ignore[arg-type]
+    expected, saved = pictures(open_world(WorkerConfig(mode=None)))  # type: ignore[arg-type]
     with fake_cuda():
-        world = open_world("embedded", device="cuda")
+        world = open_world(WorkerConfig(mode=None, device="cuda"))
         assert isinstance(world, ArWorld) and world.decoder.device.type == "cuda"
         found, also = pictures(world)
         again = world.load(saved)

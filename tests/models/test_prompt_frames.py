@@ -11,7 +11,6 @@ import torch
 from PIL import Image
 
 from worldbridge.bridge.gateway import prompts as files
-from worldbridge.bridge.protocol import MAX_PICTURES
 from worldbridge.models.conditioning import prompt_frames as limits
 from worldbridge.models.conditioning.prompt_frames import (
     cover_size,
@@ -20,6 +19,7 @@ from worldbridge.models.conditioning.prompt_frames import (
     whole_latents,
 )
 from worldbridge.models.errors import PromptFrameError
+from worldbridge.settings import MAX_PROMPT_FRAMES
 
 
 def noise(height: int, width: int, channels: int = 3, count: int = 1) -> torch.Tensor:
@@ -55,7 +55,7 @@ def test_the_gateway_and_the_worker_scale_alike(height: int, width: int, channel
 
 
 def test_limits_are_the_same_on_both_sides() -> None:
-    assert limits.MAX_PROMPT_FRAMES == MAX_PICTURES
+    assert limits.MAX_PROMPT_FRAMES == MAX_PROMPT_FRAMES
     for name in ("MIN_SIDE", "MAX_PIXELS", "MAX_ASPECT"):
         assert getattr(limits, name) == getattr(files, name)
 

@@ -18,13 +18,12 @@ from tests.runtime.test_worker import Gateway, ended, start_worker
 from tests.support.tiny_world import tiny_world
 from tests.support.worlds import advance
 from worldbridge.bridge.protocol import Ready, WorldSpec
-from worldbridge.config import MODES as CONFIG_MODES
 from worldbridge.models.checkpoint import EMBEDDED_WORLD, read_manifest
 from worldbridge.models.transformer import MedusaHeads
+from worldbridge.runtime.config import WorkerConfig
 from worldbridge.runtime.decoding import autotune as modes
 from worldbridge.runtime.decoding.autotune import (
     AUTO,
-    MODES,
     USUAL,
     Wanted,
     check_wanted,
@@ -80,13 +79,9 @@ def test_it_is_told_before_weights_are_read(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr("worldbridge.runtime.worlds.autoregressive.load_embedded", None)
     grid = read_manifest(EMBEDDED_WORLD)["transformer"]["grid"]
     with pytest.raises(ModeError, match="another diagonal"):
-        open_world("embedded", wanted=Wanted("diagonal", grid["diagonal"] + 1))
+        open_world(WorkerConfig(mode="diagonal", diagonal=grid["diagonal"] + 1))
     with pytest.raises(ModeError, match="it is rendered"):
-        open_world("procedural", wanted=Wanted("diagonal"))
-
-
-def test_the_command_line_knows_the_same_modes() -> None:
-    assert CONFIG_MODES == MODES
+        open_world(WorkerConfig(world="procedural", mode="diagonal"))
 
 
 # -- measuring, with decoders whose speed is known ------------------------------------------------
@@ -310,20 +305,19 @@ def test_a_converted_world_keeps_its_tokens(caplog: pytest.LogCaptureFixture) ->
 
 def test_a_choice_is_made_once(tmp_path: Path) -> None:
     file, world = tmp_path / "mode", World(Decoder("jacobi", 1, 1))
-    assert remembered(AUTO, file) == AUTO
-    remember(world, Wanted("jacobi"), file)
+    assert remembered("auto", file) == "auto"
+    remember(world, "jacobi", file)
     assert not file.exists(), "who was told needs to remember nothing"
-    remember(world, AUTO, file)
-    assert remembered(AUTO, file) == Wanted("jacobi")
-    assert remembered(Wanted("diagonal", 2), file) == Wanted("diagonal", 2)
-    assert remembered(AUTO, None) == AUTO
+    remember(world, "auto", file)
+    assert remembered("auto", file) == "jacobi"
+    assert remembered("diagonal", file) == "diagonal"
+    assert remembered("auto", None) == "auto"
     file.write_text("damaged")
-    assert remembered(AUTO, file) == AUTO
+    assert remembered("auto", file) == "auto"
 
 
 def test_a_worker_says_what_its_world_cannot_do(tmp_path: Path) -> None:
-    options = ["--world", "procedural", "--mode", "jacobi"]
-    code, errors = ended(start_worker(f"ipc://{tmp_path}/s", *options))
+    code, errors = ended(start_worker(f"ipc://{tmp_path}/s", world="procedural", mode="jacobi"))
     told = json.loads(errors.splitlines()[-1])
     assert code == 2 and told["message"] == "this world cannot be decoded in mode 'jacobi'"
 
@@ -331,8 +325,8 @@ def test_a_worker_says_what_its_world_cannot_do(tmp_path: Path) -> None:
 def test_a_worker_goes_on_with_the_mode_of_the_one_before(tmp_path: Path) -> None:
     (tmp_path / "mode").write_text("jacobi\n")
     gateway = Gateway(f"ipc://{tmp_path}/s")
-    options = ["--world", "embedded", "--mode", "auto", "--remember", str(tmp_path / "mode")]
-    process = start_worker(f"ipc://{tmp_path}/s", *options, "--seats", "1")
+    settings = {"world": "embedded", "mode": "auto", "mode_file": str(tmp_path / "mode")}
+    process = start_worker(f"ipc://{tmp_path}/s", **settings, seats=1)
     try:
         assert gateway.until(Ready).mode == "jacobi"
     finally:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,23 +12,23 @@ import torch
 
 from tests.runtime.test_capacity import SleepingWorld
 from worldbridge.benchmarks.decode.presets import random_world
-from worldbridge.config import MAX_SEATS
 from worldbridge.models.tokenizer import TokenizerConfig, VideoTokenizer
 from worldbridge.models.transformer.config import cosmos_4b_320p
 from worldbridge.runtime import worker
+from worldbridge.runtime.config import WorkerConfig
 from worldbridge.runtime.decoding.seat_memory import (
     MOST_ON_A_CPU,
-    MOST_SEATS,
     Ring,
     check_seats,
-    most_tried,
     places_that_fit,
     seats_of,
+    seats_tried,
     stream_bytes,
 )
 from worldbridge.runtime.errors import SeatsError
 from worldbridge.runtime.worlds import cosmos as cosmos_world
 from worldbridge.runtime.worlds.cosmos import CosmosWorld
+from worldbridge.settings import MAX_SEATS
 
 GPU, CPU = torch.device("cuda"), torch.device("cpu")
 RING = Ring(cosmos_4b_320p(), 5, 2)
@@ -114,8 +113,9 @@ def test_a_world_without_memory_of_its_own_has_all_seats() -> None:
 
 
 def test_the_most_is_what_a_server_can_be_told() -> None:
-    assert most_tried("cuda") == MOST_SEATS == MAX_SEATS
-    assert most_tried("cpu") == MOST_ON_A_CPU == 4
+    assert seats_tried(WorkerConfig(device="cuda")) == MAX_SEATS
+    assert seats_tried(WorkerConfig()) == MOST_ON_A_CPU == 4
+    assert seats_tried(WorkerConfig(seats=2)) == 2
 
 
 # -- a worker that nobody told how many players there may be --------------------------------------
@@ -132,35 +132,34 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> Opened:
     """Stands for `open_world`; remembers for how many seats."""
     found = Opened(SleepingWorld(0.02, fps=60.0))
 
-    def open_world(name: str, **options: Any) -> SleepingWorld:
-        found.seats = options["seats"]
+    def open_world(config: WorkerConfig, **options: Any) -> SleepingWorld:
+        found.seats = seats_tried(config)
         return found.world
 
     monkeypatch.setattr(worker, "open_world", open_world)
     return found
 
 
-def arguments(tmp_path: Path, *more: str) -> argparse.Namespace:
-    given = ["--endpoint", f"ipc://{tmp_path}/s", "--world", "some", *more]
-    return worker._parser().parse_args(given)
+def settings(tmp_path: Path, **more: Any) -> WorkerConfig:
+    return WorkerConfig(endpoint=f"ipc://{tmp_path}/s", world="some", **more)
 
 
 def test_on_a_gpu_as_many_as_a_server_may_have_are_tried(opened: Opened, tmp_path: Path) -> None:
-    loaded = worker.load(arguments(tmp_path, "--device", "cuda"), None)
+    loaded = worker.load(settings(tmp_path, device="cuda"), None)
     assert opened.seats == 64 and loaded.seats == 64
 
 
 def test_on_a_gpu_the_memory_is_the_limit(opened: Opened, tmp_path: Path) -> None:
     opened.world.capacity = 11  # type: ignore[attr-defined]
-    assert worker.load(arguments(tmp_path, "--device", "cuda"), None).seats == 10
+    assert worker.load(settings(tmp_path, device="cuda"), None).seats == 10
 
 
 def test_on_a_cpu_four_are_tried(opened: Opened, tmp_path: Path) -> None:
-    assert worker.load(arguments(tmp_path), None).seats == 4 == opened.seats
+    assert worker.load(settings(tmp_path), None).seats == 4 == opened.seats
 
 
 def test_seats_that_were_asked_for_are_there_or_it_is_said(opened: Opened, tmp_path: Path) -> None:
-    given = arguments(tmp_path, "--device", "cuda", "--seats", "11")
+    given = settings(tmp_path, device="cuda", seats=11)
     opened.world.capacity = 12  # type: ignore[attr-defined]
     assert worker.load(given, None).seats == 11
     opened.world.capacity = 11  # type: ignore[attr-defined]
@@ -180,5 +179,5 @@ def test_a_latent_of_eight_pictures_is_hopeless_by_its_drawing(
     monkeypatch.setattr(worker, "now_ms", lambda: clock.now_s * 1000)
     assert worker.warm_up(world, 1) == pytest.approx(200.0)
     opened.world, before = world, world.drawings
-    assert worker.load(arguments(tmp_path), None).seats == 1
+    assert worker.load(settings(tmp_path), None).seats == 1
     assert world.drawings == before + 1  # nobody was tried beside the first

@@ -17,16 +17,16 @@ import torch
 from tests.runtime.test_autotune import Decoder, World, silent
 from tests.runtime.test_cosmos_world import make_world
 from tests.runtime.test_worker import ended, start_worker
-from worldbridge.config import WEIGHTS
 from worldbridge.models.checkpoint import World as Folder
 from worldbridge.models.tokenizer import VideoTokenizer
 from worldbridge.models.tokenizer.config import DV8X16X16
 from worldbridge.models.transformer import VideoTransformer
 from worldbridge.models.transformer.config import TransformerConfig
+from worldbridge.runtime.config import WorkerConfig
 from worldbridge.runtime.decoding import autotune as modes
 from worldbridge.runtime.decoding import choice
 from worldbridge.runtime.decoding.autotune import AUTO, Wanted, set_mode
-from worldbridge.runtime.decoding.weight_dtype import WEIGHT_DTYPES, WeightDtype, check_weight_dtype
+from worldbridge.runtime.decoding.weight_dtype import WeightDtype, check_weight_dtype
 from worldbridge.runtime.decoding.weight_store import WeightStore
 from worldbridge.runtime.errors import WeightDtypeError
 from worldbridge.runtime.worlds.cosmos import CosmosWorld
@@ -67,18 +67,13 @@ def test_who_cannot_have_them_is_told(
 def test_it_is_told_before_weights_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("worldbridge.runtime.worlds.autoregressive.load_embedded", None)
     with pytest.raises(WeightDtypeError, match="a token grid"):
-        open_world("embedded", weights="int8")
+        open_world(WorkerConfig(mode=None, weights="int8"))
     with pytest.raises(WeightDtypeError, match="one that is rendered"):
-        open_world("procedural", weights="fp8")
-
-
-def test_the_command_line_knows_the_same_weights() -> None:
-    assert WEIGHTS == WEIGHT_DTYPES
+        open_world(WorkerConfig(world="procedural", mode=None, weights="fp8"))
 
 
 def test_a_worker_says_it(tmp_path: Path) -> None:
-    options = ["--world", "procedural", "--weights", "int8"]
-    code, errors = ended(start_worker(f"ipc://{tmp_path}/s", *options))
+    code, errors = ended(start_worker(f"ipc://{tmp_path}/s", world="procedural", weights="int8"))
     told = json.loads(errors.splitlines()[-1])
     assert code == 2 and told["message"] == "this world has no int8 weights"
 

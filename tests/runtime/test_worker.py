@@ -81,9 +81,10 @@ class Gateway:
         self._context.term()
 
 
-def start_worker(endpoint: str, *options: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "worldbridge.runtime.worker", "--endpoint", endpoint]
-    return subprocess.Popen([*command, *options], stderr=subprocess.PIPE, text=True)
+def start_worker(endpoint: str, **settings: object) -> subprocess.Popen[str]:
+    values = {"endpoint": endpoint, "threads": 1, "mode": None, **settings}
+    command = [sys.executable, "-m", "worldbridge.runtime", json.dumps(values)]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
 
 
 def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
@@ -109,8 +110,8 @@ def gateway(endpoint: str) -> Iterator[Gateway]:
 @pytest.fixture(scope="module")
 def worker(gateway: Gateway, endpoint: str) -> Iterator[subprocess.Popen[str]]:
     """One for the whole file: loading is most of the time. Told it is ready, never silent."""
-    options = ["--world", "procedural", "--seats", "2", "--fps", "10", "--name", "w1"]
-    process = start_worker(endpoint, *options, "--silence", "15")
+    settings = {"world": "procedural", "seats": 2, "fps": 10, "name": "w1", "silence_s": 15}
+    process = start_worker(endpoint, **settings)
     try:
         loading = gateway.until(Loading)
         assert loading.progress == 0.0
@@ -207,7 +208,7 @@ def test_damaged_weights_have_their_own_exit_code(tmp_path: Path) -> None:
 
 def refusal(tmp_path: Path, world: str) -> tuple[int, dict[str, str]]:
     """Exit code and last words of a worker that cannot serve `world`."""
-    code, errors = ended(start_worker(f"ipc://{tmp_path}/s", "--world", world))
+    code, errors = ended(start_worker(f"ipc://{tmp_path}/s", world=world))
     said: dict[str, str] = json.loads(errors.splitlines()[-1])
     assert set(said) == {"code", "message", "expected", "got", "remedy"}
     return code, said

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from tests.support.decoding import GOLDEN
-from worldbridge.runtime.decoding.autotune import Wanted
+from worldbridge.runtime.config import WorkerConfig
 from worldbridge.runtime.worlds.contract import Controls, Pose, WorldStart, next_frames
 from worldbridge.runtime.worlds.procedural import ProceduralWorld
 from worldbridge.runtime.worlds.registry import open_world
@@ -49,7 +49,9 @@ def play(case: Mapping[str, Any], saved: Sequence[bytes] | None = None) -> Playe
         name = case["world"]
         context = controls["context"] if "text" in name else None
         folder = name if name == "embedded" else str(GOLDEN / "worlds" / name)
-        world = open_world(folder, seats=3, context=context, wanted=Wanted(case.get("mode")))
+        world = open_world(
+            WorkerConfig(world=folder, seats=3, mode=case.get("mode")), context=context
+        )
     world.lead = 0  # what is sampled with which actions must not depend on this machine's speed
     count, after = case["frames"], case["save_after"]
     prompts = controls["prompt_frames"][: case.get("prompt_frames", 0)]

@@ -6,14 +6,13 @@ import os
 import re
 import subprocess
 import sys
-from dataclasses import fields
 
 import pytest
 import typer
 from typer.testing import CliRunner
 
 from worldbridge.cli import app
-from worldbridge.config import ServeConfig
+from worldbridge.config import options as settings
 
 BENCHES = ("decode", "kernels", "memory", "players")
 GROUPS = {"bench": BENCHES, "export": ("onnx", "tensorrt")}
@@ -93,7 +92,7 @@ def test_first_sentences_are_not_cut_off_in_the_list() -> None:
 def test_serve_takes_every_setting_of_the_configuration() -> None:
     output = CliRunner().invoke(app, ["serve", "--help"]).output
     options = set(re.findall(r"--([a-z0-9-]+)", output))
-    assert {item.name.replace("_", "-") for item in fields(ServeConfig)} <= options
+    assert {name.replace("_", "-") for name, _, _ in settings()} <= options
 
 
 def test_help_imports_nothing_heavy() -> None:

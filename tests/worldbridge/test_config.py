@@ -8,20 +8,25 @@ from typing import Any
 
 import pytest
 
+from worldbridge.bridge.config import GatewayConfig
 from worldbridge.cli.prompt_files import read_prompt_files
-from worldbridge.config import ServeConfig, load_config
+from worldbridge.config import load_config
 from worldbridge.errors import ConfigError
+from worldbridge.runtime.config import WorkerConfig
+from worldbridge.settings import TOKEN_VARIABLE, from_json
+from worldbridge.supervisor import gateway_spec, worker_spec
 
 
 def test_defaults_are_valid_and_local() -> None:
-    config = ServeConfig()
-    assert (config.world, config.host, config.port) == ("embedded", "127.0.0.1", 8080)
-    assert config.model_threads >= 1
+    config = load_config(None, {})
+    assert (config.worker.world, config.worker.mode) == ("embedded", "auto")
+    assert (config.gateway.host, config.gateway.port) == ("127.0.0.1", 8080)
+    assert config.worker.model_threads >= 1
 
 
 def test_is_frozen() -> None:
     with pytest.raises(FrozenInstanceError):
-        ServeConfig().port = 1  # type: ignore[misc]
+        load_config(None, {}).gateway.port = 1  # type: ignore[misc]
 
 
 @pytest.mark.parametrize(
@@ -65,7 +70,7 @@ def test_is_frozen() -> None:
 def test_refuses_and_names_the_setting(wrong: dict[str, Any]) -> None:
     name = next(iter(wrong))
     with pytest.raises(ValueError, match=name) as caught:
-        ServeConfig(**wrong)
+        load_config(None, wrong)
     assert isinstance(caught.value, ConfigError)
     assert caught.value.expected and caught.value.got
 
@@ -74,16 +79,16 @@ def test_file_is_read_and_options_win(tmp_path: Path) -> None:
     file = tmp_path / "server.toml"
     file.write_text('port = 9000\nseats = 2\nallow_origin = ["https://example.org"]\n')
     config = load_config(file, {"port": 9001, "seats": None, "allow_origin": ()})
-    assert (config.port, config.seats) == (9001, 2)
-    assert config.allow_origin == ("https://example.org",)
+    assert (config.gateway.port, config.gateway.seats, config.worker.seats) == (9001, 2, 2)
+    assert config.gateway.allow_origins == ("https://example.org",)
 
 
 def test_a_list_of_the_command_line_becomes_a_tuple() -> None:
-    assert load_config(None, {"allow_origin": ["*"]}).allow_origin == ("*",)
+    assert load_config(None, {"allow_origin": ["*"]}).gateway.allow_origins == ("*",)
 
 
 def test_pictures_are_read_and_checked(tmp_path: Path) -> None:
-    assert load_config(None, {"picture": ["a.png"]}).picture == ("a.png",)
+    assert load_config(None, {"picture": ["a.png"]}).gateway.pictures == ("a.png",)
     file = tmp_path / "a.png"
     file.write_bytes(b"")
     for path, said in ((file, "it is empty"), (tmp_path / "no.png", "cannot read the picture")):
@@ -93,7 +98,8 @@ def test_pictures_are_read_and_checked(tmp_path: Path) -> None:
 
 
 def test_zero_is_a_given_value() -> None:
-    assert load_config(None, {"port": 0, "seed": 0}).port == 0
+    gateway = load_config(None, {"port": 0, "seed": 0}).gateway
+    assert (gateway.port, gateway.seed) == (0, 0)
 
 
 @pytest.mark.parametrize("text", ["prot = 9000\n", "[serve]\nport = 1\n"])
@@ -114,39 +120,32 @@ def test_a_file_that_is_no_toml(tmp_path: Path, content: bytes) -> None:
 
 
 def test_a_prompt_is_a_file_or_a_text_with_its_encoder() -> None:
-    assert ServeConfig(prompt_embeddings="a.npy").prompt is None
-    assert ServeConfig(prompt="a market", t5="t5-11b").t5 == "t5-11b"
+    assert WorkerConfig(prompt_embeddings="a.npy").prompt is None
+    assert WorkerConfig(prompt="a market", t5="t5-11b").t5 == "t5-11b"
 
 
-def test_the_decode_mode_reaches_the_worker() -> None:
-    from worldbridge.runtime.worker import _parser
-    from worldbridge.supervisor import worker_spec
-
-    for config in (ServeConfig(), ServeConfig(mode="diagonal", diagonal=3)):
-        spec = worker_spec(config, "ipc://x", Path("/scratch"))
-        arguments = _parser().parse_args(list(spec.arguments[1:]))
-        assert (arguments.mode, arguments.diagonal) == (config.mode, config.diagonal)
-        assert arguments.remember == Path("/scratch/mode")
-        assert (arguments.weights, arguments.pixels) == ("model", "eager")
-
-
-def test_how_weights_are_read_reaches_the_worker() -> None:
-    from worldbridge.runtime.worker import _parser
-    from worldbridge.supervisor import worker_spec
-
-    config = ServeConfig(weights="fp8", device="cuda", pixels="--engines")
-    spec = worker_spec(config, "ipc://x", Path("/scratch"))
-    arguments = _parser().parse_args(list(spec.arguments[1:]))
-    assert (arguments.weights, arguments.device) == ("fp8", "cuda")
-    assert arguments.pixels == "--engines"
+@pytest.mark.parametrize(
+    "config",
+    [
+        WorkerConfig(mode="diagonal", diagonal=3, mode_file="/scratch/mode"),
+        WorkerConfig(weights="fp8", device="cuda", pixels="--engines"),
+        WorkerConfig(prompt="--help me", t5="t5-11b", seats=2),
+    ],
+)
+def test_every_setting_reaches_the_worker(config: WorkerConfig) -> None:
+    module, text = worker_spec(config).arguments
+    assert module == "worldbridge.runtime"
+    assert from_json(WorkerConfig, text) == config
 
 
-def test_a_prompt_reaches_the_worker_whatever_it_begins_with() -> None:
-    from worldbridge.runtime.worker import _parser
-    from worldbridge.supervisor import worker_spec
+def test_every_setting_reaches_the_gateway_and_the_token_by_the_environment() -> None:
+    config = GatewayConfig(allow_origins=("*",), pictures=("a.png",), seed=3, token="secret")
+    spec = gateway_spec(config)
+    assert "secret" not in spec.arguments[1] and spec.environment[TOKEN_VARIABLE] == "secret"
+    assert from_json(GatewayConfig, spec.arguments[1], token="secret") == config
 
-    config = ServeConfig(prompt="--help me", t5="t5-11b", seats=2)
-    spec = worker_spec(config, "ipc://x", Path("/scratch"))
-    arguments = _parser().parse_args(list(spec.arguments[1:]))
-    assert (arguments.prompt, str(arguments.t5)) == ("--help me", "t5-11b")
-    assert arguments.prompt_embeddings is None
+
+@pytest.mark.parametrize("text", ["", "[]", "{", '{"prot": 1}', '{"port": "1"}'])
+def test_json_that_is_no_settings_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError):
+        from_json(GatewayConfig, text)

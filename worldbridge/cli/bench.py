@@ -13,8 +13,8 @@ from typing import Annotated, Any
 import typer
 
 from worldbridge.cli.console import Device, Json, Quick, print_result, progress_scope
-from worldbridge.config import MODES
 from worldbridge.errors import ConfigError, StartError
+from worldbridge.runtime.config import MODES
 
 __all__ = ["bench"]
 

@@ -12,8 +12,8 @@ from urllib.parse import urlsplit
 import typer
 
 from worldbridge.cli.console import Json, print_result, table_of
-from worldbridge.config import TOKEN_VARIABLE
 from worldbridge.errors import StartError
+from worldbridge.settings import TOKEN_VARIABLE
 
 if TYPE_CHECKING:
     from rich.table import Table

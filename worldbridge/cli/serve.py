@@ -4,37 +4,40 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from dataclasses import fields
 from pathlib import Path
-from typing import Annotated, Any, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, get_args, get_origin
 
 import typer
 
-from worldbridge.config import ServeConfig, load_config
+from worldbridge.config import load_config, options
+from worldbridge.settings import choices_of
 
 __all__ = ["serve"]
 
 
 def _serve_parameters() -> list[inspect.Parameter]:
-    hints = get_type_hints(ServeConfig)
     return [
         inspect.Parameter(
-            item.name,
+            name,
             inspect.Parameter.KEYWORD_ONLY,
             default=None,
             annotation=Annotated[
-                _optional(hints[item.name]),
+                _optional(hint),
                 typer.Option(
-                    help=item.metadata["help"] + _shown(item.default), envvar=item.metadata["env"]
+                    help=item.metadata["help"] + _shown(item.default),
+                    envvar=item.metadata["env"],
+                    metavar="|".join(choices_of(hint)) or None,
                 ),
             ],
         )
-        for item in fields(ServeConfig)
+        for name, item, hint in options()
     ]
 
 
 def _optional(hint: Any) -> Any:
     """None stands for "not given", so that a configuration file can speak."""
+    if choices_of(hint):
+        return str | None
     return (list[get_args(hint)[0]] if get_origin(hint) is tuple else hint) | None  # type: ignore[misc]
 
 
@@ -43,7 +46,7 @@ def _shown(default: Any) -> str:
 
 
 def _options_of_config(command: Callable[..., None]) -> Callable[..., None]:
-    """Replaces a command's **options by the fields of ServeConfig."""
+    """Replaces a command's **options by the settings of gateway and worker."""
     own = [
         p
         for p in inspect.signature(command, eval_str=True).parameters.values()
@@ -64,7 +67,7 @@ def serve(
             help="TOML file with these settings by name. Options on the command line override it."
         ),
     ] = None,
-    **options: Any,
+    **given: Any,
 ) -> None:
     """Serve a world: the page, the network and the model.
 
@@ -76,4 +79,4 @@ def serve(
     """
     from worldbridge.supervisor import run
 
-    run(load_config(config, options))
+    run(load_config(config, given))

@@ -1,0 +1,88 @@
+"""Settings of a worker: which world it serves, and how. Cheap to import: no PyTorch."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from worldbridge.settings import DEFAULT_ENDPOINT, MAX_SEATS, check, check_fields, setting
+
+__all__ = ["MODES", "WEIGHT_DTYPES", "DecodeMode", "WeightDtype", "WorkerConfig"]
+
+DecodeMode = Literal["auto", "sequential", "jacobi", "medusa", "diagonal"]
+MODES: tuple[DecodeMode, ...] = get_args(DecodeMode)
+# "model": as they are; the others have one byte, see `decoding/executors/cuda/weights.py`
+WeightDtype = Literal["model", "fp8", "int8"]
+WEIGHT_DTYPES: tuple[WeightDtype, ...] = get_args(WeightDtype)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerConfig:
+    """Raises ConfigError, a ValueError, for a value out of its range.
+
+    `mode` None is the world's usual one, which is not measured. `mode_file` keeps the mode that was
+    found by measuring for the workers that follow. A worker leaves when the gateway has been silent
+    for `silence_s` seconds.
+    """
+
+    world: str = setting("embedded", "World to serve: embedded, procedural, or a directory.", low=1)
+    seats: int | None = setting(
+        None,
+        "Most players at once; without it, as many as this machine carries, as measured.",
+        low=1,
+        high=MAX_SEATS,
+    )
+    threads: int | None = setting(
+        None, "CPU threads of the model; without it, every core.", low=1, high=1024
+    )
+    device: Literal["cpu", "cuda"] = setting(
+        "cpu", "Where the model computes: cpu, or cuda for an NVIDIA GPU."
+    )
+    mode: DecodeMode | None = setting(
+        "auto",
+        "How tokens are decoded. auto measures at the start and takes the fastest of those that "
+        "draw exactly the tokens of sequential decoding.",
+    )
+    diagonal: int | None = setting(
+        None, "With --mode diagonal: how many tokens a row is ahead of the next one.", low=1
+    )
+    weights: WeightDtype = setting(
+        "model",
+        "How a converted world's weights are read on a GPU. model draws the model's own tokens; "
+        "fp8 and int8 read one byte per weight and draw other ones.",
+    )
+    pixels: str = setting(
+        "eager",
+        "How a GPU makes a converted world's pictures: eager, compiled (by torch.compile, a minute "
+        "or two at the first start), or a folder of `worldbridge export tensorrt`.",
+        low=1,
+    )
+    prompt_embeddings: str | None = setting(
+        None,
+        "File with T5 embeddings of a text, for worlds that take one (docs/conditioning.md).",
+        low=1,
+    )
+    prompt: str | None = setting(None, "A text for worlds that take one; needs --t5.", low=1)
+    t5: str | None = setting(
+        None, "Folder of the T5 encoder that embeds --prompt, on this disk.", low=1
+    )
+    fps: float | None = setting(None, low=1, high=240)
+    endpoint: str = setting(DEFAULT_ENDPOINT, low=1)
+    name: str = setting("worker", low=1)
+    mode_file: str | None = setting(None, low=1)
+    silence_s: float = setting(10.0, low=0.1)
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        if self.diagonal is not None:
+            expected = "a positive number, with mode diagonal"
+            check(self.mode == "diagonal", "diagonal", expected, self.diagonal)
+        file, alone = self.prompt_embeddings, self.prompt is None and self.t5 is None
+        check(file is None or alone, "prompt_embeddings", "no prompt and no t5 beside it", file)
+        check(self.prompt is None or self.t5 is not None, "prompt", "t5 beside it", self.prompt)
+        check(self.t5 is None or self.prompt is not None, "t5", "a prompt beside it", self.t5)
+
+    @property
+    def model_threads(self) -> int:
+        return self.threads or len(os.sched_getaffinity(0))
