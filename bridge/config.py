@@ -7,7 +7,7 @@ from typing import Literal
 
 from worldbridge.settings import (
     DEFAULT_ENDPOINT,
-    MAX_PICTURES,
+    MAX_PROMPT_FRAMES,
     MAX_SEATS,
     TOKEN_VARIABLE,
     check,
@@ -58,12 +58,12 @@ class GatewayConfig:
     pictures: tuple[str, ...] = setting(
         (),
         "Picture file that worlds begin with for players who bring none; repeatable up to "
-        f"{MAX_PICTURES} times, oldest first.",
+        f"{MAX_PROMPT_FRAMES} times, oldest first.",
         option="picture",
-        high=MAX_PICTURES,
+        high=MAX_PROMPT_FRAMES,
     )
     log_level: Literal["debug", "info", "warning", "error"] = setting(
-        "info", "How much to tell on stderr."
+        "info", "How much to log on stderr."
     )
     endpoint: str = setting(DEFAULT_ENDPOINT, low=1)
     listen_fd: int | None = setting(None, low=0)

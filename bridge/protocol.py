@@ -26,7 +26,7 @@ from worldbridge.bridge.errors import (
     ProtocolError,
 )
 from worldbridge.bridge.fields import Buffer, Fields, cut_out, show, unpack_binaries, unpack_map
-from worldbridge.settings import MAX_PICTURES
+from worldbridge.settings import MAX_PROMPT_FRAMES
 
 __all__ = [
     "PROTOCOL_VERSION",
@@ -214,7 +214,7 @@ class WorldSpec:
             context_frames=f.integer("context_frames", 0, 1_000_000),
             kind=f.choice("kind", KINDS),
             takes_pictures=f.maybe(
-                "takes_pictures", lambda: f.integer("takes_pictures", 0, MAX_PICTURES)
+                "takes_pictures", lambda: f.integer("takes_pictures", 0, MAX_PROMPT_FRAMES)
             )
             or 0,
             conditionings=f.texts("conditionings", 16, MAX_NAME) if f.has("conditionings") else (),
@@ -292,7 +292,7 @@ class PromptFrames:
     @classmethod
     def read(cls, f: Fields) -> Self:
         pictures = cls(
-            count=f.integer("count", 1, MAX_PICTURES),
+            count=f.integer("count", 1, MAX_PROMPT_FRAMES),
             height=f.integer("height", 1, MAX_SIDE),
             width=f.integer("width", 1, MAX_SIDE),
             rgb=f.binary("rgb", MAX_PAYLOAD),
@@ -308,7 +308,7 @@ class PromptFrames:
 
 def _read_pictures(f: Fields) -> tuple[bytes, ...] | None:
     strict = Fields(f.raw(), code=BAD_PICTURE)
-    return strict.maybe("pictures", lambda: strict.binaries("pictures", MAX_PICTURES))
+    return strict.maybe("pictures", lambda: strict.binaries("pictures", MAX_PROMPT_FRAMES))
 
 
 @dataclass(frozen=True, slots=True)
@@ -918,10 +918,12 @@ def _decode_with_pictures(data: Buffer) -> ClientMessage:
             f"{len(data)} bytes",
             "Send smaller messages.",
         )
-    pictures = unpack_binaries(packed, MAX_PICTURES)
+    pictures = unpack_binaries(packed, MAX_PROMPT_FRAMES)
     if pictures is None:
         Fields({}, code=BAD_PICTURE).refuse(
-            "pictures", f"a list of at most {MAX_PICTURES} byte strings", f"{len(packed)} bytes"
+            "pictures",
+            f"a list of at most {MAX_PROMPT_FRAMES} byte strings",
+            f"{len(packed)} bytes",
         )
     return kind.read(Fields({**f.raw(), "pictures": pictures}))
 

@@ -54,8 +54,8 @@ class WorkerConfig:
     )
     pixels: str = setting(
         "eager",
-        "How a GPU makes a converted world's pictures: eager, compiled (by torch.compile, a minute "
-        "or two at the first start), or a folder of `worldbridge export tensorrt`.",
+        "How a GPU decodes a converted world's latents: eager, compiled (by torch.compile, a "
+        "minute or two at the first start), or a folder of `worldbridge export tensorrt`.",
         low=1,
     )
     prompt_embeddings: str | None = setting(

@@ -11,7 +11,7 @@ from worldbridge.errors import ConfigError
 
 __all__ = [
     "DEFAULT_ENDPOINT",
-    "MAX_PICTURES",
+    "MAX_PROMPT_FRAMES",
     "MAX_SEATS",
     "TOKEN_VARIABLE",
     "check",
@@ -28,7 +28,7 @@ T = TypeVar("T")
 
 DEFAULT_ENDPOINT = "ipc:///tmp/worldbridge"  # of the ZeroMQ socket between gateway and worker
 MAX_SEATS = 64
-MAX_PICTURES = 9  # that a world begins with
+MAX_PROMPT_FRAMES = 9  # that a world begins with
 TOKEN_VARIABLE = "WORLDBRIDGE_TOKEN"  # a secret on a command line is there for every user to read
 
 

@@ -19,7 +19,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from worldbridge.bridge.errors import BAD_PICTURE, BridgeError
 from worldbridge.bridge.protocol import MAX_PAYLOAD, PromptFrames
-from worldbridge.settings import MAX_PICTURES
+from worldbridge.settings import MAX_PROMPT_FRAMES
 
 __all__ = ["MAX_ASPECT", "MAX_PIXELS", "MIN_SIDE", "check_files", "media_type", "read_pictures"]
 
@@ -80,10 +80,10 @@ def media_type(file: bytes) -> str:
 
 def _open_all(files: Sequence[bytes]) -> list[tuple[Image.Image, str]]:
     """Every file's header, read and checked, and what to call it in errors."""
-    if not 1 <= len(files) <= MAX_PICTURES:
+    if not 1 <= len(files) <= MAX_PROMPT_FRAMES:
         raise _bad(
             "this is not a number of pictures that a world can begin with",
-            f"1 to {MAX_PICTURES}",
+            f"1 to {MAX_PROMPT_FRAMES}",
             f"{len(files)}",
             "Send the newest ones.",
         )
@@ -116,7 +116,7 @@ def _open(data: bytes, name: str) -> Image.Image:
             f"{name} moves",
             "a picture that stands still",
             f"{frames} frames",
-            f"Send up to {MAX_PICTURES} of its frames as pictures of their own.",
+            f"Send up to {MAX_PROMPT_FRAMES} of its frames as pictures of their own.",
         )
     return image
 

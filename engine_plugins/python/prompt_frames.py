@@ -14,7 +14,7 @@ from PIL import Image
 
 from worldbridge.bridge.errors import BAD_PICTURE, BridgeError
 from worldbridge.bridge.protocol import MAX_CLIENT_MESSAGE, MAX_PICTURE_MESSAGE
-from worldbridge.settings import MAX_PICTURES
+from worldbridge.settings import MAX_PROMPT_FRAMES
 
 __all__ = ["Picture", "Pictures", "as_files"]
 
@@ -33,11 +33,11 @@ def as_files(pictures: Pictures) -> tuple[bytes, ...]:
     """
     alone = isinstance(pictures, bytes | str | os.PathLike | np.ndarray)
     several: Sequence[Picture] = [pictures] if alone else pictures  # type: ignore[list-item, assignment]
-    if len(several) > MAX_PICTURES:
+    if len(several) > MAX_PROMPT_FRAMES:
         raise BridgeError(
             BAD_PICTURE,
             "too many pictures",
-            f"at most {MAX_PICTURES}",
+            f"at most {MAX_PROMPT_FRAMES}",
             f"{len(several)}",
             "Give the newest ones.",
         )

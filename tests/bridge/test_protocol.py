@@ -59,7 +59,7 @@ specs = st.builds(
     st.lists(name, max_size=5).map(tuple),
     st.integers(0, 100),
     st.sampled_from(p.KINDS),
-    st.integers(0, p.MAX_PICTURES),
+    st.integers(0, p.MAX_PROMPT_FRAMES),
 )
 headers = st.builds(
     p.FrameHeader,
@@ -83,7 +83,7 @@ json_like = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(name, inner, max_size=3),
     max_leaves=6,
 )
-files = st.none() | st.lists(blob, max_size=p.MAX_PICTURES).map(tuple)
+files = st.none() | st.lists(blob, max_size=p.MAX_PROMPT_FRAMES).map(tuple)
 
 
 @st.composite
