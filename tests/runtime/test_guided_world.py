@@ -16,6 +16,7 @@ from worldbridge.models.guided.tokenizer import GuidedTokenizer
 from worldbridge.models.procedural import CameraState, camera_pose
 from worldbridge.models.spatial_memory import MemoryConfig, MemoryInputError, SpatialMemory
 from worldbridge.models.transformer import VideoTransformer
+from worldbridge.runtime.config import WorkerConfig
 from worldbridge.runtime.errors import DamagedWeightsError, SnapshotError, UnknownThemeError
 from worldbridge.runtime.worlds.contract import Controls, WorldFrame, WorldStart, next_frames
 from worldbridge.runtime.worlds.guided import GuidedState, GuidedWorld, free_path, load_guided
@@ -177,7 +178,7 @@ def test_walls_stop_people(world: GuidedWorld) -> None:
 
 def test_a_folder_is_served_by_its_path(folder: Path, tmp_path: Path) -> None:
     assert spec_of(folder).conditionings == ("actions", "camera")
-    assert isinstance(open_world(str(folder)), GuidedWorld)
+    assert isinstance(open_world(WorkerConfig(world=str(folder))), GuidedWorld)
     damaged = tmp_path / "damaged"
     damaged.mkdir()
     for path in folder.iterdir():
@@ -185,5 +186,5 @@ def test_a_folder_is_served_by_its_path(folder: Path, tmp_path: Path) -> None:
     weights = damaged / "transformer.safetensors"
     weights.write_bytes(weights.read_bytes()[:-10])
     with pytest.raises(DamagedWeightsError, match="damaged"):
-        open_world(str(damaged))
+        open_world(WorkerConfig(world=str(damaged)))
     assert load_guided_world(folder).tokenizer.config == SMALL
