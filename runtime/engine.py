@@ -179,7 +179,8 @@ class Engine:
     def poll(self) -> list[WorkerMessage]:
         """The frames that are finished, and the failures of sessions that have none."""
         out: list[WorkerMessage] = []
-        waiting = list(self._sessions.values())
+        # A world may call for finished frames while it opens the state of a restarting session.
+        waiting = [s for s in self._sessions.values() if s.state is not None]
         while waiting:
             answers = self._world.poll([session.state for session in waiting])
             answered = [(s, a) for s, a in zip(waiting, answers, strict=True) if a is not None]

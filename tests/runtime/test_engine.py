@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import pytest
 
-from tests.support.fakes import CountingWorld, FakeClock, held
+from tests.support.fakes import CountingState, CountingWorld, FakeClock, held
 from worldbridge.bridge.protocol import (
     CloseSession,
     Failed,
@@ -30,6 +30,7 @@ from worldbridge.bridge.protocol import (
     encode_parts,
 )
 from worldbridge.runtime.engine import Engine
+from worldbridge.runtime.worlds.contract import WorldStart
 
 Kind = TypeVar("Kind", bound=WorkerMessage)
 
@@ -291,6 +292,22 @@ def test_start_keeps_what_it_does_not_name_and_goes_on_counting_frames() -> None
         assert said(frame) == expected
     assert frame.header.frame == 5
     assert rig.world.alive() == [6]
+
+
+def test_frames_are_collected_while_another_session_restarts() -> None:
+    rig = Rig()
+    rig.open("a", "b")
+    polled: list[list[WorkerMessage]] = []
+    opened = rig.world.open
+
+    def open_slowly(start: WorldStart) -> CountingState:
+        polled.append(rig.engine.poll())  # as a world does between its forward passes
+        return opened(start)
+
+    rig.world.open = open_slowly  # type: ignore[method-assign]
+    assert not only(Failed, rig.tell(RestartSession("b", theme="striped")))
+    assert polled == [[]]
+    assert len(only(RawFrame, rig.step())) == 2
 
 
 def test_a_start_that_fails_ends_the_session() -> None:
