@@ -27,7 +27,8 @@ from worldbridge.models.convert.reference import (
 from worldbridge.models.tokenizer import VideoTokenizer
 from worldbridge.models.transformer import VideoTransformer
 from worldbridge.models.transformer.config import COSMOS
-from worldbridge.runtime.decoding import RasterDecoder, Sampling
+from worldbridge.runtime.decoding import DecodeOptions, Decoder, Sampling
+from worldbridge.runtime.decoding.executors.eager import EagerExecutor
 
 __all__ = ["main"]
 
@@ -147,14 +148,16 @@ def _next_logits(model: VideoTransformer, way: str, seed: int) -> Tensor:
     shape = (3, *config.latent_shape[1:])
     codes = torch.randint(config.vocab_size, shape, generator=generator)
     slid = way != "kept"
-    options: dict[str, Any] = {"max_latents": 2, "slide": way} if slid else {}
-    decoder = RasterDecoder(model, 1, Sampling(), "sequential", keep=1, **options)
+    window: dict[str, Any] = {"max_latents": 2, "slide": way} if slid else {}
+    options = DecodeOptions("sequential", keep=1, **window).resolve(config)
+    executor = EagerExecutor(model, 1, Sampling(), options)
+    decoder = Decoder(model, executor, options)
     session = decoder.open(seed, codes[:1])
-    decoder.force(session, codes[1])
+    decoder.prefill(session, codes[1])
     if slid:
-        decoder._make_room(session)
+        decoder.make_room(session)
     fed = torch.cat([codes[1].flatten()[-1:], codes[2].flatten()[:-1]])
-    return decoder.logits([session], fed[None], [0])[0]
+    return executor.logits([session], fed[None], [0])[0]
 
 
 def _deviation(logits: Tensor, expected: Tensor) -> dict[str, float]:

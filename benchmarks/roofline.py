@@ -71,7 +71,7 @@ def _limit(gpu: str, weights: str, read: int, height: int, width: int) -> Limit:
         gigabytes=read / 1e9,
         milliseconds=seconds * 1e3,
         sequential=rate(tokens),
-        diagonal={k: rate(len(WavefrontSchedule(height, width, k).stairs)) for k in (1, 2)},
+        diagonal={k: rate(len(WavefrontSchedule(height, width, k).waves)) for k in (1, 2)},
         needed=RATE / rate(tokens),
     )
 

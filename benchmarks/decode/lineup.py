@@ -25,17 +25,16 @@ from worldbridge.models.checkpoint import World
 from worldbridge.models.transformer import TransformerConfig, VideoTransformer
 from worldbridge.runtime.decoding import (
     DECODE_MODES,
-    RASTER_MODES,
-    RasterDecoder,
-    RasterSnapshot,
+    DecodeOptions,
+    Decoder,
     Sampling,
+    SavedTokens,
+    is_exact,
+    make_decoder,
 )
-from worldbridge.runtime.decoding.choice import decoder_for
 from worldbridge.runtime.decoding.executors.cpu_packed import PackedLinear
-from worldbridge.runtime.decoding.options import DEFAULT_DIAGONAL, DEFAULT_WIDTH, is_exact
+from worldbridge.runtime.decoding.options import DEFAULT_JACOBI_WINDOW, DEFAULT_ROW_LAG, WeightDtype
 from worldbridge.runtime.decoding.schedule import WavefrontSchedule
-from worldbridge.runtime.decoding.weight_dtype import WeightDtype
-from worldbridge.runtime.decoding.weight_store import WeightStore
 from worldbridge.runtime.worlds.conditioning import Conditioning
 
 __all__ = [
@@ -50,6 +49,7 @@ __all__ = [
 ]
 
 GUESSING = ("jacobi", "medusa")  # modes whose speed depends on how often guesses are right
+_RASTER_ORDER = ("sequential", "jacobi", "medusa", "diagonal")
 _MOST_ROWS = 64  # of one session in a step on a GPU, as `kernels/attention.py` has it
 
 
@@ -119,15 +119,15 @@ class _Way:
     """A mode, and what can be chosen about it."""
 
     mode: str
-    width: int = DEFAULT_WIDTH
-    diagonal: int = DEFAULT_DIAGONAL
+    width: int = DEFAULT_JACOBI_WINDOW
+    diagonal: int = DEFAULT_ROW_LAG
 
     @property
     def name(self) -> str:
         """The usual choice has the mode's own name."""
-        if self.mode == "jacobi" and self.width != DEFAULT_WIDTH:
+        if self.mode == "jacobi" and self.width != DEFAULT_JACOBI_WINDOW:
             return f"jacobi W={self.width}"
-        if self.mode == "diagonal" and self.diagonal != DEFAULT_DIAGONAL:
+        if self.mode == "diagonal" and self.diagonal != DEFAULT_ROW_LAG:
             return f"diagonal k={self.diagonal}"
         return self.mode
 
@@ -144,9 +144,9 @@ def _ways(modes: Sequence[str], subject: Subject) -> dict[str, _Way]:
     ways: list[_Way] = []
     for mode in modes:
         if mode == "jacobi":
-            ways += [_Way(mode, width=w) for w in subject.widths or (DEFAULT_WIDTH,)]
+            ways += [_Way(mode, width=w) for w in subject.widths or (DEFAULT_JACOBI_WINDOW,)]
         elif mode == "diagonal":
-            ways += [_Way(mode, diagonal=k) for k in subject.diagonals or (DEFAULT_DIAGONAL,)]
+            ways += [_Way(mode, diagonal=k) for k in subject.diagonals or (DEFAULT_ROW_LAG,)]
         else:
             ways.append(_Way(mode))
     return {way.name: way for way in ways}
@@ -218,9 +218,8 @@ class RasterLineup:
         _check(subject)
         self._subject = subject
         self._sampling = Sampling(**subject.world.manifest["sampling"])
-        self._packed = WeightStore()
         self.plain = "published" if subject.device.type == "cuda" else "plain"
-        self._ways = _ways(_modes(RASTER_MODES, subject.world, only), subject)
+        self._ways = _ways(_modes(_RASTER_ORDER, subject.world, only), subject)
         self.names = [*self._ways, self.plain]
         self._told, self._start = self._begin()
         self._steps: list[Step] = []  # what `sequential` drew its latents from
@@ -268,8 +267,8 @@ class RasterLineup:
         """A decoder, how much of the weights its forward reads, and what it is."""
         world, dtype = self._subject.world, str(self._subject.world.transformer.norm.weight.dtype)
         decoder, own = self._built(way), dtype.removeprefix("torch.")
-        step = getattr(decoder, "step", None)
-        if step is not None:  # a DeviceDecoder
+        step = getattr(decoder.executor, "step", None)
+        if step is not None:  # a CudaExecutor
             stored = own if self._subject.precision == "model" else self._subject.precision
             return decoder, step.bytes_read(1), f"{stored} weights, our kernels, CUDA graphs"
         weights = sum(w.nbytes for w in _matrices(world.transformer))
@@ -279,22 +278,18 @@ class RasterLineup:
             weights += decoder.heads.weight.nbytes + output.nbytes
         return decoder, weights, f"{own}, torch"
 
-    def _built(self, way: _Way) -> RasterDecoder:
+    def _built(self, way: _Way) -> Decoder:
         """As a world would choose it, with room for two sessions."""
         world = self._subject.world
-        return decoder_for(
-            world.transformer,
-            2,
-            self._sampling,
-            way.mode,
-            heads=world.heads,
-            width=way.width,
-            diagonal=way.diagonal,
-            precision=self._subject.precision,
-            packed=self._packed,
+        options = DecodeOptions(
+            mode=way.mode,
+            jacobi_window=way.width,
+            row_lag=way.diagonal,
+            weight_dtype=self._subject.precision,
         )
+        return make_decoder(world.transformer, 2, self._sampling, options, heads=world.heads)
 
-    def _begin(self) -> tuple[Conditioning, RasterSnapshot]:
+    def _begin(self) -> tuple[Conditioning, SavedTokens]:
         """What the first latent is drawn from."""
         subject = self._subject
         if subject.trained is False:

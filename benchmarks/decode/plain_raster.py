@@ -20,8 +20,8 @@ from torch import Tensor
 from worldbridge.models.conditioning.camera import predicted_rays
 from worldbridge.models.transformer import KVCache, VideoTransformer
 from worldbridge.models.transformer.positions import absolute_table, rotary_table
+from worldbridge.runtime.decoding import SavedTokens
 from worldbridge.runtime.decoding.noise import position_noise
-from worldbridge.runtime.decoding.raster import RasterSnapshot
 from worldbridge.runtime.decoding.sampling import Sampling, gumbel, sample
 
 __all__ = ["PlainRaster", "PublishedRaster"]
@@ -59,7 +59,7 @@ class PlainRaster:
     @torch.inference_mode()
     def draw(
         self,
-        past: RasterSnapshot,
+        past: SavedTokens,
         condition: Tensor | None,
         pose: Tensor | None,
         mark: Callable[[], None],
@@ -89,7 +89,7 @@ class PlainRaster:
         uniform = position_noise(seed, first, count, -(-codes // _LANES) * _LANES)
         return gumbel(uniform[:, :codes].to(self.device))
 
-    def _read(self, past: RasterSnapshot, condition: Tensor | None, pose: Tensor | None) -> _Past:
+    def _read(self, past: SavedTokens, condition: Tensor | None, pose: Tensor | None) -> _Past:
         """Feed a past, latent by latent, because each may have a condition of its own."""
         cache = KVCache.allocate(self.config, 1, self.places, self.weight)
         codes = past.codes.to(self.device)
@@ -107,14 +107,14 @@ class PlainRaster:
         ahead = None if rays is None else rays[cache.length : cache.length + self.size]
         return _Past(cache, newest, self._context(past, condition), ahead)
 
-    def _context(self, past: RasterSnapshot, condition: Tensor | None) -> _Context | None:
+    def _context(self, past: SavedTokens, condition: Tensor | None) -> _Context | None:
         if condition is not None:
             return self.model.action_keys_values(condition[None].to(self.weight))
         if past.context is not None:
             return self.model.context_keys_values(past.context[None].to(self.weight))
         return None
 
-    def _rays(self, past: RasterSnapshot, pose: Tensor | None) -> Tensor | None:
+    def _rays(self, past: SavedTokens, pose: Tensor | None) -> Tensor | None:
         """Of what every position of the window and of the new latent predicts, [n, 6]."""
         if pose is None or past.poses is None:
             return None

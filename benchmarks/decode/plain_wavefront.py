@@ -23,7 +23,7 @@ __all__ = ["PlainWavefront"]
 
 
 class PlainWavefront:
-    """One stream. Keys and values of the newest latents lie in a ring, as in `WavefrontDecoder`."""
+    """One stream. Keys and values of the newest latents lie in a ring, as in `Decoder`."""
 
     def __init__(
         self, model: VideoTransformer, sampling: Sampling, seed: int, frames: int = 0
@@ -40,14 +40,14 @@ class PlainWavefront:
         self.cache = KVCache.allocate(config, 1, entries, model.norm.weight)
 
     @torch.inference_mode()
-    def force(self, codes: Tensor, condition: Tensor) -> None:
+    def prefill(self, codes: Tensor, condition: Tensor) -> None:
         """Append a known latent: codes [H, W], condition [C]."""
         previous, hidden = self._before(condition)
         x = self.model.grid_input(codes[None], previous, hidden)[0].flatten(0, 1)
         self._features(x, torch.arange(self.slots, device=self.device), hidden)
         self._append(codes)
 
-    @one_thread()  # as in `WavefrontDecoder`: these steps are too small for two
+    @one_thread()  # as in `Decoder`: these steps are too small for two
     @torch.inference_mode()
     def draw(self, condition: Tensor, mark: Callable[[], None]) -> Tensor:
         """The next latent [H, W]; `mark` is called before every forward and after the last one."""

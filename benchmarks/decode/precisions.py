@@ -6,7 +6,7 @@ from typing import cast
 
 import torch
 
-from worldbridge.runtime.decoding.weight_dtype import WeightDtype
+from worldbridge.runtime.decoding.options import WeightDtype
 
 __all__ = ["precision_of"]
 

@@ -17,7 +17,7 @@ from worldbridge.models.checkpoint import World
 from worldbridge.models.conditioning.actions import condition_vector
 from worldbridge.models.conditioning.prompt_frames import to_unit
 from worldbridge.models.procedural import THEMES, CameraState, build_scene, render, spawn
-from worldbridge.runtime.decoding import RasterSnapshot
+from worldbridge.runtime.decoding import SavedTokens
 from worldbridge.runtime.worlds.autoregressive import ArState, ArWorld
 from worldbridge.runtime.worlds.camera import dead_reckoning
 from worldbridge.runtime.worlds.conditioning import Conditioning
@@ -75,7 +75,7 @@ class WavefrontStream:
     def latent(self, number: int, mark: _Mark) -> Tensor:
         self._camera, condition = _condition(self._camera, number)
         decoder = self._world.decoder
-        decoder.between = mark
+        decoder.on_step = mark
         codes = decoder.decode([self._state.grid], condition[None])
         mark()
         return codes[0]
@@ -87,7 +87,7 @@ class WavefrontStream:
 
     @property
     def context_tokens(self) -> int:
-        return _grid_context(self._world, self._state.grid.frames - 1)
+        return _grid_context(self._world, self._state.grid.latents - 1)
 
 
 class PlainWavefrontStream:
@@ -101,7 +101,7 @@ class PlainWavefrontStream:
         self._camera = state.camera
         self._plain = PlainWavefront(world.transformer, self._world.sampling, SEED)
         for codes, condition in zip(state.codes, state.conditions, strict=True):
-            self._plain.force(codes, condition)
+            self._plain.prefill(codes, condition)
 
     def latent(self, number: int, mark: _Mark) -> Tensor:
         self._camera, condition = _condition(self._camera, number)
@@ -135,7 +135,7 @@ def _grid_context(world: ArWorld, before: int) -> int:
 class Step:
     """All that a latent is drawn from."""
 
-    past: RasterSnapshot
+    past: SavedTokens
     condition: Tensor | None  # [condition_dim]
     pose: Tensor | None  # [8]
 
@@ -156,9 +156,9 @@ class RasterStream:
     closes = True
 
     def __init__(
-        self, decoder: Any, told: Conditioning, start: RasterSnapshot, *, fixed: bool
+        self, decoder: Any, told: Conditioning, start: SavedTokens, *, fixed: bool
     ) -> None:
-        """`decoder`: a RasterDecoder or one with its interface, with room for two sessions."""
+        """`decoder`: a Decoder or one with its interface, with room for two sessions."""
         self._decoder, self._told, self._start, self._fixed = decoder, told, start, fixed
         self._session = decoder.restore(start)
         self._marks = ForwardMarks(decoder)
@@ -181,10 +181,10 @@ class RasterStream:
         self._camera = self._told.moved(self._camera, action[0].tolist())
         return codes[0]  # type: ignore[no-any-return]
 
-    def past(self) -> RasterSnapshot:
+    def past(self) -> SavedTokens:
         """What `decode` is going to see: of a full window, what is left when it slides."""
         saved = self._decoder.snapshot(self._session)
-        assert isinstance(saved, RasterSnapshot)
+        assert isinstance(saved, SavedTokens)
         return saved
 
     @property
@@ -199,10 +199,10 @@ class ForwardMarks:
     def __init__(self, decoder: Any) -> None:
         self._mark: _Mark | None = None
         self._group_begins = False
-        decoder.between = self._between
-        steps = getattr(decoder, "steps", None)
+        decoder.on_step = self._between
+        steps = getattr(decoder.executor, "steps", None)
         if steps is not None:
-            decoder.steps = _MarkedSteps(steps, self._step)
+            decoder.executor.steps = _MarkedSteps(steps, self._step)
 
     @contextmanager
     def made_by(self, mark: _Mark) -> Iterator[None]:
@@ -228,9 +228,12 @@ class _MarkedSteps:
         self._steps, self._told = steps, told
         self.buckets: tuple[int, ...] = steps.buckets
 
-    def run(self, bucket: int) -> None:
+    def prepare(self, bucket: int, given: bool) -> None:
+        self._steps.prepare(bucket, given)
+
+    def run(self, bucket: int, given: bool = False) -> None:
         self._told()
-        self._steps.run(bucket)
+        self._steps.run(bucket, given)
 
 
 class PlainRasterStream:
@@ -250,7 +253,7 @@ class PlainRasterStream:
         return self._latest.context_tokens
 
 
-def start_of(world: World) -> tuple[Conditioning, RasterSnapshot]:
+def start_of(world: World) -> tuple[Conditioning, SavedTokens]:
     """Where a converted world begins: what the rendered scene of the first theme looks like."""
     weight = world.transformer.norm.weight
     told = Conditioning(world.manifest, world.transformer.config, weight.device)
@@ -263,7 +266,7 @@ def start_of(world: World) -> tuple[Conditioning, RasterSnapshot]:
     return told, _past(told, codes, camera)
 
 
-def random_past(world: World, latents: int) -> tuple[Conditioning, RasterSnapshot]:
+def random_past(world: World, latents: int) -> tuple[Conditioning, SavedTokens]:
     """A past of random tokens, for a model that was never trained."""
     config, device = world.transformer.config, world.transformer.norm.weight.device
     told = Conditioning(world.manifest, config, device)
@@ -273,8 +276,8 @@ def random_past(world: World, latents: int) -> tuple[Conditioning, RasterSnapsho
     return told, _past(told, codes, CameraState(0.0, 0.0))
 
 
-def _past(told: Conditioning, codes: Tensor, camera: CameraState) -> RasterSnapshot:
+def _past(told: Conditioning, codes: Tensor, camera: CameraState) -> SavedTokens:
     """Of latents [F, h, w] that no action led to."""
     count = len(codes)
     actions, poses = told.start_actions(count), told.start_poses(camera, count)
-    return RasterSnapshot(SEED, count, codes, told.context, actions, poses)
+    return SavedTokens(SEED, count, codes, told.context, actions, poses)

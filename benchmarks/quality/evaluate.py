@@ -25,7 +25,7 @@ from worldbridge.models.procedural.actions import MAX_PITCH_DEG, PITCH_LIMIT_DEG
 from worldbridge.models.progress import Progress
 from worldbridge.models.training.data import EVALUATION_SEEDS, Clip, make_clip, make_ending
 from worldbridge.runtime.config import WorkerConfig
-from worldbridge.runtime.decoding import WavefrontSession
+from worldbridge.runtime.decoding import DecodeSession
 from worldbridge.runtime.frames.i420 import unit_to_bytes
 from worldbridge.runtime.worlds.autoregressive import ArWorld
 from worldbridge.runtime.worlds.registry import open_world
@@ -153,16 +153,16 @@ class _Evaluation:
                 pixels, _ = world.tokenizer.decode_step(drawn[None, None], stream)
                 predicted.append(_error(unit_to_bytes(pixels[0, :, -1]), clip.frames[t]))
                 copied.append(_error(clip.frames[t - 1], clip.frames[t]))
-            world.decoder.force(grid, latent, condition)
+            world.decoder.prefill(grid, latent, condition)
             pixels, stream = world.tokenizer.decode_step(latent[None, None], stream)
             coded.append(_error(unit_to_bytes(pixels[0, :, -1]), clip.frames[t]))
         return coded, predicted, copied
 
-    def _peek(self, grid: WavefrontSession, condition: Tensor) -> Tensor:
+    def _peek(self, grid: DecodeSession, condition: Tensor) -> Tensor:
         """What the world would draw next, without going there."""
-        frames, recent = grid.frames, grid.recent
+        latents, window = grid.latents, grid.window
         drawn = self.world.decoder.decode([grid], condition[None])[0]
-        grid.frames, grid.recent = frames, recent
+        grid.latents, grid.window = latents, window
         return drawn
 
     # -- following controls ---------------------------------------------------------------------
@@ -186,7 +186,7 @@ class _Evaluation:
         codes = world.tokenizer.encode(to_unit(clip.frames).transpose(0, 1)[None])[0]
         stream = world.tokenizer.decode_stream_init(1, world.height, world.width)
         for latent, condition in zip(codes, clip.condition, strict=True):
-            world.decoder.force(grid, latent, condition)
+            world.decoder.prefill(grid, latent, condition)
             _, stream = world.tokenizer.decode_step(latent[None, None], stream)
         pitch = clip.condition[-1, 4] * math.radians(PITCH_LIMIT_DEG)
         condition = condition_vector(torch.tensor(command.action), pitch, clip.theme)
@@ -250,7 +250,7 @@ class _Evaluation:
         for clip, grid in zip(clips, grids, strict=True):
             codes = world.tokenizer.encode(to_unit(clip.frames[:4]).transpose(0, 1)[None])[0]
             for latent, condition in zip(codes, clip.condition, strict=False):
-                world.decoder.force(grid, latent, condition)
+                world.decoder.prefill(grid, latent, condition)
         frames = round(self.plan.rollout_seconds * world.spec.fps)
         play = torch.stack([random_play(seed, frames) for seed in seeds], dim=1)
         pitch = torch.stack([clip.condition[3, 4] for clip in clips]) * PITCH_LIMIT_DEG

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from worldbridge.models.conditioning.prompt_frames import to_unit
 from worldbridge.models.training.data import Clip
-from worldbridge.runtime.decoding import WavefrontDecoder
+from worldbridge.runtime.decoding import DecodeOptions, Decoder, make_decoder
 from worldbridge.runtime.worlds.autoregressive import ArWorld
 
 __all__ = ["measure_drafts"]
@@ -34,7 +34,8 @@ def measure_drafts(world: ArWorld, clips: list[Clip], context: int, seed: int) -
     for mode in ("medusa", "jacobi"):
         if mode == "medusa" and world.heads is None:
             continue
-        decoder = WavefrontDecoder(world.transformer, 1, world.sampling, mode, world.heads)
+        options = DecodeOptions(mode)
+        decoder = make_decoder(world.transformer, 1, world.sampling, options, heads=world.heads)
         drawn = _go_on(decoder, starts, seed)
         same = [torch.equal(mine, other) for mine, other in zip(drawn, usual, strict=True)]
         counts = decoder.counts
@@ -50,9 +51,7 @@ def measure_drafts(world: ArWorld, clips: list[Clip], context: int, seed: int) -
     return found
 
 
-def _go_on(
-    decoder: WavefrontDecoder, starts: list[tuple[Tensor, Tensor]], seed: int
-) -> list[Tensor]:
+def _go_on(decoder: Decoder, starts: list[tuple[Tensor, Tensor]], seed: int) -> list[Tensor]:
     """The latents that follow codes [n, H, W] under the rest of conditions [T, C]."""
     latents: list[Tensor] = []
     for i, (codes, conditions) in enumerate(starts):
@@ -60,10 +59,8 @@ def _go_on(
     return latents
 
 
-def _stream(
-    decoder: WavefrontDecoder, seed: int, codes: Tensor, conditions: Tensor
-) -> list[Tensor]:
+def _stream(decoder: Decoder, seed: int, codes: Tensor, conditions: Tensor) -> list[Tensor]:
     session = decoder.open(seed)
     for latent, condition in zip(codes, conditions, strict=False):
-        decoder.force(session, latent, condition)
+        decoder.prefill(session, latent, condition)
     return [decoder.decode([session], told[None])[0] for told in conditions[len(codes) :]]

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn.attention import bias
 
 from worldbridge.models.transformer.config import TransformerConfig
+from worldbridge.models.transformer.positions import rotate_time
 
 __all__ = ["Attend", "CacheRows", "KVCache", "attend_causally", "attend_to", "causal_mask"]
 
@@ -49,6 +50,14 @@ class KVCache:
     def return_with(self, owner: object, slot: int) -> None:
         """Free a slot when its owner is garbage-collected."""
         weakref.finalize(owner, self.free.append, slot)
+
+    def rotate(self, config: TransformerConfig, slot: int, kept: slice, latents: int) -> None:
+        """Move what follows `latents` latents later to the entries `kept`, turned back in time."""
+        size = config.latent_shape[1] * config.latent_shape[2]
+        source = slice(kept.start + latents * size, kept.stop + latents * size)
+        keys, values = self.keys[:, slot], self.values[:, slot]
+        keys[:, :, kept] = rotate_time(config, keys[:, :, source].clone(), -latents)
+        values[:, :, kept] = values[:, :, source].clone()
 
     def attend(self, rows: Sequence[CacheRows]) -> Attend:
         """Write the keys and values of each sequence, then attend to what its slot holds.

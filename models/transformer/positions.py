@@ -9,7 +9,14 @@ from torch import Tensor
 
 from worldbridge.models.transformer.config import TransformerConfig, Yarn
 
-__all__ = ["absolute_table", "apply_rotary", "rotary_angles", "rotary_frequencies", "rotary_table"]
+__all__ = [
+    "absolute_table",
+    "apply_rotary",
+    "rotary_angles",
+    "rotary_frequencies",
+    "rotary_table",
+    "rotate_time",
+]
 
 
 def rotary_frequencies(config: TransformerConfig) -> tuple[Tensor, Tensor]:
@@ -63,6 +70,18 @@ def rotary_table(config: TransformerConfig) -> Tensor:
     if config.begin_of_video_token is not None:
         angles = torch.cat([torch.zeros_like(angles[:1]), angles])
     return angles
+
+
+def rotate_time(config: TransformerConfig, keys: Tensor, shift: int) -> Tensor:
+    """Return rotated keys [..., head_dim] as they would be `shift` latents later.
+
+    A rotation by the sum of two angles is one rotation after the other, so no key has to be
+    computed again. Only what a key has learned from latents before it stays as it was.
+    """
+    zero = torch.zeros((), dtype=torch.long, device=keys.device)
+    angles = rotary_angles(config, zero + shift, zero, zero)
+    cos, sin = angles.cos().float(), angles.sin().float()
+    return apply_rotary(keys.float(), cos, sin).to(keys)
 
 
 def apply_rotary(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

@@ -1,28 +1,26 @@
 """Turning a world's past and the newest controls into the tokens of its next latent."""
 
-from worldbridge.runtime.decoding.noise import position_noise
-from worldbridge.runtime.decoding.raster import (
-    DEFAULT_DIAGONAL,
-    RASTER_MODES,
-    RasterDecoder,
-    RasterSession,
-    RasterSnapshot,
-    is_exact,
+from worldbridge.runtime.decoding.decoder import (
+    Decoder,
+    DecodeSession,
+    SavedTokens,
+    make_decoder,
+    pack_weights,
 )
+from worldbridge.runtime.decoding.noise import position_noise
+from worldbridge.runtime.decoding.options import DECODE_MODES, DecodeOptions, is_exact
 from worldbridge.runtime.decoding.sampling import Sampling, sample
-from worldbridge.runtime.decoding.wavefront import DECODE_MODES, WavefrontDecoder, WavefrontSession
 
 __all__ = [
     "DECODE_MODES",
-    "DEFAULT_DIAGONAL",
-    "WavefrontDecoder",
-    "WavefrontSession",
-    "RASTER_MODES",
-    "RasterDecoder",
-    "RasterSession",
-    "RasterSnapshot",
+    "DecodeOptions",
+    "DecodeSession",
+    "Decoder",
     "Sampling",
+    "SavedTokens",
     "is_exact",
+    "make_decoder",
+    "pack_weights",
     "position_noise",
     "sample",
 ]

@@ -65,7 +65,7 @@ class ActiveDecoder:
         """Raises ValueError for a model without a guide."""
         grid, head = model.config.grid, model.output
         if grid is None or not grid.guide_dim or not isinstance(head, DigitHead):
-            raise ValueError("this model has no guide; decode it with WavefrontDecoder")
+            raise ValueError("this model has no guide; decode it with make_decoder")
         self.model, self.inputs, self.head = model, model.guided_input, head
         self.config, self.sampling, self.sequential = model.config, sampling, sequential
         self.levels = list(self.inputs.levels)

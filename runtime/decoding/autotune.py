@@ -66,7 +66,7 @@ AUTO = Wanted("auto")
 class DecodedWorld(Protocol):
     """The part of a world whose tokens can be decoded in several ways."""
 
-    # has `mode`, `least_forwards`, `between`, called before every forward, and `enqueued`, how many
+    # has `mode`, `least_forwards`, `on_step`, called before every forward, and `enqueued`, how many
     # forwards may be ahead of the device
     decoder: Any
     tokenizer: Any  # nn.Module
@@ -266,12 +266,12 @@ class _Watch:
 
 @contextmanager
 def _watching(decoder: Any, watch: _Watch) -> Iterator[None]:
-    before: Callable[[], None] = decoder.between
-    decoder.between = watch.mark
+    before: Callable[[], None] = decoder.on_step
+    decoder.on_step = watch.mark
     try:
         yield
     finally:
-        decoder.between = before
+        decoder.on_step = before
 
 
 @contextmanager

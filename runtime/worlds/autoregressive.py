@@ -39,7 +39,13 @@ from worldbridge.models.procedural import (
 from worldbridge.models.procedural import actions as limits
 from worldbridge.models.tokenizer import StreamState
 from worldbridge.runtime.config import WorkerConfig
-from worldbridge.runtime.decoding import Sampling, WavefrontDecoder, WavefrontSession
+from worldbridge.runtime.decoding import (
+    DecodeOptions,
+    Decoder,
+    DecodeSession,
+    Sampling,
+    make_decoder,
+)
 from worldbridge.runtime.decoding.autotune import Wanted
 from worldbridge.runtime.decoding.seat_memory import seats_tried
 from worldbridge.runtime.errors import DamagedWeightsError, SnapshotError, UnknownThemeError
@@ -73,7 +79,7 @@ class ArState:
 
     theme: str
     camera: CameraState
-    grid: WavefrontSession
+    grid: DecodeSession
     stream: StreamState
     codes: Tensor
     conditions: Tensor
@@ -156,10 +162,11 @@ class ArWorld(WorldModel[ArState]):
         guessing = ("jacobi",) if self.heads is None else ("jacobi", "medusa")
         return ("diagonal", *guessing, "sequential")
 
-    def make_decoder(self, wanted: Wanted) -> WavefrontDecoder:
-        mode = wanted.mode or "diagonal"
-        decoder = WavefrontDecoder(self.transformer, self.capacity, self.sampling, mode, self.heads)
-        decoder.between = self._notify  # finished frames leave while tokens are sampled
+    def make_decoder(self, wanted: Wanted) -> Decoder:
+        options = DecodeOptions(mode=wanted.mode)
+        parts = self.transformer, self.capacity, self.sampling, options
+        decoder = make_decoder(*parts, heads=self.heads)
+        decoder.on_step = self._notify  # finished frames leave while tokens are sampled
         return decoder
 
     def save(self, state: ArState) -> bytes:
@@ -169,7 +176,7 @@ class ArWorld(WorldModel[ArState]):
                 "version": _SNAPSHOT_VERSION,
                 "theme": state.theme,
                 "seed": state.grid.seed,
-                "frames": state.grid.frames,
+                "frames": state.grid.latents,
                 "camera": [camera.x, camera.z, camera.yaw, camera.pitch],
                 "codes": state.codes.to(torch.int32).numpy().tobytes(),
                 "conditions": state.conditions.numpy().tobytes(),
@@ -188,14 +195,8 @@ class ArWorld(WorldModel[ArState]):
     @torch.inference_mode()
     def _sample(self, states: Sequence[ArState], controls: Sequence[Controls]) -> None:
         """All or nothing: when it raises, every state is as it was before."""
-        before = [(s.grid.frames, s.grid.recent) for s in states]
-        try:
-            cameras, condition = self._lead(states, controls)
-            codes = self.decoder.decode([s.grid for s in states], condition)
-        except Exception:
-            for state, (frames, recent) in zip(states, before, strict=True):
-                state.grid.frames, state.grid.recent = frames, recent
-            raise
+        cameras, condition = self._lead(states, controls)
+        codes = self.decoder.decode([s.grid for s in states], condition)
         kept = codes.cpu()
         t_tokens = now_ms()
         for i, (state, asked) in enumerate(zip(states, controls, strict=True)):
@@ -269,14 +270,11 @@ class ArWorld(WorldModel[ArState]):
     ) -> ArState:
         """Replay latents first..first+n-1 (all, or the newest `kept`) into a new session."""
         history = self.config.grid.previous_latents if self.config.grid and first > 0 else 0
-        grid = self.decoder.open(seed)
-        grid.frames = first + history
-        known = codes.to(self.decoder.device)
-        grid.recent = list(known[:history].flip(0))
+        known, latents = codes.to(self.decoder.device), first + len(codes)
+        grid = self.decoder.open(seed, known, latents=latents, conditions=conditions)
         stream = self.tokenizer.decode_stream_init(1, self.height, self.width)
         with one_thread():  # with two, these small steps take longer
-            for latent, condition in zip(known[history:], conditions[history:], strict=True):
-                self.decoder.force(grid, latent, condition)
+            for latent in known[history:]:
                 _, stream = self.tokenizer.decode_step(latent[None, None], stream)
         codes, conditions = codes[-self.kept :].clone(), conditions[-self.kept :].clone()
         return ArState(theme, camera, grid, stream, codes, conditions)

@@ -22,7 +22,7 @@ __all__ = ["Conditioning", "conditionings_of", "layout_of", "pose_of", "pose_vec
 
 
 class Conditioning:
-    """The inputs of a `RasterDecoder` besides tokens; None for what the model does not take.
+    """The inputs of a raster-order `Decoder` besides tokens; None for what the model does not take.
 
     Args:
         manifest: the world's `world.json`.

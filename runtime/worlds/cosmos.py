@@ -39,17 +39,22 @@ from worldbridge.models.progress import silent
 from worldbridge.models.tokenizer.config import decoder_receptive_field
 from worldbridge.models.transformer import TransformerConfig
 from worldbridge.runtime.config import WeightDtype, WorkerConfig
-from worldbridge.runtime.decoding import RasterDecoder, RasterSnapshot, Sampling
+from worldbridge.runtime.decoding import (
+    DecodeOptions,
+    Decoder,
+    Sampling,
+    SavedTokens,
+    make_decoder,
+    pack_weights,
+)
 from worldbridge.runtime.decoding.autotune import Wanted
-from worldbridge.runtime.decoding.choice import decoder_for, pack_first
-from worldbridge.runtime.decoding.options import DEFAULT_DIAGONAL
+from worldbridge.runtime.decoding.options import DEFAULT_ROW_LAG
 from worldbridge.runtime.decoding.seat_memory import (
     Ring,
     places_that_fit,
     seats_tried,
     stream_bytes,
 )
-from worldbridge.runtime.decoding.weight_store import WeightStore
 from worldbridge.runtime.errors import UnknownThemeError
 from worldbridge.runtime.frames.detokenizer import make_detokenizer
 from worldbridge.runtime.frames.options import EAGER
@@ -118,7 +123,7 @@ class CosmosWorld(WorldModel[CosmosState]):
     ) -> None:
         super().__init__()
         self.lead, self._progress = lead, progress
-        self.weights, self._packed = weights, WeightStore()  # which all its decoders share
+        self.weights = weights
         self.spec = cosmos_spec(world.manifest)
         self.past = window_of(world.manifest, world.transformer.config)
         self.tokenizer, self.config = world.tokenizer, world.transformer.config
@@ -265,7 +270,7 @@ class CosmosWorld(WorldModel[CosmosState]):
         self._order([state] if state.orders else [], [None])
         return state
 
-    def record_of(self, state: CosmosState) -> RasterSnapshot:
+    def record_of(self, state: CosmosState) -> SavedTokens:
         """What its next latent is drawn from, on the world's device."""
         record = self._record(state.seed, state.latents, state.tail)
         return replace(record, codes=record.codes.to(self.device))
@@ -286,25 +291,30 @@ class CosmosWorld(WorldModel[CosmosState]):
         guessing = ("jacobi",) if self.heads is None else ("medusa", "jacobi")
         return (*guessing, "sequential")
 
-    def make_decoder(self, wanted: Wanted) -> RasterDecoder:
+    def make_decoder(self, wanted: Wanted) -> Decoder:
         """Raises ValueError for a mode that this world does not have."""
-        return decoder_for(
+        past, lag = self.past, wanted.diagonal
+        options = DecodeOptions(
+            mode=wanted.mode or "jacobi",
+            max_latents=past.latents,
+            keep=past.keep,
+            slide=past.slide,
+            row_lag=DEFAULT_ROW_LAG if lag is None else lag,
+            weight_dtype=self.weights,
+        )
+        return make_decoder(
             self.transformer,
             self.capacity,
             self.sampling,
-            wanted.mode or "jacobi",
+            options,
             heads=self.heads,
-            diagonal=DEFAULT_DIAGONAL if wanted.diagonal is None else wanted.diagonal,
-            window=self.past,
-            precision=self.weights,
-            packed=self._packed,
-            progress=self._progress,
+            progress=self._progress or silent,
         )
 
     def _places(self, wanted: int) -> int:
         """How many of the wanted places the memory holds. The weights that decoding packs come
         first: every decoder needs them."""
-        pack_first(self.transformer, self.heads, self.weights, self._packed)
+        pack_weights(self.transformer, self.heads, self.weights)
         own, latents = self.transformer.norm.weight, self.past.latents
         ring = Ring(self.config, latents, own.element_size())
         size = self.height, self.width
@@ -421,12 +431,12 @@ class CosmosWorld(WorldModel[CosmosState]):
         state.coming.append(coming)
         self.works.make(state.work, coming, state.tail)
 
-    def _record(self, seed: int, latents: int, tail: Sequence[Latent]) -> RasterSnapshot:
+    def _record(self, seed: int, latents: int, tail: Sequence[Latent]) -> SavedTokens:
         """What the decoder draws the next latent from."""
         window = tail[-(latents - self.decoder.window_start(latents)) :]
         actions = torch.tensor([latent.action for latent in window])
         poses = [latent.pose for latent in window if latent.pose is not None]
-        return RasterSnapshot(
+        return SavedTokens(
             seed,
             latents,
             torch.stack([latent.codes for latent in window]),

@@ -13,7 +13,7 @@ from torch import Tensor
 from worldbridge.models.procedural import CameraState
 from worldbridge.models.tokenizer import StreamState
 from worldbridge.runtime.controls import NEUTRAL, Action
-from worldbridge.runtime.decoding import RasterSession, RasterSnapshot
+from worldbridge.runtime.decoding import DecodeSession, SavedTokens
 from worldbridge.runtime.worlds.camera import Alignment
 from worldbridge.runtime.worlds.contract import Pose, WorldFrame
 
@@ -79,9 +79,9 @@ class StreamSlot:
     `session` and `record` belong to the drawing thread, `stream` and `error` to the pixel thread.
     """
 
-    record: RasterSnapshot
+    record: SavedTokens
     stream: StreamState
-    session: RasterSession | None = None
+    session: DecodeSession | None = None
     error: Exception | None = None
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from worldbridge.clock import now_ms
 from worldbridge.models.tokenizer import StreamState
-from worldbridge.runtime.decoding import RasterDecoder, RasterSnapshot
+from worldbridge.runtime.decoding import Decoder, SavedTokens
 from worldbridge.runtime.frames.detokenizer import Detokenizer, PendingFrames, SampledLatent
 from worldbridge.runtime.worlds.conditioning import Conditioning
 from worldbridge.runtime.worlds.cosmos_state import (
@@ -50,7 +50,7 @@ class GenerationPipeline:
     """
 
     def __init__(
-        self, decoder: Callable[[], RasterDecoder], told: Conditioning, maker: Detokenizer
+        self, decoder: Callable[[], Decoder], told: Conditioning, maker: Detokenizer
     ) -> None:
         """`decoder`: the world's present one; its mode may be changed while nothing is drawn."""
         self._decoder, self._told, self._maker = decoder, told, maker
@@ -122,7 +122,7 @@ class GenerationPipeline:
         return True
 
     @torch.inference_mode()
-    def _decode(self, jobs: Sequence[_Job]) -> tuple[list[SampledLatent], list[RasterSnapshot]]:
+    def _decode(self, jobs: Sequence[_Job]) -> tuple[list[SampledLatent], list[SavedTokens]]:
         decoder, sessions = self._decoder(), []
         for work, _ in jobs:
             if work.session is None:

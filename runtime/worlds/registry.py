@@ -14,7 +14,7 @@ from worldbridge.models.errors import DamagedWorldError
 from worldbridge.models.progress import silent
 from worldbridge.runtime.config import WorkerConfig
 from worldbridge.runtime.decoding.autotune import Wanted, check_wanted, set_mode
-from worldbridge.runtime.decoding.weight_dtype import check_weight_dtype
+from worldbridge.runtime.decoding.options import check_weight_dtype
 from worldbridge.runtime.errors import DamagedWeightsError, NoDeviceError, UnknownWorldError
 from worldbridge.runtime.frames.options import check_detokenizer
 from worldbridge.runtime.worlds.contract import Progress, WorldModel, WorldSpec

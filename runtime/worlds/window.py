@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from worldbridge.models.transformer import TransformerConfig
-from worldbridge.runtime.decoding.options import check_options
+from worldbridge.runtime.decoding.options import DecodeOptions
 
 __all__ = ["Window", "window_of"]
 
@@ -33,5 +33,5 @@ def window_of(manifest: dict[str, Any], config: TransformerConfig) -> Window:
     keep, slide = told.get("keep", max(1, latents // 2)), told.get("slide", "reprefill")
     if not isinstance(keep, int):
         raise ValueError(f"expected to keep a whole number of latents, got {keep!r}")
-    check_options(config, "sequential", slide, latents, keep, 1)
+    DecodeOptions("sequential", latents, keep, slide).resolve(config)
     return Window(latents, keep, slide)

@@ -1,4 +1,4 @@
-"""Recorded steps on the GPU that is not there draw the tokens of `RasterDecoder` on the CPU."""
+"""Recorded steps on the GPU that is not there draw the tokens of `Decoder` on the CPU."""
 
 from __future__ import annotations
 
@@ -22,13 +22,12 @@ from tests.support.cuda_models import (
     opened,
     run,
 )
+from tests.support.decoders import cuda_decoder, eager_decoder
 from tests.support.fake_cuda import fake_cuda
 from worldbridge.models.transformer import TransformerConfig
-from worldbridge.runtime.decoding.choice import decoder_for
-from worldbridge.runtime.decoding.executors.cuda import decoder as device_decoder
-from worldbridge.runtime.decoding.executors.cuda.decoder import CudaDecoder
+from worldbridge.runtime.decoding import DecodeOptions, make_decoder
+from worldbridge.runtime.decoding.executors.cuda import executor as cuda_executor
 from worldbridge.runtime.decoding.executors.cuda.graphs import GraphSteps
-from worldbridge.runtime.decoding.raster import RasterDecoder
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::RuntimeWarning"),  # numpy, about inf - inf
@@ -39,10 +38,10 @@ pytestmark = [
 @pytest.mark.parametrize(
     ("config", "mode", "options"),
     [
-        pytest.param(SHORT, "jacobi", {"width": 4}, marks=pytest.mark.long),
+        pytest.param(SHORT, "jacobi", {"jacobi_window": 4}, marks=pytest.mark.long),
         (SHORT, "medusa", {"heads": heads_for(SHORT, 3)}),
-        (SHORT, "diagonal", {"diagonal": 1}),
-        (VIDEO2WORLD, "jacobi", {"width": 4}),
+        (SHORT, "diagonal", {"row_lag": 1}),
+        (VIDEO2WORLD, "jacobi", {"jacobi_window": 4}),
         pytest.param(ACTIONS, "medusa", {"heads": heads_for(SHORT, 2)}, marks=pytest.mark.long),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
@@ -51,12 +50,12 @@ def test_recorded_steps_draw_the_tokens_of_the_reference(
     config: TransformerConfig, mode: str, options: dict[str, Any]
 ) -> None:
     model = build(config)
-    plain = RasterDecoder(model, 2, SAMPLING, mode, **options)
+    plain = eager_decoder(model, 2, SAMPLING, mode, **options)
     expected = run(plain, opened(plain, 3, 2), 2)
     heads = options.pop("heads", None)
     with fake_cuda() as gpu:
         on_gpu = None if heads is None else copy.deepcopy(heads).to("cuda")
-        decoder = CudaDecoder(
+        decoder = cuda_decoder(
             copy.deepcopy(model).to("cuda"),
             2,
             SAMPLING,
@@ -66,7 +65,7 @@ def test_recorded_steps_draw_the_tokens_of_the_reference(
             context_rows=9,
             **options,
         )
-        assert isinstance(decoder.steps, GraphSteps) and gpu.recorded == 2
+        assert isinstance(decoder.executor.steps, GraphSteps) and gpu.recorded == 2
         assert torch.equal(run(decoder, opened(decoder, 3, 2), 2).cpu(), expected)
         assert vars(decoder.counts) == vars(plain.counts)
 
@@ -74,7 +73,7 @@ def test_recorded_steps_draw_the_tokens_of_the_reference(
 def test_players_come_and_go_while_one_set_of_graphs_serves_them() -> None:
     """Of buckets 1, 2 and 3, with other memory in use by then."""
     model = build(SHORT)
-    plain = RasterDecoder(model, 3, SAMPLING, "jacobi", width=4)
+    plain = eager_decoder(model, 3, SAMPLING, "jacobi", jacobi_window=4)
     expected = []
     for seed in (1, 2, 3):
         session = opened(plain, seed)
@@ -82,8 +81,8 @@ def test_players_come_and_go_while_one_set_of_graphs_serves_them() -> None:
         del session
         gc.collect()
     with fake_cuda() as gpu:
-        decoder = CudaDecoder(
-            copy.deepcopy(model).to("cuda"), 3, SAMPLING, "jacobi", width=4, split=32
+        decoder = cuda_decoder(
+            copy.deepcopy(model).to("cuda"), 3, SAMPLING, "jacobi", jacobi_window=4, split=32
         )
         assert gpu.recorded == 3
         sessions = [opened(decoder, seed) for seed in (1, 2, 3)]
@@ -103,17 +102,17 @@ def test_weights_of_one_byte_are_recorded(precision: Any) -> None:
     """What they draw is compared with launches that are not recorded."""
     model = build(SHORT)
     results = []
-    for steps in (GraphSteps, lambda step, progress: device_decoder.EagerSteps(step)):
+    for steps in (GraphSteps, lambda step, progress: cuda_executor.EagerSteps(step)):
         with fake_cuda(), pytest.MonkeyPatch.context() as patch:
-            patch.setattr(device_decoder, "GraphSteps", steps)
-            decoder = CudaDecoder(
+            patch.setattr(cuda_executor, "GraphSteps", steps)
+            decoder = cuda_decoder(
                 copy.deepcopy(model).to("cuda"),
                 1,
                 SAMPLING,
                 "jacobi",
-                width=4,
+                jacobi_window=4,
                 split=32,
-                precision=precision,
+                weight_dtype=precision,
             )
             results.append(run(decoder, opened(decoder, 4), 1).cpu())
     assert torch.equal(*results)
@@ -122,12 +121,12 @@ def test_weights_of_one_byte_are_recorded(precision: Any) -> None:
 @pytest.mark.parametrize("mode", ["jacobi", pytest.param("diagonal", marks=pytest.mark.long)])
 def test_a_latent_waits_for_reports_and_twice_to_be_told_something(mode: str) -> None:
     with fake_cuda() as gpu:
-        decoder = decoder_for(build(SHORT).to("cuda"), 1, SAMPLING, mode)
+        decoder = make_decoder(build(SHORT).to("cuda"), 1, SAMPLING, DecodeOptions(mode))
         session = opened(decoder, 3)
         decode(decoder, [session], 0)
-        before, read, reports = gpu.waits, decoder.reports.read, []
-        decoder.reports.read = lambda: reports.append(read()) or reports[-1]
+        before, read, reports = gpu.waits, decoder.executor.reports.read, []
+        decoder.executor.reports.read = lambda: reports.append(read()) or reports[-1]
         decode(decoder, [session], 1)
-        assert reports[-1][0] == decoder.step.state.feed.num_accepted[0].item()
+        assert reports[-1][0] == decoder.executor.step.state.feed.num_accepted[0].item()
         # where the session stands, and where its latent is fed
         assert gpu.waits - 1 - before <= len(reports) + 2

@@ -24,7 +24,7 @@ from worldbridge.kernels.wavefront import (
     reference_accept_wave,
     reference_gather_wave,
 )
-from worldbridge.runtime.decoding.executors.cuda.wavefront import tables_of
+from worldbridge.runtime.decoding.executors.cuda.step import tables_of
 from worldbridge.runtime.decoding.schedule import WavefrontSchedule
 
 CPU = torch.device("cpu")

@@ -93,13 +93,13 @@ class Decoder:
     def __init__(self, mode: str, forwards: int, ms: float, least: int | None = None) -> None:
         self.mode, self.forwards, self.ms = mode, forwards, ms
         self.least_forwards = forwards if least is None else least
-        self.between: Callable[[], None] = lambda: None
+        self.on_step: Callable[[], None] = lambda: None
         self.enqueued = 0
         self.ran = 0
 
     def draw(self) -> None:
         for _ in range(self.forwards):
-            self.between()
+            self.on_step()
             time.sleep(self.ms / 1000)
             self.ran += 1
 
@@ -193,7 +193,7 @@ class Enqueuing(Decoder):
         for begin in range(0, self.forwards, self.enqueued):
             some = min(self.enqueued, self.forwards - begin)
             for _ in range(some):
-                self.between()
+                self.on_step()
             self.ran += some
             time.sleep(some * self.ms / 1000)
 

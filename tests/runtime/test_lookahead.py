@@ -488,7 +488,7 @@ def test_after_a_kill_the_same_pictures_follow(shown: int, held_up: bool) -> Non
     go_on = threading.Event()
     if held_up:
         until_made(state)
-        world.decoder.between = lambda: None if go_on.wait(30) else None
+        world.decoder.on_step = lambda: None if go_on.wait(30) else None
     alone(world, state, range(max(shown - 1, 0), shown))
     if not held_up:
         until_made(state)

@@ -24,10 +24,9 @@ from worldbridge.models.transformer import VideoTransformer
 from worldbridge.models.transformer.config import TransformerConfig
 from worldbridge.runtime.config import WorkerConfig
 from worldbridge.runtime.decoding import autotune as modes
-from worldbridge.runtime.decoding import choice
+from worldbridge.runtime.decoding import decoder as decoders
 from worldbridge.runtime.decoding.autotune import AUTO, Wanted, set_mode
-from worldbridge.runtime.decoding.weight_dtype import WeightDtype, check_weight_dtype
-from worldbridge.runtime.decoding.weight_store import WeightStore
+from worldbridge.runtime.decoding.options import WeightDtype, check_weight_dtype
 from worldbridge.runtime.errors import WeightDtypeError
 from worldbridge.runtime.worlds.cosmos import CosmosWorld
 from worldbridge.runtime.worlds.registry import open_world
@@ -43,7 +42,7 @@ GRID: dict[str, Any] = {"transformer": {"grid": {"diagonal": 1}}}
     ("precision", "manifest", "device", "message"),
     [
         ("fp4", COSMOS, "cuda", "expected one of model, fp8, int8, got 'fp4'"),
-        ("fp8", None, "cuda", "expected a world that draws tokens, got one that is rendered"),
+        ("fp8", None, "cuda", "expected a world that samples tokens, got one that is rendered"),
         ("int8", GRID, "cuda", "expected a converted Cosmos world, got one with a token grid"),
         ("fp8", COSMOS, "cpu", "expected --device cuda, .*, got the device cpu; add --device cuda"),
         ("fp8", COSMOS, "cuda", None),
@@ -121,17 +120,17 @@ def test_every_decoder_of_a_world_reads_the_same_weights(
     """Packed once; and the decoder before is gone before the next one takes memory."""
     pytest.importorskip("triton", reason="needs triton: pip install triton")
     request.getfixturevalue("interpreter")
-    with mock.patch.object(choice, "_on_device", return_value=True):
+    with mock.patch.object(decoders, "_fastest", return_value="cuda"):
         with caplog.at_level(logging.WARNING, "worldbridge.runtime.worlds.cosmos"):
             world = converted(weights)
         warned = [f"{weights} weights: tokens differ from the model's own"]
         assert caplog.messages == ([] if weights == "model" else warned)
-        packed = world.decoder.weights
+        packed = world.decoder.executor.weights
         assert packed.output.rows.dtype == dtype
         make, gone = world.make_decoder, []
         for mode in ("diagonal", "sequential", "jacobi"):
-            old = [weakref.ref(world.decoder), weakref.ref(world.decoder.keys)]
-            old.append(weakref.ref(world.decoder.step))
+            old = [weakref.ref(world.decoder), weakref.ref(world.decoder.cache.keys)]
+            old.append(weakref.ref(world.decoder.executor.step))
 
             def checked(wanted: Wanted, old: Any = old) -> Any:
                 gone.append([reference() is None for reference in old])
@@ -144,20 +143,24 @@ def test_every_decoder_of_a_world_reads_the_same_weights(
             finally:
                 gc.enable()
             assert world.decoder.mode == mode
-            mine = world.decoder.weights
+            mine = world.decoder.executor.weights
             for name in ("qkv", "gate_up", "down"):
                 pair = [getattr(w.layers[0], name).rows.data_ptr() for w in (mine, packed)]
                 assert pair[0] == pair[1]
         assert gone == [[True] * 3] * 3
 
 
-def test_what_is_packed_goes_with_its_model_or_its_store() -> None:
-    store, model = WeightStore(), torch.nn.Linear(3, 3)
-    first = store.get(model, "fp8", lambda: torch.zeros(3))
-    assert store.get(model, "fp8", lambda: torch.ones(3)) is first
-    assert store.get(model, "int8", lambda: torch.ones(3)) is not first
-    assert store.get(torch.nn.Linear(3, 3), "fp8", lambda: torch.ones(3)) is not first
-    kept = weakref.ref(first)
+def test_what_is_packed_goes_with_its_model() -> None:
+    pytest.importorskip("triton", reason="needs triton: pip install triton")
+    from tests.support.cuda_models import SHORT, build
+    from worldbridge.runtime.decoding.executors.cuda.weights import CudaWeights
+
+    model = build(SHORT)
+    first = CudaWeights.pack(model, None, "fp8")
+    assert CudaWeights.pack(model, None, "fp8") is first
+    assert CudaWeights.pack(model, None, "int8") is not first
+    assert CudaWeights.pack(build(SHORT), None, "fp8") is not first
+    kept = weakref.ref(first.output.rows)
     del first
     assert kept() is not None
     del model

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from tests.runtime.decoding import test_raster_decoder as raster
 from tests.runtime.decoding.test_medusa import heads_of
+from tests.support.decoders import cuda_decoder, eager_decoder
 from worldbridge.models.transformer import MedusaHeads, TransformerConfig, VideoTransformer
-from worldbridge.runtime.decoding.executors.cuda.decoder import CudaDecoder
-from worldbridge.runtime.decoding.raster import RasterDecoder, RasterSession
+from worldbridge.runtime.decoding import Decoder, DecodeSession
 from worldbridge.runtime.decoding.sampling import Sampling
 
 # all codes, as the kernels that find the nucleus have tests of their own and are slow to interpret
@@ -59,14 +59,14 @@ def heads_for(config: TransformerConfig, count: int, scale: float = 0.02) -> Med
 
 def pair(
     config: TransformerConfig, capacity: int, mode: str, **options: Any
-) -> tuple[RasterDecoder, CudaDecoder]:
+) -> tuple[Decoder, Decoder]:
     """The reference and what is tested, of one model."""
     model, shared = build(config), dict(options)
-    own = {name: shared.pop(name) for name in ("precision", "group", "ahead") if name in shared}
+    own = {name: shared.pop(name) for name in ("weight_dtype", "group", "ahead") if name in shared}
     sampling = shared.pop("sampling", SAMPLING)
     return (
-        RasterDecoder(model, capacity, sampling, mode, **shared),
-        CudaDecoder(model, capacity, sampling, mode, **shared, **own, split=32, context_rows=9),
+        eager_decoder(model, capacity, sampling, mode, **shared),
+        cuda_decoder(model, capacity, sampling, mode, **shared, **own, split=32, context_rows=9),
     )
 
 
@@ -76,7 +76,7 @@ def poses(latents: int, start: float = 0.0) -> Tensor:
     return walk(latents, start)
 
 
-def opened(decoder: RasterDecoder, seed: int = 0, latents: int = 1) -> RasterSession:
+def opened(decoder: Decoder, seed: int = 0, latents: int = 1) -> DecodeSession:
     config = decoder.config
     conditions = torch.randn(latents, 4, generator=torch.Generator().manual_seed(seed))
     return decoder.open(
@@ -88,7 +88,7 @@ def opened(decoder: RasterDecoder, seed: int = 0, latents: int = 1) -> RasterSes
     )
 
 
-def decode(decoder: RasterDecoder, sessions: list[RasterSession], step: int = 0) -> Tensor:
+def decode(decoder: Decoder, sessions: list[DecodeSession], step: int = 0) -> Tensor:
     """One latent, under actions and cameras that differ by session and step."""
     config = decoder.config
     generator = torch.Generator().manual_seed(100 + step)
@@ -101,5 +101,5 @@ def decode(decoder: RasterDecoder, sessions: list[RasterSession], step: int = 0)
     )
 
 
-def run(decoder: RasterDecoder, session: RasterSession, latents: int) -> Tensor:
+def run(decoder: Decoder, session: DecodeSession, latents: int) -> Tensor:
     return torch.cat([decode(decoder, [session], step) for step in range(latents)])

@@ -8,7 +8,7 @@ the functions `decode_raster`, `decode_wavefront` and `decode_cuda` know how a d
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -18,12 +18,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tests.support.decoders import cuda_decoder, eager_decoder, packed_decoder
 from worldbridge.models.checkpoint import EMBEDDED_WORLD, load_world
 from worldbridge.models.convert.reference import load_reference
 from worldbridge.models.transformer import MedusaHeads, VideoTransformer
-from worldbridge.runtime.decoding.raster import RasterDecoder
+from worldbridge.runtime.decoding import Decoder
 from worldbridge.runtime.decoding.sampling import Sampling
-from worldbridge.runtime.decoding.wavefront import WavefrontDecoder
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 Run = Mapping[str, Any]
@@ -53,54 +53,45 @@ class Stream:
 
 
 def decode_raster(stream: Stream, run: Run) -> Tensor:
-    """Return the tokens [B, N, h, w] that `RasterDecoder` draws."""
-    model = load_model(stream.model)
-    options = {name: run[name] for name in _RASTER_OPTIONS if name in run}
-    heads = _heads(model, run)
-    sessions = run.get("sessions", [0])
-    decoder = RasterDecoder(
-        model, len(sessions) + 1, Sampling(**stream.sampling), run["mode"], heads=heads, **options
-    )
-    return _play_raster(decoder, stream, run)
+    """Return the tokens [B, N, h, w] that the eager executor samples."""
+    capacity = len(run.get("sessions", [0])) + 1
+    return _play_raster(_build(eager_decoder, stream, run, capacity), stream, run)
 
 
 def decode_cuda(stream: Stream, run: Run) -> Tensor:
-    """Return the tokens [B, N, h, w] that `CudaDecoder` draws, here in Triton's interpreter."""
-    from worldbridge.runtime.decoding.executors.cuda.decoder import CudaDecoder
-
-    model = load_model(stream.model)
-    options = {name: run[name] for name in _RASTER_OPTIONS if name in run}
-    sessions = run.get("sessions", [0])
-    decoder = CudaDecoder(
-        model, len(sessions), Sampling(**stream.sampling), run["mode"],
-        heads=_heads(model, run), split=32, context_rows=9, **options,
-    )  # fmt: skip
-    return _play_raster(decoder, stream, run)
+    """Return the tokens [B, N, h, w] of the CUDA executor, here in Triton's interpreter."""
+    capacity, own = len(run.get("sessions", [0])), {"split": 32, "context_rows": 9}
+    return _play_raster(_build(cuda_decoder, stream, run, capacity, **own), stream, run)
 
 
 def decode_wavefront(stream: Stream, run: Run) -> Tensor:
-    """Return the tokens [B, N, h, w] that `WavefrontDecoder` draws."""
-    model = load_model(stream.model)
-    options = {"width": run["width"]} if "width" in run else {}
-    heads = _heads(model, run)
+    """Return the tokens [B, N, h, w] that the packed executor samples."""
     which = run.get("sessions", [0])
-    decoder = WavefrontDecoder(
-        model, len(which), Sampling(**stream.sampling), run["mode"], heads, **options
-    )
+    decoder = _build(packed_decoder, stream, run, len(which))
     assert stream.conditions is not None
     prompt_latents = stream.prompt.shape[1]
-    sessions = [decoder.open(stream.seeds[i]) for i in which]
-    for i, session in zip(which, sessions, strict=True):
-        for codes, condition in zip(stream.prompt[i], stream.conditions[i], strict=False):
-            decoder.force(session, codes, condition)
-    drawn = [
+    sessions = [
+        decoder.open(
+            stream.seeds[i], stream.prompt[i], conditions=stream.conditions[i, :prompt_latents]
+        )
+        for i in which
+    ]
+    sampled = [
         decoder.decode(sessions, stream.conditions[which, prompt_latents + t])
         for t in range(run.get("latents", stream.latents))
     ]
-    return torch.stack(drawn, dim=1)
+    return torch.stack(sampled, dim=1)
 
 
-def _play_raster(decoder: RasterDecoder, stream: Stream, run: Run) -> Tensor:
+def _build(
+    build: Callable[..., Decoder], stream: Stream, run: Run, capacity: int, **own: Any
+) -> Decoder:
+    model, sampling = load_model(stream.model), Sampling(**stream.sampling)
+    options = {option: run[name] for name, option in _OPTIONS.items() if name in run}
+    return build(model, capacity, sampling, run["mode"], _heads(model, run), **options, **own)
+
+
+def _play_raster(decoder: Decoder, stream: Stream, run: Run) -> Tensor:
     which, prompt_latents = run.get("sessions", [0]), stream.prompt.shape[1]
     conditions, poses, context = stream.conditions, stream.poses, stream.context
     sessions = [
@@ -131,7 +122,14 @@ def _play_raster(decoder: RasterDecoder, stream: Stream, run: Run) -> Tensor:
 
 
 DECODERS = {"raster": decode_raster, "cuda": decode_cuda, "wavefront": decode_wavefront}
-_RASTER_OPTIONS = ("max_latents", "slide", "keep", "width", "padding", "diagonal")
+_OPTIONS = {
+    "max_latents": "max_latents",
+    "slide": "slide",
+    "keep": "keep",
+    "width": "jacobi_window",
+    "padding": "padding",
+    "diagonal": "row_lag",
+}  # of the runs, by what decoders call them
 
 
 # -- models and files ------------------------------------------------------------------------------

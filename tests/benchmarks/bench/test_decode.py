@@ -16,7 +16,7 @@ from worldbridge.benchmarks.decode.streams import RasterStream, random_past
 from worldbridge.models.checkpoint import World
 from worldbridge.models.tokenizer import TokenizerConfig
 from worldbridge.models.transformer import TransformerConfig
-from worldbridge.runtime.decoding import RasterDecoder, Sampling
+from worldbridge.runtime.decoding import Decoder, Sampling
 from worldbridge.runtime.errors import NoDeviceError
 
 SIZE = 12  # tokens of a latent
@@ -167,14 +167,14 @@ def test_steps_that_a_decoder_enqueues_in_groups_are_marked_one_by_one(world: Wo
         def run(self, bucket: int) -> None:
             self.ran += 1
 
-    class Grouped(RasterDecoder):
+    class Grouped(Decoder):
         """Enqueues three groups of four steps, and tells of the groups alone."""
 
         steps: Any = Steps()
 
         def _draw(self, sessions: Any, pairs: Any) -> torch.Tensor:
             for _ in range(3):
-                self.between()
+                self.on_step()
                 for _ in range(4):
                     self.steps.run(1)
             return torch.zeros(len(sessions), 3, 4, dtype=torch.long)

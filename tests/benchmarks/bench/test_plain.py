@@ -9,10 +9,11 @@ from torch import Tensor
 from tests.models.transformer.test_grid import tiny
 from tests.runtime.decoding import test_raster_camera as cameras
 from tests.runtime.decoding import test_raster_decoder as raster
+from tests.support.decoders import eager_decoder, packed_decoder
 from worldbridge.benchmarks.decode.plain_raster import PlainRaster, PublishedRaster, sorted_scores
 from worldbridge.benchmarks.decode.plain_wavefront import PlainWavefront
 from worldbridge.models.transformer import TransformerConfig, VideoTransformer
-from worldbridge.runtime.decoding import RasterDecoder, RasterSnapshot, Sampling, WavefrontDecoder
+from worldbridge.runtime.decoding import Sampling, SavedTokens
 from worldbridge.runtime.decoding.sampling import sample
 
 SAMPLING = Sampling(temperature=0.9, top_p=0.8, top_k=50)
@@ -30,11 +31,11 @@ def build(config: TransformerConfig) -> VideoTransformer:
     return cameras.build(config) if config.takes_camera else raster.build(config)
 
 
-def past_of(config: TransformerConfig, latents: int) -> tuple[RasterSnapshot, Tensor, Tensor]:
+def past_of(config: TransformerConfig, latents: int) -> tuple[SavedTokens, Tensor, Tensor]:
     """A past, and actions and cameras of the latent behind it."""
     said = torch.randn(latents + 1, 4, generator=torch.Generator().manual_seed(3))
     seen = cameras.walk(latents + 1)
-    past = RasterSnapshot(
+    past = SavedTokens(
         5,
         latents,
         raster.prompt(config, latents),
@@ -50,7 +51,7 @@ def past_of(config: TransformerConfig, latents: int) -> tuple[RasterSnapshot, Te
 def test_raster_models_are_drawn_as_by_the_decoder(name: str, kind: type[PlainRaster]) -> None:
     config = CONFIGS[name]
     model = build(config)
-    decoder = RasterDecoder(model, 2, SAMPLING, "sequential")
+    decoder = eager_decoder(model, 2, SAMPLING, "sequential")
     options = {"compiled": False} if kind is PublishedRaster else {}
     plain = kind(model, SAMPLING, **options)
     for latents in (1, 2, 1):  # what one draw leaves behind is not seen by the next
@@ -96,12 +97,12 @@ def test_sorting_all_logits_keeps_the_same_codes(sampling: Sampling) -> None:
 def test_grids_are_drawn_as_by_the_decoder() -> None:
     model = tiny(window_frames=3, previous_latents=2)
     sampling = Sampling(temperature=1.0, top_p=0.95, top_k=12)
-    decoder, plain = WavefrontDecoder(model, 1, sampling), PlainWavefront(model, sampling, seed=4)
+    decoder, plain = packed_decoder(model, 1, sampling), PlainWavefront(model, sampling, seed=4)
     session = decoder.open(4)
     condition = torch.randn(9, 3, generator=torch.Generator().manual_seed(1))
     first = torch.arange(15).view(3, 5)
-    decoder.force(session, first, condition[0])
-    plain.force(first, condition[0])
+    decoder.prefill(session, first, condition[0])
+    plain.prefill(first, condition[0])
     for t in range(1, 9):  # longer than the window
         marks: list[int] = []
         drawn = plain.draw(condition[t], lambda marks=marks: marks.append(0))  # type: ignore[misc]

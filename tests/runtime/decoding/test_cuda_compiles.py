@@ -15,8 +15,7 @@ from worldbridge.kernels import speculative as feed
 from worldbridge.kernels import wavefront as stairs
 from worldbridge.models.transformer.config import cosmos_4b_320p
 from worldbridge.runtime.decoding.executors.cuda.layers import CudaLayers, StepShape
-from worldbridge.runtime.decoding.executors.cuda.step import CudaStep
-from worldbridge.runtime.decoding.executors.cuda.wavefront import DiagonalStep
+from worldbridge.runtime.decoding.executors.cuda.step import CudaStep, WavefrontStep
 from worldbridge.runtime.decoding.executors.cuda.weights import CudaWeights, LayerWeights, Matrix
 from worldbridge.runtime.decoding.sampling import Sampling
 from worldbridge.runtime.decoding.schedule import WavefrontSchedule
@@ -36,7 +35,7 @@ def step_of(
     heads: int,
     dtype: torch.dtype,
     sampling: Sampling,
-    diagonal: int | None = None,
+    row_lag: int | None = None,
     players: int = 1,
 ) -> CudaLayers:
     """One layer of the published 4B, at its sizes."""
@@ -63,9 +62,9 @@ def step_of(
     )
     rings = torch.empty(1, players, 8, 5 * 640 + width, 128, dtype=BFLOAT)
     shape = StepShape(players, width, width, 640, follow=heads > 0)
-    if diagonal is not None:
-        stairs = WavefrontSchedule(20, 32, diagonal, width)
-        return DiagonalStep(CONFIG, weights, rings, rings, sampling, shape, stairs)
+    if row_lag is not None:
+        schedule = WavefrontSchedule(20, 32, row_lag, width)
+        return WavefrontStep(CONFIG, weights, rings, rings, sampling, shape, schedule)
     return CudaStep(CONFIG, weights, rings, rings, sampling, shape)
 
 
@@ -111,7 +110,7 @@ def test_a_step_along_diagonals_compiles_without_spills(
     players: int, rows: int, dtype: torch.dtype, launches: int
 ) -> None:
     """k = 1, whose steps are the widest: a row for each row of the latent."""
-    step = step_of(rows, 0, dtype, Sampling(1.0, 0.8, 64000), diagonal=1, players=players)
+    step = step_of(rows, 0, dtype, Sampling(1.0, 0.8, 64000), row_lag=1, players=players)
     found = compile_launches(lambda: step.run(players), *MODULES)
     assert len(found) == launches
     assert [found[0].name, found[-1].name] == ["gather_wave_kernel", "accept_wave_kernel"]

@@ -1,4 +1,4 @@
-"""Drawing by kernels gives the tokens of `RasterDecoder`; here in Triton's interpreter."""
+"""Drawing by kernels gives the tokens of `Decoder`; here in Triton's interpreter."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ from tests.support.cuda_models import (
     poses,
     run,
 )
+from tests.support.decoders import cuda_decoder, eager_decoder
 from worldbridge.models.transformer import TransformerConfig
-from worldbridge.runtime.decoding.executors.cuda.decoder import CudaDecoder
+from worldbridge.runtime.decoding import Decoder
 from worldbridge.runtime.decoding.executors.cuda.step import CudaStep
-from worldbridge.runtime.decoding.raster import RasterDecoder
 from worldbridge.runtime.decoding.sampling import Sampling
 
 pytestmark = [
@@ -53,21 +53,21 @@ def poison(step: CudaStep) -> None:
     for owner in (step.buffers, *spaces, *(space for space in optional if space is not None)):
         for tensor in tensors_of(owner):
             tensor.fill_(torch.nan)
-    for integers in (step.buffers.drawn, step.buffers.guesses, step.fed.tokens, step.fed.drafts):
+    for integers in (step.buffers.sampled, step.buffers.drafts, step.fed.tokens, step.fed.drafts):
         integers.fill_(10**9)
 
 
-def poisoned(decoder: CudaDecoder) -> None:
+def poisoned(decoder: Decoder) -> None:
     """From now on, before every step; and what the rings do not hold yet, once."""
-    for ring in (decoder.keys, decoder.values):
+    for ring in (decoder.cache.keys, decoder.cache.values):
         ring.fill_(torch.nan)
-    plain = decoder.steps.run
+    plain = decoder.executor.steps.run
 
-    def run_poisoned(bucket: int) -> None:
-        poison(decoder.step)
-        plain(bucket)
+    def run_poisoned(bucket: int, given: bool = False) -> None:
+        poison(decoder.executor.step)
+        plain(bucket, given)
 
-    decoder.steps.run = run_poisoned  # type: ignore[method-assign]
+    decoder.executor.steps.run = run_poisoned  # type: ignore[method-assign]
 
 
 @pytest.mark.slow
@@ -76,9 +76,9 @@ def poisoned(decoder: CudaDecoder) -> None:
     [
         (SHORT, "sequential", {}),
         (SHORT, "sequential", {"padding": 3}),
-        (PLAIN, "jacobi", {"width": 5}),
-        (SHORT, "jacobi", {"width": 8}),  # wider than a latent
-        (SHORT, "jacobi", {"width": 2, "heads": heads_for(SHORT, 3)}),
+        (PLAIN, "jacobi", {"jacobi_window": 5}),
+        (SHORT, "jacobi", {"jacobi_window": 8}),  # wider than a latent
+        (SHORT, "jacobi", {"jacobi_window": 2, "heads": heads_for(SHORT, 3)}),
         (PLAIN, "medusa", {"heads": heads_for(PLAIN, 4)}),
         (SHORT, "medusa", {"heads": heads_for(SHORT, 7)}),  # more than tokens in a latent
         (SHORT, "medusa", {"heads": heads_for(SHORT, 3, 50.0)}),  # wrong nearly always
@@ -103,16 +103,16 @@ def test_tokens_and_counts_are_those_of_the_reference(
 def test_logits_of_a_step_are_those_of_the_reference(config: TransformerConfig) -> None:
     """Which tokens alone would not show: a small error seldom changes one. Contexts are shorter
     than there is room for, of two lengths."""
-    plain, device = pair(config, 2, "jacobi", width=4)
+    plain, device = pair(config, 2, "jacobi", jacobi_window=4)
     poisoned(device)
     lines, sessions = [], {}
     for decoder in (plain, device):
         own = [opened(decoder, 3, 1), opened(decoder, 4, 2)]
         if config is VIDEO2WORLD:
             own[1].context = torch.randn(3, 20, generator=torch.Generator().manual_seed(1))
-            own[1].context_pairs = decoder._context_pairs(own[1].context)
-        for session in own:
-            decoder._look(session, poses(1, 0.7)[0] if config.takes_camera else None)
+            own[1].context_pairs = None
+        for session in own if config.takes_camera else []:
+            decoder.executor.look(session, poses(1, 0.7)[0], session.poses[0])
         sessions[decoder] = own
     for session in sessions[plain]:
         previous = session.window[-1].flatten()
@@ -120,12 +120,11 @@ def test_logits_of_a_step_are_those_of_the_reference(config: TransformerConfig) 
     told = torch.tensor([0.3, -1.0, 0.5, 2.0]) if config.takes_actions else None
     with torch.inference_mode():
         mine = sessions[device]
-        device._begin(mine, [device._pairs(session, told) for session in mine])
-        device.steps.run(2)
-    found = device.step.own_logits(2)
+        device.executor.write_state(device.executor.begin(mine, [told] * len(mine), None))
+        device.executor.steps.run(2)
+    found = device.executor.step.own_logits(2)
     for i, session in enumerate(sessions[plain]):
-        pairs = [plain._pairs(session, told)]
-        expected = plain.logits([session], lines[i][None], [0], pairs)[0]
+        expected = plain.executor.logits([session], lines[i][None], [0], told)[0]
         torch.testing.assert_close(found[i], expected, rtol=0, atol=2e-5 * float(expected.std()))
 
 
@@ -134,7 +133,7 @@ def test_logits_of_a_step_are_those_of_the_reference(config: TransformerConfig) 
 def test_contexts_cameras_and_absolute_positions(config: TransformerConfig, mode: str) -> None:
     """Two sessions with contexts of their own, at different places, past a slide of one of them."""
     heads = heads_for(config, 3) if mode == "medusa" else None
-    plain, device = pair(config, 2, mode, width=4, heads=heads)
+    plain, device = pair(config, 2, mode, jacobi_window=4, heads=heads)
     poisoned(device)
     results = []
     for decoder in (plain, device):
@@ -146,9 +145,11 @@ def test_contexts_cameras_and_absolute_positions(config: TransformerConfig, mode
     assert torch.equal(results[0][0][1], other)  # and the reference knows no neighbours
 
 
-def opened_alone(decoder: RasterDecoder, seed: int, latents: int) -> Tensor:
+def opened_alone(decoder: Decoder, seed: int, latents: int) -> Tensor:
     gc.collect()
-    alone = RasterDecoder(decoder.model, 1, SAMPLING, decoder.mode, width=4, heads=decoder.heads)
+    alone = eager_decoder(
+        decoder.model, 1, SAMPLING, decoder.mode, jacobi_window=4, heads=decoder.heads
+    )
     return decode(alone, [opened(alone, seed, latents)])[0]
 
 
@@ -157,7 +158,7 @@ def test_batches_of_any_composition_and_places_nobody_uses() -> None:
     plain, device = pair(SHORT, 4, "medusa", heads=heads_for(SHORT, 3))
     poisoned(device)
     mine, expected = ([opened(d, s, 1 + s % 2) for s in (1, 2, 3)] for d in (device, plain))
-    device.steps.buckets = (2, 4)
+    device.executor.steps.buckets = (2, 4)
     for step, who in enumerate([(2,), (0, 1), (2, 0, 1), (1,)]):
         found = decode(device, [mine[i] for i in who], step)
         assert torch.equal(found, decode(plain, [expected[i] for i in who], step))
@@ -168,9 +169,9 @@ def test_batches_of_any_composition_and_places_nobody_uses() -> None:
 @pytest.mark.parametrize("mode", ["medusa", "jacobi"])
 def test_heads_guess_behind_all_rows_of_few_sessions_and_behind_one_of_many(mode: str) -> None:
     """16 rows and 15 heads: 256 rows of one session are one product, those of two are not."""
-    plain, device = pair(SHORT, 2, mode, width=16, heads=heads_for(SHORT, 15))
+    plain, device = pair(SHORT, 2, mode, jacobi_window=16, heads=heads_for(SHORT, 15))
     poisoned(device)
-    assert [device.weights.drafts_together(n * 16) for n in (1, 2)] == [True, False]
+    assert [device.executor.weights.drafts_together(n * 16) for n in (1, 2)] == [True, False]
     mine, expected = ([opened(d, s, 1) for s in (1, 2)] for d in (device, plain))
     for step, who in enumerate([(0,), (1, 0), (1,)]):
         found = decode(device, [mine[i] for i in who], step)
@@ -181,7 +182,9 @@ def test_heads_guess_behind_all_rows_of_few_sessions_and_behind_one_of_many(mode
 @pytest.mark.slow
 def test_tokens_come_from_the_nucleus_as_in_the_reference() -> None:
     narrow = Sampling(temperature=0.9, top_p=0.8, top_k=12)
-    plain, device = pair(SHORT, 1, "jacobi", width=3, heads=heads_for(SHORT, 2), sampling=narrow)
+    plain, device = pair(
+        SHORT, 1, "jacobi", jacobi_window=3, heads=heads_for(SHORT, 2), sampling=narrow
+    )
     assert torch.equal(run(device, opened(device, 2), 1), run(plain, opened(plain, 2), 1))
 
 
@@ -189,12 +192,12 @@ def test_more_steps_than_needed_change_nothing() -> None:
     _, device = pair(SHORT, 2, "medusa", heads=heads_for(SHORT, 3))
     sessions = [opened(device, seed) for seed in (1, 2)]
     decode(device, sessions)
-    feed = device.step.state.feed
-    watched = (feed.tokens, feed.num_accepted, feed.counts, device.keys, device.values)
+    feed = device.executor.step.state.feed
+    watched = (feed.tokens, feed.num_accepted, feed.counts, device.cache.keys, device.cache.values)
     before = [tensor.clone() for tensor in watched]
     for _ in range(2):
-        poison(device.step)
-        device.steps.run(2)
+        poison(device.executor.step)
+        device.executor.steps.run(2)
     for tensor, was in zip(watched, before, strict=True):
         assert torch.equal(tensor, was)
     assert feed.num_accepted.tolist() == [6, 6]
@@ -202,12 +205,12 @@ def test_more_steps_than_needed_change_nothing() -> None:
 
 @pytest.mark.slow
 def test_steps_ahead_of_reports_draw_the_same() -> None:
-    plain, device = pair(SHORT, 1, "jacobi", width=3, group=2, ahead=3)
+    plain, device = pair(SHORT, 1, "jacobi", jacobi_window=3, group=2, ahead=3)
     calls: list[int] = []
-    device.between = lambda: calls.append(1)
-    steps = device.steps.run
+    device.on_step = lambda: calls.append(1)
+    steps = device.executor.steps.run
     ran: list[int] = []
-    device.steps.run = lambda bucket: (ran.append(bucket), steps(bucket))[1]  # type: ignore[method-assign]
+    device.executor.steps.run = lambda bucket, given: (ran.append(bucket), steps(bucket))[1]  # type: ignore[method-assign]
     assert torch.equal(run(device, opened(device, 1), 2), run(plain, opened(plain, 1), 2))
     assert len(ran) > plain.counts.forwards  # some were for nothing
     assert vars(device.counts) == vars(plain.counts)
@@ -217,7 +220,7 @@ def test_steps_ahead_of_reports_draw_the_same() -> None:
 @pytest.mark.slow
 def test_streams_move_between_the_decoders() -> None:
     """Snapshot, restore, force and window are one; a draw that was interrupted can be repeated."""
-    plain, device = pair(SHORT, 2, "jacobi", width=6)
+    plain, device = pair(SHORT, 2, "jacobi", jacobi_window=6)
     session = opened(plain, 7, 2)
     first = decode(plain, [session])
     moved = device.restore(plain.snapshot(session))
@@ -226,14 +229,14 @@ def test_streams_move_between_the_decoders() -> None:
     def fail() -> None:
         raise RuntimeError("interrupted")
 
-    device.between = fail
+    device.on_step = fail
     with pytest.raises(RuntimeError, match="interrupted"):
         device.decode([moved])
-    device.between = lambda: None
+    device.on_step = lambda: None
     expected = decode(plain, [session])
     assert torch.equal(decode(device, [moved]), expected)
     forced = opened(device, 7, 2)
-    device.force(forced, first[0])
+    device.prefill(forced, first[0])
     assert torch.equal(decode(device, [forced]), expected)
     back = device.snapshot(moved)
     assert back.latents == 4 and torch.equal(back.codes[-1], expected[0])
@@ -242,18 +245,18 @@ def test_streams_move_between_the_decoders() -> None:
 def test_what_it_cannot_do_is_said() -> None:
     model = build(SHORT)
     for call, message in [
-        (lambda: CudaDecoder(model, 1, SAMPLING, width=65), "1 to 64 tokens per session"),
-        (lambda: CudaDecoder(model, 1, SAMPLING, "sequential", padding=65), "1 to 64"),
-        (lambda: CudaDecoder(model, 1, SAMPLING, "diagonal", padding=65), "larger diagonal"),
-        (lambda: CudaDecoder(model, 1, SAMPLING, "diagonal", diagonal=0), "at least 1, got 0"),
-        (lambda: CudaDecoder(model, 1, SAMPLING, "medusa"), "needs the model's heads"),
-        (lambda: CudaDecoder(build(BASE), 1, SAMPLING), "at least 16 channels, got 12"),
-        (lambda: CudaDecoder(model, 1, SAMPLING, precision="fp4"), "unknown precision 'fp4'"),
+        (lambda: cuda_decoder(model, 1, SAMPLING, jacobi_window=65), "1 to 64 tokens per session"),
+        (lambda: cuda_decoder(model, 1, SAMPLING, "sequential", padding=65), "1 to 64"),
+        (lambda: cuda_decoder(model, 1, SAMPLING, "diagonal", padding=65), "larger diagonal"),
+        (lambda: cuda_decoder(model, 1, SAMPLING, "diagonal", row_lag=0), "at least 1, got 0"),
+        (lambda: cuda_decoder(model, 1, SAMPLING, "medusa"), "needs the model's heads"),
+        (lambda: cuda_decoder(build(BASE), 1, SAMPLING), "at least 16 channels, got 12"),
+        (lambda: cuda_decoder(model, 1, SAMPLING, weight_dtype="fp4"), "unknown weight_dtype"),
     ]:
         with pytest.raises(ValueError, match=message):
             call()
     config = dataclasses.replace(VIDEO2WORLD, camera="none")
-    told = CudaDecoder(build(config), 1, SAMPLING, context_rows=2)
+    told = cuda_decoder(build(config), 1, SAMPLING, context_rows=2)
     with pytest.raises(ValueError, match="at most 2 rows, got 6"):
         opened(told)
     assert len(told.free) == 1

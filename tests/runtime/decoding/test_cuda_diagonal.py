@@ -1,4 +1,4 @@
-"""Diagonals drawn by kernels are the tokens of `RasterDecoder`; here in Triton's interpreter."""
+"""Diagonals drawn by kernels are the tokens of `Decoder`; here in Triton's interpreter."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ pytest.importorskip("triton", reason="needs triton: pip install triton")
 
 from tests.runtime.decoding.test_cuda_decoder import tensors_of
 from tests.support.cuda_models import ACTIONS, PLAIN, SHORT, VIDEO2WORLD, decode, opened, pair, run
+from tests.support.decoders import eager_decoder
 from worldbridge.models.transformer import TransformerConfig
-from worldbridge.runtime.decoding.executors.cuda.decoder import CudaDecoder
-from worldbridge.runtime.decoding.executors.cuda.wavefront import DiagonalStep
-from worldbridge.runtime.decoding.raster import RasterDecoder
+from worldbridge.runtime.decoding import Decoder
+from worldbridge.runtime.decoding.executors.cuda.step import WavefrontStep
+from worldbridge.runtime.decoding.executors.eager import EagerExecutor
 from worldbridge.runtime.decoding.sampling import Sampling
-from worldbridge.runtime.decoding.schedule import Wave
+from worldbridge.runtime.decoding.schedule import RowLagWave
 
 pytestmark = [
     pytest.mark.usefixtures("interpreter"),
@@ -25,37 +26,37 @@ pytestmark = [
 ]
 
 
-def poison(step: DiagonalStep) -> None:
+def poison(step: WavefrontStep) -> None:
     """What no step may read before it has written it."""
     spaces = (step.product_space, step.sampling_space, step.attention_space, step.context_space)
     for owner in (step.buffers, *(space for space in spaces if space is not None)):
         for tensor in tensors_of(owner):
             tensor.fill_(torch.nan)
     fed = step.fed
-    for integers in (step.buffers.drawn, fed.tokens, fed.entries, fed.positions, fed.seeds):
+    for integers in (step.buffers.sampled, fed.tokens, fed.entries, fed.positions, fed.seeds):
         integers.fill_(10**9)
     fed.mask.fill_(True)
 
 
-def watched(decoder: CudaDecoder) -> list[Tensor]:
+def watched(decoder: Decoder) -> list[Tensor]:
     """Buffers are poisoned before every step; the list gets the logits [n, rows, vocab] of each."""
-    step, plain, logits = step_of(decoder), decoder.steps.run, []
-    for ring in (decoder.keys, decoder.values):
+    step, plain, logits = step_of(decoder), decoder.executor.steps.run, []
+    for ring in (decoder.cache.keys, decoder.cache.values):
         ring.fill_(torch.nan)
 
-    def run_poisoned(bucket: int) -> None:
+    def run_poisoned(bucket: int, given: bool = False) -> None:
         poison(step)
-        plain(bucket)
+        plain(bucket, given)
         found = step.buffers.logits[: bucket * step.shape.rows].clone()
         logits.append(found.view(bucket, step.shape.rows, -1))
 
-    decoder.steps.run = run_poisoned  # type: ignore[method-assign]
+    decoder.executor.steps.run = run_poisoned  # type: ignore[method-assign]
     return logits
 
 
-def step_of(decoder: CudaDecoder) -> DiagonalStep:
-    assert isinstance(decoder.step, DiagonalStep)
-    return decoder.step
+def step_of(decoder: Decoder) -> WavefrontStep:
+    assert isinstance(decoder.executor.step, WavefrontStep)
+    return decoder.executor.step
 
 
 @pytest.mark.slow
@@ -73,7 +74,7 @@ def test_tokens_and_counts_are_those_of_the_reference(
     config: TransformerConfig, k: int, seeds: tuple[int, ...], options: dict[str, Any]
 ) -> None:
     """Whatever the buffers held before."""
-    plain, device = pair(config, len(seeds), "diagonal", diagonal=k, **options)
+    plain, device = pair(config, len(seeds), "diagonal", row_lag=k, **options)
     watched(device)
     mine, expected = ([opened(d, seed, 2) for seed in seeds] for d in (device, plain))
     latents = 1 if config is PLAIN else 2  # the second one comes after a slide
@@ -82,7 +83,7 @@ def test_tokens_and_counts_are_those_of_the_reference(
     assert vars(device.counts) == vars(plain.counts)
     assert device.least_forwards == plain.least_forwards and device.rows == plain.rows
     if k == 3:
-        sequential = RasterDecoder(plain.model, 1, plain.sampling, "sequential")
+        sequential = eager_decoder(plain.model, 1, plain.executor.sampling, "sequential")
         again = run(sequential, opened(sequential, seeds[0], 2), 2)
         assert torch.equal(torch.stack(mine[0].window[-2:]), again)
 
@@ -95,18 +96,18 @@ def test_contexts_cameras_and_absolute_positions(
     """And logits, as a small error seldom changes a token. Two sessions with contexts of their own
     at different places, one past a slide, and a place of the batch that nobody uses."""
     expected: list[Tensor] = []
-    climb = RasterDecoder._climb
+    hidden_at = EagerExecutor.hidden_at
 
-    def recorded(self: RasterDecoder, *given: Any) -> Tensor:
-        hidden, stair = climb(self, *given), given[2]
-        assert isinstance(stair, Wave)
-        expected.append(self.model.output(hidden[:, : len(stair.drawn)]).float())
+    def recorded(self: EagerExecutor, *given: Any) -> Tensor:
+        hidden, wave = hidden_at(self, *given), given[2]
+        assert isinstance(wave, RowLagWave)
+        expected.append(self.model.output(hidden[:, : len(wave.sampled)]).float())
         return hidden
 
-    monkeypatch.setattr(RasterDecoder, "_climb", recorded)
-    plain, device = pair(config, 3, "diagonal", diagonal=1)
+    monkeypatch.setattr(EagerExecutor, "hidden_at", recorded)
+    plain, device = pair(config, 3, "diagonal", row_lag=1)
     logits = watched(device)
-    device.steps.buckets = (3,)
+    device.executor.steps.buckets = (3,)
     codes = [decode(d, [opened(d, 3, 1), opened(d, 4, 3)]) for d in (plain, device)]
     assert torch.equal(*codes)
     assert len(logits) == len(expected) == 4
@@ -118,10 +119,10 @@ def test_contexts_cameras_and_absolute_positions(
 @pytest.mark.slow
 def test_batches_of_any_composition_and_streams_that_move() -> None:
     """Snapshots go both ways, and a draw that was interrupted is repeated."""
-    plain, device = pair(SHORT, 4, "diagonal", diagonal=2)
+    plain, device = pair(SHORT, 4, "diagonal", row_lag=2)
     watched(device)
     mine, expected = ([opened(d, s, 1 + s % 2) for s in (1, 2, 3)] for d in (device, plain))
-    device.steps.buckets = (2, 4)
+    device.executor.steps.buckets = (2, 4)
     who = (2, 0, 1)
     found = decode(device, [mine[i] for i in who])
     assert torch.equal(found, decode(plain, [expected[i] for i in who]))
@@ -133,10 +134,10 @@ def test_batches_of_any_composition_and_streams_that_move() -> None:
         if len(calls) == 3:
             raise RuntimeError("interrupted")
 
-    device.between = fail
+    device.on_step = fail
     with pytest.raises(RuntimeError, match="interrupted"):
         decode(device, [moved])
-    device.between = lambda: calls.append(1)
+    device.on_step = lambda: calls.append(1)
     back = plain.restore(device.snapshot(moved))
     calls.clear()
     assert torch.equal(decode(device, [moved]), decode(plain, [back]))
@@ -144,14 +145,14 @@ def test_batches_of_any_composition_and_streams_that_move() -> None:
 
 
 def test_more_steps_than_needed_change_nothing() -> None:
-    _, device = pair(SHORT, 2, "diagonal", diagonal=1)
+    _, device = pair(SHORT, 2, "diagonal", row_lag=1)
     sessions = [opened(device, seed) for seed in (1, 2)]
     decode(device, sessions)
-    feed = device.step.state.feed
-    kept = (feed.tokens, feed.num_accepted, feed.counts, device.keys, device.values)
+    feed = device.executor.step.state.feed
+    kept = (feed.tokens, feed.num_accepted, feed.counts, device.cache.keys, device.cache.values)
     before = [tensor.clone() for tensor in kept]
     poison(step_of(device))
-    device.steps.run(2)
+    device.executor.steps.run(2)
     for tensor, was in zip(kept, before, strict=True):
         assert torch.equal(tensor, was)
     assert feed.num_accepted.tolist() == [4, 4]
@@ -160,14 +161,14 @@ def test_more_steps_than_needed_change_nothing() -> None:
 @pytest.mark.slow
 def test_tokens_come_from_the_nucleus_as_in_the_reference() -> None:
     narrow = Sampling(temperature=0.9, top_p=0.8, top_k=12)
-    plain, device = pair(SHORT, 1, "diagonal", diagonal=1, sampling=narrow)
+    plain, device = pair(SHORT, 1, "diagonal", row_lag=1, sampling=narrow)
     watched(device)
     assert torch.equal(run(device, opened(device, 2), 1), run(plain, opened(plain, 2), 1))
 
 
 def test_a_device_that_did_not_do_its_steps_is_told() -> None:
-    _, device = pair(SHORT, 1, "diagonal", diagonal=1)
+    _, device = pair(SHORT, 1, "diagonal", row_lag=1)
     session = opened(device, 1)
-    device.steps.run = lambda bucket: None  # type: ignore[method-assign]
+    device.executor.steps.run = lambda bucket, given: None  # type: ignore[method-assign]
     with pytest.raises(RuntimeError, match=r"after 4 steps of a latent, the device reports \[0\]"):
         decode(device, [session])

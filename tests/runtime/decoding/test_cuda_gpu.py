@@ -12,10 +12,10 @@ import torch
 pytest.importorskip("triton", reason="needs triton: pip install triton")
 
 from tests.support.cuda_models import build, decode, heads_for, opened, run
+from tests.support.decoders import cuda_decoder, eager_decoder
 from worldbridge.models.transformer import TransformerConfig
-from worldbridge.runtime.decoding.executors.cuda.decoder import CudaDecoder
+from worldbridge.runtime.decoding import Decoder
 from worldbridge.runtime.decoding.executors.cuda.graphs import EagerSteps
-from worldbridge.runtime.decoding.raster import RasterDecoder
 from worldbridge.runtime.decoding.sampling import Sampling
 
 pytestmark = [
@@ -45,7 +45,7 @@ CONDITIONED = dataclasses.replace(
 )
 MODES: list[tuple[str, dict[str, Any]]] = [
     ("sequential", {}),
-    ("jacobi", {"width": 16}),
+    ("jacobi", {"jacobi_window": 16}),
     ("medusa", {"heads": 9}),
 ]
 DIAGONALS: list[tuple[str, dict[str, Any]]] = [("diagonal", {})]  # which draw other tokens
@@ -53,12 +53,12 @@ DIAGONALS: list[tuple[str, dict[str, Any]]] = [("diagonal", {})]  # which draw o
 
 def device(
     config: TransformerConfig, capacity: int, mode: str, dtype: torch.dtype, **options: Any
-) -> CudaDecoder:
+) -> Decoder:
     model = build(config).to("cuda", dtype)
     heads = options.pop("heads", None)
     if heads is not None:
         heads = heads_for(config, heads, 0.004).to("cuda", dtype)
-    return CudaDecoder(model, capacity, SAMPLING, mode, heads=heads, **options)
+    return cuda_decoder(model, capacity, SAMPLING, mode, heads=heads, **options)
 
 
 @pytest.mark.parametrize("config", [CONFIG, CONDITIONED], ids=["plain", "conditioned"])
@@ -70,8 +70,8 @@ def test_recorded_steps_are_the_launches_they_were_recorded_from(
     for recorded in (True, False):
         decoder = device(config, 1, mode, torch.bfloat16, **options)
         if not recorded:
-            decoder.steps = EagerSteps(decoder.step)
-        results.append((run(decoder, opened(decoder, 3, 2), 3), decoder.keys.clone()))
+            decoder.executor.steps = EagerSteps(decoder.executor.step)
+        results.append((run(decoder, opened(decoder, 3, 2), 3), decoder.cache.keys.clone()))
     assert torch.equal(results[0][0], results[1][0])
     assert torch.equal(results[0][1], results[1][1])  # to the bit
 
@@ -79,7 +79,9 @@ def test_recorded_steps_are_the_launches_they_were_recorded_from(
 def test_float32_draws_the_tokens_of_the_reference() -> None:
     for mode, options in MODES + DIAGONALS:
         decoder = device(CONFIG, 1, mode, torch.float32, **options)
-        plain = RasterDecoder(decoder.model, 1, SAMPLING, mode, width=16, heads=decoder.heads)
+        plain = eager_decoder(
+            decoder.model, 1, SAMPLING, mode, jacobi_window=16, heads=decoder.heads
+        )
         expected = run(plain, opened(plain, 5), 2)
         found = run(decoder, opened(decoder, 5), 2)
         # near ties fall either way, and what follows one within a latent is another stream
@@ -88,17 +90,17 @@ def test_float32_draws_the_tokens_of_the_reference() -> None:
 
 
 def test_logits_of_bfloat16_are_as_near_to_float64_as_torchs() -> None:
-    decoder = device(CONFIG, 1, "jacobi", torch.bfloat16, width=16)
+    decoder = device(CONFIG, 1, "jacobi", torch.bfloat16, jacobi_window=16)
     session = opened(decoder, 1)
     previous = session.window[-1].flatten()
     line = torch.cat([previous[-1:], previous])[None, :16]
-    plain = decoder.logits([session], line, [0])[0]
-    exact = RasterDecoder(decoder.model.double(), 1, SAMPLING)
-    expected = exact.logits([opened(exact, 1)], line, [0])[0]
+    plain = decoder.executor.logits([session], line, [0])[0]
+    exact = eager_decoder(decoder.model.double(), 1, SAMPLING)
+    expected = exact.executor.logits([opened(exact, 1)], line, [0])[0]
     with torch.inference_mode():
-        decoder._begin([session], [None])
-        decoder.steps.run(1)
-    mine = decoder.step.own_logits(1)[0]
+        decoder.executor.write_state(decoder.executor.begin([session], [None], None))
+        decoder.executor.steps.run(1)
+    mine = decoder.executor.step.own_logits(1)[0]
     assert (mine - expected).norm() <= 2 * (plain - expected).norm()
 
 
@@ -136,11 +138,11 @@ def test_a_session_never_depends_on_its_neighbours(mode: str, options: dict[str,
 def test_weights_of_one_byte_draw_alike_recorded_or_not(precision: Any) -> None:
     results = []
     for recorded in (True, False):
-        decoder = device(CONFIG, 2, "medusa", torch.bfloat16, heads=9, precision=precision)
+        decoder = device(CONFIG, 2, "medusa", torch.bfloat16, heads=9, weight_dtype=precision)
         if not recorded:
-            decoder.steps = EagerSteps(decoder.step)
+            decoder.executor.steps = EagerSteps(decoder.executor.step)
         results.append(run(decoder, opened(decoder, 4), 2))
-        assert bool(decoder.step.own_logits(1).isfinite().all())
+        assert bool(decoder.executor.step.own_logits(1).isfinite().all())
     assert torch.equal(*results)
 
 
@@ -152,14 +154,14 @@ def test_a_latent_is_drawn_without_any_wait_but_for_reports(
     session = opened(decoder, 1)
     decode(decoder, [session])
     with torch.inference_mode():
-        decoder._begin([session], [None])
+        decoder.executor.write_state(decoder.executor.begin([session], [None], None))
         torch.cuda.synchronize()
         torch.cuda.set_sync_debug_mode("error")  # whatever makes the host wait is an error now
         try:
             for _ in range(4):
-                decoder.steps.run(1)
-                decoder.step.run(1)
-            decoder.reports.note(1)
+                decoder.executor.steps.run(1)
+                decoder.executor.step.run(1)
+            decoder.executor.reports.note(1)
         finally:
             torch.cuda.set_sync_debug_mode("default")
-    assert 8 <= decoder.reports.read()[0] <= most
+    assert 8 <= decoder.executor.reports.read()[0] <= most

@@ -9,8 +9,7 @@ import torch
 
 pytest.importorskip("triton", reason="needs triton: pip install triton")
 
-from worldbridge.runtime.decoding.executors.cuda.dispatch import DispatchPacer
-from worldbridge.runtime.decoding.executors.cuda.graphs import Reports, buckets_of
+from worldbridge.runtime.decoding.executors.cuda.graphs import DispatchPacer, Reports, buckets_of
 
 
 def play(pace: DispatchPacer, gains: list[int]) -> tuple[list[int], int, int]:

@@ -22,14 +22,14 @@ from tests.support.cuda_models import (
     heads_for,
     opened,
 )
+from tests.support.decoders import cuda_decoder, eager_decoder
 from worldbridge.kernels.quantize import dequantize_rows
 from worldbridge.models.transformer import MedusaHeads, TransformerConfig, VideoTransformer
 from worldbridge.models.transformer.config import cosmos_4b_320p
 from worldbridge.runtime.decoding.executors.cuda import layers as device_layers
-from worldbridge.runtime.decoding.executors.cuda.decoder import CudaDecoder
 from worldbridge.runtime.decoding.executors.cuda.step import CudaStep, StepShape
-from worldbridge.runtime.decoding.executors.cuda.weights import CudaWeights, Matrix, WeightDtype
-from worldbridge.runtime.decoding.raster import RasterDecoder
+from worldbridge.runtime.decoding.executors.cuda.weights import CudaWeights, Matrix
+from worldbridge.runtime.decoding.options import WeightDtype
 
 
 def test_matrices_that_need_no_packing_are_the_models_own() -> None:
@@ -123,22 +123,27 @@ def test_logits_are_those_of_the_weights_that_bytes_stand_for(
     """Up to float16's rounding under fp8. Then a latent is drawn, with heads of bytes too."""
     model = plain_build(config)  # norms of 1: what is folded stays what it is
     heads = heads_for(config, 2)
-    device = CudaDecoder(model, 1, SAMPLING, "medusa", heads=heads, precision=precision, split=32)
+    device = cuda_decoder(
+        model, 1, SAMPLING, "medusa", heads=heads, weight_dtype=precision, split=32
+    )
     session = opened(device, 1)
-    reference = RasterDecoder(dequantized(model, device.weights), 1, SAMPLING)
+    reference = eager_decoder(dequantized(model, device.executor.weights), 1, SAMPLING)
     twin = opened(reference, 1)
-    for own, rings in ((reference.keys, device.keys), (reference.values, device.values)):
+    for own, rings in (
+        (reference.cache.keys, device.cache.keys),
+        (reference.cache.values, device.cache.values),
+    ):
         own[..., : rings.shape[3], :] = rings[..., : own.shape[3], :]  # past latents are exact
     line = torch.cat([session.window[-1].flatten()[-1:], session.window[-1].flatten()[:2]])
     with torch.inference_mode():
-        device._begin([session], [session.context_pairs or device._pairs(session, told(config))])
+        batch = device.executor.begin([session], [told(config)], None)
+        device.executor.write_state(batch)
         if config.takes_camera:
             twin.view = session.view
-        device.steps.run(1)
-    mine = device.step.own_logits(1)[0]
-    pairs = [reference._pairs(twin, told(config))]
-    expected = reference.logits([twin], line[None], [0], pairs)[0]
-    exact = device.logits([session], line[None], [0], [device._pairs(session, told(config))])[0]
+        device.executor.steps.run(1)
+    mine = device.executor.step.own_logits(1)[0]
+    expected = reference.executor.logits([twin], line[None], [0], told(config))[0]
+    exact = device.executor.logits([session], line[None], [0], told(config))[0]
     scale = exact.std()
     assert float((mine - expected).abs().max() / scale) <= allowed * 10
     assert float((mine - expected).square().mean().sqrt() / scale) <= allowed
@@ -156,7 +161,7 @@ def told(config: TransformerConfig) -> Tensor | None:
 def test_more_rows_than_a_product_takes_are_taken_in_parts() -> None:
     weights = CudaWeights.pack(build(SHORT), None)
     rings = torch.zeros(2, 9, 2, 34, 16)
-    shape = StepShape(sessions=9, rows=30, width=30, size=6, follow=False)
+    shape = StepShape(sessions=9, rows=30, jacobi_window=30, size=6, follow=False)
     step = CudaStep(SHORT, weights, rings, rings.clone(), SAMPLING, shape)
     x = torch.randn(270, 48)
     out, stream = torch.full((270, 128), torch.nan), torch.randn(270, 48)

@@ -18,9 +18,10 @@ from tests.runtime.decoding.test_raster_decoder import (
     noise_at,
     prompt,
 )
+from tests.support.decoders import eager_decoder
 from worldbridge.models.conditioning.camera import predicted_rays
 from worldbridge.models.transformer import TransformerConfig, VideoTransformer
-from worldbridge.runtime.decoding.raster import RasterDecoder, RasterSession
+from worldbridge.runtime.decoding import Decoder, DecodeSession
 from worldbridge.runtime.decoding.sampling import sample
 
 CAMERA = dataclasses.replace(BASE, n_layers=2, camera="pluecker")
@@ -57,12 +58,12 @@ def walk(latents: int, start: float = 0.0) -> Tensor:
     return torch.stack(columns, -1)
 
 
-def opened(decoder: RasterDecoder, seed: int, latents: int = 1) -> RasterSession:
+def opened(decoder: Decoder, seed: int, latents: int = 1) -> DecodeSession:
     codes, poses = prompt(decoder.config, latents, seed), walk(latents)
     return decoder.open(seed, codes, context=context_of(decoder.config, seed), poses=poses)
 
 
-def run(decoder: RasterDecoder, session: RasterSession, poses: Tensor) -> Tensor:
+def run(decoder: Decoder, session: DecodeSession, poses: Tensor) -> Tensor:
     return torch.cat([decoder.decode([session], poses=pose[None]) for pose in poses])
 
 
@@ -95,9 +96,9 @@ def test_every_mode_draws_what_whole_forwards_draw(config: TransformerConfig) ->
     model, poses = build(config), walk(7)
     expected = naive(model, 5, poses)
     for mode, width in (("sequential", 1), ("jacobi", 5), ("jacobi", 16)):
-        decoder = RasterDecoder(model, 1, SAMPLING, mode, width=width)
+        decoder = eager_decoder(model, 1, SAMPLING, mode, jacobi_window=width)
         assert torch.equal(run(decoder, opened(decoder, 5), poses[1:]), expected)
-    other = RasterDecoder(model, 1, SAMPLING, "jacobi")
+    other = eager_decoder(model, 1, SAMPLING, "jacobi")
     still = walk(1).expand(6, 8)
     assert not torch.equal(run(other, opened(other, 5), still), expected)
 
@@ -105,7 +106,7 @@ def test_every_mode_draws_what_whole_forwards_draw(config: TransformerConfig) ->
 @pytest.mark.parametrize("mode", ["sequential", "jacobi"])
 def test_cameras_of_neighbours_do_not_mix(mode: str) -> None:
     model = build(CAMERA)
-    alone = RasterDecoder(model, 1, SAMPLING, mode, width=6)
+    alone = eager_decoder(model, 1, SAMPLING, mode, jacobi_window=6)
     tracks = [walk(4, start) for start in (0.4, 2.0, 4.0)]
     expected = []
     for seed, track in enumerate(tracks):
@@ -113,7 +114,7 @@ def test_cameras_of_neighbours_do_not_mix(mode: str) -> None:
         expected.append(run(alone, session, track))
         del session
         gc.collect()
-    together = RasterDecoder(model, 3, SAMPLING, mode, width=6)
+    together = eager_decoder(model, 3, SAMPLING, mode, jacobi_window=6)
     sessions = [opened(together, seed) for seed in range(3)]
     for t in range(4):
         codes = together.decode(sessions, poses=torch.stack([track[t] for track in tracks]))
@@ -122,7 +123,7 @@ def test_cameras_of_neighbours_do_not_mix(mode: str) -> None:
 
 @pytest.mark.parametrize("mode", ["sequential", "jacobi"])
 def test_a_restored_session_knows_its_cameras(mode: str) -> None:
-    decoder = RasterDecoder(build(CAMERA), 2, SAMPLING, mode)
+    decoder = eager_decoder(build(CAMERA), 2, SAMPLING, mode)
     session, poses = opened(decoder, 7), walk(7)[1:]
     taken, codes = [], []
     for pose in poses:
@@ -137,11 +138,11 @@ def test_a_restored_session_knows_its_cameras(mode: str) -> None:
 
 
 def test_forcing_a_latent_feeds_its_camera() -> None:
-    decoder = RasterDecoder(build(CAMERA), 2, SAMPLING)
+    decoder = eager_decoder(build(CAMERA), 2, SAMPLING)
     codes, poses = prompt(CAMERA, 2, 3), walk(4)
     first = decoder.open(3, codes, poses=poses[:2])
     second = decoder.open(3, codes[:1], poses=poses[:1])
-    decoder.force(second, codes[1], pose=poses[1])
+    decoder.prefill(second, codes[1], pose=poses[1])
     assert torch.equal(run(decoder, first, poses[2:]), run(decoder, second, poses[2:]))
 
 
@@ -150,7 +151,7 @@ def test_actions_and_cameras_go_together() -> None:
     actions, poses = torch.randn(5, 4, generator=torch.Generator().manual_seed(1)), walk(5)
     results = []
     for mode in ("sequential", "jacobi"):
-        decoder = RasterDecoder(model, 1, SAMPLING, mode, width=7)
+        decoder = eager_decoder(model, 1, SAMPLING, mode, jacobi_window=7)
         session = decoder.open(9, prompt(WITH_ACTIONS, 1), conditions=actions[:1], poses=poses[:1])
         results.append(
             [decoder.decode([session], actions[t][None], poses[t][None]) for t in range(1, 5)]
@@ -159,23 +160,23 @@ def test_actions_and_cameras_go_together() -> None:
 
 
 def test_a_draw_that_fails_can_be_repeated() -> None:
-    decoder = RasterDecoder(build(CAMERA), 2, SAMPLING)
+    decoder = eager_decoder(build(CAMERA), 2, SAMPLING)
     session, expected = opened(decoder, 2), opened(decoder, 2)
     poses = walk(3)[1:]
 
     def fail() -> None:
         raise RuntimeError("interrupted")
 
-    decoder.between = fail
+    decoder.on_step = fail
     with pytest.raises(RuntimeError, match="interrupted"):
         decoder.decode([session], poses=-poses[:1] * torch.tensor([1.0] * 3 + [-1.0] * 5))
-    decoder.between = lambda: None
+    decoder.on_step = lambda: None
     assert torch.equal(run(decoder, session, poses), run(decoder, expected, poses))
 
 
 def test_one_text_has_its_keys_computed_once() -> None:
     model = build(WITH_TEXT)
-    decoder = RasterDecoder(model, 2, SAMPLING)
+    decoder = eager_decoder(model, 2, SAMPLING)
     context, codes = context_of(WITH_TEXT), prompt(WITH_TEXT, 1)
     sessions = [decoder.open(s, codes, context=context, poses=walk(1)) for s in (0, 1)]
     assert sessions[0].context_pairs is sessions[1].context_pairs
@@ -187,7 +188,7 @@ def test_one_text_has_its_keys_computed_once() -> None:
 
 
 def test_wrong_cameras_are_refused() -> None:
-    decoder = RasterDecoder(build(CAMERA), 1, SAMPLING)
+    decoder = eager_decoder(build(CAMERA), 1, SAMPLING)
     codes, poses = prompt(CAMERA, 1), walk(1)
     for wrong in (None, walk(2), poses * math.nan):
         with pytest.raises(ValueError, match="camera pose"):
@@ -196,8 +197,8 @@ def test_wrong_cameras_are_refused() -> None:
     with pytest.raises(ValueError, match="one camera pose per latent"):
         decoder.decode([session])
     with pytest.raises(ValueError, match="use slide 'reprefill'"):
-        RasterDecoder(build(CAMERA), 1, SAMPLING, slide="rotate")
+        eager_decoder(build(CAMERA), 1, SAMPLING, slide="rotate")
     torch.manual_seed(0)
-    plain = RasterDecoder(VideoTransformer(BASE).eval(), 1, SAMPLING)
+    plain = eager_decoder(VideoTransformer(BASE).eval(), 1, SAMPLING)
     with pytest.raises(ValueError, match="takes no camera"):
         plain.open(0, codes, poses=poses)

@@ -8,16 +8,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.support.decoders import eager_decoder
 from worldbridge.models.convert.reference import TOLERANCE, load_reference
 from worldbridge.models.transformer import KVCache, TransformerConfig, VideoTransformer
 from worldbridge.models.transformer.config import Yarn
+from worldbridge.models.transformer.positions import rotate_time
+from worldbridge.runtime.decoding import Decoder, DecodeSession, SavedTokens
 from worldbridge.runtime.decoding.noise import position_noise
-from worldbridge.runtime.decoding.raster import (
-    RasterDecoder,
-    RasterSession,
-    RasterSnapshot,
-    rotate_time,
-)
 from worldbridge.runtime.decoding.sampling import Sampling, gumbel, sample
 
 GOLDEN = Path(__file__).parents[2] / "golden"
@@ -69,13 +66,13 @@ def context_of(config: TransformerConfig, seed: int = 0) -> Tensor | None:
     return torch.randn(6, config.context_dim, generator=torch.Generator().manual_seed(seed))
 
 
-def opened(decoder: RasterDecoder, seed: int = 0, latents: int = 1) -> RasterSession:
+def opened(decoder: Decoder, seed: int = 0, latents: int = 1) -> DecodeSession:
     config = decoder.config
     codes = prompt(config, latents, seed)
     return decoder.open(seed, codes, context=context_of(config, seed))
 
 
-def run(decoder: RasterDecoder, session: RasterSession, latents: int) -> Tensor:
+def run(decoder: Decoder, session: DecodeSession, latents: int) -> Tensor:
     return torch.cat([decoder.decode([session]) for _ in range(latents)])
 
 
@@ -107,7 +104,7 @@ def naive(model: VideoTransformer, seed: int, latents: int, keep: int) -> tuple[
 
 
 def test_a_window_is_kept_to_its_newest_latents_by_number_alone() -> None:
-    decoder = RasterDecoder(build(LONG), 1, SAMPLING, keep=2)
+    decoder = eager_decoder(build(LONG), 1, SAMPLING, keep=2)
     starts = [decoder.window_start(n) for n in range(13)]
     assert starts == [0, 0, 0, 0, 0, 3, 3, 3, 6, 6, 6, 9, 9]
 
@@ -116,7 +113,7 @@ def test_a_window_is_kept_to_its_newest_latents_by_number_alone() -> None:
 def test_sequential_is_a_whole_forward_per_token_across_slides(config: TransformerConfig) -> None:
     model = build(config)
     keep = 2 if config is LONG else 1
-    decoder = RasterDecoder(model, 1, SAMPLING, "sequential", keep=keep)
+    decoder = eager_decoder(model, 1, SAMPLING, "sequential", keep=keep)
     expected, logits = naive(model, 5, 8, keep)
     assert torch.equal(run(decoder, opened(decoder, 5), 8), expected)
     assert decoder.tokens_per_forward == 1
@@ -130,8 +127,8 @@ def test_sequential_is_a_whole_forward_per_token_across_slides(config: Transform
 def test_jacobi_draws_the_sequential_tokens(config: TransformerConfig, width: int) -> None:
     model = build(config)
     for seed in range(3):
-        one = RasterDecoder(model, 1, SAMPLING, "sequential")
-        many = RasterDecoder(model, 1, SAMPLING, "jacobi", width=width)
+        one = eager_decoder(model, 1, SAMPLING, "sequential")
+        many = eager_decoder(model, 1, SAMPLING, "jacobi", jacobi_window=width)
         assert torch.equal(run(many, opened(many, seed), 6), run(one, opened(one, seed), 6))
         assert 1 < many.tokens_per_forward <= width
         assert many.counts.tokens == one.counts.tokens == one.counts.forwards
@@ -139,8 +136,8 @@ def test_jacobi_draws_the_sequential_tokens(config: TransformerConfig, width: in
 
 def test_padding_changes_nothing_but_the_row_count() -> None:
     model = build(BASE)
-    expected = RasterDecoder(model, 1, SAMPLING, "sequential")
-    padded = RasterDecoder(model, 1, SAMPLING, "sequential", padding=8)
+    expected = eager_decoder(model, 1, SAMPLING, "sequential")
+    padded = eager_decoder(model, 1, SAMPLING, "sequential", padding=8)
     assert padded.rows == 8
     assert torch.equal(run(padded, opened(padded), 6), run(expected, opened(expected), 6))
     assert padded.tokens_per_forward == 1
@@ -150,14 +147,14 @@ def test_padding_changes_nothing_but_the_row_count() -> None:
 @pytest.mark.parametrize("config", CONFIGS)
 def test_a_session_never_depends_on_its_neighbours(config: TransformerConfig, mode: str) -> None:
     model = build(config)
-    alone = RasterDecoder(model, 1, SAMPLING, mode, width=8)
+    alone = eager_decoder(model, 1, SAMPLING, mode, jacobi_window=8)
     expected = []
     for seed in range(3):
         session = opened(alone, seed)
         expected.append(run(alone, session, 6))
         del session
         gc.collect()
-    together = RasterDecoder(model, 3, SAMPLING, mode, width=8)
+    together = eager_decoder(model, 3, SAMPLING, mode, jacobi_window=8)
     sessions = [opened(together, seed) for seed in range(3)]
     run(together, sessions[2], 2)  # this one is elsewhere in its stream
     for t in range(4):
@@ -167,10 +164,10 @@ def test_a_session_never_depends_on_its_neighbours(config: TransformerConfig, mo
 
 
 def test_a_prompt_of_two_latents_continues_as_if_they_had_been_forced() -> None:
-    decoder = RasterDecoder(build(BASE), 2, SAMPLING)
+    decoder = eager_decoder(build(BASE), 2, SAMPLING)
     codes = prompt(BASE, 2, 3)
     first, second = decoder.open(3, codes), decoder.open(3, codes[:1])
-    decoder.force(second, codes[1])
+    decoder.prefill(second, codes[1])
     assert torch.equal(run(decoder, first, 4), run(decoder, second, 4))
 
 
@@ -178,9 +175,9 @@ def test_a_prompt_of_two_latents_continues_as_if_they_had_been_forced() -> None:
 @pytest.mark.parametrize("config", CONFIGS)
 def test_a_restored_session_draws_the_same_latents(config: TransformerConfig, mode: str) -> None:
     """At every place of a window: in its middle, when it is full, and after it has slid."""
-    decoder = RasterDecoder(build(config), 2, SAMPLING, mode, width=8)
+    decoder = eager_decoder(build(config), 2, SAMPLING, mode, jacobi_window=8)
     session = opened(decoder, 7)
-    taken: list[RasterSnapshot] = []
+    taken: list[SavedTokens] = []
     codes = []
     for _ in range(8):
         taken.append(decoder.snapshot(session))
@@ -195,33 +192,33 @@ def test_a_restored_session_draws_the_same_latents(config: TransformerConfig, mo
 
 
 def test_a_restored_cache_is_the_same_to_the_bit() -> None:
-    decoder = RasterDecoder(build(LONG), 2, SAMPLING, width=7)
+    decoder = eager_decoder(build(LONG), 2, SAMPLING, jacobi_window=7)
     session = opened(decoder, 1)
     run(decoder, session, 6)  # once slid, and two latents drawn since
     again = decoder.restore(decoder.snapshot(session))
     assert len(session.window) == len(again.window) == 4
     used = 4 * decoder.size - 1
-    for memory in (decoder.keys, decoder.values):
-        mine, other = memory[:, session.slab, :, :used], memory[:, again.slab, :, :used]
+    for memory in (decoder.cache.keys, decoder.cache.values):
+        mine, other = memory[:, session.slot, :, :used], memory[:, again.slot, :, :used]
         assert torch.equal(mine, other)
 
 
 @pytest.mark.parametrize("slide", ["reprefill", "rotate"])
 def test_memory_stays_the_same_over_a_long_stream(slide: str) -> None:
-    decoder = RasterDecoder(build(BASE), 1, SAMPLING, slide=slide)
+    decoder = eager_decoder(build(BASE), 1, SAMPLING, slide=slide)
     session = opened(decoder)
-    shape, place = decoder.keys.shape, decoder.keys.data_ptr()
+    shape, place = decoder.cache.keys.shape, decoder.cache.keys.data_ptr()
     codes = run(decoder, session, 20)
     assert session.latents == 21 and len(session.window) <= 3
-    assert (decoder.keys.shape, decoder.keys.data_ptr()) == (shape, place)
+    assert (decoder.cache.keys.shape, decoder.cache.keys.data_ptr()) == (shape, place)
     assert len(codes.unique(dim=0)) == 20  # noise never repeats, so neither do latents
 
 
 @pytest.mark.parametrize("mode", ["sequential", "jacobi"])
 def test_both_modes_agree_when_windows_slide_by_rotation(mode: str) -> None:
     model = build(LONG)
-    expected = RasterDecoder(model, 1, SAMPLING, "sequential", slide="rotate", keep=2)
-    other = RasterDecoder(model, 3, SAMPLING, mode, slide="rotate", keep=2, width=6)
+    expected = eager_decoder(model, 1, SAMPLING, "sequential", slide="rotate", keep=2)
+    other = eager_decoder(model, 3, SAMPLING, mode, slide="rotate", keep=2, jacobi_window=6)
     codes = run(expected, opened(expected, 2), 10)
     sessions = [opened(other, seed) for seed in (0, 2, 4)]
     for t in range(10):
@@ -231,19 +228,21 @@ def test_both_modes_agree_when_windows_slide_by_rotation(mode: str) -> None:
 @pytest.mark.parametrize("config", [BASE, LONG, dataclasses.replace(BASE, begin_of_video_token=3)])
 def test_a_rotated_window_has_the_first_layers_keys_of_a_new_one(config: TransformerConfig) -> None:
     model = build(config)
-    decoders = [RasterDecoder(model, 1, SAMPLING, slide=s) for s in ("reprefill", "rotate")]
+    decoders = [eager_decoder(model, 1, SAMPLING, slide=s) for s in ("reprefill", "rotate")]
     full = prompt(config, config.latent_shape[0])
     sessions, logits = [], []
     for decoder in decoders:
         session = decoder.open(0, full[:-1])
         sessions.append(session)
-        decoder.force(session, full[-1])
-        decoder._make_room(session)
+        decoder.prefill(session, full[-1])
+        decoder.make_room(session)
         assert len(session.window) == decoder.keep
-        logits.append(decoder.logits([session], session.window[-1].flatten()[None, -1:], [0]))
-    used = decoders[0]._next_place(sessions[0])
+        logits.append(
+            decoder.executor.logits([session], session.window[-1].flatten()[None, -1:], [0])
+        )
+    used = decoders[0].executor.next_entry(sessions[0])
     (keys, values), (turned, moved) = (
-        (d.keys[:, 0, :, :used], d.values[:, 0, :, :used]) for d in decoders
+        (d.cache.keys[:, 0, :, :used], d.cache.values[:, 0, :, :used]) for d in decoders
     )
     torch.testing.assert_close(turned[0], keys[0], rtol=0, atol=1e-5)
     torch.testing.assert_close(moved[0], values[0], rtol=0, atol=1e-5)
@@ -261,7 +260,7 @@ def test_turning_keys_forth_and_back_changes_nothing() -> None:
 
 def test_absolute_positions_cannot_be_rotated() -> None:
     with pytest.raises(ValueError, match="use slide 'reprefill'"):
-        RasterDecoder(build(VIDEO2WORLD), 1, SAMPLING, slide="rotate")
+        eager_decoder(build(VIDEO2WORLD), 1, SAMPLING, slide="rotate")
 
 
 def test_an_action_leads_to_the_latent_it_came_with() -> None:
@@ -269,7 +268,7 @@ def test_an_action_leads_to_the_latent_it_came_with() -> None:
     model = build(ACTIONS)
     actions = torch.randn(4, 4, generator=torch.Generator().manual_seed(1))
     codes, size = prompt(ACTIONS, 1), 16
-    decoder = RasterDecoder(model, 3, SAMPLING, width=5)
+    decoder = eager_decoder(model, 3, SAMPLING, jacobi_window=5)
     session = decoder.open(9, codes, conditions=actions[:1])
     mine = torch.cat([decoder.decode([session], actions[t][None]) for t in (1, 2)])
     with torch.inference_mode():
@@ -299,13 +298,15 @@ def test_logits_are_those_of_the_published_network(name: str) -> None:
     tokens = tensors["tokens"].long()
     size, scale = height * width, tensors["logits"].abs().max()
     context = tensors["context"].float() if "context" in tensors else None
-    decoder = RasterDecoder(model, 1, SAMPLING)
+    decoder = eager_decoder(model, 1, SAMPLING)
     codes = tokens[lead : lead + 2 * size].view(2, height, width)
     session = decoder.open(0, codes, context=context)
     rest = tokens[None, lead + 2 * size - 1 :]
     expected = tensors["logits"][lead + 2 * size - 1 :]
-    whole = decoder.logits([session], rest, [0])[0]
-    steps = [decoder.logits([session], t, [i])[0] for i, t in enumerate(rest.split(1, dim=1))]
+    whole = decoder.executor.logits([session], rest, [0])[0]
+    steps = [
+        decoder.executor.logits([session], t, [i])[0] for i, t in enumerate(rest.split(1, dim=1))
+    ]
     assert whole.dtype == torch.float32
     for mine in (whole, torch.cat(steps)):
         assert float((mine - expected).abs().max() / scale) <= TOLERANCE
@@ -314,7 +315,7 @@ def test_logits_are_those_of_the_published_network(name: str) -> None:
 def test_every_token_comes_from_the_nucleus() -> None:
     model = build(BASE)
     narrow = Sampling(temperature=1.0, top_p=0.3, top_k=64)
-    decoder = RasterDecoder(model, 1, narrow, width=8)
+    decoder = eager_decoder(model, 1, narrow, jacobi_window=8)
     session = opened(decoder, 4)
     codes = torch.cat([prompt(BASE, 1, 4), run(decoder, session, 2)]).flatten()
     with torch.inference_mode():
@@ -327,7 +328,7 @@ def test_every_token_comes_from_the_nucleus() -> None:
 
 
 def test_places_return_when_sessions_are_forgotten() -> None:
-    decoder = RasterDecoder(build(BASE), 1, SAMPLING)
+    decoder = eager_decoder(build(BASE), 1, SAMPLING)
     session = opened(decoder)
     with pytest.raises(RuntimeError, match="all 1 are taken"):
         opened(decoder)
@@ -343,16 +344,16 @@ def test_places_return_when_sessions_are_forgotten() -> None:
         ({"slide": "jump"}, "unknown slide 'jump'"),
         ({"max_latents": 4}, r"max_latents must be in 2\.\.3"),
         ({"keep": 3}, r"keep must be in 1\.\.2"),
-        ({"width": 0}, "width and padding"),
+        ({"jacobi_window": 0}, "jacobi_window must be at least 1"),
     ],
 )
 def test_bad_options_are_refused(change: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        RasterDecoder(build(BASE), 1, SAMPLING, **change)
+        eager_decoder(build(BASE), 1, SAMPLING, **change)
 
 
 def test_prompts_that_do_not_fit_are_refused() -> None:
-    decoder = RasterDecoder(build(BASE), 1, SAMPLING)
+    decoder = eager_decoder(build(BASE), 1, SAMPLING)
     codes = prompt(BASE, 2)
     for call, message in [
         (lambda: decoder.open(0, codes[0]), r"expected codes \[latents, 4, 4\]"),
@@ -365,12 +366,12 @@ def test_prompts_that_do_not_fit_are_refused() -> None:
         with pytest.raises(ValueError, match=message):
             call()
     assert len(decoder.cache.free) == 1
-    told = RasterDecoder(build(VIDEO2WORLD), 2, SAMPLING)
+    told = eager_decoder(build(VIDEO2WORLD), 2, SAMPLING)
     with pytest.raises(ValueError, match="takes a context"):
         told.open(0, codes)
     sessions = [told.open(0, codes, context=torch.zeros(m, 20)) for m in (2, 3)]
     with pytest.raises(ValueError, match="cannot be decoded together"):
         told.decode(sessions)
-    acting = RasterDecoder(build(ACTIONS), 1, SAMPLING)
+    acting = eager_decoder(build(ACTIONS), 1, SAMPLING)
     with pytest.raises(ValueError, match="expected one condition per latent"):
         acting.open(0, codes)

@@ -26,10 +26,12 @@ from tests.runtime.decoding.test_raster_decoder import (
     prompt,
     run,
 )
+from tests.support.decoders import eager_decoder
 from worldbridge.models.transformer import TransformerConfig, VideoTransformer
 from worldbridge.models.transformer.layers import Block
-from worldbridge.runtime.decoding.latent_noise import LatentNoise
-from worldbridge.runtime.decoding.raster import RasterDecoder, RasterSession, is_exact
+from worldbridge.runtime.decoding import Decoder, DecodeSession, is_exact
+from worldbridge.runtime.decoding.executors.eager import EagerExecutor
+from worldbridge.runtime.decoding.noise import LatentNoise
 from worldbridge.runtime.decoding.sampling import sample
 from worldbridge.runtime.decoding.schedule import WavefrontSchedule
 
@@ -38,12 +40,12 @@ SHAPES = [(4, 4, 1), (4, 4, 2), (3, 5, 2), (5, 3, 4), (1, 6, 1), (6, 1, 3), (4, 
 
 @pytest.mark.parametrize(("height", "width", "k"), SHAPES)
 def test_steps_are_as_many_and_as_wide_as_they_should_be(height: int, width: int, k: int) -> None:
-    stairs = WavefrontSchedule(height, width, k, least_rows=2).stairs
-    assert len(stairs) == width + (height - 1) * min(k, width)
-    drawn = [token for stair in stairs for token in stair.drawn]
+    waves = WavefrontSchedule(height, width, k, least_rows=2).waves
+    assert len(waves) == width + (height - 1) * min(k, width)
+    drawn = [token for wave in waves for token in wave.sampled]
     assert sorted(drawn) == list(range(height * width))
-    assert len({len(stair.places) for stair in stairs}) == 1  # one shape for all
-    assert {stair.mask.shape for stair in stairs} == {(len(s.places), s.end) for s in stairs}
+    assert len({len(wave.offsets) for wave in waves}) == 1  # one shape for all
+    assert {wave.mask.shape for wave in waves} == {(len(w.offsets), w.end) for w in waves}
 
 
 @pytest.mark.parametrize(("height", "width", "k"), SHAPES)
@@ -51,8 +53,8 @@ def test_rows_see_what_was_written_and_nothing_else(height: int, width: int, k: 
     """Against a walk through the steps that keeps a list of what the places hold."""
     size, k_used = height * width, min(k, width)
     holds: dict[int, int] = {}  # by place: the token that was fed there
-    for stair in WavefrontSchedule(height, width, k).stairs:
-        fed = [(p, s) for p, s in zip(stair.places.tolist(), stair.sources.tolist(), strict=True)]
+    for wave in WavefrontSchedule(height, width, k).waves:
+        fed = [(p, s) for p, s in zip(wave.offsets.tolist(), wave.sources.tolist(), strict=True)]
         fed = [(place, source) for place, source in fed if place < size]
         for place, source in fed:
             # a token is fed after it was drawn; place 0 holds the newest one of the latent before
@@ -62,10 +64,10 @@ def test_rows_see_what_was_written_and_nothing_else(height: int, width: int, k: 
                 assert column == 0 and source == (row - 1) * width + k_used
             assert holds.get(place) != place, "written twice"
             holds[place] = source
-        for (place, _), mask in zip(fed, stair.mask, strict=False):
+        for (place, _), mask in zip(fed, wave.mask, strict=False):
             own = {p for p, source in holds.items() if p == source and 0 <= p <= place}
             assert set(mask.nonzero().flatten().tolist()) == own | {place}
-        holds[-1] = (*holds.get(-1, ()), *stair.drawn)  # type: ignore[assignment, misc]
+        holds[-1] = (*holds.get(-1, ()), *wave.sampled)  # type: ignore[assignment, misc]
     assert {p: source for p, source in holds.items() if p >= 0} == {p: p for p in range(size)}
 
 
@@ -99,13 +101,13 @@ def dense(model: VideoTransformer, past: Tensor, latent: Tensor, k: int) -> Tens
 
 
 def _layers(model: VideoTransformer, tokens: Tensor, places: Tensor, mask: Tensor) -> Tensor:
-    decoder = RasterDecoder(model, 1, SAMPLING)  # for its tables of positions
-    cos, sin = decoder.cos[places], decoder.sin[places]
+    executor = eager_decoder(model, 1, SAMPLING).executor  # for its tables of positions
+    cos, sin = executor.cos[places], executor.sin[places]
     h = model.tok_embeddings(tokens)[None]
     for module in model.layers:
         block = cast(Block, module)
-        if decoder.absolute is not None:
-            h = h + decoder.absolute[places]
+        if executor.absolute is not None:
+            h = h + executor.absolute[places]
         q, key, v = block.attention.qkv(block.attention_norm(h), cos, sin)
         groups = q.shape[1] // key.shape[1]
         key, v = (x.repeat_interleave(groups, dim=1) for x in (key, v))
@@ -126,7 +128,7 @@ def test_tokens_are_those_of_one_masked_forward_across_slides(
     config: TransformerConfig, k: int
 ) -> None:
     model = build(config)
-    decoder = RasterDecoder(model, 1, SAMPLING, "diagonal", diagonal=k)
+    decoder = eager_decoder(model, 1, SAMPLING, "diagonal", row_lag=k)
     session = opened(decoder, 5)
     for number in range(1, 7):
         window = decoder.snapshot(session).codes
@@ -141,14 +143,14 @@ def test_tokens_are_those_of_one_masked_forward_across_slides(
 def test_from_the_width_on_it_is_sequential(config: TransformerConfig) -> None:
     model = build(config)
     width = config.latent_shape[2]
-    expected = RasterDecoder(model, 1, SAMPLING, "sequential")
+    expected = eager_decoder(model, 1, SAMPLING, "sequential")
     for k in (width, width + 3):
-        other = RasterDecoder(model, 1, SAMPLING, "diagonal", diagonal=k)
+        other = eager_decoder(model, 1, SAMPLING, "diagonal", row_lag=k)
         assert other.rows == 1
         assert torch.equal(stream(other, 3, 6), stream(expected, 3, 6))
 
 
-def stream(decoder: RasterDecoder, seed: int, latents: int) -> Tensor:
+def stream(decoder: Decoder, seed: int, latents: int) -> Tensor:
     """What follows a prompt, under changing actions or cameras where the model takes them."""
     config = decoder.config
     told = torch.randn(latents + 1, 4, generator=torch.Generator().manual_seed(seed))
@@ -167,8 +169,8 @@ def stream(decoder: RasterDecoder, seed: int, latents: int) -> Tensor:
 @pytest.mark.parametrize("config", [BASE, LONG])
 def test_it_is_an_approximation_and_says_so(config: TransformerConfig) -> None:
     model = build(config)
-    expected = RasterDecoder(model, 1, SAMPLING, "sequential")
-    other = RasterDecoder(model, 1, SAMPLING, "diagonal", diagonal=1)
+    expected = eager_decoder(model, 1, SAMPLING, "sequential")
+    other = eager_decoder(model, 1, SAMPLING, "diagonal", row_lag=1)
     codes = run(expected, opened(expected), 4), run(other, opened(other), 4)
     assert torch.equal(codes[0][0, 0], codes[1][0, 0])  # the first row sees all there is before it
     assert not torch.equal(codes[0], codes[1])
@@ -194,9 +196,9 @@ def test_a_token_reaches_no_one_who_may_not_see_it(
     monkeypatch: pytest.MonkeyPatch, place: int, k: int
 ) -> None:
     """Features, to the bit: of the tokens in later steps each is moved, of others none is."""
-    decoder = RasterDecoder(build(BASE), 1, SAMPLING, "diagonal", diagonal=k)
+    decoder = eager_decoder(build(BASE), 1, SAMPLING, "diagonal", row_lag=k)
     before = features(decoder, monkeypatch)
-    monkeypatch.setattr("worldbridge.runtime.decoding.raster.LatentNoise", _Swayed)
+    monkeypatch.setattr("worldbridge.runtime.decoding.executors.eager.LatentNoise", _Swayed)
     monkeypatch.setattr(_Swayed, "place", place)
     moved = torch.zeros(16, dtype=torch.bool)
     for code in range(3):
@@ -209,18 +211,18 @@ def test_a_token_reaches_no_one_who_may_not_see_it(
     assert torch.equal(moved, later), moved.view(4, 4)
 
 
-def features(decoder: RasterDecoder, monkeypatch: pytest.MonkeyPatch) -> Tensor:
+def features(decoder: Decoder, monkeypatch: pytest.MonkeyPatch) -> Tensor:
     """What the tokens of the first latent are drawn from, [16, dim]."""
     session, found = opened(decoder), torch.zeros(16, BASE.dim)
-    climb = RasterDecoder._climb
+    hidden_at = EagerExecutor.hidden_at
 
-    def recorded(self: RasterDecoder, *given: Any) -> Tensor:
-        hidden, stair = climb(self, *given), given[2]
-        found[list(stair.drawn)] = hidden[0, : len(stair.drawn)]
+    def recorded(self: EagerExecutor, *given: Any) -> Tensor:
+        hidden, wave = hidden_at(self, *given), given[2]
+        found[list(wave.sampled)] = hidden[0, : len(wave.sampled)]
         return hidden
 
     with monkeypatch.context() as patch:
-        patch.setattr(RasterDecoder, "_climb", recorded)
+        patch.setattr(EagerExecutor, "hidden_at", recorded)
         decoder.decode([session])
     return found
 
@@ -228,12 +230,12 @@ def features(decoder: RasterDecoder, monkeypatch: pytest.MonkeyPatch) -> Tensor:
 @pytest.mark.parametrize("config", CONFIGS)
 def test_a_session_never_depends_on_its_neighbours(config: TransformerConfig) -> None:
     model = build(config)
-    alone = RasterDecoder(model, 1, SAMPLING, "diagonal")
+    alone = eager_decoder(model, 1, SAMPLING, "diagonal")
     expected = []
     for seed in range(3):
         expected.append(run(alone, opened(alone, seed), 6))
         gc.collect()
-    together = RasterDecoder(model, 3, SAMPLING, "diagonal")
+    together = eager_decoder(model, 3, SAMPLING, "diagonal")
     sessions = [opened(together, seed) for seed in range(3)]
     run(together, sessions[2], 2)  # this one is elsewhere in its stream
     for t in range(4):
@@ -244,7 +246,7 @@ def test_a_session_never_depends_on_its_neighbours(config: TransformerConfig) ->
 
 @pytest.mark.parametrize("config", CONFIGS)
 def test_a_restored_session_draws_the_same_latents(config: TransformerConfig) -> None:
-    decoder = RasterDecoder(build(config), 2, SAMPLING, "diagonal", diagonal=1)
+    decoder = eager_decoder(build(config), 2, SAMPLING, "diagonal", row_lag=1)
     session = opened(decoder, 7)
     taken, codes = [], []
     for _ in range(8):
@@ -259,22 +261,22 @@ def test_a_restored_session_draws_the_same_latents(config: TransformerConfig) ->
 
 def test_the_cache_of_a_finished_latent_is_that_of_any_other_mode() -> None:
     """Its tokens are fed once more in raster order, so nothing of a diagonal stays behind."""
-    decoder = RasterDecoder(build(BASE), 2, SAMPLING, "diagonal", diagonal=1)
+    decoder = eager_decoder(build(BASE), 2, SAMPLING, "diagonal", row_lag=1)
     session = opened(decoder, 1)
     codes = run(decoder, session, 1)
-    again: RasterSession = decoder.open(1, torch.cat([prompt(BASE, 1, 1), codes]))
+    again: DecodeSession = decoder.open(1, torch.cat([prompt(BASE, 1, 1), codes]))
     used = 2 * decoder.size - 1
-    for memory in (decoder.keys, decoder.values):
-        mine, other = memory[:, session.slab, :, :used], memory[:, again.slab, :, :used]
+    for memory in (decoder.cache.keys, decoder.cache.values):
+        mine, other = memory[:, session.slot, :, :used], memory[:, again.slot, :, :used]
         assert torch.equal(mine, other)
 
 
 @pytest.mark.parametrize("k", [1, 2, 4])
 def test_forwards_are_counted(k: int) -> None:
-    decoder = RasterDecoder(build(BASE), 2, SAMPLING, "diagonal", diagonal=k, padding=5)
+    decoder = eager_decoder(build(BASE), 2, SAMPLING, "diagonal", row_lag=k, padding=5)
     assert decoder.rows == 5
     begun: list[int] = []
-    decoder.between = lambda: begun.append(0)
+    decoder.on_step = lambda: begun.append(0)
     sessions = [opened(decoder, 1), opened(decoder, 2)]
     begun.clear()
     decoder.decode(sessions)
@@ -285,7 +287,7 @@ def test_forwards_are_counted(k: int) -> None:
 
 @pytest.mark.parametrize("slide", ["reprefill", "rotate"])
 def test_windows_slide(slide: str) -> None:
-    decoder = RasterDecoder(build(LONG), 1, SAMPLING, "diagonal", slide=slide)
+    decoder = eager_decoder(build(LONG), 1, SAMPLING, "diagonal", slide=slide)
     session = opened(decoder)
     codes = run(decoder, session, 12)
     assert session.latents == 13 and len(session.window) <= 5
@@ -293,5 +295,5 @@ def test_windows_slide(slide: str) -> None:
 
 
 def test_a_diagonal_of_nothing_is_refused() -> None:
-    with pytest.raises(ValueError, match="diagonal must be at least 1, got 0"):
-        RasterDecoder(build(BASE), 1, SAMPLING, "diagonal", diagonal=0)
+    with pytest.raises(ValueError, match="row_lag must be at least 1, got 0"):
+        eager_decoder(build(BASE), 1, SAMPLING, "diagonal", row_lag=0)

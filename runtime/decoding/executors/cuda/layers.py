@@ -33,6 +33,7 @@ from worldbridge.runtime.decoding.sampling import Sampling
 __all__ = ["MAX_STEP_ROWS", "Buffers", "CudaLayers", "LatentState", "Placed", "StepShape"]
 
 MAX_STEP_ROWS = MAX_TOKENS  # of one session
+_CERTAIN = 1e30  # a logit that no other comes near, at any temperature above 1e-8
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +46,7 @@ class StepShape:
     size: int  # tokens of a latent
     follow: bool  # heads guess behind the last final token (mode medusa), not behind the last draw
     context_rows: int = 0  # the longest context of cross-attention
-    split: int = 256  # slots of a ring that attention takes at a stretch; part of its rounding
+    split: int = 256  # cache entries that attention takes at a stretch; part of its rounding
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +54,10 @@ class Placed:
     """What a forward feeds, and where; read on the device."""
 
     tokens: Tensor  # int64 [n, rows]
-    # int64 [n], of the first token in the session's ring, whose others follow it (-1: idle); or
+    # int64 [n], of the first token in the session's slot, whose others follow it (-1: idle); or
     # [n, rows], of each token (-1: a row that writes nothing)
-    slots: Tensor
-    # bool [n, rows, S], the slots that each row sees; None: all up to its own
+    entries: Tensor
+    # bool [n, rows, S], the entries that each row sees; None: all up to its own
     mask: Tensor | None = None
 
 
@@ -66,7 +67,8 @@ class LatentState:
 
     feed: DraftBuffer
     seeds: Tensor  # int64 [sessions], taken as 64 bits
-    slabs: Tensor  # int64 [sessions], whose ring is whose
+    slots: Tensor  # int64 [sessions], of the cache
+    given: Tensor  # int64 [sessions, size + rows], tokens of the latent that are known; -1 = sample
     views: Tensor | None  # [sessions, size, dim], what cameras add to the tokens
     context_keys: Tensor | None  # [layers, sessions, Hkv, context_rows, D]
     context_values: Tensor | None
@@ -101,11 +103,18 @@ class LatentState:
             feed,
             integers(n),
             integers(n),
+            integers(n, shape.size + shape.rows).fill_(-1),
             views,
             context,
             None if context is None else torch.zeros_like(context),
             None if context is None else integers(n, shape.context_rows).bool(),
         )
+
+    def restore_given(self, sessions: int) -> None:
+        """Write the known tokens to the draft buffer, where drafts have replaced them."""
+        size = self.feed.size
+        line, given = self.feed.tokens[:sessions, 1 : 1 + size], self.given[:sessions, :size]
+        line.copy_(torch.where(given < 0, line, given))
 
 
 class Buffers:
@@ -134,7 +143,7 @@ class Buffers:
         self.mixed = empty(taken, rows, query)
         self.hidden = empty(taken, rows, config.ffn_hidden_size)
         self.logits = empty(torch.float32, logits or rows, config.vocab_size)
-        self.drawn = torch.zeros(shape.sessions, shape.rows, dtype=torch.int64, device=device)
+        self.sampled = torch.zeros(shape.sessions, shape.rows, dtype=torch.int64, device=device)
 
 
 class CudaLayers:
@@ -168,9 +177,16 @@ class CudaLayers:
         if config.apply_abs_pos_emb:
             self.absolute = absolute_table(config).to(keys)
 
-    def run(self, sessions: int) -> None:
-        """One step of the first places of `state`."""
+    def run(self, sessions: int, given: bool = False) -> None:
+        """Run one step of the first places of `state`, with or without known tokens."""
         raise NotImplementedError
+
+    def force(self, logits: Tensor, offsets: Tensor) -> None:
+        """Let logits [n, rows, vocab] at offsets [n, rows] choose the tokens that are given."""
+        own = self.state.given[: len(offsets)]
+        token = own.gather(1, offsets.clamp(0, own.shape[1] - 1))[..., None]
+        certain = torch.where(token < 0, 0.0, _CERTAIN)
+        logits.scatter_add_(2, token.clamp_min(0), certain)
 
     def bytes_read(self, sessions: int) -> int:
         """What a step of so many sessions reads of the weights."""
@@ -237,8 +253,8 @@ class CudaLayers:
         else:
             stream.copy_(self.weights.embedding.index_select(0, tokens))
         if views is not None:
-            sessions = len(placed.slots)
-            offsets = self._slots_of_rows(placed) - self.state.feed.first_entries[:sessions, None]
+            sessions = len(placed.entries)
+            offsets = self._entries_of_rows(placed) - self.state.feed.first_entries[:sessions, None]
             # rows beyond the latent's end, and those that write nothing, are ignored later
             at = offsets.clamp(0, self.shape.size - 1)[..., None]
             stream.add_(views[:sessions].gather(1, at.expand(-1, -1, views.shape[2])).flatten(0, 1))
@@ -248,21 +264,21 @@ class CudaLayers:
         """[n * rows, dim], what is added before every layer."""
         if self.absolute is None:
             return None
-        at = self._slots_of_rows(placed).clamp(0, len(self.absolute) - 1)
+        at = self._entries_of_rows(placed).clamp(0, len(self.absolute) - 1)
         return self.absolute.index_select(0, at.flatten())
 
-    def _slots_of_rows(self, placed: Placed) -> Tensor:
-        """[n, rows]; slots are places of a window, which rings never wrap."""
-        slots = placed.slots
-        return slots[:, None] + self.steps if slots.ndim == 1 else slots
+    def _entries_of_rows(self, placed: Placed) -> Tensor:
+        """[n, rows]; entries are places of a window."""
+        entries = placed.entries
+        return entries[:, None] + self.steps if entries.ndim == 1 else entries
 
     def _attend(self, i: int, layer: LayerWeights, stream: Tensor, placed: Placed) -> None:
         """Add self-attention to the stream; keys and values of what is fed go into the rings."""
-        rows, slots = len(stream), placed.slots
+        rows, entries = len(stream), placed.entries
         qkv = self._under_norm(stream, layer.qkv, self.buffers.qkv[:rows])
         query, mixed = self.buffers.query[:rows], self.buffers.mixed[:rows]
         keys, values = self.keys[i], self.values[i]
-        slabs, each = self.state.slabs[: len(slots)], slots.ndim == 2
+        slots, each = self.state.slots[: len(entries)], entries.ndim == 2
         rope_write(
             self._by_session(qkv),
             layer.query_norm,
@@ -271,10 +287,10 @@ class CudaLayers:
             self.sin,
             keys,
             values,
-            None if each else slots,
-            entries=slots if each else None,
-            rows=slots if each else None,
-            slots=slabs,
+            None if each else entries,
+            entries=entries if each else None,
+            rows=entries if each else None,
+            slots=slots,
             eps=self.config.norm_eps,
             out=self._by_head(query),
         )
@@ -282,9 +298,9 @@ class CudaLayers:
             self._by_head(query),
             keys,
             values,
-            slots if placed.mask is None else None,
+            entries if placed.mask is None else None,
             mask=placed.mask,
-            slots=slabs,
+            slots=slots,
             out=self._by_head(mixed),
             workspace=self.attention_space,
             split=self.shape.split,
@@ -414,7 +430,7 @@ def _check_shape(config: TransformerConfig, weights: CudaWeights, shape: StepSha
     if config.head_dim < 16:
         raise ValueError(
             f"the attention kernel needs heads of at least 16 channels, got {config.head_dim}; "
-            "use RasterDecoder"
+            "use the eager executor"
         )
     if (config.context_dim is not None) != (shape.context_rows > 0):
         raise ValueError(

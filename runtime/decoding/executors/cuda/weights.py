@@ -19,8 +19,10 @@ Both halve what a step reads against bfloat16. Neither draws the tokens of the m
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, TypeVar, cast
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -30,11 +32,15 @@ from worldbridge.kernels.quantize import fold_norm, quantize_rows
 from worldbridge.kernels.skinny_gemm import MAX_ROWS, interleave_rows
 from worldbridge.models.transformer import MedusaHeads, VideoTransformer
 from worldbridge.models.transformer.layers import Block
-from worldbridge.runtime.decoding.weight_dtype import WEIGHT_DTYPES, WeightDtype
-from worldbridge.runtime.decoding.weight_store import WeightStore
+from worldbridge.runtime.decoding.options import WeightDtype
 
 __all__ = ["CrossWeights", "CudaWeights", "LayerWeights", "Matrix", "WeightDtype"]
 
+# What decoders of one model share, such as those that follow each other while modes are measured:
+# packing reads all weights and writes gigabytes. A value holds memory of its module, not the module
+# itself, and goes with it.
+_PACKED: WeakKeyDictionary[nn.Module, dict[tuple[str, torch.dtype], Any]] = WeakKeyDictionary()
+_Packed = TypeVar("_Packed")
 _QUANTISED = {"fp8": torch.float8_e4m3fn, "int8": torch.int8}
 
 
@@ -92,24 +98,17 @@ class CudaWeights:
     @classmethod
     @torch.no_grad()
     def pack(
-        cls,
-        model: VideoTransformer,
-        heads: MedusaHeads | None,
-        precision: WeightDtype = "model",
-        store: WeightStore | None = None,
+        cls, model: VideoTransformer, heads: MedusaHeads | None, precision: WeightDtype = "model"
     ) -> CudaWeights:
-        """What `store` has of it already is shared. Raises ValueError for an unknown precision."""
-        if precision not in WEIGHT_DTYPES:
-            raise ValueError(f"unknown precision {precision!r}; expected one of {WEIGHT_DTYPES}")
-        kept = WeightStore() if store is None else store
-        network = kept.get(model, precision, lambda: cls._of_network(model, precision))
+        """Return packed weights. What was packed before of these modules is shared."""
+        own = model.norm.weight.dtype
+        network = _once(model, precision, own, lambda: cls._of_network(model, precision))
         if heads is None:
             return network
-        own = model.norm.weight.dtype
-        guessing = kept.get(
-            heads, f"{precision} {own}", lambda: Matrix.of(heads.weight.detach().to(own), precision)
+        drafting = _once(
+            heads, precision, own, lambda: Matrix.of(heads.weight.detach().to(own), precision)
         )
-        return dataclasses.replace(network, heads=guessing)
+        return dataclasses.replace(network, heads=drafting)
 
     @classmethod
     def _of_network(cls, model: VideoTransformer, precision: WeightDtype) -> CudaWeights:
@@ -187,3 +186,14 @@ def _cross(block: Block, precision: WeightDtype) -> CrossWeights | None:
 
 def _weight(module: nn.Module) -> Tensor:
     return cast(Tensor, module.weight).detach()
+
+
+def _once(
+    module: nn.Module, precision: WeightDtype, dtype: torch.dtype, make: Callable[[], _Packed]
+) -> _Packed:
+    """Return what `make` gives, now or earlier, for this module, precision and type."""
+    kinds = _PACKED.setdefault(module, {})
+    if (precision, dtype) not in kinds:
+        kinds[precision, dtype] = make()
+    packed: _Packed = kinds[precision, dtype]
+    return packed
