@@ -10,13 +10,8 @@ from typing import Any
 import torch
 
 from worldbridge.benchmarks.machine import describe
-from worldbridge.benchmarks.quality.routes import (
-    REVISITS,
-    held_out_scene,
-    pose_of,
-    psnr_db,
-    route_views,
-)
+from worldbridge.benchmarks.quality.measures import psnr_db
+from worldbridge.benchmarks.quality.routes import REVISITS, held_out_scene, pose_of, route_views
 from worldbridge.benchmarks.timing import percentiles
 from worldbridge.models.procedural.scene import THEMES
 from worldbridge.models.progress import Progress, silent

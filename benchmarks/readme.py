@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from worldbridge.benchmarks import roofline
+from worldbridge.benchmarks.quality.report import MEASURES
 from worldbridge.benchmarks.store import MISSING, machine, newest, read_results, table
 
 __all__ = ["main", "render"]
@@ -30,18 +31,6 @@ _PLAYERS: Final = (
 )
 _DRAFTING: Final = ("jacobi", "medusa")
 _FORWARD_ROWS: Final = 10  # one player's forward pass with nine heads
-
-# name in the result, name in the table, target
-_QUALITY: Final = (
-    ("tokenizer_psnr_db", "tokenizer, PSNR (dB)", ">= 27"),
-    ("next_frame_psnr_db", "next frame while moving, PSNR (dB)", ">= 21, and 1 above copying"),
-    ("copy_last_psnr_db", "copying the last frame, PSNR (dB)", "-"),
-    ("yaw_following", "follows turns (share of trials)", ">= 0.9"),
-    ("move_following", "follows walking (share of trials)", ">= 0.8"),
-    ("sharpness_ratio_60s", "sharpness after 60 s of play / rendered world", "0.6 to 1.4"),
-    ("frozen_or_collapsed_rate", "frozen or collapsed after 60 s", "<= 0.05"),
-    ("frozen_or_collapsed_rate_rendered", "the same of rendered play (into walls)", "-"),
-)
 
 
 def render(text: str) -> str:
@@ -235,10 +224,13 @@ def _quality() -> str:
     result = newest(results)
     quality = result["quality"]
     rows = [
-        (text, f"{quality[name]:.2f}", goal) for name, text, goal in _QUALITY if name in quality
+        (f"{text}{key}", _number(value), _number(beside), goal)
+        for name, text, goal in MEASURES
+        for key, value, beside in _values(quality, name)
     ]
     note = f"Measured on {machine(result)}, {result['environment']['date']}, {quality['scenes']}.\n"
-    text = table(("measure", "value", "goal"), rows) + "\n" + note
+    measures = table(("measure", "value", "real frames", "goal"), rows) if rows else MISSING + "\n"
+    text = measures + "\n" + note
     text += _training(quality.get("training", {}))
     drafts = list(_drafts(quality))
     head = (
@@ -249,6 +241,27 @@ def _quality() -> str:
         "frames equal to `diagonal`",
     )
     return text + ("\n" + table(head, drafts) if drafts else "")
+
+
+def _values(quality: dict[str, Any], name: str) -> list[tuple[str, float | None, float | None]]:
+    """Return a measure's values, one for each second or route, beside those of real frames."""
+    if name not in quality or "real" not in quality:  # a result that measured something else
+        return []
+    value, real = quality[name], quality["real"].get(name)
+    if not isinstance(value, dict):
+        return [("", value, None if isinstance(real, dict) else real)]
+    return [
+        (f", {key} s" if key.isdigit() else f", {key}", item, _beside(real, key))
+        for key, item in value.items()
+    ]
+
+
+def _beside(real: Any, key: str) -> float | None:
+    return real.get(key) if isinstance(real, dict) else real
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
 
 
 def _training(made: dict[str, Any]) -> str:

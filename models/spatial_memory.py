@@ -117,6 +117,7 @@ class _Cloud:
     """The points: what is stored of each, `count` of `size` in use."""
 
     def __init__(self, size: int, device: torch.device) -> None:
+        size = -(-size // CHUNK) * CHUNK
         self.points = torch.zeros(size, 3, device=device)
         self.birth_depth = torch.zeros(size, device=device)  # 0: the point is dead
         self.colors = torch.zeros(size, 3, dtype=torch.uint8, device=device)
@@ -138,6 +139,17 @@ class _Cloud:
         self.count = len(kept[0])
         for array, part in zip(self.arrays, kept, strict=True):
             array[: self.count] = part
+
+    def drop_chunks(self, dropped: Tensor) -> None:
+        """Drop whole chunks, none of them the last one."""
+        chunks = -(-self.count // CHUNK)
+        keep = torch.ones(chunks, dtype=torch.bool, device=dropped.device)
+        keep[dropped] = False
+        for array in self.arrays:
+            blocks = array[: chunks * CHUNK].view(chunks, -1)
+            kept = blocks[keep]
+            blocks[: len(kept)] = kept
+        self.count -= CHUNK * len(dropped)
 
 
 class SpatialMemory:
@@ -317,22 +329,19 @@ class SpatialMemory:
 
         Whole chunks go, by age times distance, so that what is near stays however old it is.
         """
-        self._tidy()
         cloud = self._cloud
-        free = needed + int(self.config.max_points * _FORGOTTEN)
-        excess = cloud.count + free - self.config.max_points
-        if excess <= 0:
-            return
-        chunks = -(-cloud.count // CHUNK)
-        first = torch.arange(chunks, device=self.device) * CHUNK
-        away = cloud.points[first] - camera[9:12].to(self.device)
-        age = (self._frame - cloud.born[first] + 1).to(torch.float32)
-        worth = age * (away.square().sum(1) + 1.0)
-        gone = torch.argsort(worth, descending=True, stable=True)[: -(-excess // CHUNK) + 1]
-        keep = torch.ones(chunks, dtype=torch.bool, device=self.device)
-        keep[gone] = False
-        cloud.keep(keep.repeat_interleave(CHUNK)[: cloud.count])
-        self._ops.moved(cloud)
+        if 10 * len(self) < 9 * cloud.count:
+            self._tidy()
+        excess = cloud.count + needed - self.config.max_points
+        if excess > 0:
+            excess += int(self.config.max_points * _FORGOTTEN)
+            first = torch.arange((cloud.count - 1) // CHUNK, device=self.device) * CHUNK
+            away = cloud.points[first] - camera[9:12].to(self.device)
+            age = (self._frame - cloud.born[first] + 1).to(torch.float32)
+            worth = age * (away.square().sum(1) + 1.0)
+            order = torch.argsort(worth, descending=True, stable=True)
+            cloud.drop_chunks(order[: -(-excess // CHUNK)])
+            self._ops.moved(cloud)
 
     def _taken(
         self,

@@ -23,7 +23,7 @@ def main() -> None:
     def tell(text: str, share: float) -> None:
         print(f"\r{share:4.0%} {text:<40}", end="", file=sys.stderr, flush=True)
 
-    result = evaluate(options.world, options.quick, tell)
+    result, _ = evaluate(options.world, options.quick, tell)
     name = "quality-quick" if options.quick else "quality"
     write_result(name, {"quality": result})
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -21,7 +21,17 @@ from worldbridge.models.procedural.render import render_rgbd
 from worldbridge.models.procedural.scene import Scene
 from worldbridge.models.training.play_clips import HELD_OUT_SEEDS
 
-__all__ = ["REVISITS", "Action", "View", "held_out_scene", "pose_of", "psnr_db", "route_views"]
+__all__ = [
+    "LOOK_AROUND",
+    "REVISITS",
+    "Action",
+    "View",
+    "held_out_scene",
+    "pose_of",
+    "random_play",
+    "route_views",
+    "view_of",
+]
 
 Action = tuple[float, float, float, float]  # strafe, forward, yaw, pitch
 
@@ -33,7 +43,23 @@ REVISITS: dict[str, Sequence[Action]] = {
     "circle": [_LEFT] * 72,
     "walk": [_AHEAD] * 13 + [_BACK] * 13,
 }
+# Ten seconds that keep most of the first frame in view.
+LOOK_AROUND: Sequence[Action] = [
+    *[(0.0, 0.5, 0.0, 0.0)] * 15,
+    *[(0.0, 0.0, 0.4, 0.0)] * 20,
+    *[(0.0, 0.0, -0.4, 0.0)] * 40,
+    *[(0.0, 0.0, 0.4, 0.0)] * 20,
+    *[(0.0, -0.5, 0.0, 0.0)] * 15,
+    *[(0.5, 0.0, 0.0, 0.0)] * 20,
+    *[(-0.5, 0.0, 0.0, 0.0)] * 10,
+    *[(0.0, 0.5, 0.0, 0.0)] * 10,
+]
 _FREE_M = 3.0
+_PIECES: Sequence[Action] = (
+    *((0.0, 1.0, 0.0, 0.0), (0.0, 1.0, 0.6, 0.0), (0.0, 1.0, -0.6, 0.0), _LEFT, _RIGHT),
+    *((1.0, 0.0, 0.0, 0.0), (-1.0, 0.0, 0.0, 0.0), _BACK),
+    *((0.0, 0.0, 0.5, 0.4), (0.0, 0.0, -0.5, -0.4), (0.0, 0.0, 0.0, 0.0)),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,16 +79,19 @@ def held_out_scene(theme: str, number: int) -> tuple[Scene, CameraState]:
     return scene, max(starts, key=lambda s: clearance(scene, s.x, s.z, s.yaw, _FREE_M))
 
 
-def route_views(
-    scene: Scene, start: CameraState, actions: Sequence[Action], height: int = 320, width: int = 512
-) -> Iterator[View]:
+def view_of(scene: Scene, state: CameraState, height: int = 320, width: int = 512) -> View:
+    """Render what a camera sees."""
+    rgb, nearness = render_rgbd(scene, state, height, width)
+    return View(rgb.permute(1, 2, 0).contiguous(), nearness, state)
+
+
+def route_views(scene: Scene, start: CameraState, actions: Sequence[Action]) -> Iterator[View]:
     """Render the start and the view after each action."""
     state = start
     for n in range(len(actions) + 1):
         if n:
             state = step_camera(scene, state, actions[n - 1])
-        rgb, nearness = render_rgbd(scene, state, height, width)
-        yield View(rgb.permute(1, 2, 0).contiguous(), nearness, state)
+        yield view_of(scene, state)
 
 
 def pose_of(state: CameraState) -> Pose:
@@ -70,13 +99,10 @@ def pose_of(state: CameraState) -> Pose:
     return Pose(*camera_pose(state))
 
 
-def psnr_db(found: Tensor, wanted: Tensor, mask: Tensor | None = None) -> float:
-    """Return the PSNR of uint8 pictures (H, W, 3), of the masked pixels alone if there is a mask.
-
-    At most 99 dB, for equal pictures; NaN for no pixels.
-    """
-    error = (found.float() - wanted.float()).square()
-    mean = float((error if mask is None else error[mask]).mean())
-    if math.isnan(mean):
-        return mean
-    return 99.0 if mean == 0 else min(99.0, 10 * math.log10(255.0**2 / mean))
+def random_play(seed: int, frames: int) -> list[Action]:
+    """Return the actions of someone who walks and looks about."""
+    rng = random.Random(seed)
+    actions: list[Action] = []
+    while len(actions) < frames:
+        actions += [rng.choice(_PIECES)] * rng.randrange(8, 30)
+    return actions[:frames]

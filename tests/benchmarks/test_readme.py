@@ -35,7 +35,8 @@ DRAFTS = {
 
 
 def quality(monkeypatch: pytest.MonkeyPatch, **more: Any) -> str:
-    values = {name: 1.0 for name, _, _ in readme._QUALITY}
+    values = {name: 1.0 for name, _, _ in readme.MEASURES}
+    values |= {"steepness": {"3": 0.5, "10": 0.25}, "real": {"steepness": {"3": 0.9}}}
     result = {"environment": ENVIRONMENT, "quality": values | {"scenes": "some"} | more}
     monkeypatch.setattr(readme, "read_results", lambda name: [result] * (name == "quality"))
     return readme.render(BLOCKS)
@@ -49,6 +50,12 @@ def test_drafts_have_a_table_of_their_own(monkeypatch: pytest.MonkeyPatch) -> No
     assert "7 minutes (512 steps)" in text and "from 2.312 to 2.287 nats" in text
     again = HEADS | {"network_nats_with_heads": 2.3124}
     assert "were restored afterwards" in quality(monkeypatch, training=TRAINING | again)
+
+
+def test_measures_stand_beside_those_of_real_frames(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = quality(monkeypatch)
+    assert "| steepness of edges (1: hard, 0.13: a ramp), 3 s | 0.50 | 0.90 | >= 0.6 |" in text
+    assert "| steepness of edges (1: hard, 0.13: a ramp), 10 s | 0.25 | - | >= 0.6 |" in text
 
 
 def test_a_world_without_heads_says_nothing_of_them(monkeypatch: pytest.MonkeyPatch) -> None:

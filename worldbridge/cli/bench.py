@@ -205,7 +205,7 @@ def memory(
 
     Walks three routes through held-out scenes of every theme with the renderer's colour and depth:
     24 frames left and back, a full circle, and 2 m ahead and back. Reports the PSNR of the first
-    picture against what the memory shows there afterwards. Runs on one thread.
+    frame against what the memory shows there afterwards. Runs on one thread.
     --quick measures two themes.
     """
     from worldbridge.benchmarks.memory import bench_memory

@@ -1,0 +1,101 @@
+"""Plays worlds for the evaluation: several sessions together, frames as RGB."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from worldbridge.benchmarks.quality.routes import Action, View, pose_of
+from worldbridge.models.procedural.camera import CameraState
+from worldbridge.runtime.frames.i420 import rgb_to_i420
+from worldbridge.runtime.worlds.contract import Controls, WorldModel, WorldStart, next_frames
+
+__all__ = ["Shown", "WorldPlayer", "as_shown", "takes_frames"]
+
+_NEUTRAL: Action = (0.0, 0.0, 0.0, 0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """A frame: rgb uint8 (H, W, 3); nearness float32 (H, W) from worlds that have depth."""
+
+    rgb: Tensor
+    nearness: Tensor | None
+
+
+class WorldPlayer:
+    """Sessions of one world, each begun with the frame of its start where the world takes one."""
+
+    def __init__(
+        self, world: WorldModel[Any], themes: Sequence[str], starts: Sequence[View], seed: int
+    ) -> None:
+        self._world = world
+        self._follows = "camera" in world.spec.conditionings
+        self.states = [
+            world.open(WorldStart(self._theme(theme), seed + n, self._start_frame(start)))
+            for n, (theme, start) in enumerate(zip(themes, starts, strict=True))
+        ]
+        # The first frame: what is shown where the session begins, to a client standing there.
+        self.first = self.step([_NEUTRAL] * len(starts), [start.state for start in starts])
+
+    def step(
+        self, actions: Sequence[Action], cameras: Sequence[CameraState] | None = None
+    ) -> list[Shown]:
+        """Return the next frame of every session. `cameras`: where the client's are, if given."""
+        asked = [Controls(action=action) for action in actions]
+        if cameras is not None and self._follows:
+            asked = [
+                Controls(action=action, camera=pose_of(camera))
+                for action, camera in zip(actions, cameras, strict=True)
+            ]
+        spec = self._world.spec
+        return [
+            Shown(_rgb(frame.i420, spec.height, spec.width), self._nearness(frame.depth))
+            for frame in next_frames(self._world, self.states, asked)
+        ]
+
+    def _theme(self, theme: str) -> str:
+        """The world's name of a theme, such as a locality of the city; its first one without."""
+        names = self._world.spec.themes
+        alike = [name for name in names if name.split("/")[0] == theme.split("/")[0]]
+        return theme if theme in names else [*alike, *names][0]
+
+    def _start_frame(self, start: View) -> Tensor | None:
+        return start.rgb.permute(2, 0, 1)[None] if takes_frames(self._world) else None
+
+    def _nearness(self, depth: bytes | None) -> Tensor | None:
+        if depth is None:
+            return None
+        metres = torch.from_numpy(np.frombuffer(depth, np.float32).copy())
+        return 1.0 / metres.view(self._world.spec.height, self._world.spec.width).clamp_min(1e-3)
+
+
+def takes_frames(world: WorldModel[Any]) -> bool:
+    """Whether a world can begin with a given frame."""
+    return world.spec.takes_pictures > 0
+
+
+def as_shown(rgb: Tensor) -> Tensor:
+    """Return a frame as a client sees it: with the colour resolution of I420."""
+    height, width = rgb.shape[:2]
+    return _rgb(rgb_to_i420(rgb.permute(2, 0, 1)), height, width)
+
+
+def _rgb(i420: bytes, height: int, width: int) -> Tensor:
+    """BT.601 limited range, chroma repeated; the inverse of `rgb_to_i420`."""
+    planes = torch.from_numpy(np.frombuffer(i420, np.uint8).copy()).float()
+    luma = (planes[: height * width].view(height, width) - 16.0) * (255.0 / 219.0)
+    chroma = planes[height * width :].view(2, height // 2, width // 2) - 128.0
+    blue, red = F.interpolate(chroma[None], scale_factor=2, mode="nearest")[0]
+    colors = (
+        luma + 1.596027 * red,
+        luma - 0.391762 * blue - 0.812968 * red,
+        luma + 2.017232 * blue,
+    )
+    return torch.stack(colors, -1).round_().clamp_(0, 255).to(torch.uint8)
