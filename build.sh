@@ -15,8 +15,8 @@ die() { # die WHAT REMEDY
   exit 1
 }
 
-# Runs a command quietly, with a sign of life every 15 s (a download of hundreds of megabytes
-# must not look like a hang); its output is shown only when it fails.
+# Runs a command quietly, with a sign of life every 15 s, because a download of hundreds of
+# megabytes must not look like a hang. Shows the command's output only if it fails.
 step() { # step WHAT REMEDY COMMAND...
   local what="$1" remedy="$2" started=$SECONDS beat=$((SECONDS + 15)) pid rc=0
   shift 2
@@ -230,8 +230,9 @@ run_tests() { # run_tests [--fast | --all] [ARGS of pytest]
   jobs=(-n $((jobs < 4 ? jobs : 4)) --dist loadfile) # a file's tests share a server or a model
   if (($# == 0)); then run_node_tests || failed=$?; fi
   if [[ "$which" == fast ]]; then
-    part "pytest, without what takes long" "${jobs[@]}" -m "not slow and not e2e and not serial and not long" "$@"
-    say "left out: end-to-end tests, tests of more than ten seconds, tests that measure time (all: ./build.sh test)"
+    part "pytest, the daily loop" "${jobs[@]}" \
+      -m "not slow and not e2e and not serial and not long and not interpreted" "$@"
+    say "left out: end-to-end tests, kernels in Triton's interpreter, tests that take more than ten seconds or measure time (all: ./build.sh test)"
   else
     if [[ "$which" == all ]]; then not_long=""; fi
     part "pytest: what can run side by side" "${jobs[@]}" -m "not serial$not_long" "$@"
@@ -249,7 +250,7 @@ wheel() {
   ls -l "$ROOT"/dist/*.whl
 }
 
-# Writes both lock files anew from the ranges in pyproject.toml, in throw-away environments.
+# Writes both lock files from the ranges in pyproject.toml, in throw-away environments.
 lock() {
   : >"$LOG"
   scratch="$(mktemp -d)" # not local: the trap runs after the function
@@ -281,26 +282,26 @@ usage() {
   cat <<'USAGE'
 usage: ./build.sh COMMAND [ARGS]
 
-  setup          create .venv with the locked packages (nothing to do when that is done)
-  serve [ARGS]   setup, then start the server with the embedded world (ARGS: see serve --help)
-  test [ARGS]    setup, tools and browser too, then run the tests (ARGS go to pytest)
-  test --fast    the tests of the daily loop, in three minutes (says what it leaves out)
-  test --all     also the tests marked `long`
+  setup          create .venv with the locked packages; does nothing if that is done
+  serve [ARGS]   setup, then start the server with the bundled world (ARGS: see serve --help)
+  test [ARGS]    setup with test tools and a browser, then run the tests (ARGS go to pytest)
+  test --fast    the tests of the daily loop, under three minutes; says what it leaves out
+  test --all     also the tests marked `long`, which repeat a behaviour at more sizes
   check          ruff, formatting, strict mypy, import rule, vocabulary, generated files
   wheel          build dist/worldbridge-*.whl
-  lock           write the lock files anew from pyproject.toml
+  lock           write the lock files from pyproject.toml
   help           this text
 
-Needed: Linux with Python 3.11 or newer. On Debian and Ubuntu whatever else is missing is
+Requires Linux with Python 3.11 or newer. On Debian and Ubuntu, whatever else is missing is
 installed with apt-get, as root or through sudo.
 
 environment
   PYTHON=/path/to/python3    the interpreter that .venv is made with
   CHROMIUM=/path/to/chrome   the browser of the end-to-end tests
   WORLDBRIDGE_VENV=DIR       another place for .venv
-  PIP_...                    pip's own settings hold. PyTorch's default build for Linux carries
-                             CUDA (several GB); a machine without a GPU can do with the much
-                             smaller CPU build: name its index in PIP_EXTRA_INDEX_URL.
+  PIP_...                    pip's own settings apply. PyTorch's default build for Linux includes
+                             CUDA (several GB). A machine without a GPU can use the much smaller
+                             CPU build: name its index in PIP_EXTRA_INDEX_URL.
 USAGE
 }
 

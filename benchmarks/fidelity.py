@@ -2,9 +2,9 @@
 
 Run `python -m worldbridge.benchmarks.fidelity`.
 
-Also: streaming decode against whole decode, what a window of the temporal attention changes, what
-both ways of sliding an endless stream's window change, and the parameters of the published sizes.
-Minutes at most, on any CPU.
+Also compares streamed with whole decoding, and measures what a limited temporal attention and both
+ways of sliding the context change, and counts the parameters of the published sizes. Takes minutes
+at most, on any CPU.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _WINDOWS = (1, 2, 4, 8)  # earlier latents that the temporal attention may see
 
 
 def transformers() -> list[dict[str, Any]]:
-    """Relative errors of each reference model, float32 and bfloat16."""
+    """Return the relative errors of each reference model, in float32 and bfloat16."""
     rows = []
     for folder in sorted(path.parent for path in GOLDEN.glob("*/model.pt")):
         exact, half = (check_transformer(folder, t) for t in (torch.float32, torch.bfloat16))
@@ -58,7 +58,7 @@ def transformers() -> list[dict[str, Any]]:
 
 @torch.inference_mode()
 def tokenizers() -> list[dict[str, Any]]:
-    """Errors of each reference tokenizer, and of its streams against its whole decode."""
+    """Return the errors of each reference tokenizer, and of streamed against whole decoding."""
     rows = []
     for folder in sorted(path.parent for path in GOLDEN.glob("*/autoencoder.pt")):
         exact, half = check_tokenizer(folder), check_tokenizer(folder, torch.bfloat16)
@@ -92,7 +92,7 @@ def tokenizers() -> list[dict[str, Any]]:
 
 
 def _splits(latents: int) -> list[list[int]]:
-    """One by one, all at once, and one in between."""
+    """Return chunk sizes: one by one, all at once, and two random chunks."""
     cut = random.Random(latents).randint(1, latents)
     return [[1] * latents, [latents], [cut, latents - cut] if cut < latents else [latents]]
 
@@ -110,18 +110,18 @@ def _stream(
 
 
 def _difference(video: Tensor, whole: Tensor) -> float:
-    """Worst pixel, relative to the largest."""
+    """Return the largest difference relative to the largest value."""
     whole = whole[:, :, : video.shape[2]]
     return float((video - whole).abs().max() / whole.abs().max())
 
 
 @torch.inference_mode()
 def slides() -> list[dict[str, Any]]:
-    """What sliding changes of the next latent's logits, for references that can slide both ways.
+    """Return how sliding changes the next latent's logits, for references that can slide both ways.
 
-    Latents 0 and 1 lead to latent 2. "kept": nothing slides, which the trained range still allows;
-    the others have slid to latent 1 alone. `deviation` is the root mean square relative to the
-    logits' own, `same_choice` the share of places with the same likeliest token.
+    Latents 0 and 1 precede latent 2. "kept" does not slide, which the trained range still allows;
+    the others slide to latent 1 alone. `deviation` is the root mean square of the difference
+    relative to the logits' own, `same_choice` the share of positions with the same likeliest token.
     """
     rows = []
     for folder in sorted(path.parent for path in GOLDEN.glob("*/model.pt")):
@@ -142,7 +142,7 @@ def slides() -> list[dict[str, Any]]:
 
 
 def _next_logits(model: VideoTransformer, way: str, seed: int) -> Tensor:
-    """Of a random latent 2 behind random latents 0 and 1, [h * w, vocab]."""
+    """Return logits [h * w, vocab] of a random latent 2 after random latents 0 and 1."""
     config = model.config
     generator = torch.Generator().manual_seed(seed)
     shape = (3, *config.latent_shape[1:])
@@ -168,7 +168,7 @@ def _deviation(logits: Tensor, expected: Tensor) -> dict[str, float]:
 
 
 def parameters() -> dict[str, int]:
-    """Of the published sizes; nothing is allocated."""
+    """Return the number of parameters of the published sizes; allocates nothing."""
     counts = {}
     for name, config in COSMOS.items():
         with torch.device("meta"):

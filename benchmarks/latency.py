@@ -2,9 +2,9 @@
 
 Run `python -m worldbridge.benchmarks.latency`.
 
-Three runs, each with a server of its own: the profiler against the embedded world, a headless
-Chromium against the embedded world, and a headless Chromium against the procedural world at 30
-frames per second, where everything but the model can be seen.
+There are three runs, each with its own server: the profiler and a headless Chromium with the
+bundled world, and a headless Chromium with the procedural world at 30 frames per second, which
+shows the latency of everything but the model.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ _NOT_THE_MODEL = ("encode_ms", "downlink_ms", "show_ms")
 
 
 def profiled(world: str, seconds: float) -> dict[str, Any]:
-    """The Python profiler plays: JPEG over the WebSocket."""
+    """Play with the Python profiler: JPEG over the WebSocket."""
     with serving(_log(), "--world", world) as server:
         result = measure(server.url, seconds=seconds).as_json()
     return {"what": f"{world}, Python profiler (JPEG)", **result}
 
 
 def browsed(world: str, seconds: float) -> dict[str, Any]:
-    """A headless Chromium plays over WebRTC; its own meter's table is read."""
+    """Play with a headless Chromium over WebRTC, and read the latency table of the page."""
     with serving(_log(), "--world", world) as server:
         return asyncio.run(_browse(server, world, seconds))
 
@@ -80,7 +80,7 @@ _KEPT = (
 
 
 async def _play(page: Page, seconds: float) -> None:
-    """Hold one key after another, so that inputs change while frames are measured."""
+    """Hold one key after another, so that the controls change while frames are measured."""
     end = time.monotonic() + seconds
     turn = 0
     while time.monotonic() < end:
@@ -92,7 +92,7 @@ async def _play(page: Page, seconds: float) -> None:
 
 
 def start_seconds(world: str) -> float:
-    """From the command to its ready line, everything installed."""
+    """Return the seconds from the command to its ready line, with everything installed."""
     started = time.monotonic()
     with serving(_log(), "--world", world):
         return round(time.monotonic() - started, 2)

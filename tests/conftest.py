@@ -14,6 +14,13 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what runs kernels in Triton's interpreter, so that `--fast` can leave it out."""
+    for item in items:
+        if "interpreter" in getattr(item, "fixturenames", ()) or "fake_cuda" in item.path.parts:
+            item.add_marker(pytest.mark.interpreted)
+
+
 def _release(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in version.split(".")[:2])
 

@@ -76,7 +76,7 @@ class ActiveDecoder:
         pieces = zip(head.weight.split(self.levels), head.bias.split(self.levels), strict=True)
         self.heads = [(weight.t().contiguous(), bias) for weight, bias in pieces]
         self.earlier = head.earlier.split(self.levels)
-        self.between: Callable[[], None] = lambda: None  # called before every step
+        self.on_step: Callable[[], None] = lambda: None  # called before every step
 
     @torch.inference_mode()
     def decode(
@@ -116,7 +116,7 @@ class ActiveDecoder:
         self._forward(base[:count], cos[:count], sin[:count], scales, cache, 0, whole=True)
         sizes = [1] * len(slots) if self.sequential else step.bincount().tolist()
         for size in sizes:
-            self.between()
+            self.on_step()
             rows = slice(begin, begin + size)
             own = slots[rows]
             near = neighbour_digits(flat[None], places[:, rows], known[:, rows])[0]

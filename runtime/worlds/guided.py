@@ -91,7 +91,7 @@ class GuidedWorld(Synchronous[GuidedState]):
         self.training: dict[str, Any] = world.manifest.get("training", {})
         self.tokenizer, self.config = world.tokenizer, world.tokenizer.config
         self.decoder = ActiveDecoder(world.transformer, Sampling(**world.manifest["sampling"]))
-        self.decoder.between = lambda: self.notify()
+        self.decoder.on_step = lambda: self.notify()
         self._scale = limits.FRAMES_PER_SECOND / self.spec.fps
 
     # -- sessions -------------------------------------------------------------------------------

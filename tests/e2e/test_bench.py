@@ -1,4 +1,4 @@
-"""The benchmarks, run as a user does."""
+"""The benchmarks that measure time, run as a user does."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from tests.e2e.test_convert import CLI, TOKENIZER, _checkpoint
 
@@ -114,62 +113,3 @@ def test_a_converted_world_is_measured(tmp_path: Path) -> None:
     wrong = _run("decode", "--world", str(world), "--context-latents", "3")
     assert wrong.returncode == 2
     assert "--context-latents from 1 to 2, got 3" in " ".join(wrong.stderr.split())
-
-
-@pytest.mark.e2e
-@pytest.mark.timeout(180)
-def test_kernels_are_checked_without_a_gpu(tmp_path: Path) -> None:
-    pytest.importorskip("triton", reason="needs triton: pip install triton")
-    out = tmp_path / "check.json"
-    result = _bench("kernels", "--check", "--device", "cpu", "--out", str(out))
-    assert json.loads(out.read_text()) == result
-    assert result["within_limits"] and result["runs_in"] == "Triton's interpreter"
-    kernels = {case["kernel"] for case in result["cases"]}
-    assert {"skinny_gemm", "medusa_heads", "decode_attention", "sample_and_verify"} <= kernels
-    for case in result["cases"]:
-        assert case["within_limit"] and case["error"]["ours"] <= case["limit"]
-        assert case["error"]["torch"] <= 4 * case["limit"], case  # else it is another function
-    types = {(c["weights"], c["activations"]) for c in result["cases"]}
-    assert {("float32", "float32"), ("fp8", "float16"), ("int8", "float16")} <= types
-
-
-@pytest.mark.e2e
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        (["kernels", "--device", "cpu"], "only be timed on a GPU: expected an NVIDIA GPU"),
-        (["kernels", "--check", "--device", "cpu", "--kernel", "gemm"], "no kernel 'gemm'"),
-        (["decode", "--preset", "cosmos-5"], "no preset 'cosmos-5': expected one of cosmos-4b"),
-        (["players", "--preset", "cosmos-5"], "no preset 'cosmos-5': expected one of cosmos-4b"),
-        (["decode", "--preset", "cosmos-4b", "--world", "embedded"], "a world or a preset"),
-        (["decode", "--device", "tpu"], "--device"),
-        (["decode", "--width", "0"], "--width"),
-        (["decode", "--width", "8"], "neither --width nor --row-lag"),
-        (["decode", "--acceptance", "0.5"], "--acceptance"),
-        (["decode", "--preset", "cosmos-4b-320p", "--row-lag", "33"], "--row-lag from 1 to 32"),
-        (["decode", "--preset", "cosmos-4b-320p", "--acceptance", "700"], "1 to 640, got 700"),
-        (["players", "--row-lag", "2"], "the diagonal does not fit the decode mode"),
-        (["players", "--weight-dtype", "int8"], "this world has no int8 weights"),
-        (
-            ["players", "--weight-dtype", "bf16", "--world", "procedural"],
-            "for a world without weights",
-        ),
-        (["players", "--mode", "sequential", "--acceptance", "4"], "belongs to modes that guess"),
-        (["decode", "--out", "/nowhere/x.json"], "--out in a directory that exists"),
-        (["decode", "--out", "/"], "names a file that this user may write"),
-    ],
-)
-def test_what_cannot_be_measured_ends_in_one_sentence(arguments: list[str], said: str) -> None:
-    if "kernels" in arguments:
-        pytest.importorskip("triton", reason="needs triton: pip install triton")
-    done = _run(*arguments)
-    assert done.returncode == 2 and done.stdout == ""
-    assert said in " ".join(done.stderr.split()) and "Traceback" not in done.stderr
-
-
-@pytest.mark.e2e
-@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
-@pytest.mark.parametrize("what", ["kernels", "decode", "players"])
-def test_without_a_gpu_cuda_is_refused(what: str) -> None:
-    done = _run(what, "--device", "cuda")
-    assert done.returncode == 2 and "no CUDA device" in done.stderr

@@ -64,7 +64,8 @@ def test_a_failed_step_changes_nothing(world: ArWorld, monkeypatch: pytest.Monke
     play(world, state, moves[:1])
     with monkeypatch.context() as patch:
         patch.setattr(
-            "worldbridge.runtime.decoding.wavefront.row_codes", lambda rows, levels: 1 / 0
+            "worldbridge.runtime.decoding.executors.cpu_packed.row_codes",
+            lambda rows, levels: 1 / 0,
         )
         with pytest.raises(ZeroDivisionError):
             advance(world, [state], moves[1:2])

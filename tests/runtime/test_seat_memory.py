@@ -96,7 +96,7 @@ def test_a_world_makes_no_more_places_than_fit(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(cosmos_world, "places_that_fit", fitting)
     made = random_world("small", CONFIG, TOKENIZER, 3, CPU, torch.float32)
     world = CosmosWorld(made, capacity=9)
-    assert world.capacity == 3 and world.decoder.keys.shape[1] == 3
+    assert world.capacity == 3 and world.decoder.cache.keys.shape[1] == 3
     [(wanted, ring, more, device)] = asked
     assert wanted == 9 and ring == Ring(CONFIG, 4, 4) and device == CPU
     assert more == stream_bytes(made.tokenizer, 3, 4, 4)

@@ -68,22 +68,6 @@ def test_help_of_groups(group: str, command: str) -> None:
     assert f" {group} {command} [OPTIONS]" in result.output
 
 
-@pytest.mark.parametrize(
-    ("arguments", "code", "said"),
-    [
-        (("decode", "--world", "narnia"), 4, "narnia"),
-        (("decode", "--world", "procedural"), 2, "a world with a transformer"),
-        (("decode", "--out", "/no/such/folder/x.json"), 2, "/no/such/folder"),
-        (("players", "--device", "abacus"), 2, "'abacus' is not one of 'cpu', 'cuda'"),
-        (("players", "--most", "0"), 2, "--most"),
-    ],
-)
-def test_a_bench_that_cannot_run_says_why(arguments: tuple[str, ...], code: int, said: str) -> None:
-    result = _run("bench", *arguments, COLUMNS="400")
-    assert result.returncode == code, result.stderr
-    assert said in result.stderr and "Traceback" not in result.stderr
-
-
 def test_first_sentences_are_not_cut_off_in_the_list() -> None:
     result = CliRunner().invoke(app, ["--help"])
     assert "..." not in result.output.replace("[ARGS]...", "")

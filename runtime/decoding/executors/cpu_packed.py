@@ -258,7 +258,7 @@ class PackedExecutor:
 
     def prefill(self, session: DecodeSession, codes: Tensor, condition: Tensor | None) -> None:
         """Write a latent's keys and values by the arithmetic of sampling."""
-        batch = self.begin([session], [condition], codes.flatten()[None])
+        batch = self._begin([session], [condition], codes.flatten()[None], sampling=False)
         for wave in self.known_waves:
             self._run("prefill", batch, self._fixed(1, wave))
 
@@ -270,21 +270,29 @@ class PackedExecutor:
         conditions: Sequence[Tensor | None],
         known: Tensor | None,
     ) -> GridBatch:
+        return self._begin(sessions, conditions, known, sampling=True)
+
+    def _begin(
+        self,
+        sessions: Sequence[DecodeSession],
+        conditions: Sequence[Tensor | None],
+        known: Tensor | None,
+        sampling: bool,
+    ) -> GridBatch:
         given = [c for c in conditions if c is not None]
         hidden = torch.cat([self.model.condition(c[None].to(self.device)) for c in given])
         base = torch.cat([self._base(s, hidden[i]) for i, s in enumerate(sessions)])
         # the digits of every token as rows of the embedding tables, with a border of blanks
         shape = (len(sessions), self.height + 1, self.width + 1, len(self.levels))
         digits = torch.full(shape, self.blank, device=self.device)
-        all_known = known is not None and bool((known >= 0).all())
-        if not self.waves and not all_known:
+        if not self.waves and sampling:
             self._carry(sessions, digits)
         if known is not None:
             rows = digit_rows(known.clamp_min(0), tuple(self.levels)).view_as(digits[:, 1:, 1:])
             where = (known >= 0).view(*rows.shape[:3], 1)
             digits[:, 1:, 1:] = torch.where(where, rows, digits[:, 1:, 1:])
         # without noise nothing is sampled, but a recording takes tensors only
-        noise = base if all_known else torch.cat([self._noise(s) for s in sessions])
+        noise = torch.cat([self._noise(s) for s in sessions]) if sampling else base
         flat = digits.flatten(0, 2)
         line = TokenLine(flat, self._cells, None if known is None else known >= 0)
         inputs = (base, flat, self._rotations(sessions), self._scales(hidden), noise)

@@ -152,7 +152,7 @@ def test_nothing_new_draws_nothing() -> None:
     _, guide, previous, condition = inputs(1)
     decoder = ActiveDecoder(model, Sampling())
     steps: list[int] = []
-    decoder.between = lambda: steps.append(1)
+    decoder.on_step = lambda: steps.append(1)
     none = torch.zeros(6, 8, dtype=torch.bool)
     digits = decoder.decode(none, guide[0], previous[0], condition[0], seed=0, latent=0)
     assert (digits == -1).all()
