@@ -4,17 +4,30 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import Literal, get_args
+from pathlib import Path
+from typing import Any, Literal, get_args
 
+from worldbridge.runtime.errors import DetokenizerError
 from worldbridge.settings import DEFAULT_ENDPOINT, MAX_SEATS, check, check_fields, setting
 
-__all__ = ["MODES", "WEIGHT_DTYPES", "DecodeMode", "WeightDtype", "WorkerConfig"]
+__all__ = [
+    "COMPILED",
+    "EAGER",
+    "check_detokenizer",
+    "MODES",
+    "WEIGHT_DTYPES",
+    "DecodeMode",
+    "WeightDtype",
+    "WorkerConfig",
+]
 
 DecodeMode = Literal["auto", "sequential", "jacobi", "medusa", "diagonal"]
 MODES: tuple[DecodeMode, ...] = get_args(DecodeMode)
 # "model": as they are; the others have one byte, see `decoding/executors/cuda/weights.py`
 WeightDtype = Literal["model", "fp8", "int8"]
 WEIGHT_DTYPES: tuple[WeightDtype, ...] = get_args(WeightDtype)
+EAGER = "eager"  # PyTorch, operation by operation
+COMPILED = "compiled"  # torch.compile; anything else is a folder of `worldbridge export tensorrt`
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +66,7 @@ class WorkerConfig:
         "fp8 and int8 read one byte per weight and draw other ones.",
     )
     pixels: str = setting(
-        "eager",
+        EAGER,
         "How a GPU decodes a converted world's latents: eager, compiled (by torch.compile, a "
         "minute or two at the first start), or a folder of `worldbridge export tensorrt`.",
         low=1,
@@ -86,3 +99,33 @@ class WorkerConfig:
     @property
     def model_threads(self) -> int:
         return self.threads or len(os.sched_getaffinity(0))
+
+
+def check_detokenizer(pixels: str, manifest: dict[str, Any] | None, device: str) -> None:
+    """Tells before weights are read whether a world's pictures can be made so. Raises PixelsError.
+
+    manifest: the world's world.json; None for a world that draws no tokens.
+    """
+    if pixels == EAGER:
+        return
+    if pixels != COMPILED and not (Path(pixels) / "export.json").is_file():
+        raise DetokenizerError(
+            "there is no such way to make pictures",
+            expected=f"{EAGER}, {COMPILED}, or a folder made by `worldbridge export tensorrt`",
+            got=repr(pixels),
+            remedy="choose one of these, or leave --pixels out",
+        )
+    if manifest is None or manifest["transformer"].get("grid") is not None:
+        raise DetokenizerError(
+            "this world makes its pictures in one way only",
+            expected="a converted Cosmos world",
+            got="one that is rendered" if manifest is None else "one with a token grid",
+            remedy="leave --pixels out",
+        )
+    if device != "cuda":
+        raise DetokenizerError(
+            "a CPU makes pictures in one way only",
+            expected="--device cuda",
+            got=f"the device {device}",
+            remedy="add --device cuda, or leave --pixels out",
+        )

@@ -49,11 +49,9 @@ from worldbridge.runtime.errors import (
     WorldError,
     WorldFailedError,
 )
-from worldbridge.runtime.prefork import Respawner
-from worldbridge.runtime.process import StopSignal, Wakeup, die_with_parent
+from worldbridge.runtime.process import Respawner, StopSignal, Wakeup, die_with_parent
 from worldbridge.runtime.worlds.contract import Controls, WorldModel, WorldStart, next_frames
-from worldbridge.runtime.worlds.registry import open_world
-from worldbridge.runtime.worlds.text_prompt import Prompt, read_prompt
+from worldbridge.runtime.worlds.registry import Prompt, open_world, read_prompt
 from worldbridge.settings import from_json
 
 __all__ = ["Worker", "main"]

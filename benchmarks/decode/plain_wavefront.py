@@ -17,7 +17,7 @@ from worldbridge.models.transformer import CacheRows, KVCache, VideoTransformer
 from worldbridge.models.transformer.wavefront import DigitHead, slot_mask
 from worldbridge.runtime.decoding.noise import position_noise
 from worldbridge.runtime.decoding.sampling import Sampling, gumbel, sample
-from worldbridge.runtime.threads import one_thread
+from worldbridge.runtime.process import one_thread
 
 __all__ = ["PlainWavefront"]
 

@@ -19,8 +19,7 @@ from worldbridge.models.conditioning.prompt_frames import to_unit
 from worldbridge.models.procedural import THEMES, CameraState, build_scene, render, spawn
 from worldbridge.runtime.decoding import SavedTokens
 from worldbridge.runtime.worlds.autoregressive import ArState, ArWorld
-from worldbridge.runtime.worlds.camera import dead_reckoning
-from worldbridge.runtime.worlds.conditioning import Conditioning
+from worldbridge.runtime.worlds.conditioning import Conditioning, dead_reckoning
 from worldbridge.runtime.worlds.contract import WorldStart
 from worldbridge.runtime.worlds.cosmos import cosmos_spec
 

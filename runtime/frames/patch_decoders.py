@@ -16,9 +16,9 @@ from torch import Tensor
 from worldbridge.models.progress import Progress
 from worldbridge.models.tokenizer import StreamState, VideoTokenizer
 from worldbridge.models.tokenizer.stream import FixedPass
+from worldbridge.runtime.config import COMPILED, EAGER
 from worldbridge.runtime.errors import DetokenizerError
 from worldbridge.runtime.frames.i420 import i420_planes, unit_to_bytes
-from worldbridge.runtime.frames.options import COMPILED, EAGER
 
 __all__ = [
     "CompiledPatchDecoder",
@@ -49,7 +49,7 @@ def make_patch_decoder(
     device: torch.device,
     progress: Progress,
 ) -> PatchDecoder:
-    """`pixels` as in `runtime/frames/options.py`; a latent is `grid`, `window` as in `StreamState`.
+    """`pixels` as in `runtime/config.py`; a latent is `grid`, `window` as in `StreamState`.
 
     Raises PixelsError for engines that were not made for this world.
     """

@@ -50,8 +50,8 @@ from worldbridge.runtime.decoding.autotune import Wanted
 from worldbridge.runtime.decoding.seat_memory import seats_tried
 from worldbridge.runtime.errors import DamagedWeightsError, SnapshotError, UnknownThemeError
 from worldbridge.runtime.frames.i420 import rgb_to_i420, unit_to_bytes
-from worldbridge.runtime.threads import one_thread
-from worldbridge.runtime.worlds.camera import dead_reckoning
+from worldbridge.runtime.process import one_thread
+from worldbridge.runtime.worlds.conditioning import dead_reckoning, start_video
 from worldbridge.runtime.worlds.contract import (
     Controls,
     Pose,
@@ -61,7 +61,6 @@ from worldbridge.runtime.worlds.contract import (
     WorldStart,
 )
 from worldbridge.runtime.worlds.cosmos import CosmosWorld, cosmos_spec, load_cosmos
-from worldbridge.runtime.worlds.prompt_frames import start_video
 
 __all__ = ["ArState", "ArWorld", "embedded_spec", "load_directory", "load_embedded"]
 

@@ -1,24 +1,46 @@
-"""What a converted world tells its model of each latent: actions, cameras, and its one text."""
+"""What worlds are told: actions, cameras, prompt frames, one text, and how much of their past."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from worldbridge.bridge.protocol import Pose
+from worldbridge.bridge.protocol import Pose, WorldSpec
 from worldbridge.models.conditioning.actions import ActionLayout
 from worldbridge.models.conditioning.camera import POSE_DIM, middle_frame
+from worldbridge.models.conditioning.prompt_frames import (
+    fit_prompt_frames,
+    hold_first,
+    to_unit,
+    whole_latents,
+)
 from worldbridge.models.conditioning.text import ROWS
+from worldbridge.models.errors import PromptFrameError
 from worldbridge.models.procedural import CameraState, camera_pose
+from worldbridge.models.procedural import actions as limits
 from worldbridge.models.procedural.actions import ACTION_NAMES, FRAMES_PER_SECOND
+from worldbridge.models.tokenizer import TokenizerConfig
 from worldbridge.models.transformer import TransformerConfig
-from worldbridge.runtime.worlds.camera import dead_reckoning
+from worldbridge.runtime.decoding.options import DecodeOptions
+from worldbridge.runtime.errors import BadPromptFrameError
 
-__all__ = ["Conditioning", "conditionings_of", "layout_of", "pose_of", "pose_vector"]
+__all__ = [
+    "Alignment",
+    "Conditioning",
+    "Window",
+    "conditionings_of",
+    "dead_reckoning",
+    "layout_of",
+    "pose_of",
+    "pose_vector",
+    "start_video",
+    "window_of",
+]
 
 
 class Conditioning:
@@ -124,3 +146,121 @@ def pose_of(vector: Sequence[float]) -> Pose:
         raise ValueError(f"expected {POSE_DIM} finite numbers, got {list(vector)}")
     x, y, z, a, b, c, d, fov_y = vector
     return Pose((x, y, z), (a, b, c, d), fov_y)
+
+
+_Vec3 = tuple[float, float, float]
+_Quaternion = tuple[float, float, float, float]
+
+
+def dead_reckoning(camera: CameraState, action: Sequence[float]) -> CameraState:
+    """The camera after one action (strafe, forward, yaw, pitch), without walls."""
+    strafe, forward, yaw, pitch = action
+    turned = camera.yaw + yaw * math.radians(limits.MAX_YAW_DEG)
+    limit = math.radians(limits.PITCH_LIMIT_DEG)
+    gaze = camera.pitch + pitch * math.radians(limits.MAX_PITCH_DEG)
+    right, ahead = strafe * limits.MAX_STRAFE_M, forward * limits.MAX_WALK_M
+    return CameraState(
+        x=camera.x + right * math.cos(turned) - ahead * math.sin(turned),
+        z=camera.z - right * math.sin(turned) - ahead * math.cos(turned),
+        yaw=math.remainder(turned, 2 * math.pi),
+        pitch=max(-limit, min(limit, gaze)),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Alignment:
+    """The rigid motion from a client's coordinates to the world's: p -> rotation p + shift.
+
+    An engine has an origin and a north of its own. Its first camera is taken to be where the
+    stream's camera is at that moment; a client whose coordinates are the world's, which it is told
+    with every frame, is not moved at all.
+    """
+
+    rotation: _Quaternion
+    shift: _Vec3
+
+    @classmethod
+    def of(cls, ours: Pose, theirs: Pose) -> Alignment:
+        """The motion that takes their pose to ours."""
+        x, y, z, w = _unit(theirs.rotation)
+        rotation = _unit(_times(_unit(ours.rotation), (-x, -y, -z, w)))
+        moved = _turned(rotation, theirs.position)
+        a, b, c = (mine - other for mine, other in zip(ours.position, moved, strict=True))
+        return cls(rotation, (a, b, c))
+
+    def apply(self, pose: Pose) -> Pose:
+        x, y, z = _turned(self.rotation, pose.position)
+        a, b, c = self.shift
+        rotation = _unit(_times(self.rotation, _unit(pose.rotation)))
+        return Pose((x + a, y + b, z + c), rotation, pose.fov_y)
+
+
+def _times(p: _Quaternion, q: _Quaternion) -> _Quaternion:
+    """The product p q of two quaternions (x, y, z, w): first q, then p."""
+    px, py, pz, pw = p
+    qx, qy, qz, qw = q
+    return (
+        pw * qx + px * qw + py * qz - pz * qy,
+        pw * qy - px * qz + py * qw + pz * qx,
+        pw * qz + px * qy - py * qx + pz * qw,
+        pw * qw - px * qx - py * qy - pz * qz,
+    )
+
+
+def _unit(q: _Quaternion) -> _Quaternion:
+    x, y, z, w = q
+    length = math.sqrt(x * x + y * y + z * z + w * w)
+    return x / length, y / length, z / length, w / length
+
+
+def _turned(q: _Quaternion, point: _Vec3) -> _Vec3:
+    x, y, z, w = q
+    a, b, c, _ = _times(_times(q, (*point, 0.0)), (-x, -y, -z, w))
+    return a, b, c
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """`latents` at most, the one being drawn included; a full window slides to its newest `keep`,
+    whose keys are computed again ("reprefill") or turned back in time ("rotate")."""
+
+    latents: int
+    keep: int
+    slide: str
+
+
+def window_of(manifest: dict[str, Any], config: TransformerConfig) -> Window:
+    """From `window` in a world.json; without it all latents that the model was trained on, and half
+    of them after a slide. Raises ValueError."""
+    told = manifest.get("window", {})
+    if not isinstance(told, dict) or set(told) - {"latents", "keep", "slide"}:
+        raise ValueError(f"expected a window of latents, keep and slide, got {told!r}")
+    latents = told.get("latents", config.latent_shape[0])
+    if not isinstance(latents, int):
+        raise ValueError(f"expected a whole number of latents, got {latents!r}")
+    keep, slide = told.get("keep", max(1, latents // 2)), told.get("slide", "reprefill")
+    if not isinstance(keep, int):
+        raise ValueError(f"expected to keep a whole number of latents, got {keep!r}")
+    DecodeOptions("sequential", latents, keep, slide).resolve(config)
+    return Window(latents, keep, slide)
+
+
+def start_video(pictures: Tensor, spec: WorldSpec, config: TokenizerConfig, least: int) -> Tensor:
+    """`WorldStart.pictures` -> float32 [1, 3, T, height, width] in [-1, 1].
+
+    T is at least `least`, and a number of frames that makes whole latents; while there are fewer
+    pictures, the first one stands still. Raises BadPictureError.
+    """
+    try:
+        fitted = fit_prompt_frames(
+            pictures,
+            spec.height,
+            spec.width,
+            most=spec.takes_pictures,
+            spatial_compression=config.spatial_compression,
+        )
+    except PromptFrameError as error:
+        raise BadPromptFrameError.of(error) from error
+    frames = max(len(fitted), least)
+    held = hold_first(fitted, whole_latents(frames, config.temporal_compression))
+    return to_unit(held).transpose(0, 1)[None]

@@ -2,7 +2,7 @@
 
 A latent becomes several frames (eight with the published tokenizer). The next latent is sampled and
 decoded while the frames of the one before are shown (`pipeline.py`), and begun as late as possible
-(`lookahead.py`).
+(`pipeline.py`).
 
 A latent is sampled with the mean of all actions submitted since the one before it was begun, so
 that no tap and no movement of the mouse is lost, and with the client's newest camera. Its frames
@@ -38,7 +38,7 @@ from worldbridge.models.procedural import (
 from worldbridge.models.progress import silent
 from worldbridge.models.tokenizer.config import decoder_receptive_field
 from worldbridge.models.transformer import TransformerConfig
-from worldbridge.runtime.config import WeightDtype, WorkerConfig
+from worldbridge.runtime.config import EAGER, WeightDtype, WorkerConfig
 from worldbridge.runtime.decoding import (
     DecodeOptions,
     Decoder,
@@ -57,9 +57,14 @@ from worldbridge.runtime.decoding.seat_memory import (
 )
 from worldbridge.runtime.errors import UnknownThemeError
 from worldbridge.runtime.frames.detokenizer import make_detokenizer
-from worldbridge.runtime.frames.options import EAGER
-from worldbridge.runtime.worlds.camera import Alignment
-from worldbridge.runtime.worlds.conditioning import Conditioning, conditionings_of, layout_of
+from worldbridge.runtime.worlds.conditioning import (
+    Alignment,
+    Conditioning,
+    conditionings_of,
+    layout_of,
+    start_video,
+    window_of,
+)
 from worldbridge.runtime.worlds.contract import (
     Controls,
     Pose,
@@ -68,21 +73,22 @@ from worldbridge.runtime.worlds.contract import (
     WorldModel,
     WorldStart,
 )
-from worldbridge.runtime.worlds.cosmos_snapshot import Expected, Saved, fingerprint, pack, unpack
 from worldbridge.runtime.worlds.cosmos_state import (
     ActionAccumulator,
     ClientView,
     CosmosState,
     DecodedLatent,
+    Expected,
     InFlightLatent,
     Latent,
     LatentRequest,
+    Saved,
     StreamSlot,
+    fingerprint,
+    pack,
+    unpack,
 )
-from worldbridge.runtime.worlds.lookahead import LookaheadScheduler
-from worldbridge.runtime.worlds.pipeline import GenerationPipeline
-from worldbridge.runtime.worlds.prompt_frames import start_video
-from worldbridge.runtime.worlds.window import window_of
+from worldbridge.runtime.worlds.pipeline import GenerationPipeline, LookaheadScheduler
 
 __all__ = ["CosmosState", "CosmosWorld", "cosmos_spec", "load_cosmos"]
 
@@ -102,7 +108,7 @@ class CosmosWorld(WorldModel[CosmosState]):
         lead: begin a latent when this many frames are left (None: as measured).
         progress: told what is compiled and recorded for a GPU.
         weights: how the transformer's are read; with one byte each, other tokens are drawn.
-        pixels: how a GPU makes the pictures, see `runtime/frames/options.py`.
+        pixels: how a GPU makes the pictures, see `runtime/config.py`.
 
     Raises WeightsError for such weights where no kernels draw, and PixelsError for engines of
     another world.

@@ -47,8 +47,8 @@ from worldbridge.runtime.errors import (
     UnknownThemeError,
 )
 from worldbridge.runtime.frames.i420 import rgb_to_i420
-from worldbridge.runtime.threads import one_thread
-from worldbridge.runtime.worlds.camera import Alignment, dead_reckoning
+from worldbridge.runtime.process import one_thread
+from worldbridge.runtime.worlds.conditioning import Alignment, dead_reckoning
 from worldbridge.runtime.worlds.contract import (
     Controls,
     Progress,

@@ -27,7 +27,7 @@ from worldbridge.models.procedural.actions import (
 )
 from worldbridge.runtime.errors import BadPromptFrameError, SnapshotError, UnknownThemeError
 from worldbridge.runtime.frames.i420 import rgb_to_i420
-from worldbridge.runtime.threads import one_thread
+from worldbridge.runtime.process import one_thread
 from worldbridge.runtime.worlds.contract import (
     Controls,
     Progress,

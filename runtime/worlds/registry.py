@@ -10,16 +10,30 @@ import torch
 from torch import Tensor
 
 from worldbridge.models.checkpoint import read_manifest
-from worldbridge.models.errors import DamagedWorldError
+from worldbridge.models.conditioning.text import Prompt, prompt_context
+from worldbridge.models.errors import DamagedWorldError, TextError
 from worldbridge.models.progress import silent
-from worldbridge.runtime.config import WorkerConfig
+from worldbridge.models.transformer import TransformerConfig
+from worldbridge.runtime.config import WorkerConfig, check_detokenizer
 from worldbridge.runtime.decoding.autotune import Wanted, check_wanted, set_mode
 from worldbridge.runtime.decoding.options import check_weight_dtype
-from worldbridge.runtime.errors import DamagedWeightsError, NoDeviceError, UnknownWorldError
-from worldbridge.runtime.frames.options import check_detokenizer
+from worldbridge.runtime.errors import (
+    DamagedWeightsError,
+    NoDeviceError,
+    PromptError,
+    UnknownWorldError,
+)
 from worldbridge.runtime.worlds.contract import Progress, WorldModel, WorldSpec
 
-__all__ = ["WORLD_FILE", "directory_of", "list_worlds", "open_world", "spec_of"]
+__all__ = [
+    "WORLD_FILE",
+    "Prompt",
+    "directory_of",
+    "list_worlds",
+    "open_world",
+    "read_prompt",
+    "spec_of",
+]
 
 WORLD_FILE = "world.json"
 
@@ -163,3 +177,37 @@ _SPECS: dict[str, Callable[[], WorldSpec]] = {
     "guided": _guided_spec,
     "procedural": _procedural_spec,
 }
+
+
+def read_prompt(world: str, prompt: Prompt) -> Tensor:
+    """The context [512, context_dim] for the world in the folder `world`.
+
+    Raises:
+        UnknownWorldError: there is no such world.
+        PromptError: this world takes no text, or the prompt does not fit it.
+        DamagedWeightsError: its world.json is damaged.
+    """
+    folder, config = directory_of(world), None
+    try:
+        if folder is not None:
+            config = TransformerConfig.from_dict(read_manifest(folder)["transformer"])
+    except (DamagedWorldError, KeyError, ValueError, TypeError) as error:
+        raise DamagedWeightsError(
+            f"the world {world!r} is damaged",
+            expected="the description of a world in its world.json",
+            got=str(error),
+            remedy="copy the world again, or convert it again",
+        ) from error
+    if config is None or config.context_dim is None or not config.takes_text:
+        raise PromptError(
+            f"the world {world!r} takes no text",
+            expected="a model with cross-attention to a text, such as cosmos-5b-video2world",
+            got="one without"
+            if config is None or config.context_dim is None
+            else "one that attends to actions instead",
+            remedy="leave the prompt out; `worldbridge worlds DIR` shows what a world takes",
+        )
+    try:
+        return prompt_context(prompt, config.context_dim)
+    except TextError as error:
+        raise PromptError.of(error) from error

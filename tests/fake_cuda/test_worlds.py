@@ -12,8 +12,8 @@ from tests.support.fake_cuda.streams import RuleError
 from tests.support.fake_cuda.worlds import small_world
 from tests.support.worlds import advance
 from worldbridge.runtime.config import WorkerConfig
-from worldbridge.runtime.frames import cuda_stream as device_pictures
-from worldbridge.runtime.frames.cuda_stream import CudaDetokenizer
+from worldbridge.runtime.frames import detokenizer as device_pictures
+from worldbridge.runtime.frames.detokenizer import CudaDetokenizer
 from worldbridge.runtime.worlds.autoregressive import ArWorld
 from worldbridge.runtime.worlds.contract import WorldStart
 from worldbridge.runtime.worlds.cosmos import CosmosWorld

@@ -22,11 +22,10 @@ from worldbridge.models.tokenizer.config import DV8X16X16
 from worldbridge.models.transformer import TransformerConfig, VideoTransformer
 from worldbridge.runtime.engine import Engine
 from worldbridge.runtime.errors import PromptError, SnapshotError, UnknownWorldError
-from worldbridge.runtime.worlds.camera import Alignment, dead_reckoning
-from worldbridge.runtime.worlds.conditioning import pose_of, pose_vector
+from worldbridge.runtime.worlds.conditioning import Alignment, dead_reckoning, pose_of, pose_vector
 from worldbridge.runtime.worlds.contract import WorldStart
 from worldbridge.runtime.worlds.cosmos import CosmosState, CosmosWorld
-from worldbridge.runtime.worlds.text_prompt import Prompt, read_prompt
+from worldbridge.runtime.worlds.registry import Prompt, read_prompt
 
 START = WorldStart("zoo", 3)
 STILL = torch.zeros(1, 4)

@@ -16,9 +16,9 @@ from tests.support.export_worlds import ATTENTIVE, LATENTS, tokenizer_world
 from worldbridge.models import export
 from worldbridge.models.export import Options
 from worldbridge.models.tokenizer import TokenizerConfig, VideoTokenizer
+from worldbridge.runtime.config import check_detokenizer
 from worldbridge.runtime.errors import DetokenizerError
 from worldbridge.runtime.frames import patch_decoders as device_pixels
-from worldbridge.runtime.frames.options import check_detokenizer
 from worldbridge.runtime.frames.patch_decoders import (
     CompiledPatchDecoder,
     EagerPatchDecoder,

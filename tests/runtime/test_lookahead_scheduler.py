@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from worldbridge.runtime.worlds.lookahead import LookaheadScheduler
+from worldbridge.runtime.worlds.pipeline import LookaheadScheduler
 
 
 def measured(drawing: float, pixels: float, count: int = 16) -> LookaheadScheduler:

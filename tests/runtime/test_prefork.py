@@ -15,7 +15,7 @@ import pytest
 _HOST = """
 import os, sys, time
 from pathlib import Path
-from worldbridge.runtime.prefork import Respawner
+from worldbridge.runtime.process import Respawner
 
 runs = Path({runs!r})
 

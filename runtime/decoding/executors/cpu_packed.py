@@ -33,7 +33,7 @@ from worldbridge.runtime.decoding.executors import Batch, DecodeSession, Wave
 from worldbridge.runtime.decoding.noise import position_noise
 from worldbridge.runtime.decoding.options import DecodeOptions
 from worldbridge.runtime.decoding.sampling import Sampling, gumbel, sample
-from worldbridge.runtime.threads import one_thread
+from worldbridge.runtime.process import one_thread
 
 __all__ = ["PackedExecutor", "PackedLinear", "independent_counts"]
 
