@@ -57,9 +57,9 @@ class GatewayConfig:
     )
     pictures: tuple[str, ...] = setting(
         (),
-        "Picture file that worlds begin with for players who bring none; repeatable up to "
+        "Prompt frame, an image file, for players who bring none; repeatable up to "
         f"{MAX_PROMPT_FRAMES} times, oldest first.",
-        option="picture",
+        option="prompt_frame",
         high=MAX_PROMPT_FRAMES,
     )
     log_level: Literal["debug", "info", "warning", "error"] = setting(

@@ -34,9 +34,9 @@ COMPILED = "compiled"  # torch.compile; anything else is a folder of `worldbridg
 class WorkerConfig:
     """Raises ConfigError, a ValueError, for a value out of its range.
 
-    `mode` None is the world's usual one, which is not measured. `mode_file` keeps the mode that was
-    found by measuring for the workers that follow. A worker leaves when the gateway has been silent
-    for `silence_s` seconds.
+    `mode` None is the world's usual one, which is not measured. `autotune_cache` is the file that
+    keeps a measured mode for the workers that follow. A worker leaves when the gateway has been
+    silent for `silence_s` seconds.
     """
 
     world: str = setting("embedded", "World to serve: embedded, procedural, or a directory.", low=1)
@@ -57,15 +57,15 @@ class WorkerConfig:
         "How tokens are decoded. auto measures at the start and takes the fastest of those that "
         "draw exactly the tokens of sequential decoding.",
     )
-    diagonal: int | None = setting(
+    row_lag: int | None = setting(
         None, "With --mode diagonal: how many tokens a row is ahead of the next one.", low=1
     )
-    weights: WeightDtype = setting(
+    weight_dtype: WeightDtype = setting(
         "model",
         "How a converted world's weights are read on a GPU. model draws the model's own tokens; "
         "fp8 and int8 read one byte per weight and draw other ones.",
     )
-    pixels: str = setting(
+    detokenizer: str = setting(
         EAGER,
         "How a GPU decodes a converted world's latents: eager, compiled (by torch.compile, a "
         "minute or two at the first start), or a folder of `worldbridge export tensorrt`.",
@@ -83,14 +83,14 @@ class WorkerConfig:
     fps: float | None = setting(None, low=1, high=240)
     endpoint: str = setting(DEFAULT_ENDPOINT, low=1)
     name: str = setting("worker", low=1)
-    mode_file: str | None = setting(None, low=1)
+    autotune_cache: str | None = setting(None, low=1)
     silence_s: float = setting(10.0, low=0.1)
 
     def __post_init__(self) -> None:
         check_fields(self)
-        if self.diagonal is not None:
+        if self.row_lag is not None:
             expected = "a positive number, with mode diagonal"
-            check(self.mode == "diagonal", "diagonal", expected, self.diagonal)
+            check(self.mode == "diagonal", "row_lag", expected, self.row_lag)
         file, alone = self.prompt_embeddings, self.prompt is None and self.t5 is None
         check(file is None or alone, "prompt_embeddings", "no prompt and no t5 beside it", file)
         check(self.prompt is None or self.t5 is not None, "prompt", "t5 beside it", self.prompt)
@@ -101,31 +101,31 @@ class WorkerConfig:
         return self.threads or len(os.sched_getaffinity(0))
 
 
-def check_detokenizer(pixels: str, manifest: dict[str, Any] | None, device: str) -> None:
-    """Tells before weights are read whether a world's pictures can be made so. Raises PixelsError.
+def check_detokenizer(detokenizer: str, manifest: dict[str, Any] | None, device: str) -> None:
+    """Check, before weights are read, that a world's latents can be decoded that way.
 
-    manifest: the world's world.json; None for a world that draws no tokens.
+    manifest: the world's world.json; None for a world without tokens. Raises DetokenizerError.
     """
-    if pixels == EAGER:
+    if detokenizer == EAGER:
         return
-    if pixels != COMPILED and not (Path(pixels) / "export.json").is_file():
+    if detokenizer != COMPILED and not (Path(detokenizer) / "export.json").is_file():
         raise DetokenizerError(
-            "there is no such way to make pictures",
+            "there is no such detokenizer",
             expected=f"{EAGER}, {COMPILED}, or a folder made by `worldbridge export tensorrt`",
-            got=repr(pixels),
-            remedy="choose one of these, or leave --pixels out",
+            got=repr(detokenizer),
+            remedy="choose one of these, or leave --detokenizer out",
         )
     if manifest is None or manifest["transformer"].get("grid") is not None:
         raise DetokenizerError(
-            "this world makes its pictures in one way only",
+            "this world has no choice of detokenizers",
             expected="a converted Cosmos world",
             got="one that is rendered" if manifest is None else "one with a token grid",
-            remedy="leave --pixels out",
+            remedy="leave --detokenizer out",
         )
     if device != "cuda":
         raise DetokenizerError(
-            "a CPU makes pictures in one way only",
+            "a CPU has one detokenizer only",
             expected="--device cuda",
             got=f"the device {device}",
-            remedy="add --device cuda, or leave --pixels out",
+            remedy="add --device cuda, or leave --detokenizer out",
         )

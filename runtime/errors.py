@@ -90,7 +90,7 @@ class WeightDtypeError(WorldError):
             f"only kernels on a GPU read {precision} weights",
             expected="--device cuda, Triton, and a model whose heads have at least 16 channels",
             got=got,
-            remedy="add --device cuda, or leave --weights out",
+            remedy="add --device cuda, or leave --weight-dtype out",
         )
 
 

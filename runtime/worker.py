@@ -186,10 +186,10 @@ def load(config: WorkerConfig, text: torch.Tensor | None) -> _Loaded:
             socket.send_multipart(encode_parts(Loading(stage, min(max(share, 0.0), 1.0))))
 
         progress("loading the world", 0.0)
-        mode_file = _path(config.mode_file)
-        known = replace(config, mode=remembered(config.mode, mode_file))
+        autotune_cache = _path(config.autotune_cache)
+        known = replace(config, mode=remembered(config.mode, autotune_cache))
         world = open_world(known, progress=progress, context=text)
-        remember(world, config.mode, mode_file)
+        remember(world, config.mode, autotune_cache)
         if config.seats is not None:
             check_seats(world, config.seats)
         progress("making the first frames", 0.9)

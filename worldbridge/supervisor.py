@@ -41,7 +41,7 @@ def run(config: ServerConfig) -> None:
 
 async def serve(config: ServerConfig) -> None:
     # an error is reported here, not to every player
-    read_prompt_files("picture", config.gateway.pictures)
+    read_prompt_files("prompt-frame", config.gateway.pictures)
     with (
         listen(config.gateway.host, config.gateway.port) as listener,
         tempfile.TemporaryDirectory(prefix="worldbridge-") as scratch,
@@ -89,7 +89,7 @@ class Supervisor:
         endpoint = f"ipc://{scratch}/worker"
         gateway = replace(config.gateway, endpoint=endpoint, listen_fd=listener.fileno())
         # `scratch` is this server's alone: a worker notes there what its successors need
-        worker = replace(config.worker, endpoint=endpoint, mode_file=str(scratch / "mode"))
+        worker = replace(config.worker, endpoint=endpoint, autotune_cache=str(scratch / "mode"))
         self._config = gateway
         self._host, self._port = listener.getsockname()[:2]
         self._progress = ProgressReporter()
@@ -149,7 +149,7 @@ class Supervisor:
         if count > most:
             raise ConfigError(
                 "the world cannot start from these prompt frames",
-                expected=f"at most {most} times --picture" if most else "no --picture",
+                expected=f"at most {most} times --prompt-frame" if most else "no --prompt-frame",
                 got=f"{count}",
                 remedy="leave some out" if most else "leave it out, or serve a generated world",
             )

@@ -227,8 +227,8 @@ def _opened(
 
     if preset is None:
         precision = precision_of(weights, torch.bfloat16)  # its own type is known once it is there
-        options: dict[str, Any] = {"device": device, "mode": wanted.mode, "weights": precision}
-        config = WorkerConfig(world=world, seats=seats, diagonal=wanted.diagonal, **options)
+        options: dict[str, Any] = {"device": device, "mode": wanted.mode, "weight_dtype": precision}
+        config = WorkerConfig(world=world, seats=seats, row_lag=wanted.diagonal, **options)
         model = open_world(config, progress=measuring)
         precision_of(weights, _type_of(model))
         return model

@@ -126,7 +126,7 @@ def check_weight_dtype(dtype: str, manifest: dict[str, Any] | None, device: str)
             "there are no such weights",
             expected="one of " + ", ".join(WEIGHT_DTYPES),
             got=repr(dtype),
-            remedy="choose one of these, or leave --weights out",
+            remedy="choose one of these, or leave --weight-dtype out",
         )
     if dtype == "model":
         return
@@ -143,5 +143,5 @@ def _impossible(dtype: str, expected: str, got: str) -> WeightDtypeError:
         f"this world has no {dtype} weights",
         expected=expected,
         got=got,
-        remedy="leave --weights out",
+        remedy="leave --weight-dtype out",
     )

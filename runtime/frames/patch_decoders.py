@@ -190,5 +190,5 @@ def _unfit(folder: Path, expected: str, got: str) -> DetokenizerError:
         expected=expected,
         got=got,
         remedy="make them again from this world with `worldbridge export tensorrt`, or leave "
-        "--pixels out",
+        "--detokenizer out",
     )

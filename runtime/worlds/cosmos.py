@@ -511,6 +511,6 @@ def load_cosmos(
         capacity=seats_tried(config) + 1,
         context=context,
         progress=lambda stage, done: progress(stage, 0.7 + 0.2 * done),
-        weights=config.weights,
-        pixels=config.pixels,
+        weights=config.weight_dtype,
+        pixels=config.detokenizer,
     )

@@ -72,15 +72,15 @@ def open_world(
         world = ar_world.load_embedded(config, report)
     else:
         world = ar_world.load_directory(directory, config, report, context)
-    set_mode(world, Wanted(config.mode, config.diagonal), report)
+    set_mode(world, Wanted(config.mode, config.row_lag), report)
     return world
 
 
 def _check_abilities(config: WorkerConfig, manifest: dict[str, Any] | None) -> None:
     """Check what the world cannot do before its weights are read."""
-    check_wanted(Wanted(config.mode, config.diagonal), manifest)
-    check_weight_dtype(config.weights, manifest, config.device)
-    check_detokenizer(config.pixels, manifest, config.device)
+    check_wanted(Wanted(config.mode, config.row_lag), manifest)
+    check_weight_dtype(config.weight_dtype, manifest, config.device)
+    check_detokenizer(config.detokenizer, manifest, config.device)
 
 
 def _check_device(device: str) -> None:

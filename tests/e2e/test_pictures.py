@@ -200,7 +200,7 @@ async def test_a_rendered_world_does_not_offer_it(
 
 
 async def test_serve_and_profile_take_pictures(tmp_path: Path, files: dict[str, Path]) -> None:
-    picture = ("--picture", str(files["museum"]))
+    picture = ("--prompt-frame", str(files["museum"]))
     with serving(tmp_path / "log", "--threads", "1", *picture) as server:
         async with connect(server.url, theme="museum") as client, asyncio.timeout(120):
             assert likeness(await _seen(client), small(files["museum"])) > ALIKE
@@ -214,7 +214,7 @@ async def test_serve_and_profile_take_pictures(tmp_path: Path, files: dict[str, 
     ("name", "world", "said"),
     [
         ("text", "embedded", "it is not a picture"),
-        ("missing", "embedded", "cannot read the picture"),
+        ("missing", "embedded", "cannot read the prompt-frame"),
         ("fake", "embedded", "expected a PNG, JPEG or WebP file"),
         ("zoo", "procedural", "cannot start from these prompt frames"),
     ],
@@ -223,7 +223,7 @@ def test_serve_tells_what_it_cannot_begin_with(
     files: dict[str, Path], name: str, world: str, said: str
 ) -> None:
     path = files.get(name, Path("/nowhere/missing.png"))
-    result = _run([*CLI, "serve", "--port", "0", "--world", world, "--picture", str(path)])
+    result = _run([*CLI, "serve", "--port", "0", "--world", world, "--prompt-frame", str(path)])
     assert result.returncode == 2, result.stderr
     assert result.stdout == ""
     assert said in result.stderr.strip().splitlines()[-1]

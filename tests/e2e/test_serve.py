@@ -110,7 +110,7 @@ def test_missing_weight_types_are_reported(tmp_path: Path, world: str, said: str
     if world == "converted":
         source = checkpoint(tmp_path / "source", condition_dim=8)
         world = str(convert(source, tmp_path / "mine", name="mine"))
-    result = _refused("--world", world, "--weights", "fp8")
+    result = _refused("--world", world, "--weight-dtype", "fp8")
     assert result.returncode == 2, result.stderr
     assert result.stdout == ""
     assert said in result.stderr.strip().splitlines()[-1]
@@ -132,7 +132,7 @@ def test_a_way_to_make_pictures_that_is_none_is_reported(
     if world == "converted":
         source = checkpoint(tmp_path / "source", condition_dim=8)
         world = str(convert(source, tmp_path / "mine", name="mine"))
-    result = _refused("--world", world, "--pixels", pixels)
+    result = _refused("--world", world, "--detokenizer", pixels)
     assert result.returncode == 2, result.stderr
     assert said in result.stderr.strip().splitlines()[-1]
     assert "Traceback" not in result.stderr

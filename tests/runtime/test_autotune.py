@@ -79,7 +79,7 @@ def test_it_is_told_before_weights_are_read(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr("worldbridge.runtime.worlds.autoregressive.load_embedded", None)
     grid = read_manifest(EMBEDDED_WORLD)["transformer"]["grid"]
     with pytest.raises(ModeError, match="another diagonal"):
-        open_world(WorkerConfig(mode="diagonal", diagonal=grid["diagonal"] + 1))
+        open_world(WorkerConfig(mode="diagonal", row_lag=grid["diagonal"] + 1))
     with pytest.raises(ModeError, match="it is rendered"):
         open_world(WorkerConfig(world="procedural", mode="diagonal"))
 
@@ -325,7 +325,7 @@ def test_a_worker_says_what_its_world_cannot_do(tmp_path: Path) -> None:
 def test_a_worker_goes_on_with_the_mode_of_the_one_before(tmp_path: Path) -> None:
     (tmp_path / "mode").write_text("jacobi\n")
     gateway = Gateway(f"ipc://{tmp_path}/s")
-    settings = {"world": "embedded", "mode": "auto", "mode_file": str(tmp_path / "mode")}
+    settings = {"world": "embedded", "mode": "auto", "autotune_cache": str(tmp_path / "mode")}
     process = start_worker(f"ipc://{tmp_path}/s", **settings, seats=1)
     try:
         assert gateway.until(Ready).mode == "jacobi"

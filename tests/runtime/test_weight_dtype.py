@@ -66,13 +66,15 @@ def test_who_cannot_have_them_is_told(
 def test_it_is_told_before_weights_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("worldbridge.runtime.worlds.autoregressive.load_embedded", None)
     with pytest.raises(WeightDtypeError, match="a token grid"):
-        open_world(WorkerConfig(mode=None, weights="int8"))
+        open_world(WorkerConfig(mode=None, weight_dtype="int8"))
     with pytest.raises(WeightDtypeError, match="one that is rendered"):
-        open_world(WorkerConfig(world="procedural", mode=None, weights="fp8"))
+        open_world(WorkerConfig(world="procedural", mode=None, weight_dtype="fp8"))
 
 
 def test_a_worker_says_it(tmp_path: Path) -> None:
-    code, errors = ended(start_worker(f"ipc://{tmp_path}/s", world="procedural", weights="int8"))
+    code, errors = ended(
+        start_worker(f"ipc://{tmp_path}/s", world="procedural", weight_dtype="int8")
+    )
     told = json.loads(errors.splitlines()[-1])
     assert code == 2 and told["message"] == "this world has no int8 weights"
 

@@ -50,16 +50,16 @@ def test_is_frozen() -> None:
         {"allow_host": ("example.org:80",)},
         {"seed": -1},
         {"seed": 2**53},
-        {"picture": ("",)},
-        {"picture": (1,)},
-        {"picture": ("a.png",) * 10},
+        {"prompt_frame": ("",)},
+        {"prompt_frame": (1,)},
+        {"prompt_frame": ("a.png",) * 10},
         {"log_level": "chatty"},
         {"mode": "magic"},
-        {"weights": "fp4"},
-        {"pixels": ""},
-        {"diagonal": 2},
-        {"diagonal": 2, "mode": "jacobi"},
-        {"diagonal": 0, "mode": "diagonal"},
+        {"weight_dtype": "fp4"},
+        {"detokenizer": ""},
+        {"row_lag": 2},
+        {"row_lag": 2, "mode": "jacobi"},
+        {"row_lag": 0, "mode": "diagonal"},
         {"prompt": "a market"},
         {"prompt": " ", "t5": "t5-11b"},
         {"t5": "t5-11b"},
@@ -88,7 +88,7 @@ def test_a_list_of_the_command_line_becomes_a_tuple() -> None:
 
 
 def test_pictures_are_read_and_checked(tmp_path: Path) -> None:
-    assert load_config(None, {"picture": ["a.png"]}).gateway.pictures == ("a.png",)
+    assert load_config(None, {"prompt_frame": ["a.png"]}).gateway.pictures == ("a.png",)
     file = tmp_path / "a.png"
     file.write_bytes(b"")
     for path, said in ((file, "it is empty"), (tmp_path / "no.png", "cannot read the picture")):
@@ -127,8 +127,8 @@ def test_a_prompt_is_a_file_or_a_text_with_its_encoder() -> None:
 @pytest.mark.parametrize(
     "config",
     [
-        WorkerConfig(mode="diagonal", diagonal=3, mode_file="/scratch/mode"),
-        WorkerConfig(weights="fp8", device="cuda", pixels="--engines"),
+        WorkerConfig(mode="diagonal", row_lag=3, autotune_cache="/scratch/mode"),
+        WorkerConfig(weight_dtype="fp8", device="cuda", detokenizer="--engines"),
         WorkerConfig(prompt="--help me", t5="t5-11b", seats=2),
     ],
 )
