@@ -116,7 +116,7 @@ def check_wanted(wanted: Wanted, manifest: dict[str, Any] | None) -> None:
             "the diagonal does not fit the decode mode",
             expected="a positive number, and mode 'diagonal' with it",
             got=f"{diagonal} with mode {mode!r}",
-            remedy="add --mode diagonal, or leave --diagonal out",
+            remedy="add --mode diagonal, or leave --row-lag out",
         )
     if manifest is None:
         if mode not in (None, "auto"):
@@ -130,7 +130,7 @@ def check_wanted(wanted: Wanted, manifest: dict[str, Any] | None) -> None:
             "this world was trained with another diagonal",
             expected=f"{grid['diagonal']}",
             got=f"{diagonal}",
-            remedy="leave --diagonal out",
+            remedy="leave --row-lag out",
         )
 
 
