@@ -1,0 +1,42 @@
+"""The world with a spatial memory, served and played by a client's camera."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.models.guided.test_world_training import NET, SMALL
+from tests.support.server import serving
+from worldbridge.bridge.protocol import Pose
+from worldbridge.engine_plugins.python import connect
+from worldbridge.models.guided.checkpoint import save_guided_world
+from worldbridge.models.guided.tokenizer import GuidedTokenizer
+from worldbridge.models.transformer import VideoTransformer
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
+
+
+async def test_a_client_leads_the_camera_of_a_world_with_memory(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    folder = tmp_path / "world"
+    sizes = replace(SMALL, height=64, width=96)
+    save_guided_world(folder, GuidedTokenizer(sizes), VideoTransformer(NET))
+    with serving(tmp_path / "log", "--world", str(folder), "--seats", "1") as server:
+        async with connect(server.url, theme="zoo", seed=1) as client, asyncio.timeout(120):
+            first = (await client.frame()).header.pose
+            client.steer(pose=Pose((7.0, 0.0, 7.0)))
+            await client.frame()
+            for _ in range(400):
+                client.steer(pose=Pose((7.5, 0.0, 7.0)))
+                frame = await client.frame()
+                moved = np.subtract(frame.header.pose.position, first.position)
+                if abs(float(np.linalg.norm(moved)) - 0.5) < 1e-3:
+                    break
+            else:
+                raise AssertionError(f"the camera stayed at {frame.header.pose}")
+        assert server.process.poll() is None
