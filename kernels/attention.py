@@ -36,14 +36,14 @@ from torch import Tensor
 
 from worldbridge.kernels.checks import (
     FLOATS,
-    KernelArgumentError,
     check_device,
-    check_dtype,
     check_integers,
-    check_shape,
-    check_strides,
+    check_rings,
+    check_slots,
+    check_tensor,
     check_workspace,
     interpreting,
+    require,
 )
 
 __all__ = [
@@ -398,39 +398,20 @@ def decode_attention(
     window = _check_visibility(q, keys, positions, mask, slots, window)
     splits = triton.cdiv(ring, split)
     workers = splits if workers is None else workers
-    if not 1 <= workers <= splits:
-        raise KernelArgumentError(
-            "workers",
-            expected=f"1 to {splits}, the number of splits",
-            got=str(workers),
-            remedy="leave it out to use one program per split",
-        )
+    expected, remedy = f"1 to {splits}, the number of splits", "leave it out for one per split"
+    require(1 <= workers <= splits, "workers", expected, workers, remedy)
     if out is None:
         out = torch.empty((batch, tokens, heads, size), dtype=q.dtype, device=q.device)
-    check_shape("out", out, batch, tokens, heads, size)
-    check_strides("out", out, None, None, size, 1)
-    check_dtype("out", out, FLOATS)
+    check_tensor("out", out, FLOATS, (batch, tokens, heads, size), (None, None, size, 1))
+    like = keys if workspace is None else keys.to("meta")
     needed = AttentionWorkspace.allocate(
-        batch,
-        tokens,
-        heads,
-        keys if workspace is None else keys.to("meta"),
-        block_rows=block_rows,
-        split=split,
+        batch, tokens, heads, like, block_rows=block_rows, split=split
     )
     if workspace is None:
         workspace = needed
     check_workspace(workspace, needed)
-    check_device(
-        q=q,
-        keys=keys,
-        values=values,
-        out=out,
-        partial=workspace.partial,
-        positions=positions,
-        mask=mask,
-        slots=slots,
-    )
+    chosen = {"positions": positions, "mask": mask, "slots": slots}
+    check_device(q=q, keys=keys, values=values, out=out, partial=workspace.partial, **chosen)
     group = heads // kv_heads
     grid = (triton.cdiv(tokens * group, block_rows), workers, batch * kv_heads)
     attention_kernel[grid](
@@ -451,14 +432,9 @@ def decode_attention(
         window,
         splits,
         (size**-0.5 if scale is None else scale) * 1.4426950408889634,  # log2(e)
-        q.stride(0),
-        q.stride(1),
-        q.stride(2),
-        out.stride(0),
-        out.stride(1),
-        keys.stride(0),
-        keys.stride(1),
-        keys.stride(2),
+        *q.stride()[:3],
+        *out.stride()[:2],
+        *keys.stride()[:3],
         0 if mask is None or len(mask) == 1 else mask.stride(0),
         0 if mask is None else mask.stride(1),
         KV_HEADS=kv_heads,
@@ -481,52 +457,20 @@ def decode_attention(
 def _check(
     q: Tensor, keys: Tensor, values: Tensor, block_rows: int, split: int
 ) -> tuple[int, int, int, int]:
-    check_dtype("q", q, FLOATS)
-    check_shape("q", q, None, None, None, None)
-    check_strides("q", q, None, None, None, 1)
-    check_shape("keys", keys, None, None, None, q.shape[3])
-    check_strides("keys", keys, None, None, None, 1)
-    check_shape("values", values, *keys.shape)
-    check_strides("values", values, *keys.stride())
-    check_dtype("keys", keys, [q.dtype])
-    check_dtype("values", values, [q.dtype])
-    if keys.shape[2] * keys.stride(2) >= 2**31:
-        raise KernelArgumentError(
-            "keys",
-            expected="rings with 32-bit offsets",
-            got=f"strides {keys.stride()}",
-            remedy="lay keys out as [capacity, Hkv, S, D]",
-        )
+    check_tensor("q", q, FLOATS, (None, None, None, None))
+    check_rings(keys, values, q.dtype, q.shape[3])
     batch, tokens, heads, size = q.shape
-    if size < 16:
-        raise KernelArgumentError(
-            "q",
-            expected="heads of at least 16 channels",
-            got=str(size),
-            remedy="call the torch reference",
-        )
-    if tokens > MAX_TOKENS:
-        raise KernelArgumentError(
-            "q",
-            expected=f"1 to {MAX_TOKENS} tokens",
-            got=str(tokens),
-            remedy="use scaled_dot_product_attention for long inputs",
-        )
-    if heads % keys.shape[1]:
-        raise KernelArgumentError(
-            "q",
-            expected=f"a multiple of {keys.shape[1]} heads",
-            got=str(heads),
-            remedy="pass one group of query heads per key head",
-        )
-    for name, value, least in (("block_rows", block_rows, 16), ("split", split, 16)):
-        if value < least or value & (value - 1):
-            raise KernelArgumentError(
-                name,
-                expected=f"a power of two of at least {least}",
-                got=str(value),
-                remedy="leave it out",
-            )
+    fits, got = keys.shape[2] * keys.stride(2) < 2**31, f"strides {keys.stride()}"
+    remedy = "lay keys out as [capacity, Hkv, S, D]"
+    require(fits, "keys", "rings with 32-bit offsets", got, remedy)
+    require(size >= 16, "q", "heads of at least 16 channels", size, "call the torch reference")
+    expected, remedy = f"1 to {MAX_TOKENS} tokens", "use scaled_dot_product_attention instead"
+    require(tokens <= MAX_TOKENS, "q", expected, tokens, remedy)
+    expected, remedy = f"a multiple of {keys.shape[1]} heads", "pass one group per key head"
+    require(heads % keys.shape[1] == 0, "q", expected, heads, remedy)
+    for name, value in (("block_rows", block_rows), ("split", split)):
+        fits = value >= 16 and value & (value - 1) == 0
+        require(fits, name, "a power of two of at least 16", value, "leave it out")
     return batch, tokens, heads, size
 
 
@@ -539,39 +483,24 @@ def _check_visibility(
     window: int | None,
 ) -> int:
     """Check the arguments that say which entries are visible, and return the window."""
-    (batch, tokens), (capacity, _, ring, _) = q.shape[:2], keys.shape
+    (batch, tokens), ring = q.shape[:2], keys.shape[2]
     if (positions is None) == (mask is None) or (mask is not None and window is not None):
-        raise KernelArgumentError(
-            "positions",
-            expected="either positions (and perhaps a window), or a mask",
-            got=f"positions {'' if positions is not None else 'not '}given, mask "
-            f"{'' if mask is not None else 'not '}given, window {window}",
-            remedy="pass one of them",
-        )
-    if slots is None and batch > capacity:
-        raise KernelArgumentError(
-            "keys",
-            expected=f"a slot for each of {batch} sessions",
-            got=f"{capacity} slots",
-            remedy="allocate more slots, or pass slots",
-        )
-    for name, tensor in (("positions", positions), ("slots", slots)):
-        if tensor is not None:
-            check_integers(name, tensor, batch)
+        given = {"positions": positions, "mask": mask, "window": window}
+        got = " and ".join(name for name, value in given.items() if value is not None)
+        expected = "either positions (and perhaps a window), or a mask"
+        require(False, "positions", expected, got or "none of them", "pass one of the two")
+    check_slots(batch, keys, slots)
+    if positions is not None:
+        check_integers("positions", positions, batch)
     if mask is not None:
-        check_dtype("mask", mask, [torch.bool])
-        check_shape("mask", mask, 1 if len(mask) == 1 else batch, tokens, ring)
-        check_strides("mask", mask, None, None, 1)
+        sizes = (1 if len(mask) == 1 else batch, tokens, ring)
+        check_tensor("mask", mask, [torch.bool], sizes)
         return ring
     most = ring - tokens + 1
     window = most if window is None else window
-    if not 1 <= window <= most:
-        raise KernelArgumentError(
-            "window",
-            expected=f"1 to {most}, which leaves {tokens - 1} of {ring} entries to drafts",
-            got=str(window),
-            remedy="use a longer ring or a shorter window",
-        )
+    expected = f"1 to {most}, which leaves {tokens - 1} of {ring} entries to drafts"
+    remedy = "use a longer ring or a shorter window"
+    require(1 <= window <= most, "window", expected, window, remedy)
     return window
 
 

@@ -1,8 +1,7 @@
-"""Checks of launch arguments, shared by the launchers.
+"""Check launch arguments, for all launchers.
 
 A kernel trusts its pointers: a wrong shape or stride reads or writes memory that is not its own.
-So each launcher checks its arguments first, and its errors say what was expected, what was got and
-how to fix it.
+So each launcher checks its arguments first. Every check raises KernelArgumentError.
 """
 
 from __future__ import annotations
@@ -22,10 +21,14 @@ __all__ = [
     "check_device",
     "check_dtype",
     "check_integers",
+    "check_rings",
     "check_shape",
+    "check_slots",
     "check_strides",
+    "check_tensor",
     "check_workspace",
     "interpreting",
+    "require",
 ]
 
 FLOATS = (torch.bfloat16, torch.float16, torch.float32)
@@ -40,54 +43,51 @@ def interpreting() -> bool:
     return bool(knobs.runtime.interpret)
 
 
-def check_device(**tensors: Tensor | None) -> torch.device:
-    """Return the device of all tensors; None stands for an argument that was left out.
+def require(fits: bool, name: str, expected: str, got: object, remedy: str) -> None:
+    """Raise KernelArgumentError about the argument `name` unless it fits."""
+    if not fits:
+        raise KernelArgumentError(name, expected=expected, got=str(got), remedy=remedy)
 
-    Raises KernelArgumentError unless they share one CUDA device (any device when interpreting).
+
+def check_device(**tensors: Tensor | None) -> torch.device:
+    """Return the device that all tensors share; None stands for an argument that was left out.
+
+    It has to be a CUDA device, or any device when interpreting.
     """
     given = {name: tensor for name, tensor in tensors.items() if tensor is not None}
     device = next(iter(given.values())).device
-    for name, tensor in given.items():
-        if tensor.device != device or (device.type != "cuda" and not interpreting()):
-            raise KernelArgumentError(
-                name,
-                expected="all tensors on one CUDA device",
-                got=", ".join(f"{other} on {t.device}" for other, t in given.items()),
-                remedy="move them there, or call the torch reference",
-            )
+    allowed = device.type == "cuda" or interpreting()
+    if not allowed or any(tensor.device != device for tensor in given.values()):
+        raise KernelArgumentError(
+            next(name for name, t in given.items() if not allowed or t.device != device),
+            expected="all tensors on one CUDA device",
+            got=", ".join(f"{name} on {t.device}" for name, t in given.items()),
+            remedy="move them there, or call the torch reference",
+        )
     return device
 
 
 def check_dtype(name: str, tensor: Tensor, allowed: Sequence[torch.dtype]) -> None:
-    """Raise KernelArgumentError unless the tensor has one of the allowed dtypes."""
+    """Check that the tensor has one of the allowed dtypes."""
     if tensor.dtype not in allowed:
-        raise KernelArgumentError(
-            name,
-            expected=" or ".join(str(dtype) for dtype in allowed),
-            got=str(tensor.dtype),
-            remedy=f"convert it with .to({allowed[0]})",
-        )
+        expected = " or ".join(str(dtype) for dtype in allowed)
+        require(False, name, expected, tensor.dtype, f"convert it with .to({allowed[0]})")
 
 
 def check_shape(name: str, tensor: Tensor, *sizes: int | None) -> None:
-    """Raise KernelArgumentError unless the shape fits; None matches any size of at least 1."""
+    """Check the shape; None matches any size of at least 1."""
     shape = tuple(tensor.shape)
     fits = len(shape) == len(sizes) and all(
         size > 0 if expected is None else size == expected
         for size, expected in zip(shape, sizes, strict=True)
     )
     if not fits:
-        expected_text = ", ".join("any" if size is None else str(size) for size in sizes)
-        raise KernelArgumentError(
-            name,
-            expected=f"shape ({expected_text})",
-            got=f"shape {shape}",
-            remedy="pass a tensor of that shape (none of its sizes may be 0)",
-        )
+        remedy = "pass a tensor of that shape (none of its sizes may be 0)"
+        require(False, name, f"shape ({_listed(sizes)})", f"shape {shape}", remedy)
 
 
 def check_strides(name: str, tensor: Tensor, *strides: int | None) -> None:
-    """Raise KernelArgumentError unless the strides fit; None matches any stride.
+    """Check the strides; None matches any stride.
 
     Along an axis of size 1 any stride fits, because it is never used.
     """
@@ -96,33 +96,55 @@ def check_strides(name: str, tensor: Tensor, *strides: int | None) -> None:
         for size, stride, expected in zip(tensor.shape, tensor.stride(), strides, strict=True)
     )
     if not fits:
-        expected_text = ", ".join("any" if stride is None else str(stride) for stride in strides)
-        raise KernelArgumentError(
-            name,
-            expected=f"strides ({expected_text})",
-            got=f"strides {tensor.stride()}",
-            remedy="make it contiguous first",
-        )
+        expected, got = f"strides ({_listed(strides)})", f"strides {tensor.stride()}"
+        require(False, name, expected, got, "make it contiguous first")
+
+
+def _listed(numbers: Sequence[int | None]) -> str:
+    return ", ".join("any" if number is None else str(number) for number in numbers)
+
+
+def check_tensor(
+    name: str,
+    tensor: Tensor,
+    dtypes: Sequence[torch.dtype],
+    sizes: Sequence[int | None],
+    strides: Sequence[int | None] | None = None,
+) -> None:
+    """Check dtype, shape and strides; by default the last axis alone has to be dense."""
+    check_dtype(name, tensor, dtypes)
+    check_shape(name, tensor, *sizes)
+    check_strides(name, tensor, *([None] * (len(sizes) - 1) + [1] if strides is None else strides))
 
 
 def check_integers(name: str, tensor: Tensor, *sizes: int | None) -> None:
-    """Raise KernelArgumentError unless the tensor is contiguous int64 of one or two dimensions."""
+    """Check that the tensor is contiguous int64 of one or two dimensions."""
     check_dtype(name, tensor, [torch.int64])
     check_shape(name, tensor, *sizes)
     check_strides(name, tensor, *((tensor.shape[1], 1) if len(sizes) == 2 else (1,)))
 
 
+def check_rings(keys: Tensor, values: Tensor, dtype: torch.dtype, size: int | None = None) -> None:
+    """Check keys and values [capacity, Hkv, S, D], which must be laid out alike."""
+    check_tensor("keys", keys, [dtype], (None, None, None, size))
+    check_tensor("values", values, [dtype], keys.shape, keys.stride())
+
+
+def check_slots(batch: int, keys: Tensor, slots: Tensor | None) -> None:
+    """Check that each of `batch` sessions has a slot of keys [capacity, Hkv, S, D]."""
+    if slots is not None:
+        check_integers("slots", slots, batch)
+        return
+    expected, got = f"a slot for each of {batch} sessions", f"{len(keys)} slots"
+    require(batch <= len(keys), "keys", expected, got, "allocate more slots, or pass slots")
+
+
 def check_workspace(workspace: object, needed: object) -> None:
-    """Raise KernelArgumentError if a workspace is smaller than the needed one (on any device)."""
+    """Check that a workspace is at least as large as the needed one (on any device)."""
     for field in fields(needed):  # type: ignore[arg-type]
-        name = field.name
-        tensor, least = getattr(workspace, name), getattr(needed, name)
-        check_dtype(name, tensor, [least.dtype])
-        check_strides(name, tensor, 1)
-        if tensor.numel() < least.numel():
-            raise KernelArgumentError(
-                name,
-                expected=f"at least {least.numel()} elements",
-                got=str(tensor.numel()),
-                remedy="allocate the workspace for the largest call",
-            )
+        tensor, least = getattr(workspace, field.name), getattr(needed, field.name)
+        check_dtype(field.name, tensor, [least.dtype])
+        check_strides(field.name, tensor, 1)
+        fits = tensor.numel() >= least.numel()
+        expected, remedy = f"at least {least.numel()} elements", "allocate it for the largest call"
+        require(fits, field.name, expected, tensor.numel(), remedy)

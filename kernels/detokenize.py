@@ -1,15 +1,14 @@
-"""Both ends of the tokenizer's decoder: codes from indices, and I420 pictures from Haar patches.
+"""Both ends of the tokenizer's decoder: codes from indices, and I420 frames from Haar patches.
 
-The picture kernel does in one pass what are otherwise two levels of an inverse Haar transform,
-rounding to bytes, and the conversion to planar YUV 4:2:0, the form in which pictures leave the
-worker. A patch is 4 x 4 pixels in 4 frames. With both levels together, pixel p of a patch is the
-sum over its 64 bands b of (-1)^popcount(p & b) times the band, a Walsh-Hadamard transform: bands
-and pixels are numbered by the bits (time, height, width) of the coarse level and then of the fine
-one, and a set bit of b stands for a difference. So it is one product with a matrix of signs,
-which the kernel makes of its indices. The four pixels that share a chroma value have neighbouring
-numbers.
+The frame kernel does in one pass two levels of an inverse Haar transform, the rounding to bytes,
+and the conversion to planar YUV 4:2:0, the form in which frames leave the worker. A patch is 4 x 4
+pixels in 4 frames. With both levels together, pixel p of a patch is the sum over its 64 bands b of
+(-1)^popcount(p & b) times the band, a Walsh-Hadamard transform: bands and pixels are numbered by
+the bits (time, height, width) of the coarse level and then of the fine one, and a set bit of b
+stands for a difference. So it is one product with a matrix of signs, which the kernel derives from
+indices. The four pixels that share a chroma value have consecutive numbers.
 
-Bytes moved: lookup, 8 per index and D * itemsize for its code. Pictures, per patch, 192 * itemsize
+Bytes moved: lookup, 8 per index and D * itemsize for its code. Frames, per patch, 192 * itemsize
 read and 96 written: for 8 frames of 320 x 512 in bfloat16 7.9 MB and 2 MB.
 """
 
@@ -25,12 +24,11 @@ from torch import Tensor
 
 from worldbridge.kernels.checks import (
     FLOATS,
-    KernelArgumentError,
     check_device,
     check_dtype,
-    check_shape,
-    check_strides,
+    check_tensor,
     interpreting,
+    require,
 )
 
 __all__ = [
@@ -71,11 +69,11 @@ def lookup_kernel(
 
 @triton.jit
 def _channel(patches, colour, place, inside, band_stride, signs, UPCAST: tl.constexpr):
-    """One colour of a block of patches as bytes, int32 [64 pixels, patches]."""
+    """Return one colour of a block of patches as bytes, int32 [64 pixels, patches]."""
     band = tl.arange(0, 64)[:, None]
     source = patches + (band * 3 + colour) * band_stride + place[None, :]
     bands = tl.load(source, mask=inside[None, :], other=0.0)
-    if UPCAST:  # the interpreter computes nothing right in bfloat16
+    if UPCAST:  # the interpreter computes bfloat16 products wrongly
         bands = bands.to(tl.float32)
     # signs are exact in any type; tf32x3 leaves 22 bits of float32 bands
     pixels = tl.dot(signs.to(bands.dtype), bands, input_precision="tf32x3")
@@ -85,14 +83,14 @@ def _channel(patches, colour, place, inside, band_stride, signs, UPCAST: tl.cons
 
 @triton.jit
 def _four(x, BLOCK: tl.constexpr):
-    """Sums over the four pixels that share a chroma value: [64, patches] -> [16, patches]."""
+    """Sum the four pixels that share a chroma value: [64, patches] to [16, patches]."""
     return tl.sum(tl.reshape(x, (16, 4, BLOCK)), axis=1)
 
 
 @triton.jit
 def i420_kernel(
     patches,
-    pictures,
+    frames,
     height,
     width,
     dropped,
@@ -100,13 +98,15 @@ def i420_kernel(
     time_stride,
     band_stride,
     row_stride,
-    picture_batch,
-    picture_stride,
+    frame_batch,
+    frame_stride,
     BLOCK: tl.constexpr,
     UPCAST: tl.constexpr,
 ):
-    """Program (block of patches of a latent frame, latent frame, batch). Height and width count
-    patches; `dropped` is how many frames at the beginning of a video are left out."""
+    """Program (block of patches of a latent frame, latent frame, batch).
+
+    Height and width count patches; the first `dropped` frames of a video are not written.
+    """
     index = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = index < height * width
     patch_row, patch_column = index // width, index % width
@@ -127,19 +127,19 @@ def i420_kernel(
     frame = time * 4 + (number >> 5 & 1) * 2 + (number >> 2 & 1) - dropped
     y = patch_row[None, :] * 4 + ((number >> 4 & 1) * 2 + (number >> 1 & 1))[:, None]
     x = patch_column[None, :] * 4 + ((number >> 3 & 1) * 2 + (number & 1))[:, None]
-    pictures += batch * picture_batch
-    start = frame.to(tl.int64)[:, None] * picture_stride
+    frames += batch * frame_batch
+    start = frame.to(tl.int64)[:, None] * frame_stride
     shown = (frame >= 0)[:, None] & inside[None, :]
     luma = red * _Y_RED + green * _Y_GREEN + blue * _Y_BLUE + ((16 << 16) + (1 << 15)) >> 16
-    tl.store(pictures + start + y * (width * 4) + x, luma.to(tl.uint8), mask=shown)
+    tl.store(frames + start + y * (width * 4) + x, luma.to(tl.uint8), mask=shown)
 
     red, green, blue = _four(red, BLOCK), _four(green, BLOCK), _four(blue, BLOCK)
     number = tl.arange(0, 16)  # the same bits without the fine row and column
     frame = time * 4 + (number >> 3 & 1) * 2 + (number & 1) - dropped
     y = patch_row[None, :] * 2 + (number >> 2 & 1)[:, None]
     x = patch_column[None, :] * 2 + (number >> 1 & 1)[:, None]
-    start = frame.to(tl.int64)[:, None] * picture_stride + height * width * 16
-    target = pictures + start + y * (width * 2) + x
+    start = frame.to(tl.int64)[:, None] * frame_stride + height * width * 16
+    target = frames + start + y * (width * 2) + x
     shown = (frame >= 0)[:, None] & inside[None, :]
     half = (128 << 18) + (1 << 17)  # sums of four have two more bits to shift away
     u = red * _U_RED + green * _U_GREEN + blue * _U_BLUE + half >> 18
@@ -155,29 +155,22 @@ def indices_to_codes(
     *,
     out: Tensor | None = None,
 ) -> Tensor:
-    """FSQ codes [..., D] of indices int64 [...]; the first digit is the fastest.
+    """Return the FSQ codes [..., D] of indices int64 [...]; the first digit is the fastest.
 
-    `indices` and `out` are contiguous. Raises KernelArgumentError when they are not, or when the
-    levels are not 1 to 8 whole numbers of at least 2.
+    Raises KernelArgumentError unless `indices` and `out` are contiguous, and the levels 1 to 8
+    integers of at least 2.
     """
     levels = tuple(levels)
-    if not 1 <= len(levels) <= 8 or min(levels) < 2 or math.prod(levels) >= 2**31:
-        raise KernelArgumentError(
-            "levels",
-            expected="1 to 8 numbers of at least 2, of product below 2**31",
-            got=str(levels),
-            remedy="pass the tokenizer's levels",
-        )
-    check_dtype("indices", indices, [torch.int64])
+    fits = 1 <= len(levels) <= 8 and min(levels) >= 2 and math.prod(levels) < 2**31
+    expected = "1 to 8 numbers of at least 2, of product below 2**31"
+    require(fits, "levels", expected, levels, "pass the tokenizer's levels")
     shape = (*indices.shape, len(levels))
     if out is None:
         out = torch.empty(shape, dtype=dtype, device=indices.device)
-    check_shape("indices", indices, *[None] * indices.dim())
-    check_shape("out", out, *shape)
+    dense = [torch.empty(t.shape, device="meta").stride() for t in (indices, out)]
+    check_tensor("indices", indices, [torch.int64], [None] * indices.dim(), dense[0])
     check_dtype("out", out, [dtype])
-    check_dtype("out", out, FLOATS)
-    for name, tensor in (("indices", indices), ("out", out)):
-        check_strides(name, tensor, *torch.empty(tensor.shape, device="meta").stride())
+    check_tensor("out", out, FLOATS, shape, dense[1])
     check_device(indices=indices, out=out)
     lookup_kernel[(triton.cdiv(indices.numel(), 256),)](
         indices,
@@ -195,25 +188,21 @@ def indices_to_codes(
 
 
 def patches_to_i420(patches: Tensor, first: bool, *, out: Tensor | None = None) -> Tensor:
-    """Pictures uint8 [B, F, H * W * 3 / 2] of Haar patches [B, T, 192, H / 4, W / 4].
+    """Return frames uint8 [B, F, H * W * 3 / 2] of Haar patches [B, T, 192, H / 4, W / 4].
 
-    Channel b * 3 + c is band b of colour c, values such that pixels lie in [-1, 1]; what is outside
-    is clamped. A picture is its Y, U and V planes. F is 4 * T, or 4 * T - 3 at the beginning of a
-    video (`first`), whose first frame fills a patch alone.
+    Channel b * 3 + c is band b of colour c. Pixels lie in [-1, 1] and are clamped to it. A frame is
+    its Y, U and V planes. F is 4 * T, or 4 * T - 3 at the start of a video (`first`), whose first
+    frame fills a patch alone.
 
-    Raises KernelArgumentError when shape, strides or type do not fit.
+    Raises KernelArgumentError for a shape, stride, dtype or device that does not fit.
     """
-    check_dtype("patches", patches, FLOATS)
-    check_shape("patches", patches, None, None, 3 * _SIZE**3, None, None)
-    check_strides("patches", patches, None, None, None, None, 1)
+    check_tensor("patches", patches, FLOATS, (None, None, 3 * _SIZE**3, None, None))
     batch, times, _, height, width = patches.shape
     frames = _SIZE * times - (_SIZE - 1 if first else 0)
     size = height * width * _SIZE**2 * 3 // 2
     if out is None:
         out = torch.empty((batch, frames, size), dtype=torch.uint8, device=patches.device)
-    check_dtype("out", out, [torch.uint8])
-    check_shape("out", out, batch, frames, size)
-    check_strides("out", out, None, None, 1)
+    check_tensor("out", out, [torch.uint8], (batch, frames, size))
     check_device(patches=patches, out=out)
     i420_kernel[triton.cdiv(height * width, _BLOCK), times, batch](
         patches,
@@ -221,12 +210,8 @@ def patches_to_i420(patches: Tensor, first: bool, *, out: Tensor | None = None) 
         height,
         width,
         _SIZE - 1 if first else 0,
-        patches.stride(0),
-        patches.stride(1),
-        patches.stride(2),
-        patches.stride(3),
-        out.stride(0),
-        out.stride(1),
+        *patches.stride()[:4],
+        *out.stride()[:2],
         BLOCK=_BLOCK,
         UPCAST=interpreting(),
         num_warps=4,
@@ -236,13 +221,13 @@ def patches_to_i420(patches: Tensor, first: bool, *, out: Tensor | None = None) 
     return out
 
 
-# --- the references --------------------------------------------------------------------------
+# --- references ------------------------------------------------------------------------------
 
 
 def reference_indices_to_codes(
     indices: Tensor, levels: Sequence[int], dtype: torch.dtype = torch.float64
 ) -> Tensor:
-    """What `indices_to_codes` is measured against."""
+    """Compute `indices_to_codes` in plain torch."""
     codes = []
     for level in levels:
         codes.append((indices % level - level // 2).to(dtype) / (level // 2))
@@ -253,7 +238,7 @@ def reference_indices_to_codes(
 def reference_detokenize(
     patches: Tensor, first: bool, precision: torch.dtype = torch.float64
 ) -> Tensor:
-    """Pixels [B, F, 3, H, W] of Haar patches, one level and one axis after the other."""
+    """Return the pixels [B, F, 3, H, W] of Haar patches, one level and one axis after the other."""
     x = patches.to(precision)
     for _ in range(2):
         bands = list(x.chunk(8, dim=2))
@@ -270,7 +255,7 @@ def reference_detokenize(
 def reference_patches_to_i420(
     patches: Tensor, first: bool, precision: torch.dtype = torch.float64
 ) -> Tensor:
-    """What `patches_to_i420` is measured against."""
+    """Compute `patches_to_i420` in `precision`."""
     pixels = reference_detokenize(patches, first, precision)
     rgb = pixels.mul(127.5).add(128).clamp(0, 255).to(torch.int64)
     fours = rgb.unflatten(4, (-1, 2)).unflatten(3, (-1, 2)).sum((4, 6))
@@ -281,7 +266,7 @@ def reference_patches_to_i420(
 
 
 def _mix(planes: Tensor, weights: tuple[float, ...], offset: int, shift: int) -> Tensor:
-    """weights . planes + offset in fixed point, rounded: int64 [B, F, 3, h, w] -> [B, F, h, w]."""
+    """Mix int64 [B, F, 3, h, w] to [B, F, h, w]: weights . planes + offset, rounded fixed point."""
     fixed = torch.tensor([round(w * (1 << 16) / 255) for w in weights], device=planes.device)
     mixed = (planes * fixed[:, None, None]).sum(2)
     return mixed + (offset << shift) + (1 << (shift - 1)) >> shift

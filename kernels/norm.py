@@ -1,11 +1,11 @@
 """RMS norm of a few rows, into another type if wanted.
 
-Products with weights of one byte take float16, and a residual stream does not fit into float16
-before it is normalised; heads that guess tokens need the normalised state itself. Everywhere else
-the product does the norm in passing (`skinny_gemm`, `norm_eps`).
+Products with one-byte weights take float16, and a residual stream does not fit into float16 before
+it is normalized; Medusa heads need the normalized state itself. Everywhere else the product
+includes the norm (`skinny_gemm`, `norm_eps`).
 
-Bytes moved: each row read and written once; 8 KB of either at 4096 channels in bfloat16. It is
-bound by its launch.
+Bytes moved: each row is read and written once, 8 KB each way at 4096 channels in bfloat16. Bound by
+launch overhead.
 """
 
 from __future__ import annotations
@@ -15,14 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from worldbridge.kernels.checks import (
-    FLOATS,
-    check_device,
-    check_dtype,
-    check_integers,
-    check_shape,
-    check_strides,
-)
+from worldbridge.kernels.checks import FLOATS, check_device, check_integers, check_tensor
 
 __all__ = ["reference_rms_norm", "rms_norm", "rms_norm_kernel"]
 
@@ -47,7 +40,7 @@ def rms_norm_kernel(
     target = tl.program_id(0).to(tl.int64)
     source = target
     if ROWS:
-        # a wrong number from the device must not reach memory that is not of x
+        # an invalid number on the device must not address memory outside x
         source = tl.minimum(tl.maximum(tl.load(rows + target), 0), count - 1)
     columns = tl.arange(0, BLOCK)
     inside = columns < size
@@ -55,7 +48,7 @@ def rms_norm_kernel(
     value = value * tl.rsqrt(tl.sum(value * value, axis=0) / size + eps)
     if WEIGHT:
         value = value * tl.load(weight + columns, mask=inside, other=0.0).to(tl.float32)
-    if HALF:  # float16 has no room for everything that the weight may make; NaN stays NaN
+    if HALF:  # what the weight scales may exceed float16; NaN stays NaN
         value = tl.where(value > 65504.0, 65504.0, tl.where(value < -65504.0, -65504.0, value))
     tl.store(out + target * out_stride + columns, value.to(out.dtype.element_ty), mask=inside)
 
@@ -68,28 +61,28 @@ def rms_norm(
     rows: Tensor | None = None,
     out: Tensor | None = None,
 ) -> Tensor:
-    """x / sqrt(mean(x^2) + eps) * weight for each row: x [n, k] -> [n, k], rounded once.
+    """Return x / sqrt(mean(x^2) + eps) * weight for each row of x [n, k], rounded once.
 
-    With `rows` int64 [m], which is read on the device, only these rows, [m, k]. `out` may have
-    another floating type; in float16 it ends at the largest number instead of infinity.
-    Raises KernelArgumentError when shapes, strides or types do not fit.
+    Args:
+        x: [n, k], of a floating dtype.
+        eps: Added to the mean square.
+        weight: [k].
+        rows: int64 [m], read on the device: only these rows, so the result is [m, k].
+        out: Of any floating dtype; float16 saturates instead of becoming infinite.
+
+    Raises:
+        KernelArgumentError: A shape, stride, dtype or device does not fit.
     """
-    check_dtype("x", x, FLOATS)
-    check_shape("x", x, None, None)
-    check_strides("x", x, None, 1)
+    check_tensor("x", x, FLOATS, (None, None))
     count, size = x.shape
     if weight is not None:
-        check_dtype("weight", weight, FLOATS)
-        check_shape("weight", weight, size)
-        check_strides("weight", weight, 1)
+        check_tensor("weight", weight, FLOATS, (size,))
     if rows is not None:
         check_integers("rows", rows, None)
     taken = count if rows is None else len(rows)
     if out is None:
         out = torch.empty((taken, size), dtype=x.dtype, device=x.device)
-    check_dtype("out", out, FLOATS)
-    check_shape("out", out, taken, size)
-    check_strides("out", out, None, 1)
+    check_tensor("out", out, FLOATS, (taken, size))
     check_device(x=x, weight=weight, rows=rows, out=out)
     rms_norm_kernel[(taken,)](
         x,
@@ -120,7 +113,7 @@ def reference_rms_norm(
     rows: Tensor | None = None,
     precision: torch.dtype = torch.float64,
 ) -> Tensor:
-    """What `rms_norm` is measured against, in `precision`."""
+    """Compute `rms_norm` in `precision`."""
     x = (x if rows is None else x[rows]).to(precision)
     x = x * torch.rsqrt(x.square().mean(-1, keepdim=True) + eps)
     return x if weight is None else x * weight.to(precision)

@@ -1,7 +1,7 @@
 """Weights of one byte: float8 e4m3 or int8, with one float32 scale per row (output channel).
 
-A row is divided by its largest magnitude, so that the format's range is used whole; the scale
-multiplies the product, after the sum over the row. Bytes moved by a product halve against bf16.
+A row is divided by its largest magnitude, so that it uses the whole range of the format; the scale
+multiplies the product, after the sum over the row. A product moves half the bytes of bfloat16.
 
 Error per weight, for a row whose largest magnitude is m: int8 rounds to multiples of m / 127, so
 at most m / 254; e4m3 keeps four significant bits, so at most 2^-4 of the weight itself, or
@@ -20,8 +20,11 @@ _LARGEST = {torch.float8_e4m3fn: 448.0, torch.int8: 127.0}
 
 
 def quantize_rows(weight: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
-    """weight (n, k) of a floating dtype -> its rows in `dtype` (float8_e4m3fn or int8), and their
-    scales (n,) float32. A row of zeros gets scale 1. Raises `KernelArgumentError`."""
+    """Quantize weight (n, k) to `dtype` (float8_e4m3fn or int8); return it and its scales (n,).
+
+    The weight has a floating dtype, the scales are float32. A row of zeros gets scale 1.
+    Raises KernelArgumentError.
+    """
     check_dtype("weight", weight, (torch.bfloat16, torch.float16, torch.float32, torch.float64))
     check_shape("weight", weight, None, None)
     check_dtype("dtype", torch.empty(0, dtype=dtype), tuple(_LARGEST))
@@ -34,12 +37,14 @@ def quantize_rows(weight: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tenso
 
 
 def dequantize_rows(rows: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-    """The float32 weight (n, k) that quantised rows and their scales stand for."""
+    """Return the float32 weight (n, k) of quantized rows and their scales."""
     return rows.to(torch.float32) * scale[:, None]
 
 
 def fold_norm(weight: torch.Tensor, gamma: torch.Tensor) -> torch.Tensor:
-    """weight (n, k) that takes over a norm's own weight `gamma` (k,): (x * gamma) @ W.T is
-    x @ (W * gamma).T. Rounded once, to the weight's dtype; fold before quantising."""
+    """Fold a norm's weight `gamma` (k,) into weight (n, k): (x * gamma) @ W.T = x @ (W * gamma).T.
+
+    Rounded once, to the weight's dtype; fold before quantizing. Raises KernelArgumentError.
+    """
     check_shape("gamma", gamma, weight.shape[1])
     return (weight.to(torch.float32) * gamma.to(torch.float32)).to(weight.dtype)

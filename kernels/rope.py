@@ -1,6 +1,6 @@
 """QK norm, rotary embedding, and the write of keys and values to the KV cache, in one pass.
 
-Each layer of a decode step has one fused QKV projection. Its queries and keys are normalised per
+Each layer of a decode step has one fused QKV projection. Its queries and keys are normalized per
 head and rotated by their (time, height, width) position, and keys and values are stored where
 attention reads them. As separate operations these are about ten launches over a few kilobytes each.
 
@@ -20,12 +20,12 @@ from torch import Tensor
 
 from worldbridge.kernels.checks import (
     FLOATS,
-    KernelArgumentError,
     check_device,
-    check_dtype,
     check_integers,
-    check_shape,
-    check_strides,
+    check_rings,
+    check_slots,
+    check_tensor,
+    require,
 )
 
 __all__ = ["reference_rope_write", "rope_write", "rope_write_kernel"]
@@ -181,23 +181,10 @@ def rope_write(
     heads = qkv.shape[2] // size - 2 * kv_heads
     if out is None:
         out = torch.empty((batch, tokens, heads, size), dtype=qkv.dtype, device=qkv.device)
-    check_shape("out", out, batch, tokens, heads, size)
-    check_strides("out", out, None, None, size, 1)
-    check_dtype("out", out, [qkv.dtype])
-    check_device(
-        qkv=qkv,
-        q_weight=q_weight,
-        k_weight=k_weight,
-        cos=cos,
-        sin=sin,
-        keys=keys,
-        values=values,
-        out=out,
-        positions=positions,
-        entries=entries,
-        rows=rows,
-        slots=slots,
-    )
+    check_tensor("out", out, [qkv.dtype], (batch, tokens, heads, size), (None, None, size, 1))
+    destinations = {"positions": positions, "entries": entries, "rows": rows, "slots": slots}
+    tables = {"cos": cos, "sin": sin, "q_weight": q_weight, "k_weight": k_weight}
+    check_device(qkv=qkv, keys=keys, values=values, out=out, **tables, **destinations)
     grid = (batch * tokens, triton.cdiv(heads, _HEADS) + triton.cdiv(kv_heads, _HEADS))
     rope_write_kernel[grid](
         qkv,
@@ -217,13 +204,9 @@ def rope_write(
         ring,
         capacity,
         eps,
-        qkv.stride(0),
-        qkv.stride(1),
-        out.stride(0),
-        out.stride(1),
-        keys.stride(0),
-        keys.stride(1),
-        keys.stride(2),
+        *qkv.stride()[:2],
+        *out.stride()[:2],
+        *keys.stride()[:3],
         cos.stride(0),
         HEADS=heads,
         KV_HEADS=kv_heads,
@@ -248,43 +231,20 @@ def _check(
     keys: Tensor,
     values: Tensor,
 ) -> tuple[int, int, int]:
-    check_dtype("qkv", qkv, FLOATS)
-    check_shape("qkv", qkv, None, None, None)
-    check_strides("qkv", qkv, None, None, 1)
-    check_shape("keys", keys, None, None, None, None)
-    check_strides("keys", keys, None, None, None, 1)
-    check_shape("values", values, *keys.shape)
-    check_strides("values", values, *keys.stride())
+    check_tensor("qkv", qkv, FLOATS, (None, None, None))
+    check_rings(keys, values, qkv.dtype)
     _, kv_heads, ring, size = keys.shape
     batch, tokens, width = qkv.shape
-    if size % 2 or width % size or width // size <= 2 * kv_heads:
-        raise KernelArgumentError(
-            "qkv",
-            expected=f"(H + 2 * {kv_heads}) heads of {size} channels (as keys), an even number",
-            got=f"{width} columns",
-            remedy="concatenate queries, keys and values in this order",
-        )
-    if tokens > ring:
-        raise KernelArgumentError(
-            "qkv",
-            expected=f"at most {ring} tokens, the ring's entries",
-            got=f"{tokens}",
-            remedy="use a longer ring",
-        )
+    fits = size % 2 == 0 and width % size == 0 and width // size > 2 * kv_heads
+    expected = f"(H + 2 * {kv_heads}) heads of {size} channels (as keys), an even number"
+    remedy = "concatenate queries, keys and values in this order"
+    require(fits, "qkv", expected, f"{width} columns", remedy)
+    expected = f"at most {ring} tokens, the ring's entries"
+    require(tokens <= ring, "qkv", expected, tokens, "use a longer ring")
     for name, weight in (("q_weight", q_weight), ("k_weight", k_weight)):
-        check_shape(name, weight, size)
-        check_strides(name, weight, 1)
-    for name, table in (("cos", cos), ("sin", sin)):
-        check_dtype(name, table, [torch.float32])
-        check_shape(name, table, None if name == "cos" else len(cos), size // 2)
-        check_strides(name, table, cos.stride(0), 1)
-    for name, tensor in (
-        ("q_weight", q_weight),
-        ("k_weight", k_weight),
-        ("keys", keys),
-        ("values", values),
-    ):
-        check_dtype(name, tensor, [qkv.dtype])
+        check_tensor(name, weight, [qkv.dtype], (size,))
+    check_tensor("cos", cos, [torch.float32], (None, size // 2))
+    check_tensor("sin", sin, [torch.float32], (len(cos), size // 2), cos.stride())
     return batch, tokens, width
 
 
@@ -299,25 +259,14 @@ def _check_destinations(
 ) -> None:
     if (entries is None) != (rows is None) or (entries is None) == (positions is None):
         names = {"positions": positions, "entries": entries, "rows": rows}
-        given = [name for name, tensor in names.items() if tensor is not None]
-        raise KernelArgumentError(
-            "positions",
-            expected="either positions, or entries and rows",
-            got=" and ".join(given) or "none of them",
-            remedy="pass one of the two",
-        )
-    if slots is None and batch > len(keys):
-        raise KernelArgumentError(
-            "keys",
-            expected=f"a slot for each of {batch} sessions",
-            got=f"{len(keys)} slots",
-            remedy="allocate more slots, or pass slots",
-        )
+        got = " and ".join(name for name, tensor in names.items() if tensor is not None)
+        expected = "either positions, or entries and rows"
+        require(False, "positions", expected, got or "none of them", "pass one of the two")
+    check_slots(batch, keys, slots)
     for name, tensor, shape in (
         ("positions", positions, (batch,)),
         ("entries", entries, (batch, tokens)),
         ("rows", rows, (batch, tokens)),
-        ("slots", slots, (batch,)),
     ):
         if tensor is not None:
             check_integers(name, tensor, *shape)

@@ -1,27 +1,26 @@
-"""Drawing tokens and checking drafts on the device: top-k, top-p, Gumbel-argmax, prefix match.
+"""Sample tokens and verify drafts on the device: top-k, top-p, Gumbel-argmax, prefix match.
 
-No sort, no random state, nothing that the host has to wait for. Up to three launches:
+There is no sort, no random state, and nothing for which the host has to wait. Up to three launches:
 
-1. `peaks_kernel`: the largest logit of every 64 codes. The k-th largest of these bounds the k-th
-   largest logit from below, so few codes are left to look at. Only with top-k.
+1. `peaks_kernel`, with top-k only: the largest logit of every 64 codes. The k-th largest of these
+   bounds the k-th largest logit from below, so few candidates remain.
 2. `threshold_kernel`, one program per row: bisects for the smallest logit that is kept. Of every
-   interval it takes the elements nearest to the middle, so it ends after about as many passes as
-   the number of candidates has bits, 32 at the most.
-3. `sample_kernel`: argmax of logit / temperature + noise over what is kept. Noise is computed where
-   something is kept and nowhere else. The program of a session that ends last compares tokens
-   with drafts.
+   interval it takes the elements nearest to the middle, so the number of passes is about the number
+   of bits of the number of candidates, at most 32.
+3. `sample_kernel`: argmax of logit / temperature + noise over the kept codes. Noise is computed
+   only where a code is kept. A session's last program to finish compares tokens with drafts.
 
-The rule is that of a sorted list: the `top_k` most likely codes are kept, and of these the nucleus,
-the code that crosses `top_p` included. Codes whose logits are equal are kept or dropped together,
-so what is kept does not depend on the order of codes; a sort would have to choose among them.
+The rule is that of a sorted list: the `top_k` most likely codes are kept, and of these the nucleus
+up to and including the code that crosses `top_p`. Codes with equal logits are kept or dropped
+together, so the result does not depend on the order of codes.
 
 Noise belongs to positions: uniform numbers come from Philox4x64-10 (Salmon et al. 2011, "Parallel
 random numbers: as easy as 1, 2, 3") with key (seed, 0) and block counter
-position * ceil(codes / 8) + code / 8 + 1, eight codes to a block. Drafts, batches and the order of
-decoding therefore change no token.
+position * ceil(codes / 8) + code / 8 + 1, eight codes per block. So drafts, batches and the
+order of decoding never change a token.
 
-Bytes moved: V * itemsize per row and launch; the bisection reads the row again for every pass, from
-the L2 cache, or with top-k only the few candidates. 64 rows of 64,000 float32 logits are 16.4 MB.
+Bytes moved: V * itemsize per row and launch. Each pass of the bisection reads the row again, from
+the L2 cache, or with top-k the candidates alone. 64 rows of 64,000 float32 logits are 16.4 MB.
 """
 
 from __future__ import annotations
@@ -36,13 +35,11 @@ from torch import Tensor
 
 from worldbridge.kernels.checks import (
     FLOATS,
-    KernelArgumentError,
     check_device,
-    check_dtype,
     check_integers,
-    check_shape,
-    check_strides,
+    check_tensor,
     check_workspace,
+    require,
 )
 
 __all__ = [
@@ -62,12 +59,12 @@ _LOWEST = tl.constexpr(-(2**31))
 _HIGHEST = tl.constexpr(2**31 - 1)
 
 
-# --- the kernels -----------------------------------------------------------------------------
+# --- kernels ---------------------------------------------------------------------------------
 
 
 @triton.jit
 def _key(value):
-    """An int32 that orders as the float does. Both zeros are one."""
+    """Return an int32 that orders as the float does; both zeros are equal."""
     bits = tl.where(value == 0.0, 0.0, value).to(tl.int32, bitcast=True)
     return tl.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
 
@@ -81,7 +78,7 @@ def _value(key):
 def _load(source, lanes, count, temperature, SCALED: tl.constexpr):
     value = tl.load(source + lanes, mask=lanes < count, other=float("-inf")).to(tl.float32)
     if SCALED:
-        value = tl.div_rn(value, temperature)  # as exact as torch, so that both see equal numbers
+        value = tl.div_rn(value, temperature)  # rounds as torch does
     return value
 
 
@@ -107,7 +104,7 @@ def peaks_kernel(
 
 @triton.jit
 def _kth(keys, k):
-    """The k-th largest of a block of keys: the largest x that k of them reach."""
+    """Return the k-th largest of a block of keys: the largest x that k of them reach."""
     low = tl.full((), _LOWEST, tl.int32)
     high = tl.full((), _HIGHEST, tl.int32)
     while low < high:
@@ -122,7 +119,7 @@ def _kth(keys, k):
 def _gather(
     logits, candidates, vocabulary, bound, temperature, BLOCK: tl.constexpr, SCALED: tl.constexpr
 ):
-    """Copies what is not below the bound to the front of `candidates`; how many that is."""
+    """Copy values not below the bound to the front of `candidates`; return their number."""
     count = 0
     for start in range(0, vocabulary, BLOCK):
         lanes = start + tl.arange(0, BLOCK)
@@ -145,7 +142,7 @@ def _above(
     SCALED: tl.constexpr,
     MASS: tl.constexpr,
 ):
-    """Number or mass of what is above `middle`, and the keys next to it: above, and not above."""
+    """Return the number or mass of what is above `middle`, and the nearest keys on both sides."""
     sums = tl.zeros((BLOCK,), tl.float32)
     above = tl.full((BLOCK,), _HIGHEST, tl.int32)
     below = tl.full((BLOCK,), _LOWEST, tl.int32)
@@ -176,7 +173,7 @@ def _smallest(
     SCALED: tl.constexpr,
     MASS: tl.constexpr,
 ):
-    """The smallest key above which lies no more than `most`.
+    """Return the smallest key above which lies no more than `most`.
 
     `high` is the key of an element that is kept; nothing up to `low` is.
     """
@@ -249,7 +246,7 @@ def threshold_kernel(
         bound = _kth(tl.where(group < groups, _key(peak), _LOWEST), top_k)
         candidates += row * vocabulary
         count = _gather(logits, candidates, vocabulary, bound, temperature, BLOCK, SCALED)
-        tl.debug_barrier()  # other threads read what was just written
+        tl.debug_barrier()  # other threads read what this one wrote
         result = _row_threshold(
             candidates, count, bound - 1, temperature, top_k, top_p, BLOCK, False, TOP_K, TOP_P
         )
@@ -262,7 +259,7 @@ def threshold_kernel(
 
 @triton.jit
 def _philox(counter, seed):
-    """Four 64-bit words for every counter (its upper 192 bits zero), key (seed, 0)."""
+    """Return four 64-bit words per counter, whose upper 192 bits are zero, for key (seed, 0)."""
     a = counter
     b = tl.zeros_like(counter)
     c = tl.zeros_like(counter)
@@ -282,12 +279,12 @@ def _philox(counter, seed):
 
 @triton.jit
 def _gumbel(counter, seed, GROUPS: tl.constexpr):
-    """Gumbel noise [GROUPS, 8]: 24 bits of every half of the words, the lower half first."""
+    """Return Gumbel noise [GROUPS, 8] from 24 bits of each half word, the lower half first."""
     a, b, c, d = _philox(counter, seed)
     words = tl.join(tl.join(a, c), tl.join(b, d))  # a, b, c, d in the order of memory
     bits = tl.reshape(tl.join((words >> 8) & 0xFFFFFF, words >> 40), (GROUPS, 8))
     uniform = (bits.to(tl.int32).to(tl.float32) + 0.5) * 5.9604644775390625e-08  # 2 ** -24
-    # the largest number plus a half is rounded up to 1, whose noise would be infinite
+    # the largest number plus a half rounds to 1, whose noise would be infinite
     return -tl.log(-tl.log(tl.minimum(uniform, 0.999999940395355224609375)))  # 1 - 2 ** -24
 
 
@@ -304,14 +301,14 @@ def _chunk_best(
     SCALED: tl.constexpr,
     GREEDY: tl.constexpr,
 ):
-    """Score and code of the best of GROUPS * 8 codes; the lower code of equal ones."""
+    """Return score and code of the best of GROUPS * 8 codes; the lower code of equal ones."""
     group = tl.arange(0, GROUPS)
     lane = first + group[:, None] * 8 + tl.arange(0, 8)[None, :]
     score = _load(logits, lane, vocabulary, temperature, SCALED and not GREEDY)
     if not GREEDY:
         kept = (score >= threshold) & (lane < vocabulary)
         noise = tl.zeros((GROUPS, 8), tl.float32)
-        if tl.max(tl.max(kept.to(tl.int32), axis=1), axis=0) > 0:  # mostly nothing is
+        if tl.max(tl.max(kept.to(tl.int32), axis=1), axis=0) > 0:  # mostly not
             noise = _gumbel(counter + group.to(tl.uint64), seed, GROUPS)
         score = tl.where(kept, score + noise, float("-inf"))
     best = tl.max(tl.max(score, axis=1), axis=0)
@@ -335,23 +332,23 @@ def _verify(
     BLOCK_CHUNKS: tl.constexpr,
     DRAFTS: tl.constexpr,
 ):
-    """Tokens of a session from the best of its chunks, and how many of them are final."""
+    """Write a session's tokens, from the best of its chunks, and how many are accepted."""
     token = tl.arange(0, BLOCK_TOKENS)
     chunk = tl.arange(0, BLOCK_CHUNKS)
     inside = (token < count)[:, None] & (chunk < chunks)[None, :]
     place = (session * count + token)[:, None] * chunks + chunk[None, :]
-    # .cg: others wrote them during this launch
+    # .cg: other programs wrote these during this launch
     score = tl.load(scores + place, mask=inside, other=float("-inf"), cache_modifier=".cg")
     code = tl.load(codes + place, mask=inside, other=_HIGHEST, cache_modifier=".cg")
     best = tl.max(score, axis=1)
-    drawn = tl.min(tl.where(score == best[:, None], code, _HIGHEST), axis=1)
-    drawn = tl.minimum(drawn, vocabulary - 1).to(tl.int64)  # logits that are no numbers
-    tl.store(tokens + session * count + token, drawn, mask=token < count)
+    sampled = tl.min(tl.where(score == best[:, None], code, _HIGHEST), axis=1)
+    sampled = tl.minimum(sampled, vocabulary - 1).to(tl.int64)  # if all logits are NaN
+    tl.store(tokens + session * count + token, sampled, mask=token < count)
     right = count - 1
     if DRAFTS:
         compared = token < count - 1
         draft = tl.load(drafts + session * (count - 1) + token, mask=compared, other=-1)
-        wrong = compared & (draft != drawn)
+        wrong = compared & (draft != sampled)
         right = tl.min(tl.where(wrong, token, count - 1), axis=0)
     tl.store(accepted + session, tl.minimum((right + 1).to(tl.int64), limit))
 
@@ -410,7 +407,7 @@ def sample_kernel(
         )
         tl.store(scores + row * chunks + chunk, score)
         tl.store(codes + row * chunks + chunk, code)
-        tl.debug_barrier()  # the scores have to be written before one thread says so
+        tl.debug_barrier()  # every thread must have written its scores before one thread counts
         if tl.atomic_add(counters + session, 1, sem="acq_rel") == chunks * count - 1:
             limit = count.to(tl.int64)
             if LIMITS:
@@ -437,12 +434,12 @@ def sample_kernel(
             tl.store(accepted + session, tl.full((), 0, tl.int64))
 
 
-# --- the launchers ---------------------------------------------------------------------------
+# --- launchers -------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class SamplingWorkspace:
-    """Memory between the launches. Serves any call that is not larger.
+    """Memory between the launches, for any call that is not larger.
 
     `counters` must be zero before the first call; every call leaves them at zero.
     """
@@ -488,19 +485,24 @@ def sample_and_verify(
     workspace: SamplingWorkspace | None = None,
     chunk: int = 4096,
 ) -> tuple[Tensor, Tensor]:
-    """Tokens int64 [B, T] and how many of each session's are final, int64 [B].
+    """Sample tokens int64 [B, T] and accept a prefix of each session's; return both, int64 [B].
 
-    logits [B, T, V], of which [b, t] decides the token at absolute position `positions[b]` + t;
-    positions int64 [B], negative for idle sessions (tokens -1, none accepted); seeds int64 [B],
-    taken as 64 bits. `drafts` int64 [B, T - 1] are the guesses that were fed: drafts[b, t] was
-    the guess for token [b, t]. A token is final if every guess before it was right, so at least
-    one is. `limits` int64 [B] is how many a session can take at most (default T). Without drafts
-    every token is final. temperature 0 takes the most likely code, the lowest of equals.
+    Args:
+        logits: [B, T, V]; row [b, t] decides the token at absolute position `positions[b]` + t.
+        positions: int64 [B], negative for idle sessions (tokens -1, none accepted).
+        seeds: int64 [B], taken as 64 bits.
+        drafts: int64 [B, T - 1] that were fed; [b, t] is the draft of token [b, t]. A token is
+            accepted if every draft before it matches, so at least one is; all without drafts.
+        limits: int64 [B], the most tokens that a session may accept; by default T.
+        temperature: At 0 the most likely code is taken, the lowest of equal ones.
+        top_p: In (0, 1].
+        top_k: At least 1.
+        out: Tokens and accepted numbers; allocated if left out.
+        workspace: Allocated if left out.
+        chunk: Codes per program; never changes a token.
 
-    `out` (tokens, accepted) is written instead of new tensors. `chunk` codes are drawn by one
-    program; it never changes a token.
-
-    Raises KernelArgumentError when shapes, strides, types or settings do not fit.
+    Raises:
+        KernelArgumentError: A shape, stride, dtype, device or setting does not fit.
     """
     batch, tokens, vocabulary = _check(logits, positions, seeds, drafts, limits, chunk)
     _check_settings(temperature, top_p, top_k)
@@ -512,16 +514,9 @@ def sample_and_verify(
         out = positions.new_empty((batch, tokens)), positions.new_empty(batch)
     check_integers("tokens", out[0], batch, tokens)
     check_integers("accepted", out[1], batch)
-    check_device(
-        logits=logits,
-        positions=positions,
-        seeds=seeds,
-        tokens=out[0],
-        accepted=out[1],
-        workspace=workspace.scores,
-        drafts=drafts,
-        limits=limits,
-    )
+    sessions = {"positions": positions, "seeds": seeds, "drafts": drafts, "limits": limits}
+    outputs = {"tokens": out[0], "accepted": out[1], "workspace": workspace.scores}
+    check_device(logits=logits, **sessions, **outputs)
     keep_all = temperature == 0 or (top_p == 1 and top_k >= vocabulary)
     if not keep_all:
         _find_thresholds(logits, workspace, temperature, top_p, top_k)
@@ -549,7 +544,7 @@ def sample_and_verify(
         ALL=keep_all,
         DRAFTS=drafts is not None and tokens > 1,
         LIMITS=limits is not None,
-        # here the assembler chose 128 for single tokens without limits, and spilled too
+        # by default the assembler takes 128 for single tokens without limits, and spills
         num_warps=4,
         num_stages=1,
         maxnreg=160,
@@ -566,7 +561,7 @@ def sampling_thresholds(
     top_k: int = 32,
     workspace: SamplingWorkspace | None = None,
 ) -> Tensor:
-    """The smallest logit / temperature that is kept, float32 [B, T], for logits [B, T, V]."""
+    """Return the smallest logit / temperature that is kept, float32 [B, T], of logits [B, T, V]."""
     _check_logits(logits)
     _check_settings(temperature, top_p, top_k)
     batch, tokens, vocabulary = logits.shape
@@ -599,7 +594,7 @@ def _find_thresholds(
             BLOCK=peak_block,
             GROUP=_GROUP,
             SCALED=temperature != 1,
-            # told no number, the assembler chose 48 behind triton 3.6, and spilled two of 51
+            # by default the assembler takes 48 under triton 3.6, and spills two of 51
             num_warps=4,
             num_stages=1,
             maxnreg=80,
@@ -622,9 +617,9 @@ def _find_thresholds(
         TOP_K=top_k < vocabulary,
         TOP_P=top_p < 1,
         COMPACT=compact,
-        # Told no number of registers, the assembler chose 80 for float32 and spilled one (behind
-        # triton 3.9); told 128, it spilled twelve (behind 3.6). There is one program a row, far
-        # fewer than multiprocessors, so it costs nothing to let it have all that a thread can.
+        # By default the assembler takes 80 registers for float32 and spills one (triton 3.9); with
+        # 128 it spills twelve (3.6). There are fewer programs than multiprocessors, so giving each
+        # thread all the registers that it can have costs nothing.
         num_warps=8,
         num_stages=2,
         maxnreg=255,
@@ -633,9 +628,7 @@ def _find_thresholds(
 
 
 def _check_logits(logits: Tensor) -> None:
-    check_dtype("logits", logits, FLOATS)
-    check_shape("logits", logits, None, None, None)
-    check_strides("logits", logits, None, None, 1)
+    check_tensor("logits", logits, FLOATS, (None, None, None))
 
 
 def _check(
@@ -654,10 +647,8 @@ def _check(
         check_integers("drafts", drafts, batch, tokens - 1)
     if limits is not None:
         check_integers("limits", limits, batch)
-    if chunk < 64 or chunk & (chunk - 1):
-        raise KernelArgumentError(
-            "chunk", expected="a power of two of at least 64", got=str(chunk), remedy="leave it out"
-        )
+    fits = chunk >= 64 and chunk & (chunk - 1) == 0
+    require(fits, "chunk", "a power of two of at least 64", chunk, "leave it out")
     return batch, tokens, vocabulary
 
 
@@ -667,17 +658,14 @@ def _check_settings(temperature: float, top_p: float, top_k: int) -> None:
         ("top_p", 0 < top_p <= 1, "a number in (0, 1]", top_p),
         ("top_k", top_k >= 1, "at least 1", top_k),
     ):
-        if not fits:
-            raise KernelArgumentError(
-                name, expected=expected, got=str(value), remedy="choose a value in that range"
-            )
+        require(fits, name, expected, value, "choose a value in that range")
 
 
-# --- the reference ---------------------------------------------------------------------------
+# --- references ------------------------------------------------------------------------------
 
 
 def philox_uniform(seed: int, position: int, codes: int) -> Tensor:
-    """Uniform numbers in (0, 1) of one position, float32 [codes], from NumPy's generator."""
+    """Return the uniform numbers in (0, 1) of one position, float32 [codes], by NumPy."""
     blocks = triton.cdiv(codes, 8)
     generator = np.random.Philox(key=np.array([seed & (2**64 - 1), 0], dtype=np.uint64))
     generator.advance(position * blocks)
@@ -694,7 +682,7 @@ def reference_filter(
     top_k: int = 32,
     precision: torch.dtype = torch.float64,
 ) -> Tensor:
-    """Which codes of a row [V] may be drawn, by sorting. Codes that tie share their fate."""
+    """Return which codes of a row [V] are kept, by sorting; equal logits are treated alike."""
     scaled = (logits.float() / temperature).to(precision)
     ranked = scaled.sort(descending=True).values
     ranked = ranked[ranked >= ranked[min(top_k, len(ranked)) - 1]]
@@ -714,7 +702,7 @@ def reference_sample_and_verify(
     top_p: float = 0.9,
     top_k: int = 32,
 ) -> tuple[Tensor, Tensor]:
-    """What `sample_and_verify` is measured against, on the CPU, row by row."""
+    """Compute `sample_and_verify` on the CPU, row by row."""
     batch, count, vocabulary = logits.shape
     tokens = torch.full((batch, count), -1, dtype=torch.int64)
     accepted = torch.zeros(batch, dtype=torch.int64)

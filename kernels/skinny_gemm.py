@@ -1,21 +1,20 @@
 """Matrix product of a few rows with a large weight: y = x W^T, 1 to 256 rows.
 
-Decoding multiplies a handful of rows with every weight of the model, so its speed is the speed at
-which weights are read. What this kernel does about that:
+Decoding multiplies a few rows with every weight of the model, so it is as fast as weights are read:
 
-- *Swapped operands.* Rows of the weight fill the matrix unit's 64-row side, tokens its 8-to-256
-  wide one; the other way round most of each instruction would multiply padding.
+- *Swapped operands.* Rows of the weight fill the matrix unit's 64-row side, tokens its side of 8 to
+  256. The other way round, most of each instruction would multiply padding.
 - *Stream-K.* A tile of the output is `BLOCK_N` weight rows; its products are cut into chunks of
-  `CHUNK` along k. All chunks of all tiles form one line that is divided evenly among the
-  programs, so every multiprocessor reads as much as any other, whatever the weight's shape.
+  `CHUNK` along k. All chunks of all tiles form one line that is divided evenly among the programs,
+  so every multiprocessor reads the same amount, whatever the weight's shape.
 - *One order of summation.* A chunk is summed from zero, and a tile adds its chunks in ascending
-  order, whoever computed them. `CHUNK` is a constant and a step along k (`block_k`) one for each
-  type of weight, so the number of programs, the GPU's number of multiprocessors and the other
-  rows of the batch never change a result, the norm's sum of squares included (their number does
-  choose the width of the instruction; that it makes no difference is for the GPU tests to
-  say). Programs that share a tile leave their sums in a workspace; the one that arrives last
-  adds them up. No floating-point atomics.
-- *Fused ends.* The scale of an RMS norm of x, the scales of a quantised weight, a residual sum,
+  order, whichever program computed them. `CHUNK` is a constant, and the step along k (`block_k`)
+  depends on the weight's type alone. So the number of programs, the GPU's multiprocessors and the
+  other rows of the batch never change a result, including the norm's sum of squares. (The number of
+  rows does choose the width of the instruction; the GPU tests check that it makes no difference.)
+  Programs that share a tile leave their sums in a workspace; the last to arrive adds them up. There
+  are no floating-point atomics.
+- *Fused ends.* The scale of an RMS norm of x, the scales of a quantized weight, a residual sum,
   SwiGLU, and Medusa's SiLU with residual happen before the only write.
 
 Bytes moved: `n * k * itemsize(W)` once, `rows * k` of x from the L2 cache for each tile, and
@@ -33,14 +32,7 @@ import torch.nn.functional as F
 import triton
 import triton.language as tl
 
-from worldbridge.kernels.checks import (
-    KernelArgumentError,
-    check_device,
-    check_dtype,
-    check_shape,
-    check_strides,
-    interpreting,
-)
+from worldbridge.kernels.checks import check_device, check_tensor, interpreting, require
 
 __all__ = [
     "CHUNK",
@@ -55,21 +47,21 @@ __all__ = [
     "skinny_gemm_kernel",
 ]
 
-CHUNK: Final = 512  # length of k that is summed at a stretch; part of what the result is
+CHUNK: Final = 512  # length of k that is summed from zero; determines the rounding
 MAX_ROWS: Final = 256
 ACTIVATIONS: Final = (torch.bfloat16, torch.float16, torch.float32)
 QUANTIZED: Final = (torch.float8_e4m3fn, torch.int8)
 Epilogue = Literal["none", "residual", "swiglu", "silu_residual"]
-PARTS = tl.constexpr(8)  # of a row's squares along k: neighbours in a thread, and no further
+PARTS = tl.constexpr(8)  # of a row's squares along k, which one thread holds
 _EPILOGUES: Final = {"none": 0, "residual": 1, "swiglu": 2, "silu_residual": 3}
 
 
-# --- the kernel ------------------------------------------------------------------------------
+# --- kernel ----------------------------------------------------------------------------------
 
 
 @triton.jit
 def _first_unit(program, units, programs):
-    """Units are (tile, chunk) pairs in one line, divided evenly among the programs."""
+    """Return a program's first unit: (tile, chunk) pairs in a line, divided evenly."""
     return program * units // programs
 
 
@@ -80,10 +72,10 @@ def _program_of(unit, units, programs):
 
 @triton.jit
 def _folded(values, COLUMNS: tl.constexpr):
-    """(rows, n) -> (rows, COLUMNS): sums of neighbours, then of neighbouring sums, and so on.
+    """Sum (rows, n) to (rows, COLUMNS) by adjacent pairs, again and again.
 
-    `tl.sum` adds in an order that comes from how the compiler spreads a tile over threads, which
-    the tile's size decides. This order is written down.
+    The order of `tl.sum` depends on how the compiler spreads a tile over threads, and so on the
+    tile's size. This order is fixed.
     """
     for _ in tl.static_range(16):
         if values.shape[1] > COLUMNS:
@@ -113,9 +105,9 @@ def _chunk(
     UPCAST: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """Products of one weight tile over one chunk of k: (BLOCK_N, TOKENS), and each row's sum of
-    squares over that chunk: (TOKENS,)."""
-    # Beyond the last row or column the last one is read again, and never written: no masks here.
+    """Return the products of a weight tile over one chunk of k, (BLOCK_N, TOKENS), and each row's
+    sum of squares over that chunk, (TOKENS,)."""
+    # Beyond the last row or column, the last one is read again and never written: no masks here.
     columns = tl.minimum(tl.arange(0, BLOCK_N), n - 1 - tile * BLOCK_N)
     tokens = tl.minimum(tl.arange(0, TOKENS), rows - 1)
     ks = tl.arange(0, BLOCK_K)
@@ -134,7 +126,7 @@ def _chunk(
             w = tl.load(w_part, mask=inside, other=0.0, eviction_policy="evict_first")
             x_part = x_ptr + (x_cells + start)
             x = tl.load(x_part, mask=inside, other=0.0, eviction_policy="evict_last")
-        if UPCAST:  # the interpreter computes nothing right in bfloat16
+        if UPCAST:  # the interpreter computes bfloat16 products wrongly
             w = w.to(tl.float32)
             x = x.to(tl.float32)
         if NORM:
@@ -157,12 +149,12 @@ def _collect(
     TOKENS: tl.constexpr,
     NORM: tl.constexpr,
 ):
-    """Adds up a shared tile: the first program's running sum, then every later chunk in order."""
+    """Add up a shared tile: the first program's running sum, then every later chunk in order."""
     tokens = tl.arange(0, TOKENS)
     cells = tl.arange(0, BLOCK_N)[:, None] * TOKENS + tokens[None, :]
     first = _program_of(tile * chunks, units, programs)
     slot = first * slots + slots - 1
-    # .cg: written by other multiprocessors during this launch, so not to be read through L1
+    # .cg: other multiprocessors write these during this launch, so L1 must not be used
     total = tl.load(partial_ptr + slot * (BLOCK_N * TOKENS) + cells, cache_modifier=".cg")
     squares = tl.zeros((TOKENS,), tl.float32)
     if NORM:
@@ -202,7 +194,7 @@ def _finish(
     NORM: tl.constexpr,
     COPY_RESIDUAL: tl.constexpr,
 ):
-    """Scales, activation, residual, and the only write of a tile."""
+    """Apply scales, activation and residual, and write the tile."""
     tokens = tl.arange(0, TOKENS)
     columns = tile * BLOCK_N + tl.arange(0, BLOCK_N)
     if NORM:
@@ -213,12 +205,12 @@ def _finish(
         pairs = tl.permute(tl.reshape(total, (BLOCK_N // 2, 2, TOKENS)), (0, 2, 1))
         gate, up = tl.split(pairs)
         total = _silu(gate) * up
-        if out_ptr.dtype.element_ty == tl.float16:  # which has no room for some; NaN stays NaN
+        if out_ptr.dtype.element_ty == tl.float16:  # some may exceed it; NaN stays NaN
             total = tl.where(total > 65504.0, 65504.0, tl.where(total < -65504.0, -65504.0, total))
         columns = tile * (BLOCK_N // 2) + tl.arange(0, BLOCK_N // 2)
         n = n // 2
     written = (columns < n)[:, None] & (tokens < rows)[None, :]
-    row_starts = tokens[None, :]  # 32 bits reach every cell: see the launcher
+    row_starts = tokens[None, :]  # 32-bit offsets suffice: see the launcher
     if EPILOGUE == 3:
         total = _silu(total)
     if (EPILOGUE == 1) | (EPILOGUE == 3):
@@ -268,9 +260,12 @@ def skinny_gemm_kernel(
     PRECISION: tl.constexpr,
     PDL: tl.constexpr,
 ):
-    """See the module. `partial_ptr` holds `slots` tiles of float32 for each program: the chunks of
-    a tile that an earlier program began, and last the running sum of a tile it began itself and
-    another finishes. `counter_ptr` counts arrivals, one int32 per tile, and is left at zero."""
+    """Compute the units of one program.
+
+    `partial_ptr` holds `slots` float32 tiles per program: the chunks of a tile that an earlier
+    program began, and last the running sum of a tile that it begins and another one finishes.
+    `counter_ptr` counts arrivals, one int32 per tile, and is left at zero.
+    """
     programs = tl.num_programs(0)
     program = tl.program_id(0)
     chunks = tl.cdiv(k, CHUNK)
@@ -278,7 +273,7 @@ def skinny_gemm_kernel(
     begin = _first_unit(program, units, programs)
     end = _first_unit(program + 1, units, programs)
     if PDL:
-        # Weights do not depend on the kernel before: fetch the first ones while it still runs.
+        # Weights do not depend on the previous kernel: fetch the first ones while it runs.
         row_starts = tl.minimum(begin // chunks * BLOCK_N + tl.arange(0, BLOCK_N), n - 1)
         line_starts = begin % chunks * CHUNK + tl.arange(0, CHUNK // BLOCK_K) * BLOCK_K
         lines = row_starts.to(tl.int64)[:, None] * w_stride + tl.minimum(line_starts, k - 1)
@@ -291,7 +286,7 @@ def skinny_gemm_kernel(
             pack=1,
         )
         tl.extra.cuda.gdc_wait()
-        tl.extra.cuda.gdc_launch_dependents()  # they too wait for this kernel's end
+        tl.extra.cuda.gdc_launch_dependents()  # they wait for this kernel's end, too
 
     cells = tl.arange(0, BLOCK_N)[:, None] * TOKENS + tl.arange(0, TOKENS)[None, :]
     total = tl.zeros((BLOCK_N, TOKENS), tl.float32)
@@ -325,8 +320,8 @@ def skinny_gemm_kernel(
         done = began_here & ends_tile
         if not done:
             if (not began_here) | (unit == end - 1):
-                # A tile that another program began gets every chunk by itself, to be added in
-                # order; a tile begun here and left unfinished its running sum.
+                # Keep each chunk of a tile that another program began, to be added in order, and
+                # the running sum of an unfinished tile that began here.
                 slot = program * slots + tl.where(began_here, slots - 1, unit - begin)
                 kept = tl.where(began_here, total, sums)
                 tl.store(partial_ptr + slot * (BLOCK_N * TOKENS) + cells, kept)
@@ -336,7 +331,7 @@ def skinny_gemm_kernel(
             if ends_tile | (unit == end - 1):
                 first = _program_of(tile * chunks, units, programs)
                 last = _program_of(tile * chunks + chunks - 1, units, programs)
-                tl.debug_barrier()  # every thread's sums are written before one of them counts
+                tl.debug_barrier()  # every thread must have written its sums before one counts
                 arrived = tl.atomic_add(counter_ptr + tile, 1, sem="acq_rel", scope="gpu")
                 if arrived == last - first:
                     tl.store(counter_ptr + tile, 0)  # ready for the next launch
@@ -374,19 +369,21 @@ def skinny_gemm_kernel(
                 NORM,
                 COPY_RESIDUAL,
             )
-            # nobody reads these any more, so no register holds them while a tile is finished
+            # dead from here on: frees their registers while a tile is finished
             total = tl.zeros((BLOCK_N, TOKENS), tl.float32)
             squares = tl.zeros((TOKENS,), tl.float32)
 
 
-# --- the launcher ----------------------------------------------------------------------------
+# --- launcher --------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """Tile sizes and resources of one launch. Of these `block_k` is part of what the result is: it
-    says which products are added first. The others change a result only if the matrix unit's own
-    order of summation depends on the shape of its instruction."""
+    """Tile sizes and resources of one launch.
+
+    `block_k` determines which products are added first, and so the result's rounding. The others
+    change a result only if the matrix unit's order of summation depends on the instruction's shape.
+    """
 
     block_n: int
     block_k: int
@@ -397,21 +394,21 @@ class Config:
 
 
 def config_for(rows: int, weight_dtype: torch.dtype) -> Config:
-    """The pinned configuration, chosen by what the compiler reports for sm_90 (registers, shared
-    memory, spills) and not yet by measurement on a GPU."""
+    """Return the configuration, chosen by what the compiler reports for sm_90: registers, shared
+    memory and spills. No measurement on a GPU has confirmed it yet."""
     quantized = weight_dtype in QUANTIZED
     tokens = max(32 if quantized else 16, triton.next_power_of_2(rows))
-    # Two programs on a multiprocessor hide each other's pauses between chunks. From 64 tokens on
-    # the two tiles of float32 sums leave registers for one, which gets a longer pipeline instead.
+    # Two programs on a multiprocessor hide each other's pauses between chunks. From 64 tokens on,
+    # the float32 sums leave registers for one program only, which gets a longer pipeline instead.
     alone = tokens > 32
-    # The sums of a program: what its registers hold. float32 products take registers of their own,
-    # because they are no work for the matrix unit.
+    # The sums that a program's registers hold. float32 products need registers of their own: the
+    # matrix unit does not compute them.
     cells = 64 * 128 if weight_dtype == torch.float32 else 128 * 128
-    # float8 widens in registers; shared by more warps, it still lets two programs fit
+    # float8 is widened in registers; with more warps, two programs still fit
     spread = alone or weight_dtype == torch.float8_e4m3fn
     return Config(
         block_n=min(128, cells // tokens),
-        block_k=128 // max(2, weight_dtype.itemsize),  # whatever the rows: see the module
+        block_k=128 // max(2, weight_dtype.itemsize),  # for any number of rows: see the module
         tokens=tokens,
         num_warps=8 if spread else 4,
         num_stages=5 if tokens > 128 else 6 if quantized or alone else 4,
@@ -421,8 +418,10 @@ def config_for(rows: int, weight_dtype: torch.dtype) -> Config:
 
 @dataclass(frozen=True, slots=True)
 class Workspace:
-    """Memory for tiles that several programs share. One serves any number of launches on one
-    stream, one after another; launches that may overlap need one each."""
+    """Memory for tiles that several programs share.
+
+    One serves all launches on one stream; launches that may overlap need one each.
+    """
 
     partials: torch.Tensor  # float32
     squares: torch.Tensor  # float32
@@ -435,8 +434,10 @@ class Workspace:
         device: torch.device,
         programs: int | None = None,
     ) -> Workspace:
-        """Large enough for each of `launches`: its configuration, n and k. A configuration for
-        more rows covers one for fewer."""
+        """Allocate for the largest of `launches`, each a configuration, n and k.
+
+        A configuration for more rows covers those for fewer.
+        """
         cells = squares = tiles = 0
         for config, n, k in launches:
             division = _divide(n, k, config, device, programs)
@@ -461,18 +462,14 @@ class _Division:
 def _divide(
     n: int, k: int, config: Config, device: torch.device, programs: int | None
 ) -> _Division:
-    """How many programs share the work, and how many partial tiles each may have to leave."""
+    """Return how many programs share the work, and how many partial tiles each may leave."""
     tiles, chunks = triton.cdiv(n, config.block_n), triton.cdiv(k, CHUNK)
     if programs is None:
         programs = config.programs_per_multiprocessor * _multiprocessors(device)
     programs = min(programs, tiles * chunks)
-    if programs < 1 or tiles * chunks * (programs + 1) >= 2**31:
-        raise KernelArgumentError(
-            "programs",
-            expected=f"at least 1, and {tiles * chunks} units * programs < 2^31",
-            got=str(programs),
-            remedy="leave it out",
-        )
+    fits = programs >= 1 and tiles * chunks * (programs + 1) < 2**31
+    expected = f"at least 1, and {tiles * chunks} units * programs < 2^31"
+    require(fits, "programs", expected, programs, "leave it out")
     slots = min(chunks - 1, triton.cdiv(tiles * chunks, programs)) + 1
     return _Division(tiles, programs, slots)
 
@@ -480,7 +477,7 @@ def _divide(
 def _multiprocessors(device: torch.device) -> int:
     if device.type == "cuda":
         return int(torch.cuda.get_device_properties(device).multi_processor_count)
-    return 4  # the interpreter runs one program after another; a few keep tiles shared
+    return 4  # for the interpreter: enough that programs share tiles
 
 
 def skinny_gemm(
@@ -498,13 +495,7 @@ def skinny_gemm(
     overlap: bool = False,
     config: Config | None = None,
 ) -> torch.Tensor:
-    """`epilogue(norm(x) @ (weight * scale).T)`, written to `out`.
-
-    x (rows, k) of bf16, fp16 or fp32, 1 to 256 rows; weight (n, k) of x's dtype, or float8_e4m3fn
-    or int8 with `scale` (n,) float32. Rows may be apart (any stride), elements of a row not.
-    `norm_eps` divides each row of x by its root mean square; the norm's own weight belongs folded
-    into `weight` (`quantize.fold_norm`). `out` is of x's type when left out, else of any of these
-    three; what swiglu makes ends in float16 at the largest number instead of infinity.
+    """Return `epilogue(norm(x) @ (weight * scale).T)`.
 
     | epilogue | result (rows, n), of float32 sums rounded once |
     |---|---|
@@ -513,14 +504,25 @@ def skinny_gemm(
     | swiglu | (rows, n/2): silu(gate) * up, weight rows interleaved by `interleave_rows` |
     | silu_residual | residual + silu(y); `residual` (rows, m) with n a multiple of m, repeated |
 
-    `copy_residual` (with silu_residual) also writes the residual into the m columns that lie in
-    front of `out` in memory; `out` must then be such a view. `overlap` lets the launch begin
-    while the kernel before it on the stream still runs (programmatic dependent launch); every
-    kernel of such a chain must do so. Without `workspace` one is allocated, which costs a
-    second launch. `programs` and `config` are for tests and tuning; no result depends on the
-    former.
+    Args:
+        x: (rows, k) of bfloat16, float16 or float32, 1 to 256 rows of any stride.
+        weight: (n, k) of x's dtype, or float8_e4m3fn or int8; rows of any stride.
+        scale: float32 (n,), of a quantized weight.
+        residual: See the table.
+        epilogue: See the table.
+        norm_eps: Divides each row of x by its root mean square. Fold the norm's own weight into
+            `weight` (`quantize.fold_norm`).
+        out: Of any of x's dtypes; allocated with x's if left out. With swiglu float16 saturates.
+        copy_residual: With silu_residual, also write the residual into the m columns in front of
+            `out` in memory; `out` must be such a view.
+        workspace: Allocated if left out, which costs a second launch.
+        programs: For tests and tuning; never changes the result.
+        overlap: Start while the previous kernel on the stream still runs (programmatic dependent
+            launch). Every kernel of such a chain must set it.
+        config: For tests and tuning.
 
-    Raises `KernelArgumentError` for a shape, stride, dtype or device that does not fit.
+    Raises:
+        KernelArgumentError: A shape, stride, dtype or device does not fit.
     """
     device = check_device(x=x, weight=weight, scale=scale, residual=residual, out=out)
     rows, n, k = _check_operands(x, weight, scale)
@@ -538,7 +540,7 @@ def skinny_gemm(
         ("out", out, rows),
     ):
         if tensor is not None:
-            _check_reach(name, tensor, high)
+            _check_offsets(name, tensor, high)
     division = _divide(n, k, config, device, programs)
     if workspace is None:
         workspace = Workspace.allocate([(config, n, k)], device, programs)
@@ -582,108 +584,77 @@ def skinny_gemm(
 
 
 def _check_config(config: Config, rows: int) -> None:
-    if config.tokens < rows or CHUNK % config.block_k:
-        raise KernelArgumentError(
-            "config",
-            expected=f"at least {rows} tokens and a block_k that divides {CHUNK}",
-            got=f"{config.tokens} tokens, block_k {config.block_k}",
-            remedy="use config_for",
-        )
+    fits = config.tokens >= rows and CHUNK % config.block_k == 0
+    expected = f"at least {rows} tokens and a block_k that divides {CHUNK}"
+    got = f"{config.tokens} tokens, block_k {config.block_k}"
+    require(fits, "config", expected, got, "use config_for")
 
 
-def _check_reach(name: str, tensor: torch.Tensor, rows: int) -> None:
-    """The kernel counts the elements of a tile's rows in 32 bits."""
-    if rows * tensor.stride(0) + tensor.shape[1] >= 2**31:
-        raise KernelArgumentError(
-            name,
-            expected=f"{rows} rows within 2^31 elements",
-            got=f"strides {tensor.stride()}",
-            remedy="make it contiguous first, or give the product fewer rows",
-        )
+def _check_offsets(name: str, tensor: torch.Tensor, rows: int) -> None:
+    """Check that 32-bit offsets address all elements of `rows` rows."""
+    fits = rows * tensor.stride(0) + tensor.shape[1] < 2**31
+    expected, got = f"{rows} rows within 2^31 elements", f"strides {tensor.stride()}"
+    require(fits, name, expected, got, "make it contiguous first, or pass fewer rows")
 
 
 def _check_operands(
     x: torch.Tensor, weight: torch.Tensor, scale: torch.Tensor | None
 ) -> tuple[int, int, int]:
-    check_dtype("x", x, ACTIVATIONS)
-    check_shape("x", x, None, None)
+    check_tensor("x", x, ACTIVATIONS, (None, None))
     rows, k = x.shape
-    if rows > MAX_ROWS:
-        raise KernelArgumentError(
-            "x",
-            expected=f"at most {MAX_ROWS} rows",
-            got=f"{rows} rows",
-            remedy="use torch.matmul, which is better for many rows, or split them",
-        )
-    check_strides("x", x, None, 1)
-    check_dtype("weight", weight, (x.dtype, *QUANTIZED))
-    check_shape("weight", weight, None, k)
-    check_strides("weight", weight, None, 1)
-    if (weight.dtype in QUANTIZED) != (scale is not None):
-        raise KernelArgumentError(
-            "scale",
-            expected="a scale exactly when the weight is float8_e4m3fn or int8",
-            got=f"{'no ' if scale is None else ''}scale with {weight.dtype}",
-            remedy="pass weight and scale as quantize_rows returns them",
-        )
+    remedy = "use torch.matmul, which is better for many rows, or split them"
+    require(rows <= MAX_ROWS, "x", f"at most {MAX_ROWS} rows", f"{rows} rows", remedy)
+    check_tensor("weight", weight, (x.dtype, *QUANTIZED), (None, k))
+    require(
+        (weight.dtype in QUANTIZED) == (scale is not None),
+        "scale",
+        "a scale exactly when the weight is float8_e4m3fn or int8",
+        f"{'no ' if scale is None else ''}scale with {weight.dtype}",
+        "pass weight and scale as quantize_rows returns them",
+    )
     if scale is not None:
-        check_dtype("scale", scale, (torch.float32,))
-        check_shape("scale", scale, weight.shape[0])
-        check_strides("scale", scale, 1)
+        check_tensor("scale", scale, (torch.float32,), (weight.shape[0],))
     return rows, weight.shape[0], k
 
 
 def _check_epilogue(
     rows: int, n: int, residual: torch.Tensor | None, epilogue: Epilogue, copy_residual: bool
 ) -> int:
-    """The number of output columns."""
-    if epilogue not in _EPILOGUES:
-        raise KernelArgumentError(
-            "epilogue", expected=" or ".join(_EPILOGUES), got=repr(epilogue), remedy="choose one"
-        )
+    """Return the number of output columns."""
+    known = epilogue in _EPILOGUES
+    require(known, "epilogue", " or ".join(_EPILOGUES), repr(epilogue), "choose one")
     wanted = epilogue in ("residual", "silu_residual")
-    if wanted != (residual is not None) or (copy_residual and epilogue != "silu_residual"):
-        raise KernelArgumentError(
-            "residual",
-            expected="a residual exactly with epilogues residual and silu_residual, and "
-            "copy_residual only with the latter",
-            got=f"{'no ' if residual is None else ''}residual with epilogue {epilogue}, "
-            f"copy_residual={copy_residual}",
-            remedy="name the epilogue that is meant",
-        )
+    require(
+        wanted == (residual is not None) and (epilogue == "silu_residual" or not copy_residual),
+        "residual",
+        "a residual exactly with epilogues residual and silu_residual, and copy_residual only "
+        "with the latter",
+        f"{'no ' if residual is None else ''}residual with epilogue {epilogue}, "
+        f"copy_residual={copy_residual}",
+        "name the epilogue that is meant",
+    )
     if residual is not None:
-        check_dtype("residual", residual, ACTIVATIONS)
-        check_shape("residual", residual, rows, n if epilogue == "residual" else None)
-        check_strides("residual", residual, None, 1)
-        if n % residual.shape[1]:
-            raise KernelArgumentError(
-                "residual",
-                expected=f"a number of columns that divides {n}",
-                got=f"{residual.shape[1]} columns",
-                remedy="stack whole heads in the weight",
-            )
-    if epilogue == "swiglu" and n % 2:
-        raise KernelArgumentError(
-            "weight",
-            expected="an even number of rows for swiglu",
-            got=f"{n} rows",
-            remedy="interleave gate and up with interleave_rows",
-        )
+        columns = n if epilogue == "residual" else None
+        check_tensor("residual", residual, ACTIVATIONS, (rows, columns))
+        expected, got = f"a number of columns that divides {n}", f"{residual.shape[1]} columns"
+        fits = n % residual.shape[1] == 0
+        require(fits, "residual", expected, got, "stack whole heads in the weight")
+    expected, remedy = "an even number of rows for swiglu", "interleave them with interleave_rows"
+    require(epilogue != "swiglu" or n % 2 == 0, "weight", expected, f"{n} rows", remedy)
     return n // 2 if epilogue == "swiglu" else n
 
 
 def _check_out(out: torch.Tensor, rows: int, columns: int, in_front: int) -> None:
-    """`in_front` columns before each row of `out` are written too."""
-    check_shape("out", out, rows, columns)
-    check_strides("out", out, None, 1)
-    check_dtype("out", out, ACTIVATIONS)
-    if out.storage_offset() < in_front or (rows > 1 and out.stride(0) < columns + in_front):
-        raise KernelArgumentError(
-            "out",
-            expected=f"rows {columns} wide with {in_front} columns of their own before each",
-            got=f"storage offset {out.storage_offset()}, strides {out.stride()}",
-            remedy=f"pass buffer[:, {in_front}:] of a contiguous buffer",
-        )
+    """Check the output; `in_front` columns before each of its rows are written, too."""
+    check_tensor("out", out, ACTIVATIONS, (rows, columns))
+    enough = rows == 1 or out.stride(0) >= columns + in_front
+    require(
+        out.storage_offset() >= in_front and enough,
+        "out",
+        f"rows {columns} wide with {in_front} columns of their own before each",
+        f"storage offset {out.storage_offset()}, strides {out.stride()}",
+        f"pass buffer[:, {in_front}:] of a contiguous buffer",
+    )
 
 
 def _check_workspace(workspace: Workspace, config: Config, division: _Division) -> None:
@@ -694,20 +665,15 @@ def _check_workspace(workspace: Workspace, config: Config, division: _Division) 
     }
     for name, size in needed.items():
         found = getattr(workspace, name).numel()
-        if found < size:
-            raise KernelArgumentError(
-                f"workspace.{name}",
-                expected=f"at least {size} elements",
-                got=f"{found}",
-                remedy="allocate it with Workspace.allocate, naming every launch it is for",
-            )
+        remedy = "allocate it with Workspace.allocate for every launch that uses it"
+        require(found >= size, f"workspace.{name}", f"at least {size} elements", found, remedy)
 
 
-# --- the reference ---------------------------------------------------------------------------
+# --- reference -------------------------------------------------------------------------------
 
 
 def interleave_rows(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
-    """Gate and up, (m, k) each, as the (2m, k) weight of the swiglu epilogue."""
+    """Interleave gate and up, (m, k) each, to the (2m, k) weight of the swiglu epilogue."""
     return torch.stack((gate, up), dim=1).reshape(-1, gate.shape[1])
 
 
@@ -721,7 +687,7 @@ def reference_skinny_gemm(
     norm_eps: float | None = None,
     dtype: torch.dtype | None = None,
 ) -> torch.Tensor:
-    """What `skinny_gemm` computes, in plain torch; in `dtype` (float64 for tests) or that of x."""
+    """Compute `skinny_gemm` in plain torch, in `dtype` (float64 in tests) or that of x."""
     dtype = dtype or x.dtype
     x, weight = x.to(dtype), weight.to(dtype)
     if norm_eps is not None:

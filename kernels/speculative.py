@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import triton
@@ -27,12 +28,12 @@ import triton.language as tl
 from torch import Tensor
 
 from worldbridge.kernels.checks import (
-    KernelArgumentError,
     check_device,
     check_dtype,
     check_integers,
-    check_shape,
     check_strides,
+    check_tensor,
+    require,
 )
 
 __all__ = [
@@ -41,6 +42,7 @@ __all__ = [
     "StepInputs",
     "accept_drafts",
     "accept_kernel",
+    "check_buffer",
     "gather_inputs",
     "gather_kernel",
     "reference_accept_drafts",
@@ -195,14 +197,12 @@ class DraftBuffer:
 
     def first(self, sessions: int) -> DraftBuffer:
         """Return views of the first `sessions` sessions."""
-        return dataclasses.replace(
-            self,
-            tokens=self.tokens[:sessions],
-            num_accepted=self.num_accepted[:sessions],
-            first_entries=self.first_entries[:sessions],
-            first_positions=self.first_positions[:sessions],
-            counts=self.counts[:sessions],
-        )
+        views: dict[str, Any] = {name: x[:sessions] for name, x in self.tensors().items()}
+        return dataclasses.replace(self, **views)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the tensors by name, for checks."""
+        return {name: getattr(self, name) for name in DraftBuffer.__slots__[:5]}
 
     def clone(self) -> DraftBuffer:
         """Copy what a step changes; share the rest."""
@@ -303,15 +303,7 @@ def accept_drafts(
     unused = buffer.num_accepted
     filled = targets or DraftTargets(unused, unused, unused)
     _check_targets(filled, sessions)
-    check_device(
-        tokens=buffer.tokens,
-        sampled=sampled,
-        accepted=accepted,
-        num_accepted=buffer.num_accepted,
-        rows=filled.rows,
-        counts=buffer.counts,
-        first_positions=buffer.first_positions,
-    )
+    check_device(sampled=sampled, accepted=accepted, rows=filled.rows, **buffer.tensors())
     accept_kernel[(sessions,)](
         buffer.tokens,
         buffer.num_accepted,
@@ -371,16 +363,8 @@ def _check_inputs(buffer: DraftBuffer, out: StepInputs) -> tuple[int, int]:
         check_integers("drafts", out.drafts, sessions, count - 1)
     for name in ("entries", "positions", "limits"):
         check_integers(name, getattr(out, name), sessions)
-    check_device(
-        buffer=buffer.tokens,
-        num_accepted=buffer.num_accepted,
-        first_entries=buffer.first_entries,
-        first_positions=buffer.first_positions,
-        tokens=out.tokens,
-        drafts=out.drafts,
-        entries=out.entries,
-        limits=out.limits,
-    )
+    outputs = {f"out.{name}": getattr(out, name) for name in StepInputs.__slots__}
+    check_device(**buffer.tensors(), **outputs)
     return sessions, count
 
 
@@ -389,31 +373,25 @@ def _check_sampled(buffer: DraftBuffer, sampled: Tensor, accepted: Tensor) -> tu
     sessions, count = sampled.shape
     _check_buffer(buffer, sessions, count)
     check_integers("accepted", accepted, sessions)
-    check_dtype("counts", buffer.counts, [torch.int64])
-    check_shape("counts", buffer.counts, sessions, 3 + 2 * buffer.heads)
-    check_strides("counts", buffer.counts, None, 1)
+    check_tensor("counts", buffer.counts, [torch.int64], (sessions, 3 + 2 * buffer.heads))
     return sessions, count
 
 
 def _check_buffer(buffer: DraftBuffer, sessions: int, count: int) -> None:
+    check_buffer(buffer, sessions, count)
+    expected, remedy = f"1 to {count}, the tokens fed", "feed at least the tokens that are sampled"
+    require(1 <= buffer.width <= count, "width", expected, buffer.width, remedy)
+
+
+def check_buffer(buffer: DraftBuffer, sessions: int, count: int) -> None:
+    """Check a buffer that leaves room for `count` tokens behind each offset of a latent."""
     for name in ("num_accepted", "first_entries", "first_positions"):
         check_integers(name, getattr(buffer, name), sessions)
     check_dtype("buffer.tokens", buffer.tokens, [torch.int64])
     check_strides("buffer.tokens", buffer.tokens, None, 1)
-    if buffer.tokens.shape[1] < buffer.size + count:
-        raise KernelArgumentError(
-            "buffer.tokens",
-            expected=f"at least {buffer.size} + {count} tokens per session",
-            got=str(buffer.tokens.shape[1]),
-            remedy="leave room for the drafts behind a latent's end",
-        )
-    if not 1 <= buffer.width <= count:
-        raise KernelArgumentError(
-            "width",
-            expected=f"1 to {count}, the tokens fed",
-            got=str(buffer.width),
-            remedy="feed at least as many tokens as are sampled",
-        )
+    found, expected = buffer.tokens.shape[1], f"at least {buffer.size} + {count} per session"
+    fits, remedy = found >= buffer.size + count, "leave room for the tokens beyond a latent's end"
+    require(fits, "buffer.tokens", expected, found, remedy)
 
 
 def _check_targets(targets: DraftTargets, sessions: int) -> None:

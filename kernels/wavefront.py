@@ -26,15 +26,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from worldbridge.kernels.checks import (
-    KernelArgumentError,
-    check_device,
-    check_dtype,
-    check_integers,
-    check_shape,
-    check_strides,
-)
-from worldbridge.kernels.speculative import DraftBuffer
+from worldbridge.kernels.checks import check_device, check_integers, check_tensor
+from worldbridge.kernels.speculative import DraftBuffer, check_buffer
 
 __all__ = [
     "WaveInputs",
@@ -151,6 +144,10 @@ class WaveTables:
     def rows(self) -> int:
         return self.offsets.shape[1]
 
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the tensors by name, for checks."""
+        return {name: getattr(self, name) for name in WaveTables.__slots__}
+
 
 @dataclass(frozen=True, slots=True)
 class WaveInputs:
@@ -184,23 +181,11 @@ def gather_wave(buffer: DraftBuffer, tables: WaveTables, seeds: Tensor, out: Wav
     check_integers("seeds", seeds, sessions)
     for name in ("tokens", "entries", "positions", "seeds"):
         check_integers(f"out.{name}", getattr(out, name), sessions, tables.rows)
-    check_dtype("mask", out.mask, [torch.bool])
-    check_shape("mask", out.mask, sessions, tables.rows, None)
-    ring = out.mask.shape[2]
-    check_strides("mask", out.mask, tables.rows * ring, ring, 1)
-    check_device(
-        buffer=buffer.tokens,
-        num_accepted=buffer.num_accepted,
-        first_entries=buffer.first_entries,
-        first_positions=buffer.first_positions,
-        seeds=seeds,
-        offsets=tables.offsets,
-        sources=tables.sources,
-        num_sampled=tables.num_sampled,
-        written=tables.written,
-        tokens=out.tokens,
-        mask=out.mask,
-    )
+    ring = out.mask.shape[-1]
+    strides = (tables.rows * ring, ring, 1)
+    check_tensor("mask", out.mask, [torch.bool], (sessions, tables.rows, None), strides)
+    outputs = {"out.tokens": out.tokens, "mask": out.mask}
+    check_device(seeds=seeds, **buffer.tensors(), **tables.tensors(), **outputs)
     gather_wave_kernel[sessions, tables.rows](
         buffer.tokens,
         buffer.num_accepted,
@@ -233,17 +218,8 @@ def accept_wave(buffer: DraftBuffer, tables: WaveTables, sampled: Tensor) -> Non
     """
     sessions = _check_buffer(buffer, tables)
     check_integers("sampled", sampled, sessions, tables.rows)
-    check_dtype("counts", buffer.counts, [torch.int64])
-    check_shape("counts", buffer.counts, sessions, 3)
-    check_strides("counts", buffer.counts, None, 1)
-    check_device(
-        buffer=buffer.tokens,
-        num_accepted=buffer.num_accepted,
-        counts=buffer.counts,
-        offsets=tables.offsets,
-        num_sampled=tables.num_sampled,
-        sampled=sampled,
-    )
+    check_tensor("counts", buffer.counts, [torch.int64], (sessions, 3))
+    check_device(sampled=sampled, **buffer.tensors(), **tables.tensors())
     accept_wave_kernel[(sessions,)](
         buffer.tokens,
         buffer.num_accepted,
@@ -264,17 +240,7 @@ def accept_wave(buffer: DraftBuffer, tables: WaveTables, sampled: Tensor) -> Non
 
 def _check_buffer(buffer: DraftBuffer, tables: WaveTables) -> int:
     sessions, waves = len(buffer.tokens), len(tables.offsets)
-    for name in ("num_accepted", "first_entries", "first_positions"):
-        check_integers(name, getattr(buffer, name), sessions)
-    check_dtype("buffer.tokens", buffer.tokens, [torch.int64])
-    check_strides("buffer.tokens", buffer.tokens, None, 1)
-    if buffer.tokens.shape[1] < buffer.size + 1:
-        raise KernelArgumentError(
-            "buffer.tokens",
-            expected=f"at least {buffer.size} + 1 tokens per session",
-            got=str(buffer.tokens.shape[1]),
-            remedy="leave room for the token before the latent",
-        )
+    check_buffer(buffer, sessions, 1)
     check_integers("tables.offsets", tables.offsets, None, None)
     check_integers("tables.sources", tables.sources, waves, tables.rows)
     check_integers("tables.num_sampled", tables.num_sampled, waves)
