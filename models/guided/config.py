@@ -43,7 +43,7 @@ class GuidedConfig:
     width: int = 512
     digits: int = 12
     levels: int = 8
-    surfaces: int = 3  # colours that an 8 x 8 cell can hold, each with a gradient
+    surfaces: int = 4  # flat colours that an 8 x 8 cell can hold
     trunk_dim: int = 64  # guide features at 8 pixels
     guide_dim: int = 96  # guide features at 16 pixels
     fine_dim: int = 96  # frame features at 8 pixels

@@ -1,8 +1,8 @@
 """The guided tokenizer: codes for blocks that hold something new, given what the memory shows.
 
 Encoder and decoder see the guide, so a code says only what the guide does not. The decoder draws an
-8 x 8 cell as a few surfaces with hard borders, each a plane in colour and in nearness; a pixel that
-the memory shows is passed through unchanged.
+8 x 8 cell as a few surfaces with hard borders, each of one colour and a plane in nearness; a pixel
+that the memory shows is passed through unchanged.
 
 The guide and the delta codes follow Infinite Nature (arXiv 2012.09855), GEN3C (2503.03751) and
 delta-IRIS (2406.19320).
@@ -27,7 +27,9 @@ from worldbridge.models.tokenizer.fsq import FSQ
 __all__ = ["Drawn", "GuideFeatures", "GuidedTokenizer"]
 
 _CELL = 8
-_SURFACE = 12  # colour 3, its gradients 6, nearness 1, its gradients 2
+# Colour 3, nearness 1, and the nearness' gradients down and across. Colours have no gradients: with
+# them a cell is drawn as one blurred surface, and borders are never learned.
+_SURFACE = 6
 
 
 class GuideFeatures(NamedTuple):
@@ -150,17 +152,15 @@ class _Decoder(nn.Module):
             share = (logits / temperature).softmax(1)
         else:
             share = F.one_hot(logits.argmax(1), k).movedim(-1, 1).to(paint.dtype)
-        p = paint.view(batch, k, 4, 3, rows, columns)  # 4 values, each with 2 gradients
-        base, down, across = p[:, :, :, 0], p[:, :, :, 1], p[:, :, :, 2]
-        # Planes over the cell, [B, K, 4, rows, 8, columns, 8].
-        plane = (
-            base[..., :, None, :, None]
-            + down[..., :, None, :, None] * self._ramp[:, None, None]
-            + across[..., :, None, :, None] * self._ramp
-        )
-        plane = plane.reshape(batch, k, 4, rows * _CELL, columns * _CELL)
-        values = (plane * share[:, :, None]).sum(1)
-        return Drawn(values[:, :3], values[:, 3] + 0.5, share)
+        p = paint.view(batch, k, _SURFACE, rows, columns)
+        flat = p[:, :, :4].repeat_interleave(_CELL, 3).repeat_interleave(_CELL, 4)
+        # The nearness' slope over the cell, [B, K, rows, 8, columns, 8].
+        slope = p[:, :, 4, :, None, :, None] * self._ramp[:, None, None]
+        slope = slope + p[:, :, 5, :, None, :, None] * self._ramp
+        slope = slope.reshape(batch, k, rows * _CELL, columns * _CELL)
+        values = (flat * share[:, :, None]).sum(1)
+        nearness = values[:, 3] + (slope * share).sum(1)
+        return Drawn(values[:, :3], nearness + 0.5, share)
 
 
 class GuidedTokenizer(nn.Module):

@@ -176,10 +176,12 @@ def _temperature(step: int, recipe: TokenizerRecipe) -> float:
 class _Run:
     """The state of a run: network, average, optimizer and step."""
 
-    def __init__(self, recipe: TokenizerRecipe, out: Path) -> None:
+    def __init__(self, recipe: TokenizerRecipe, out: Path, start: Path | None = None) -> None:
         torch.manual_seed(recipe.seed)
         self.recipe, self.out = recipe, out
         self.model = GuidedTokenizer()
+        if start is not None:
+            _take_weights(self.model, start)
         self.average = GuidedTokenizer()
         self.average.load_state_dict(self.model.state_dict())
         self.average.requires_grad_(False).eval()
@@ -282,9 +284,34 @@ class _Run:
             "depth_error": float(depth),
             "levels_used": min(counts) if counts else 0,
             "latent_size": float(z.abs().max()),
+            **_crispness(color, new),
         }
         seen = batch.mask[:, None]
         return figures, torch.where(seen, batch.color, color), drawn.nearness
+
+
+def _crispness(color: Tensor, new: Tensor) -> dict[str, float]:
+    """Return the share of new 8 x 8 windows with an edge, and how steep edges are (1: a step)."""
+    luma = _luma_chroma(color, 1.0)[:, 0] * 127.5
+    windows = luma.unfold(1, 8, 8).unfold(2, 8, 8)
+    contrast = windows.amax((-1, -2)) - windows.amin((-1, -2))
+    across, down = windows.diff(dim=-1).abs(), windows.diff(dim=-2).abs()
+    largest = torch.maximum(across.amax((-1, -2)), down.amax((-1, -2)))
+    inside = new.unfold(1, 8, 8).unfold(2, 8, 8).all(-1).all(-1)
+    edge = (contrast > 32) & inside
+    steep = (largest / contrast.clamp(min=1.0))[edge]
+    return {
+        "edge_windows": float(edge.sum() / inside.sum().clamp(min=1)),
+        "steepness": float(steep.median()) if len(steep) else 0.0,
+    }
+
+
+def _take_weights(model: GuidedTokenizer, path: Path) -> None:
+    """Load the average weights of an earlier run, as far as their shapes are the model's."""
+    own = model.state_dict()
+    earlier = torch.load(path, weights_only=True)["average"]
+    fitting = {k: v for k, v in earlier.items() if k in own and v.shape == own[k].shape}
+    model.load_state_dict({**own, **fitting})
 
 
 def _latent(model: GuidedTokenizer, batch: Batch, features: Any, known: Tensor) -> Tensor:
@@ -297,16 +324,23 @@ def _latent(model: GuidedTokenizer, batch: Batch, features: Any, known: Tensor) 
 
 
 def train(
-    pool: FramePool, held_out: FramePool, recipe: TokenizerRecipe, out: Path, log_every: int = 25
+    pool: FramePool,
+    held_out: FramePool,
+    recipe: TokenizerRecipe,
+    out: Path,
+    start: Path | None = None,
+    log_every: int = 25,
 ) -> GuidedTokenizer:
     """Train into `out`, from its checkpoint where there is one; returns the average network.
+
+    Without one, weights that fit are taken from the checkpoint `start` of another run.
 
     Every step draws from the seed and its own number, so an interrupted run continues with the
     steps that it would have taken.
 
     Raises TrainingError when the loss is no longer a number.
     """
-    run = _Run(recipe, out)
+    run = _Run(recipe, out, start)
     test = held_out.batch(_evaluation(recipe), np.random.default_rng(recipe.seed))
     began, first = time.monotonic(), run.step
     losses: deque[float] = deque(maxlen=100)
@@ -350,11 +384,20 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=TokenizerRecipe().steps)
     parser.add_argument("--decoder-steps", type=int, default=0)
+    parser.add_argument("--start", type=Path, help="checkpoint whose weights the run begins with")
+    parser.add_argument("--rate", type=float, default=TokenizerRecipe().rate)
+    parser.add_argument("--rounding-from", type=float, default=TokenizerRecipe().rounding_from)
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    recipe = TokenizerRecipe(steps=options.steps, decoder_steps=options.decoder_steps)
-    train(FramePool(options.pool), FramePool(options.held_out), recipe, options.out)
+    recipe = TokenizerRecipe(
+        steps=options.steps,
+        decoder_steps=options.decoder_steps,
+        rate=options.rate,
+        rounding_from=options.rounding_from,
+    )
+    held_out = FramePool(options.held_out)
+    train(FramePool(options.pool), held_out, recipe, options.out, options.start)
 
 
 if __name__ == "__main__":

@@ -78,3 +78,26 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_checkpoint(pool, t
 def test_a_pool_that_is_not_there_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="nothing"):
         FramePool(tmp_path / "nothing")
+
+
+def test_a_run_begins_with_the_weights_of_another_as_far_as_they_fit(pool, tmp_path):
+    train(pool, pool, RECIPE, tmp_path / "first")
+    state = torch.load(tmp_path / "first" / "tokenizer.pt", weights_only=True)
+    state["average"]["decoder.paint.weight"] = torch.zeros(1, 2, 1, 1)
+    torch.save(state, tmp_path / "other.pt")
+    run = train_tokenizer._Run(RECIPE, tmp_path / "second", tmp_path / "other.pt")
+    own = run.model.state_dict()
+    assert torch.equal(own["encoder.stem.weight"], state["average"]["encoder.stem.weight"])
+    assert own["decoder.paint.weight"].shape[0] == 4 * 6
+    assert torch.equal(own["encoder.stem.weight"], run.average.state_dict()["encoder.stem.weight"])
+
+
+def test_crispness_tells_a_step_from_a_ramp():
+    color = torch.full((1, 3, 16, 16), -1.0)
+    color[..., 4:] = 1.0
+    new = torch.ones(1, 16, 16, dtype=torch.bool)
+    step = train_tokenizer._crispness(color, new)
+    assert step == {"edge_windows": 0.5, "steepness": 1.0}
+    ramp = torch.linspace(-1, 1, 8).repeat(2).expand(1, 3, 16, 16)
+    assert train_tokenizer._crispness(ramp, new)["steepness"] < 0.2
+    assert train_tokenizer._crispness(color, ~new)["edge_windows"] == 0.0
