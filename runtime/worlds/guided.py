@@ -62,6 +62,7 @@ __all__ = ["GuidedState", "GuidedWorld", "free_path", "guided_spec", "load_guide
 _SNAPSHOT_VERSION = 1
 _damaged = partial(SnapshotError.damaged, _SNAPSHOT_VERSION)
 _STEP_M = 0.3  # what is lower than this does not stop a person
+_MARGIN = 4  # blocks around new ones that are decoded too, because convolutions see them
 _SPECKS = 4  # a stray point or two are no wall
 
 
@@ -229,11 +230,22 @@ class GuidedWorld(Synchronous[GuidedState]):
                 latent=state.latent,
             )
         t_tokens = now_ms()
-        features = self.tokenizer.guide_features(guide)
-        color, nearness = self.tokenizer.decode(digits.clamp_min(0)[None], active, guide, features)
+        rows, columns = _window(~seen.mask)
+        pixels = (
+            slice(16 * rows.start, 16 * rows.stop),
+            slice(16 * columns.start, 16 * columns.stop),
+        )
+        part = guide[(..., *pixels)]
+        color, nearness = self.tokenizer.decode(
+            digits[rows, columns].clamp_min(0)[None],
+            active[:, rows, columns],
+            part,
+            self.tokenizer.guide_features(part),
+        )
         drawn = ((color[0] + 1) * 127.5).round().clamp(0, 255).byte().permute(1, 2, 0)
-        rgb = torch.where(seen.mask[..., None], seen.rgb, drawn)
-        near = torch.where(seen.mask, seen.nearness, nearness[0])
+        rgb, near, mask = seen.rgb.clone(), seen.nearness.clone(), seen.mask[pixels]
+        rgb[pixels] = torch.where(mask[..., None], rgb[pixels], drawn)
+        near[pixels] = torch.where(mask, near[pixels], nearness[0])
         return Guide(rgb, near, torch.ones_like(seen.mask), seen.age), digits, t_tokens
 
     def _guide(self, color: Tensor, nearness: Tensor, mask: Tensor, pose: Pose) -> Tensor:
@@ -347,6 +359,21 @@ def free_path(memory: SpatialMemory, pose: Pose, move: tuple[float, float]) -> f
         return length
     wall = float(way.kthvalue(_SPECKS).values)
     return min(length, max(0.0, wall - limits.BODY_RADIUS_M))
+
+
+def _window(unseen: Tensor) -> tuple[slice, slice]:
+    """Return the rows and columns of blocks that have to be decoded, with a margin.
+
+    unseen bool [H, W], with at least one pixel.
+    """
+    height, width = unseen.shape[0] // 16, unseen.shape[1] // 16
+    blocks = unseen.view(height, 16, width, 16).any(3).any(1)
+    spans = []
+    for found, size in ((blocks.any(1), height), (blocks.any(0), width)):
+        places = found.nonzero()[:, 0]
+        first, last = int(places[0]), int(places[-1])
+        spans.append(slice(max(0, first - _MARGIN), min(size, last + 1 + _MARGIN)))
+    return spans[0], spans[1]
 
 
 def _angles(pose: Pose) -> tuple[float, float]:
