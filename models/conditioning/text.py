@@ -244,6 +244,9 @@ def _check_folder(folder: Path, context_dim: int | None) -> None:
             got=_first_line(error),
             remedy="pass the folder of a T5 that is on this machine; nothing is downloaded",
         ) from error
+    for path in sorted(folder.iterdir()):
+        if path.suffix in (".safetensors", ".bin", ".model"):
+            check_weights_file(path, TextError)
     kind, width = (
         config.get(key) if isinstance(config, Mapping) else None
         for key in ("model_type", "d_model")

@@ -1,4 +1,4 @@
-"""Codes of indices and pictures of Haar patches, against references and the code that is in use."""
+"""Codes of indices and frames of Haar patches, against references and the code in use."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ def bytes_and_patches(batch: int, frames: int, height: int, width: int) -> tuple
 def in_use(rgb: Tensor) -> Tensor:
     """[B, F, H * W * 3 / 2], by the conversion of the worker."""
     frames = [bytearray(rgb_to_i420(frame)) for frame in rgb.flatten(0, 1)]
-    pictures = torch.stack([torch.frombuffer(frame, dtype=torch.uint8) for frame in frames])
-    return pictures.view(*rgb.shape[:2], -1)
+    planes = torch.stack([torch.frombuffer(frame, dtype=torch.uint8) for frame in frames])
+    return planes.view(*rgb.shape[:2], -1)
 
 
 @interpreted
@@ -50,7 +50,7 @@ def in_use(rgb: Tensor) -> Tensor:
     ("batch", "frames", "height", "width"),
     [(1, 1, 4, 4), (2, 5, 12, 20), (1, 4, 8, 28), (1, 9, 24, 36), (2, 8, 4, 132)],
 )
-def test_pictures_are_those_of_the_code_in_use(
+def test_frames_are_those_of_the_code_in_use(
     batch: int, frames: int, height: int, width: int
 ) -> None:
     torch.manual_seed(frames)
@@ -127,7 +127,7 @@ INDICES = torch.zeros(2, 6, dtype=torch.int64)
         ({"out": torch.zeros(1, 8, 720, dtype=torch.uint8)[..., ::2]}, "out"),
     ],
 )
-def test_pictures_refuse_what_they_cannot_take(change: dict[str, Any], name: str) -> None:
+def test_frames_refuse_what_they_cannot_take(change: dict[str, Any], name: str) -> None:
     with pytest.raises(KernelArgumentError) as caught:
         patches_to_i420(**{"patches": PATCHES, "first": False, **change})
     assert caught.value.message == name
@@ -162,7 +162,7 @@ def test_refuses_the_cpu_without_an_interpreter() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
-def test_pictures_compile_for_hopper_without_spills(dtype: torch.dtype) -> None:
+def test_frames_compile_for_hopper_without_spills(dtype: torch.dtype) -> None:
     patches = torch.zeros(1, 2, 192, 80, 128, dtype=dtype)
     (found,) = compile_launches(lambda: patches_to_i420(patches, False), pixels.__name__)
     assert not found.spills
@@ -180,7 +180,7 @@ def test_lookup_compiles_for_hopper_without_spills() -> None:
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_gpu_pictures_are_those_of_the_code_in_use() -> None:
+def test_gpu_frames_are_those_of_the_code_in_use() -> None:
     torch.manual_seed(4)
     rgb, patches = bytes_and_patches(2, 9, 320, 512)
     assert torch.equal(patches_to_i420(patches.cuda(), True).cpu(), in_use(rgb))

@@ -1,4 +1,4 @@
-"""Every kernel compiles when what it is told in numbers is 1.
+"""Every kernel compiles when its integers are all 1.
 
 The compiler makes a run-time argument of 1 a constant, so such a launch is a kernel of its own:
 one row, one code, a stride of 1, or the top one of all codes. The interpreter does not do that.
@@ -15,15 +15,14 @@ from torch import Tensor
 pytest.importorskip("triton", reason="needs triton: pip install triton")
 
 from tests.support.compile_kernels import compile_launches
-from worldbridge.kernels import attention, norm, rope, sampling, skinny_gemm
+from worldbridge.kernels import attention, norm, rope, sampling, skinny_gemm, wavefront
 from worldbridge.kernels import detokenize as pixels
 from worldbridge.kernels import speculative as feed
-from worldbridge.kernels import wavefront as stairs
 
 BFLOAT = torch.bfloat16
 MODULES = [
     module.__name__
-    for module in (attention, feed, norm, pixels, rope, sampling, skinny_gemm, stairs)
+    for module in (attention, feed, norm, pixels, rope, sampling, skinny_gemm, wavefront)
 ]
 
 
@@ -79,31 +78,31 @@ def feeds() -> None:
     state = feed.DraftBuffer(
         integers(2, 20), integers(2), integers(2), integers(2), integers(2, 9), 12, width=4
     )
-    guessing = feed.DraftTargets.allocate(2, torch.device("cpu"))
+    targets = feed.DraftTargets.allocate(2, torch.device("cpu"))
     feed.gather_inputs(state, feed.StepInputs.allocate(2, 4, torch.device("cpu")))
     for follow in (False, True):
-        feed.accept_drafts(state, integers(2, 4), integers(2), follow=follow, targets=guessing)
-    feed.scatter_drafts(state, integers(2, 4), guessing)
+        feed.accept_drafts(state, integers(2, 4), integers(2), follow=follow, targets=targets)
+    feed.scatter_drafts(state, integers(2, 4), targets)
 
 
-def staircases() -> None:
+def wavefronts() -> None:
     state = feed.DraftBuffer(
         integers(2, 20), integers(2), integers(2), integers(2), integers(2, 3), 12, width=4
     )
-    tables = stairs.WaveTables(integers(5, 4), integers(5, 4), integers(5), integers(12))
-    fed = stairs.WaveInputs.allocate(2, 4, 30, torch.device("cpu"))
-    stairs.gather_wave(state, tables, integers(2), fed)
-    stairs.accept_wave(state, tables, integers(2, 4))
+    tables = wavefront.WaveTables(integers(5, 4), integers(5, 4), integers(5), integers(12))
+    fed = wavefront.WaveInputs.allocate(2, 4, 30, torch.device("cpu"))
+    wavefront.gather_wave(state, tables, integers(2), fed)
+    wavefront.accept_wave(state, tables, integers(2, 4))
 
 
-def pictures() -> None:
+def frames() -> None:
     pixels.indices_to_codes(integers(2, 30), (8, 8, 5), BFLOAT)
     pixels.patches_to_i420(torch.empty(1, 2, 192, 4, 4, dtype=BFLOAT), False)
 
 
 @pytest.mark.parametrize(
     "launch",
-    [products, attentions, ropes, norms, samplers, feeds, staircases, pictures],
+    [products, attentions, ropes, norms, samplers, feeds, wavefronts, frames],
     ids=lambda launch: launch.__name__,
 )
 def test_compiles_with_ones(launch: Callable[[], None]) -> None:

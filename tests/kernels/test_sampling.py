@@ -267,7 +267,7 @@ def test_counts_the_prefix_of_right_drafts() -> None:
     assert accepted.tolist() == [tokens] * 8
     drafts = drawn[:, :-1].clone()
     for b in range(tokens - 1):
-        drafts[b, b] += 1  # session b's guess b is wrong; the others' are all right
+        drafts[b, b] += 1  # session b's draft b is wrong, all others are right
     drafts[0, 2] += 1  # what follows the first wrong one does not count
     positions[7] = -1
     limits = torch.tensor([9, 9, 9, 9, 9, 2, 1, 9])
@@ -290,18 +290,18 @@ def test_speculation_draws_what_one_by_one_draws(width: int) -> None:
     seed = torch.tensor([77])
 
     def run(width: int) -> tuple[list[int], int]:
-        known, guesses, forwards = [3, 5], [0] * (length + width), 0
+        known, proposed, forwards = [3, 5], [0] * (length + width), 0
         while len(known) < length + 2:
-            feed = [*known, *guesses[: width - 1]]
+            feed = [*known, *proposed[: width - 1]]
             rows = [table[feed[i - 1], feed[i]] for i in range(len(known) - 1, len(feed))]
             first = torch.tensor([len(known)])
-            drafts = torch.tensor([guesses[: width - 1]]) if width > 1 else None
+            drafts = torch.tensor([proposed[: width - 1]]) if width > 1 else None
             drawn, accepted = sample_and_verify(
                 torch.stack(rows)[None], first, seed, drafts, **settings
             )
             count = int(accepted)
             known += drawn[0, :count].tolist()
-            guesses = [*drawn[0, count:].tolist(), *[0] * (length + width)]
+            proposed = [*drawn[0, count:].tolist(), *[0] * (length + width)]
             forwards += 1
         return known[: length + 2], forwards
 

@@ -142,7 +142,7 @@ def test_refuses_what_it_cannot_take(part: str, change: dict[str, Any], name: st
 
 
 @pytest.mark.usefixtures("interpreter")
-def test_refuses_draws_and_guesses_that_do_not_fit() -> None:
+def test_refuses_samples_and_drafts_that_do_not_fit() -> None:
     buffer, targets = _given()["buffer"], DraftTargets.allocate(2, torch.device("cpu"))
     sampled, one = torch.zeros(2, 4, dtype=torch.int64), torch.ones(2, dtype=torch.int64)
     for call, name in [

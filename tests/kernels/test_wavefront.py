@@ -90,13 +90,13 @@ def test_matches_plain_python(seed: int) -> None:
 @pytest.mark.parametrize(
     ("height", "width", "k", "least"), [(3, 4, 1, 1), (3, 4, 2, 5), (2, 3, 3, 1)]
 )
-def test_a_step_sees_what_its_stair_says(height: int, width: int, k: int, least: int) -> None:
+def test_a_step_sees_what_its_wave_says(height: int, width: int, k: int, least: int) -> None:
     """Masks come from the steps in which offsets are written; waves have them as tables."""
-    staircase = WavefrontSchedule(height, width, k, least)
-    table, size, first = tables_of(staircase, CPU), height * width, 7
+    schedule = WavefrontSchedule(height, width, k, least)
+    table, size, first = tables_of(schedule, CPU), height * width, 7
     buffer = buffer_of([0], size)
     buffer.first_entries.fill_(first)
-    for step, wave in enumerate(staircase.stairs):
+    for step, wave in enumerate(schedule.stairs):
         buffer.num_accepted.fill_(step)
         inputs = poisoned(1, table.rows, first + size + 4)
         gather_wave(buffer, table, torch.zeros(1, dtype=torch.int64), inputs)

@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from tests.models.test_convert_files import POINTER
 from worldbridge.models.conditioning.text import (
     ROWS,
     Prompt,
@@ -255,6 +256,15 @@ def test_an_encoder_that_is_incomplete_is_refused(encoder: Path) -> None:
         path.unlink()
     with pytest.raises(TextError, match="cannot be loaded.*nothing is downloaded"):
         embed_text("a market", encoder, DIM)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin", "spiece.model"])
+def test_a_git_lfs_pointer_in_an_encoder_is_named(name: str, tmp_path: Path) -> None:
+    """Before the library is imported: a clone made without git-lfs is all that is there."""
+    (tmp_path / "config.json").write_text(f'{{"model_type": "t5", "d_model": {DIM}}}')
+    (tmp_path / name).write_text(POINTER)
+    with pytest.raises(TextError, match=f"{name} has no weights.*Git LFS pointer.*git lfs pull"):
+        embed_text("a market", tmp_path, DIM)
 
 
 def test_it_is_imported_only_when_it_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
