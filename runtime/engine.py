@@ -47,6 +47,7 @@ __all__ = ["Engine"]
 log = logging.getLogger(__name__)
 
 REPORT_EVERY_MS = 1000.0
+LARGE_SESSION_BYTES = 4_000_000
 _MAX_TEXT = 2000
 
 
@@ -251,7 +252,9 @@ class Engine:
             data = pack_session(self._world, session)
         except Exception as error:
             return [self._fail(session.id, "a session was saved", error)]
-        self._snapshot_due_ms[session.id] = now_ms + REPORT_EVERY_MS
+        # A large session is saved less often, so that saving never takes much of the time.
+        rarer = max(1.0, len(data) / LARGE_SESSION_BYTES)
+        self._snapshot_due_ms[session.id] = now_ms + REPORT_EVERY_MS * rarer
         return [SessionSnapshot(session.id, data)]
 
     def _fail(self, session: str, doing: str, error: Exception) -> Failed:

@@ -62,6 +62,7 @@ __all__ = ["GuidedState", "GuidedWorld", "free_path", "guided_spec", "load_guide
 _SNAPSHOT_VERSION = 1
 _damaged = partial(SnapshotError.damaged, _SNAPSHOT_VERSION)
 _STEP_M = 0.3  # what is lower than this does not stop a person
+_POINTS = 640_000  # of a memory, so that a saved session stays below the protocol's 16 MiB
 _MARGIN = 4  # blocks around new ones that are decoded too, because convolutions see them
 _SPECKS = 4  # a stray point or two are no wall
 
@@ -81,6 +82,7 @@ class GuidedState:
     previous: Tensor
     latent: int = 0
     alignment: Alignment | None = None
+    saved: tuple[int, bytes] | None = None  # the memory when it had taken that number of frames
 
 
 class GuidedWorld(Synchronous[GuidedState]):
@@ -106,7 +108,7 @@ class GuidedWorld(Synchronous[GuidedState]):
         if start.theme not in PLAIN_THEMES:
             raise UnknownThemeError(start.theme, PLAIN_THEMES)
         place, config = plain_place(start.theme, start.seed), self.config
-        memory = SpatialMemory(MemoryConfig(config.height, config.width))
+        memory = SpatialMemory(MemoryConfig(config.height, config.width, _POINTS))
         if start.pictures is None:
             scene = build_plain_scene(place, start.seed)
             camera = spawn(scene, start.seed)
@@ -283,7 +285,9 @@ class GuidedWorld(Synchronous[GuidedState]):
     # -- snapshots ------------------------------------------------------------------------------
 
     def save(self, state: GuidedState) -> bytes:
-        alignment = state.alignment
+        alignment, frames = state.alignment, state.memory.frames
+        if state.saved is None or state.saved[0] != frames:  # else nothing joined the memory
+            state.saved = frames, state.memory.save()
         return msgpack.packb(  # type: ignore[no-any-return]
             {
                 "version": _SNAPSHOT_VERSION,
@@ -293,7 +297,7 @@ class GuidedWorld(Synchronous[GuidedState]):
                 "latent": state.latent,
                 "previous": state.previous.to(torch.int8).numpy().tobytes(),
                 "alignment": alignment and [*alignment.rotation, *alignment.shift],
-                "memory": state.memory.save(),
+                "memory": state.saved[1],
             }
         )
 
