@@ -72,7 +72,7 @@ async def _browse(server: Server, world: str, seconds: float) -> dict[str, Any]:
 _KEPT = (
     "frames_per_second",
     "input_to_photon_ms",
-    "legs_ms",
+    "spans_ms",
     "dropped_frames",
     "world",
     "transport",

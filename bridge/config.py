@@ -55,7 +55,7 @@ class GatewayConfig:
     seed: int | None = setting(
         None, "Seed of players who ask for none; without it, a random one.", low=0, high=MAX_SEED
     )
-    pictures: tuple[str, ...] = setting(
+    prompt_frames: tuple[str, ...] = setting(
         (),
         "Prompt frame, an image file, for players who bring none; repeatable up to "
         f"{MAX_PROMPT_FRAMES} times, oldest first.",

@@ -54,7 +54,7 @@ class CameraPose(Protocol):
     def position(self) -> tuple[float, float, float]: ...
 
     @property
-    def rotation(self) -> tuple[float, float, float, float]: ...
+    def orientation(self) -> tuple[float, float, float, float]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -363,14 +363,14 @@ class SpatialMemory:
 
     def _camera(self, pose: CameraPose, fov_y: float) -> Tensor:
         """Axes, position and focal length, float32 (13,), on the CPU."""
-        position, rotation = tuple(pose.position), tuple(pose.rotation)
-        numbers = (*position, *rotation, fov_y)
-        length = math.sqrt(sum(q * q for q in rotation))
+        position, orientation = tuple(pose.position), tuple(pose.orientation)
+        numbers = (*position, *orientation, fov_y)
+        length = math.sqrt(sum(q * q for q in orientation))
         if not all(math.isfinite(n) for n in numbers) or not 0.9 < length < 1.1:
             raise MemoryInputError(
                 "a camera pose cannot be used",
                 expected="a finite position and a unit quaternion (x, y, z, w)",
-                got=f"position {position}, rotation {rotation}, field of view {fov_y}",
+                got=f"position {position}, orientation {orientation}, field of view {fov_y}",
             )
         if not _FOV_DEG[0] <= fov_y <= _FOV_DEG[1]:
             raise MemoryInputError(
@@ -387,7 +387,7 @@ class SpatialMemory:
                     got=f"{jump:.0f} m",
                     remedy="call clear() when the stream goes on elsewhere",
                 )
-        x, y, z, w = (q / length for q in rotation)
+        x, y, z, w = (q / length for q in orientation)
         axes = (
             *(1 - 2 * (y * y + z * z), 2 * (x * y + z * w), 2 * (x * z - y * w)),
             *(2 * (x * y - z * w), 1 - 2 * (x * x + z * z), 2 * (y * z + x * w)),

@@ -7,9 +7,10 @@ frame; strafe + is right, forward + is ahead, yaw + turns left, pitch + looks up
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from worldbridge.bridge.protocol import ControllerState, Pose
+from worldbridge.bridge.protocol import ControllerState, ControlSpec, Pose
 from worldbridge.models.procedural.actions import FRAMES_PER_SECOND, MAX_PITCH_DEG, MAX_YAW_DEG
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "ControlMemory",
     "LatchedControls",
     "TurnLimits",
+    "control_specs",
     "held_action",
 ]
 
@@ -31,9 +33,24 @@ POINTER_DEG_PER_PIXEL = 0.12
 POINTER_CARRY_FRAMES = 3.0
 SILENCE_MS = 250.0
 
-_FORWARD, _BACK = {"KeyW", "ArrowUp"}, {"KeyS", "ArrowDown"}
-_LEFT, _RIGHT = {"KeyA"}, {"KeyD"}
-_TURN_LEFT, _TURN_RIGHT = {"ArrowLeft", "KeyQ"}, {"ArrowRight", "KeyE"}
+_CONTROLS = {
+    spec.name: spec
+    for spec in (
+        ControlSpec("strafe", "axis", (-1.0, 1.0), ("KeyA",), ("KeyD",), 0),
+        ControlSpec(
+            "forward", "axis", (-1.0, 1.0), ("KeyS", "ArrowDown"), ("KeyW", "ArrowUp"), 1, True
+        ),
+        ControlSpec(
+            "yaw", "look", (-1.0, 1.0), ("ArrowRight", "KeyE"), ("ArrowLeft", "KeyQ"), 2, True
+        ),
+        ControlSpec("pitch", "look", default_axis=3, inverted=True),
+    )
+}
+
+
+def control_specs(names: Iterable[str]) -> tuple[ControlSpec, ...]:
+    """Return the description of each control of a world. Raises KeyError for an unknown name."""
+    return tuple(_CONTROLS[name] for name in names)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,14 +72,15 @@ def held_action(snapshot: ControllerState) -> Action:
     keys = set(snapshot.keys)
     left_x, left_y = _outside_dead_zone(*snapshot.axes[:2])
     right_x, right_y = _outside_dead_zone(*snapshot.axes[2:])
-    strafe = _pair(keys, _RIGHT, _LEFT) + left_x
-    forward = _pair(keys, _FORWARD, _BACK) - left_y
-    yaw = _pair(keys, _TURN_LEFT, _TURN_RIGHT) - right_x
+    strafe = _held(keys, "strafe") + left_x
+    forward = _held(keys, "forward") - left_y
+    yaw = _held(keys, "yaw") - right_x
     return strafe, forward, yaw, -right_y
 
 
-def _pair(keys: set[str], positive: set[str], negative: set[str]) -> float:
-    return float(bool(keys & positive)) - float(bool(keys & negative))
+def _held(keys: set[str], control: str) -> float:
+    spec = _CONTROLS[control]
+    return float(not keys.isdisjoint(spec.high_keys)) - float(not keys.isdisjoint(spec.low_keys))
 
 
 def _outside_dead_zone(x: float, y: float) -> tuple[float, float]:
@@ -122,13 +140,13 @@ class ControlLatch:
 
     def offer(self, snapshot: ControllerState, t_input_ms: float, now_ms: float) -> bool:
         """Whether the snapshot is news. `now_ms` is this process's time, for the silence rule."""
-        if snapshot.seq <= self.memory.seq:
+        if snapshot.sequence <= self.memory.seq:
             if not self._silent(now_ms):
                 return False
             self.memory = ControlMemory(pointer=None)
         if self.memory.pointer is None:
             self.memory = replace(self.memory, pointer=snapshot.pointer)
-        self.memory = replace(self.memory, seq=snapshot.seq)
+        self.memory = replace(self.memory, seq=snapshot.sequence)
         self._newest, self._t_input, self._heard_ms = snapshot, t_input_ms, now_ms
         return True
 
@@ -144,10 +162,10 @@ class ControlLatch:
         clamped = tuple(_clamp(value) for value in action)
         return LatchedControls(
             (clamped[0], clamped[1], clamped[2], clamped[3]),
-            snapshot.seq,
+            snapshot.sequence,
             snapshot.time,
             self._t_input,
-            snapshot.pose,
+            snapshot.camera,
         )
 
     def _silent(self, now_ms: float) -> bool:

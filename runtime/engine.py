@@ -25,8 +25,8 @@ from worldbridge.bridge.protocol import (
     OpenSession,
     PromptFrames,
     RestartSession,
+    SavedSession,
     SessionInput,
-    SessionSnapshot,
     ShiftPhase,
     Shutdown,
     WorkerMessage,
@@ -97,7 +97,7 @@ class Engine:
             case OpenSession():
                 return self._open(message, now_ms)
             case WorkerPing():
-                return [WorkerPong(message.t)]
+                return [WorkerPong(message.time)]
             case Shutdown():
                 self.stopped = True
                 return []
@@ -106,7 +106,7 @@ class Engine:
             return []
         match message:
             case SessionInput():
-                session.latch.offer(message.snapshot, message.t_input, now_ms)
+                session.latch.offer(message.state, message.t_input, now_ms)
             case FrameAck():
                 return [*session.box.acked(message.frame)]
             case ShiftPhase():
@@ -132,11 +132,11 @@ class Engine:
         return [Opened(session.id), *self._save(session, now_ms)]
 
     def _new_session(self, message: OpenSession) -> Session:
-        if message.snapshot is not None:
-            return restore_session(self._world, message.session, message.snapshot)
+        if message.saved is not None:
+            return restore_session(self._world, message.session, message.saved)
         theme = message.theme if message.theme is not None else self._world.spec.themes[0]
         seed = message.seed if message.seed is not None else self._pick_seed()
-        start = WorldStart(theme, seed, _pixels(message.pictures))
+        start = WorldStart(theme, seed, _pixels(message.prompt_frames))
         return open_session(self._world, message.session, start)
 
     def _start(
@@ -146,7 +146,7 @@ class Engine:
         theme = message.theme if message.theme is not None else session.start.theme
         seed = message.seed if message.seed is not None else session.start.seed
         try:
-            session.restart(WorldStart(theme, seed, _pixels(message.pictures)), self._world)
+            session.restart(WorldStart(theme, seed, _pixels(message.prompt_frames)), self._world)
         except Exception as error:
             return [self._fail(session.id, "a session was started anew", error)]
         return self._save(session, now_ms)
@@ -201,13 +201,13 @@ class Engine:
         latched = tag.latched
         header = FrameHeader(
             frame=session.frame,
-            input_seq=latched.seq,
+            input_sequence=latched.seq,
             input_time=latched.time,
             t_input=latched.t_input,
-            t_latch=tag.latched_ms,
+            t_controls=tag.latched_ms,
             t_tokens=max(frame.t_tokens, tag.latched_ms),
-            t_pixels=frame.t_pixels,
-            pose=frame.pose,
+            t_frame=frame.t_pixels,
+            camera=frame.pose,
             batch=batch,
         )
         self._count(header)
@@ -216,10 +216,10 @@ class Engine:
 
     def _count(self, header: FrameHeader) -> None:
         self._frames += 1
-        tokens, pixels = header.t_tokens - header.t_latch, header.t_pixels - header.t_tokens
+        tokens, pixels = header.t_tokens - header.t_controls, header.t_frame - header.t_tokens
         self._legs.add({"tokens": tokens, "pixels": pixels, "step": tokens + pixels})
-        if header.input_seq >= 0:
-            self._legs.add({"input_age": header.t_latch - header.t_input})
+        if header.input_sequence >= 0:
+            self._legs.add({"input_age": header.t_controls - header.t_input})
 
     # --- reports ----------------------------------------------------------------------------
 
@@ -243,7 +243,7 @@ class Engine:
                 "frames": self._frames,
                 "dropped": sum(s.box.dropped for s in self._sessions.values()),
                 "stalls": self._clock.stalls,
-                "legs_ms": self._legs.summary(),
+                "spans_ms": self._legs.summary(),
             }
         )
 
@@ -255,7 +255,7 @@ class Engine:
         # A large session is saved less often, so that saving never takes much of the time.
         rarer = max(1.0, len(data) / LARGE_SESSION_BYTES)
         self._snapshot_due_ms[session.id] = now_ms + REPORT_EVERY_MS * rarer
-        return [SessionSnapshot(session.id, data)]
+        return [SavedSession(session.id, memoryview(data))]
 
     def _fail(self, session: str, doing: str, error: Exception) -> Failed:
         self._forget(session)
@@ -268,7 +268,7 @@ class Engine:
         else:
             known = WorldFailedError(doing, error)
             log.error("session %s failed while %s", session, doing, exc_info=error)
-        texts = {name: text[:_MAX_TEXT] for name, text in known.as_dict().items()}
+        texts: dict[str, Any] = {name: text[:_MAX_TEXT] for name, text in known.as_dict().items()}
         return Failed(session, **texts)
 
     def _forget(self, session: str) -> None:

@@ -112,7 +112,7 @@ class UnknownThemeError(WorldError):
 
 
 class BadPromptFrameError(WorldError):
-    code = "bad_picture"
+    code = "bad_prompt_frame"
 
     @classmethod
     def none_taken(cls, world: str, count: int) -> Self:

@@ -57,7 +57,7 @@ class FrameOutbox:
         header, payload = self._waiting
         self._waiting = None
         self._unacked.append(header.frame)
-        return [RawFrame(self._session, replace(header, dropped=self.dropped), payload)]
+        return [RawFrame(self._session, header.replace(dropped=self.dropped), memoryview(payload))]
 
 
 @dataclass(slots=True)
@@ -114,7 +114,7 @@ def pack_session(world: WorldModel[Any], session: Session) -> bytes:
             "dropped": session.box.dropped,
             "state": world.save(session.state),
             "log": b"".join(session.log),
-            "pose": [session.pose.position, session.pose.rotation, session.pose.fov_y],
+            "pose": [session.pose.position, session.pose.orientation, session.pose.fov_y],
             "controls": [memory.seq, memory.pointer, memory.turn_deg],
         }
     )

@@ -46,7 +46,7 @@ async def ask_max_prompt_frames(host: str, port: int) -> int:
     try:
         async with asyncio.timeout(_TIMEOUT_SECONDS):
             worlds = json.loads(await _get(host, port, "/worlds"))
-            return max(int(world["takes_pictures"]) for world in worlds)
+            return max(int(world["max_prompt_frames"]) for world in worlds)
     except (OSError, TimeoutError, ValueError, KeyError):
         return 0
 

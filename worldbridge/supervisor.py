@@ -41,7 +41,7 @@ def run(config: ServerConfig) -> None:
 
 async def serve(config: ServerConfig) -> None:
     # an error is reported here, not to every player
-    read_prompt_files("prompt-frame", config.gateway.pictures)
+    read_prompt_files("prompt-frame", config.gateway.prompt_frames)
     with (
         listen(config.gateway.host, config.gateway.port) as listener,
         tempfile.TemporaryDirectory(prefix="worldbridge-") as scratch,
@@ -144,7 +144,7 @@ class Supervisor:
             )
 
     async def _check_prompt_frames(self) -> None:
-        count = len(self._config.pictures)
+        count = len(self._config.prompt_frames)
         most = await ask_max_prompt_frames(self._host, self._port) if count else count
         if count > most:
             raise ConfigError(

@@ -78,7 +78,7 @@ class WorldPlayer:
 
 def takes_frames(world: WorldModel[Any]) -> bool:
     """Whether a world can begin with a given frame."""
-    return world.spec.takes_pictures > 0
+    return world.spec.max_prompt_frames > 0
 
 
 def as_shown(rgb: Tensor) -> Tensor:

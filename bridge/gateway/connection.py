@@ -1,42 +1,42 @@
-"""What a client may say and when, and what is remembered of each player. No sockets, no clocks.
+"""What a client may send and when. Pure: no sockets, no clocks.
 
-A conversation goes hello -> (waiting for the world) -> streaming -> closed.
+A connection goes from hello to waiting (for the world), to streaming, to closed.
 """
 
 from __future__ import annotations
 
 import enum
 import math
-import secrets
-from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import Final
 
-from worldbridge.bridge.errors import (
-    BAD_MESSAGE,
-    INVALID_INPUT,
-    NOT_GREETED,
-    SESSION_EXPIRED,
-    BridgeError,
-    ProtocolError,
-)
-from worldbridge.bridge.fields import Buffer
-from worldbridge.bridge.gateway.sequence import SequenceRebaser
 from worldbridge.bridge.protocol import (
+    MAX_HELLO,
+    MAX_PROMPT_BYTES,
+    BridgeError,
+    Buffer,
     Bye,
     ClientMessage,
     Hello,
     Input,
     Offer,
-    PromptFrames,
+    PromptFramePart,
+    ProtocolError,
     Role,
     Start,
     decode_client,
 )
+from worldbridge.bridge.protocol.errors import (
+    BAD_MESSAGE,
+    BAD_PROMPT_FRAME,
+    INVALID_INPUT,
+    MESSAGE_TOO_LARGE,
+    NOT_GREETED,
+    SESSION_EXPIRED,
+)
 
 HELLO_MS: Final = 5_000.0
 SILENCE_MS: Final = 4_000.0
-UPLOAD_MS: Final = 60_000.0  # the longest that one message may take to come in
+UPLOAD_MS: Final = 60_000.0  # the longest that one message may take to arrive
 MAX_MESSAGES: Final = 1_000  # per second, several times what a controller at 250 Hz sends
 
 
@@ -47,8 +47,8 @@ class Phase(enum.Enum):
     CLOSED = "closed"
 
 
-class Conversation:
-    """One client's side of the protocol: checks every message against the phase and the role."""
+class Connection:
+    """Checks every message of one client against the phase and the role."""
 
     def __init__(
         self, now_ms: float, hello_ms: float = HELLO_MS, silence_ms: float = SILENCE_MS
@@ -62,26 +62,34 @@ class Conversation:
         self._second = (now_ms, 0)  # when the current second began, messages since then
 
     def receive(self, data: Buffer, now_ms: float) -> ClientMessage:
-        """The message, if this client may send it now. Raises ProtocolError."""
+        """Return the message if the client may send it now. Raises ProtocolError."""
         assert self.phase is not Phase.CLOSED, "nothing is received after the end"
         self._count(now_ms)
+        if self.phase is Phase.GREETING and len(data) > MAX_HELLO:
+            raise ProtocolError(
+                MESSAGE_TOO_LARGE,
+                "the first message is too large",
+                f"a hello of at most {MAX_HELLO} bytes",
+                f"{len(data)} bytes",
+                "Send hello first; prompt frames follow after welcome.",
+            )
         message = decode_client(data)
         self._heard_ms = now_ms
         if self.phase is Phase.GREETING:
             self._greet(message)
         elif isinstance(message, Hello):
-            raise _out_of_order("a second hello", "one hello per connection", "Connect anew.")
-        elif self.phase is Phase.WAITING and isinstance(message, Start | Offer):
+            raise _out_of_order("a second hello", "one hello per connection", "Connect again.")
+        elif self.phase is Phase.WAITING and isinstance(message, Start | PromptFramePart | Offer):
             raise _out_of_order(
-                f"a message of type {message.TYPE} before welcome",
+                f"a message of type {_type(message)} before welcome",
                 "only ping, stats or bye before welcome",
                 "Wait for welcome.",
                 NOT_GREETED,
             )
-        elif self.role == "spectator" and isinstance(message, Input | Start):
+        elif self.role == "spectator" and isinstance(message, Input | Start | PromptFramePart):
             raise _out_of_order(
-                f"a message of type {message.TYPE} from a spectator",
-                "no input and no start from spectators",
+                f"a message of type {_type(message)} from a spectator",
+                "no input, prompt frames or start from spectators",
                 "Say hello with the role `player` to play.",
                 INVALID_INPUT,
             )
@@ -104,7 +112,7 @@ class Conversation:
     def _greet(self, message: ClientMessage) -> None:
         if not isinstance(message, Hello):
             raise _out_of_order(
-                f"a message of type {message.TYPE}",
+                f"a message of type {_type(message)}",
                 "a message of type hello first",
                 "Send hello, wait for welcome, then go on.",
                 NOT_GREETED,
@@ -120,10 +128,10 @@ class Conversation:
         self.phase = Phase.CLOSED
 
     def overdue(self, now_ms: float, bytes_ms: float = -math.inf) -> BridgeError | None:
-        """Why this client should be dropped now, if it should.
+        """Return why this client should be dropped now, or None.
 
-        `bytes_ms`: when its newest bytes came. Pictures take a while on a slow line, so whoever is
-        in the middle of a message is not silent, but no message may take for ever.
+        `bytes_ms` is when its newest bytes arrived. A client in the middle of a large message is
+        not silent, but no message may take longer than a minute.
         """
         sending = now_ms - bytes_ms < 1000.0 and now_ms - self._heard_ms < UPLOAD_MS
         if sending:
@@ -131,7 +139,7 @@ class Conversation:
         if self.phase is Phase.GREETING and now_ms - self._began_ms > self._hello_ms:
             return BridgeError(
                 NOT_GREETED,
-                "no hello came",
+                "no hello arrived",
                 f"a hello within {self._hello_ms / 1000:g} s of connecting",
                 "silence",
                 "Send hello as the first message.",
@@ -147,67 +155,69 @@ class Conversation:
         return None
 
 
+def _type(message: ClientMessage) -> str:
+    return str(message.__struct_config__.tag)
+
+
 def _out_of_order(got: str, expected: str, remedy: str, code: str = BAD_MESSAGE) -> ProtocolError:
     return ProtocolError(code, "this message cannot be sent now", expected, got, remedy)
 
 
-@dataclass(slots=True, eq=False)
-class PlayerSession:
-    """What the gateway keeps of a player's world, whoever is connected to it at the moment."""
+class PromptUpload:
+    """Prompt frames on their way in: files that arrive part after part, in order.
 
-    id: str
-    resume: str
-    theme: str | None
-    seed: int | None
-    pictures: PromptFrames | None = None
-    latch: SequenceRebaser = field(default_factory=SequenceRebaser)
-    snapshot: bytes | None = None
-    opened: bool = False
-    restoring: bool = False  # the worker is asked to go on from `snapshot`
-    start_due: bool = False  # begun anew while the worker was opening it
-
-
-class SessionStore:
-    """Sessions by id and by resume token, oldest first."""
+    A part that does not fit makes the upload fail; `take` reports that, so a client hears of it
+    once, and nothing more is kept of it.
+    """
 
     def __init__(self) -> None:
-        self._by_id: dict[str, PlayerSession] = {}
-        self._by_resume: dict[str, PlayerSession] = {}
+        self._reset(0)
 
-    def __iter__(self) -> Iterator[PlayerSession]:
-        return iter(list(self._by_id.values()))
+    def _reset(self, count: int) -> None:
+        self._files: list[bytearray] = []
+        self._next = (0, 0)  # frame and part that have to come next
+        self._count = count
+        self._size = 0
+        self._error: BridgeError | None = None
 
-    def __len__(self) -> int:
-        return len(self._by_id)
+    def add(self, part: PromptFramePart, most: int) -> None:
+        """Keep a part; the first part of frame 0 begins again. `most`: frames of this world."""
+        if (part.index, part.part) == (0, 0):
+            self._reset(part.count)
+        if self._error is not None:
+            return
+        self._size += len(part.data)
+        if part.count > most:
+            self._fail("too many prompt frames", f"at most {most}", f"{part.count}")
+        elif (part.index, part.part) != self._next or part.count != self._count:
+            expected = f"part {self._next[1]} of frame {self._next[0]} of {self._count}"
+            got = f"part {part.part} of frame {part.index} of {part.count}"
+            self._fail("a part of a prompt frame is out of order", expected, got)
+        elif self._size > MAX_PROMPT_BYTES:
+            expected = f"at most {MAX_PROMPT_BYTES} bytes together"
+            self._fail("the prompt frames are too large", expected, "more")
+        else:
+            self._keep(part)
 
-    def create(
-        self, theme: str | None, seed: int | None, pictures: PromptFrames | None = None
-    ) -> PlayerSession:
-        name, resume = secrets.token_hex(8), secrets.token_urlsafe(24)
-        session = PlayerSession(name, resume, theme, seed, pictures)
-        self._by_id[session.id] = session
-        self._by_resume[session.resume] = session
-        return session
+    def _keep(self, part: PromptFramePart) -> None:
+        if part.part == 0:
+            self._files.append(bytearray())
+        self._files[-1] += part.data
+        last = part.part + 1 == part.parts
+        self._next = (part.index + 1, 0) if last else (part.index, part.part + 1)
 
-    def get(self, session_id: str) -> PlayerSession | None:
-        return self._by_id.get(session_id)
+    def _fail(self, message: str, expected: str, got: str) -> None:
+        self._files = []
+        remedy = "Send every file whole, in parts and in order, then start."
+        self._error = BridgeError(BAD_PROMPT_FRAME, message, expected, got, remedy, "prompt_frame")
 
-    def resume(self, token: str) -> PlayerSession:
-        """The session of a resume token. Raises BridgeError session_expired."""
-        session = self._by_resume.get(token)
-        if session is None:
-            raise BridgeError(
-                SESSION_EXPIRED,
-                "there is no session to resume",
-                "a resume token of a session that was left less than 30 s ago",
-                "an unknown or expired token",
-                "Say hello without `resume` to begin a new session.",
-            )
-        return session
-
-    def newest(self) -> PlayerSession | None:
-        return next(reversed(self._by_id.values()), None)
-
-    def remove(self, session: PlayerSession) -> None:
-        self._by_id.pop(session.id, None)
-        self._by_resume.pop(session.resume, None)
+    def take(self, count: int) -> tuple[bytes, ...]:
+        """Return `count` files and forget them. Raises BridgeError bad_prompt_frame."""
+        if self._error is None and (len(self._files) != count or self._next != (count, 0)):
+            got = f"{len(self._files)}, the last one whole: {self._next[1] == 0}"
+            self._fail("prompt frames are missing", f"{count} prompt frames before start", got)
+        files, error = tuple(map(bytes, self._files)), self._error
+        self._reset(0)
+        if error is not None:
+            raise error
+        return files

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Awaitable, Callable, MutableMapping
-from dataclasses import asdict
 from typing import Any, Final
 
 from prometheus_client import CONTENT_TYPE_LATEST
@@ -18,18 +17,17 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
-from worldbridge.bridge.errors import BridgeError
 from worldbridge.bridge.gateway.hub import Gateway
 from worldbridge.bridge.gateway.origin import OriginGuard
 from worldbridge.bridge.gateway.peer import CloseRequest, Peer
 from worldbridge.bridge.gateway.prompts import media_type
 from worldbridge.bridge.gateway.static import StaticPage
-from worldbridge.bridge.protocol import MAX_CLIENT_MESSAGE, MAX_PICTURE_MESSAGE
+from worldbridge.bridge.protocol import MAX_CLIENT_MESSAGE, MAX_PART_MESSAGE, BridgeError
 from worldbridge.clock import now_ms
 
 # A message just above our limit is answered with an error of ours; one far above is refused by the
 # WebSocket layer before it is in memory.
-MAX_WEBSOCKET_MESSAGE: Final = MAX_PICTURE_MESSAGE + MAX_CLIENT_MESSAGE
+MAX_WEBSOCKET_MESSAGE: Final = MAX_PART_MESSAGE + MAX_CLIENT_MESSAGE
 WRITE_BUFFER: Final = 64 * 1024  # bytes; beyond them a frame waits where a newer one replaces it
 POLICY_VIOLATION: Final = 1008
 NORMAL_CLOSURE: Final = 1000
@@ -103,13 +101,13 @@ def build_app(gateway: Gateway, guard: OriginGuard) -> ASGIApp:
         return Response(gateway.metrics.text(), media_type=CONTENT_TYPE_LATEST)
 
     async def worlds(request: Request) -> Response:
-        spec = gateway.worlds.spec
-        return JSONResponse([asdict(spec)] if spec is not None else [])
+        world = gateway.worlds.world
+        return JSONResponse([world.as_dict()] if world is not None else [])
 
-    async def picture(request: Request) -> Response:
-        if not gateway.pictures:
-            return PlainTextResponse("This server begins with its themes.\n", 404)
-        newest = gateway.pictures[-1]
+    async def prompt_frame(request: Request) -> Response:
+        if not gateway.prompt_files:
+            return PlainTextResponse("This server starts from its themes.\n", 404)
+        newest = gateway.prompt_files[-1]
         headers = {"Cache-Control": "no-cache", "X-Content-Type-Options": "nosniff"}
         return Response(newest, media_type=media_type(newest), headers=headers)
 
@@ -121,7 +119,7 @@ def build_app(gateway: Gateway, guard: OriginGuard) -> ASGIApp:
         Route("/health", health),
         Route("/metrics", metrics),
         Route("/worlds", worlds),
-        Route("/picture", picture),
+        Route("/prompt-frame", prompt_frame),
         Route("/{path:path}", asset),
     ]
     return _Guarded(Starlette(routes=routes), guard)
@@ -147,7 +145,7 @@ async def _read(gateway: Gateway, receive: Callable[[], Awaitable[Message]], pee
         if message["type"] == "websocket.disconnect":
             return
         data = message.get("bytes")
-        # text is no message of ours; as bytes it is refused like any other garbage
+        # text is not a message; as bytes it is refused like any other garbage
         gateway.receive(peer, data if data is not None else str(message.get("text")).encode())
 
 
@@ -162,7 +160,7 @@ async def _write(websocket: WebSocket, peer: Peer) -> None:
             await websocket.send_bytes(data)
             peer.writing_since_ms = None
     except WebSocketDisconnect:
-        pass  # the reader hears of it as well
+        pass  # the reader ends as well
 
 
 async def _close(websocket: WebSocket, reason: str) -> None:

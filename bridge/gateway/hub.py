@@ -1,7 +1,7 @@
-"""The gateway without its sockets: connected clients, and what each of them may do and hears.
+"""The gateway without its sockets: connected clients, and what each of them may do and receives.
 
-One event loop calls everything here. `app` moves bytes between WebSockets and `Peer`s; the worlds
-that clients play or watch are `worlds`' business.
+One event loop calls everything here. `http` moves bytes between WebSockets and `Peer`s; the worlds
+that clients play or watch belong to `sessions`.
 """
 
 from __future__ import annotations
@@ -10,46 +10,48 @@ import asyncio
 import hmac
 import logging
 import math
-from collections.abc import Callable, Coroutine
-from dataclasses import replace
-from functools import partial
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
 from worldbridge.bridge.config import GatewayConfig
-from worldbridge.bridge.errors import (
-    BAD_MESSAGE,
-    BAD_PICTURE,
-    INTERNAL,
-    NO_FREE_SEAT,
-    SESSION_EXPIRED,
-    UNAUTHORIZED,
-    WORKER_LOST,
-    BridgeError,
-)
-from worldbridge.bridge.gateway.connection import Conversation, Phase, PlayerSession
-from worldbridge.bridge.gateway.metrics import Metrics, client_legs, server_legs
+from worldbridge.bridge.gateway.connection import Connection, Phase
+from worldbridge.bridge.gateway.metrics import Metrics, client_spans, server_spans
 from worldbridge.bridge.gateway.peer import Peer, PendingStart
-from worldbridge.bridge.gateway.prompt_decoder import PromptDecoder
-from worldbridge.bridge.gateway.sessions import SessionManager
-from worldbridge.bridge.gateway.tasks import TaskSet
+from worldbridge.bridge.gateway.players import PlayerSession
+from worldbridge.bridge.gateway.prompts import PromptDecoder
+from worldbridge.bridge.gateway.sessions import SessionManager, TaskSet
 from worldbridge.bridge.protocol import (
     Answer,
+    BridgeError,
     Bye,
     ClientMessage,
+    Codec,
+    Event,
     FrameShown,
     Hello,
     Input,
     Offer,
     Ping,
     Pong,
+    PromptFramePart,
     PromptFrames,
+    Seat,
     Start,
     Stats,
     StatsRequest,
     Status,
     Welcome,
     WorldSpec,
+)
+from worldbridge.bridge.protocol.errors import (
+    BAD_MESSAGE,
+    INTERNAL,
+    NO_FREE_SEAT,
+    SESSION_EXPIRED,
+    UNAUTHORIZED,
+    UNSUPPORTED,
+    WORKER_LOST,
 )
 from worldbridge.bridge.transports.webrtc import RtcCallbacks, RtcConnection, choose_codec
 from worldbridge.clock import now_ms
@@ -62,9 +64,12 @@ CLOSE_AFTER_MS: Final = 500.0  # how long a client may take to read why it is cl
 
 
 class Gateway:
-    """Implements `SessionObserver`. `pictures` start the worlds of players who send none.
+    """Implements `SessionObserver`.
 
-    Raises OSError if they cannot be read.
+    `prompt_files` are what the worlds of players start from who send no prompt frames.
+
+    Raises:
+        OSError: they cannot be read.
     """
 
     def __init__(self, config: GatewayConfig, server: str) -> None:
@@ -74,15 +79,15 @@ class Gateway:
         self._waiting: dict[Peer, Hello] = {}  # greeted before the world was ready, oldest first
         self._tasks = TaskSet()
         self._decoder = PromptDecoder()
-        self._own: PromptFrames | None = None  # `pictures`, decoded when they were wanted first
-        self.pictures = tuple(Path(name).read_bytes() for name in config.pictures)
+        self._own: PromptFrames | None = None  # `prompt_files`, once they were decoded
+        self.prompt_files = tuple(Path(name).read_bytes() for name in config.prompt_frames)
         self.metrics = Metrics()
         self.worlds = SessionManager(config, self, self.metrics)
 
     # --- life ---------------------------------------------------------------------------------
 
     def bind(self) -> str:
-        """Listen for the worker; the endpoint as bound. Raises zmq.ZMQError."""
+        """Listen for the worker and return the endpoint as bound. Raises zmq.ZMQError."""
         return self.worlds.link.bind()
 
     async def run(self) -> None:
@@ -107,7 +112,7 @@ class Gateway:
         await self.worlds.close()
 
     def tick(self, now: float) -> None:
-        """Everything that happens because time passes."""
+        """Do everything that happens because time passes."""
         self.worlds.tick(now)
         for peer in list(self._peers):
             self._check(peer, now)
@@ -129,7 +134,7 @@ class Gateway:
         seconds = self._config.worker_grace_s
         error = BridgeError(
             WORKER_LOST,
-            "the world stopped and did not come back",
+            "the world stopped and did not return",
             f"a worker again within {seconds:g} s",
             "none",
             "Look at the server's log, then connect again.",
@@ -142,11 +147,14 @@ class Gateway:
     def connect(
         self, abort: Callable[[], None], heard: Callable[[], float] = lambda: -math.inf
     ) -> Peer:
-        """A client connected; `abort` cuts its connection without waiting for anything, `heard`
-        tells when its newest bytes came (server ms)."""
+        """Return the peer of a new client.
+
+        `abort` cuts the connection without waiting, `heard` returns when its newest bytes arrived
+        (server ms).
+        """
         config = self._config
-        conversation = Conversation(now_ms(), config.hello_s * 1000, config.silence_s * 1000)
-        peer = Peer(conversation, abort, heard)
+        connection = Connection(now_ms(), config.hello_s * 1000, config.silence_s * 1000)
+        peer = Peer(connection, abort, heard)
         self._peers.add(peer)
         if len(self._peers) > config.max_clients:
             most, got = f"at most {config.max_clients} connections", f"{len(self._peers)}"
@@ -155,31 +163,29 @@ class Gateway:
         return peer
 
     def disconnect(self, peer: Peer) -> None:
-        """The connection of a client ended, whoever ended it. May be called twice."""
+        """Forget a client whose connection ended. May be called twice."""
         if peer not in self._peers:
             return
         self._peers.discard(peer)
         self._waiting.pop(peer, None)
-        self._forget_pictures(peer)
+        self._cancel_start(peer)
         session = self._detach(peer)
         if session is not None and peer.plays:
             self.worlds.leave(session)
         if peer.greeted:
-            self.metrics.clients.labels(peer.conversation.role).dec()
+            self.metrics.clients.labels(peer.connection.role).dec()
         if peer.rtc is not None:
             self._tasks.spawn(peer.rtc.close())
             peer.rtc = None
 
     def receive(self, peer: Peer, data: bytes) -> None:
-        """Bytes from a client, by whichever way they came."""
-        if peer.conversation.phase is Phase.CLOSED:
+        """Handle a message of a client, whatever its transport."""
+        if peer.connection.phase is Phase.CLOSED:
             return
         try:
-            self._handle(peer, peer.conversation.receive(data, now_ms()))
+            self._handle(peer, peer.connection.receive(data, now_ms()))
         except BridgeError as error:
-            # whoever plays already plays on
-            harmless = error.code == BAD_PICTURE and peer.conversation.phase is Phase.STREAMING
-            self._fail(peer, error, fatal=not harmless)
+            self._fail(peer, error)
         except Exception:  # our bug must end this client's connection, not the server
             log.exception("a message of a client was not handled")
             text = "the server failed on this message"
@@ -188,7 +194,7 @@ class Gateway:
     def _fail(self, peer: Peer, error: BridgeError, fatal: bool = True) -> None:
         if peer.closing_since_ms is None:
             self.metrics.errors.labels(error.code).inc()
-            log.info("told a client: %s", error)
+            log.info("error sent to a client: %s", error)
             peer.fail(error, fatal)
 
     def _handle(self, peer: Peer, message: ClientMessage) -> None:
@@ -202,6 +208,9 @@ class Gateway:
                 self._shown(peer, message)
             case Hello():
                 self._greet(peer, message)
+            case PromptFramePart():
+                assert self.worlds.world is not None
+                peer.upload.add(message, self.worlds.world.max_prompt_frames)
             case Start():
                 self._start(peer, message)
             case Offer():
@@ -217,12 +226,11 @@ class Gateway:
         if not self._knows(hello.token):
             got = "none" if hello.token is None else "another one"
             raise BridgeError(
-                UNAUTHORIZED, "this server wants a token", "its token", got, "Ask its owner."
+                UNAUTHORIZED, "this server requires a token", "its token", got, "Ask its owner."
             )
-        peer.video = hello.video
         peer.greeted = True
         self.metrics.clients.labels(hello.role).inc()
-        if self.worlds.spec is None:
+        if self.worlds.world is None:
             self._waiting[peer] = hello
             peer.send(self.worlds.status)
         else:
@@ -235,81 +243,53 @@ class Gateway:
 
     def _admit(self, peer: Peer, hello: Hello) -> None:
         """Give a greeted client its session. Raises BridgeError."""
-        spec = self.worlds.check(hello.world, hello.theme)
-        if hello.role == "spectator":
-            self._enter(peer, spec, self.worlds.sessions.newest())
+        world = self.worlds.check_world(hello.world)
+        _check_frame(hello, world)
+        codec = peer.choose_codec(hello)
+        if not peer.plays:
+            session = self._to_watch(hello)
         elif hello.resume is not None:
-            self._enter(peer, spec, self._take_over(hello.resume))
-        elif pictures := self._pictures_for(hello, spec):
-            self.worlds.check_pictures(len(pictures))
-            peer.send(Status("loading", "reading the pictures"))
-            work = self._spawn_for(peer, partial(self._begin, peer, hello, pictures))
-            peer.starting = PendingStart(work)
+            session = self._take_over(hello.resume)
         else:
-            self._enter(peer, spec, self.worlds.begin(hello.theme, hello.seed))
-
-    def _pictures_for(self, hello: Hello, spec: WorldSpec) -> tuple[bytes, ...]:
-        """What the player asked for, else what this server begins with if its world can."""
-        if hello.pictures is not None:
-            return hello.pictures
-        return self.pictures if len(self.pictures) <= spec.takes_pictures else ()
-
-    async def _begin(self, peer: Peer, hello: Hello, files: tuple[bytes, ...]) -> None:
-        """A player's world that begins with pictures. Raises BridgeError."""
-        pictures = await self._decode(files)
-        if peer.conversation.phase is not Phase.WAITING:
-            return  # it left in the meantime
-        peer.starting = None
-        spec = self.worlds.check(hello.world, hello.theme)
-        self._enter(peer, spec, self.worlds.begin(hello.theme, hello.seed, pictures))
-
-    async def _decode(self, files: tuple[bytes, ...]) -> PromptFrames:
-        spec, known = self.worlds.spec, self._own
-        assert spec is not None
-        own = files is self.pictures
-        if own and known is not None and (known.height, known.width) == (spec.height, spec.width):
-            return known
-        pictures = await self._decoder.decode(files, spec)
-        if own:
-            self._own = pictures
-        return pictures
-
-    def _spawn_for(
-        self, peer: Peer, work: Callable[[], Coroutine[Any, Any, None]], fatal: bool = True
-    ) -> asyncio.Task[None]:
-        """Work for one client; what it raises is told to that client."""
-
-        async def guarded() -> None:
-            try:
-                await work()
-            except BridgeError as error:
-                self._fail(peer, error, fatal)
-            except Exception:  # as in `receive`
-                log.exception("pictures of a client were not handled")
-                text = "the server failed on these pictures"
-                self._fail(peer, BridgeError(INTERNAL, text, "", "", "Connect again."))
-
-        return self._tasks.spawn(guarded())
-
-    def _enter(self, peer: Peer, spec: WorldSpec, session: PlayerSession | None) -> None:
+            session = self.worlds.admit()
         self._attach(peer, session)
-        peer.conversation.welcomed()
-        peer.send(self._welcome(peer, spec))
+        peer.connection.welcomed()
+        peer.send(self._welcome(peer, world, codec))
         peer.send(self.worlds.status_for(session))
 
-    def _welcome(self, peer: Peer, spec: WorldSpec) -> Welcome:
+    def _to_watch(self, hello: Hello) -> PlayerSession | None:
+        """Return the session for a spectator, if there is one. Raises BridgeError."""
+        if hello.session is None:
+            return self.worlds.sessions.newest()
+        session = self.worlds.sessions.get(hello.session)
+        if session is None:
+            raise BridgeError(
+                SESSION_EXPIRED,
+                "there is no such session to watch",
+                "a session of this server",
+                repr(hello.session),
+                "Leave `session` out to watch the newest.",
+                "hello.session",
+            )
+        return session
+
+    def _welcome(self, peer: Peer, world: WorldSpec, codec: Codec) -> Welcome:
         session = peer.session
         return Welcome(
             server=self._server,
             session=session.id if session is not None else "",
             resume=session.resume if session is not None and peer.plays else "",
-            role=peer.conversation.role,
-            spec=spec,
+            role=peer.connection.role,
+            world=world,
+            seat=Seat("seated" if peer.plays else "watching"),
             seats=self.worlds.seats(),
+            transport=peer.transport,
+            codec=codec,
+            started=session is not None and session.started,
         )
 
     def _take_over(self, token: str) -> PlayerSession:
-        """The session of a resume token; whoever holds it now loses it."""
+        """Return the session of a resume token, closing the connection that owns it."""
         session = self.worlds.resume(token)
         error = BridgeError(
             SESSION_EXPIRED,
@@ -326,17 +306,17 @@ class Gateway:
     def _attach(self, peer: Peer, session: PlayerSession | None) -> None:
         peer.session = session
         if session is not None:
-            self.worlds.stream(session).viewers.add(peer)
+            self.worlds.broadcaster(session).viewers.add(peer)
 
     def _detach(self, peer: Peer) -> PlayerSession | None:
-        """Nothing more of its session goes to this client; the session it had."""
+        """Unsubscribe a client from its session and return that, if there is one."""
         session, peer.session = peer.session, None
         if session is not None:
-            self.worlds.stream(session).viewers.discard(peer)
+            self.worlds.broadcaster(session).viewers.discard(peer)
         return session
 
     def _leave(self, peer: Peer) -> None:
-        """A client said bye: nothing is kept for it."""
+        """Free the seat and the world of a client that says bye."""
         session = self._detach(peer)
         if session is not None and peer.plays:
             self.worlds.end(session)
@@ -352,69 +332,96 @@ class Gateway:
         if session is None:
             return
         try:
-            self.worlds.check(None, message.theme)
-            self.worlds.check_pictures(len(message.pictures or ()))
+            self.worlds.check_start(message)
+            message, files = self._completed(peer, session, message)
         except BridgeError as error:
             self._fail(peer, error, fatal=False)
             return
-        message = self._after(peer, message)
-        if not message.pictures:
-            self.worlds.start(session, message)
-            return
-        self.tell(session, Status("loading", "reading the pictures"))
-        work = partial(self._start_anew, peer, session, message)
-        peer.starting = PendingStart(self._spawn_for(peer, work, fatal=False), message)
+        self._cancel_start(peer)
+        if files:
+            self._send_to(session, Status("loading", "decoding the prompt frames"))
+            work = self._tasks.spawn(self._start_from(peer, session, message, files))
+            peer.starting = PendingStart(work, message, files)
+        else:
+            keep = message.prompt_frames is None
+            self.worlds.start(session, message, session.prompt_frames if keep else None)
 
-    def _after(self, peer: Peer, message: Start) -> Start:
-        """The newer of two starts, with what it leaves out taken from the one not done yet."""
-        before = peer.starting.start if peer.starting is not None else None
-        self._forget_pictures(peer)
-        if before is None:
-            return message
-        return replace(
-            message,
-            theme=message.theme if message.theme is not None else before.theme,
-            seed=message.seed if message.seed is not None else before.seed,
-            pictures=message.pictures if message.pictures is not None else before.pictures,
-        )
+    def _completed(
+        self, peer: Peer, session: PlayerSession, message: Start
+    ) -> tuple[Start, tuple[bytes, ...]]:
+        """Return a start and the files it starts from.
 
-    async def _start_anew(self, peer: Peer, session: PlayerSession, message: Start) -> None:
-        """Raises BridgeError; then the world that was to be left goes on."""
-        assert message.pictures
+        What it leaves out comes from a start that is not done yet. Raises BridgeError.
+        """
+        before, world = peer.starting, self.worlds.world
+        assert world is not None
+        files: tuple[bytes, ...] = ()
+        if message.prompt_frames is not None:
+            files = peer.upload.take(message.prompt_frames) if message.prompt_frames else ()
+        elif before is not None:
+            files = before.files
+        elif not session.started and len(self.prompt_files) <= world.max_prompt_frames:
+            files = self.prompt_files
+        if before is not None:
+            message = message.replace(
+                theme=message.theme if message.theme is not None else before.message.theme,
+                seed=message.seed if message.seed is not None else before.message.seed,
+            )
+        return message, files
+
+    async def _start_from(
+        self, peer: Peer, session: PlayerSession, message: Start, files: tuple[bytes, ...]
+    ) -> None:
+        """Decode the files, then start. If they are refused the session stays as it was."""
+        error: BridgeError | None = None
         try:
-            pictures = await self._decode(message.pictures)
+            frames = await self._decode(files)
             if peer.session is session:
-                self.worlds.start(session, message, pictures)
-        except BridgeError:
-            self._started(peer, session)
-            raise
-        self._started(peer, session)
-
-    def _started(self, peer: Peer, session: PlayerSession) -> None:
+                self.worlds.start(session, message, frames)
+        except BridgeError as refused:
+            error = refused
+        except Exception:  # as in `receive`
+            log.exception("the prompt frames of a client were not handled")
+            text = "the server failed on these prompt frames"
+            error = BridgeError(INTERNAL, text, "", "", "Connect again.")
         peer.starting = None
-        self.tell(session, self.worlds.status_for(session))
+        if error is not None:
+            self._fail(peer, error, fatal=error.code == INTERNAL)
+        self.notify(session)
 
-    def _forget_pictures(self, peer: Peer) -> None:
+    async def _decode(self, files: tuple[bytes, ...]) -> PromptFrames:
+        world, known = self.worlds.world, self._own
+        assert world is not None
+        size = (world.height, world.width)
+        own = files is self.prompt_files
+        if own and known is not None and (known.height, known.width) == size:
+            return known
+        frames = await self._decoder.decode(files, world)
+        if own:
+            self._own = frames
+        return frames
+
+    def _cancel_start(self, peer: Peer) -> None:
         if peer.starting is not None:
             peer.starting.work.cancel()
             peer.starting = None
 
     def _shown(self, peer: Peer, message: FrameShown) -> None:
         if peer.plays and peer.session is not None and message.refresh is not None:
-            shift = peer.phase.seen(message.shown - message.received, message.refresh)
+            shift = peer.vsync.seen(message.shown - message.received, message.refresh)
             if shift is not None:
                 self.worlds.shift(peer.session, shift)
         header = peer.recall(message.frame)
         # later frames that answer the same input would count the player's idleness as latency
-        if header is None or header.input_seq <= peer.answered_seq:
+        if header is None or header.input_sequence <= peer.answered:
             return
-        peer.answered_seq = header.input_seq
-        self.metrics.observe({**server_legs(header), **client_legs(header, message)})
+        peer.answered = header.input_sequence
+        self.metrics.observe({**server_spans(header), **client_spans(header, message)})
 
     def _stats(self, peer: Peer) -> dict[str, Any]:
         dropped = peer.outbox.dropped
         if peer.session is not None:
-            dropped += self.worlds.stream(peer.session).dropped
+            dropped += self.worlds.broadcaster(peer.session).dropped
         return {
             **self._counts(),
             "frames_sent": peer.sent_frames,
@@ -431,15 +438,16 @@ class Gateway:
         }
 
     def health(self) -> dict[str, Any]:
-        status, spec = self.worlds.status, self.worlds.spec
+        """Return what /health answers."""
+        status, world = self.worlds.status, self.worlds.world
         return {
             "ready": status.state == "playing",
             "state": status.state,
             "detail": status.detail,
             "progress": status.progress,
-            "world": spec.name if spec is not None else None,
+            "world": world.name if world is not None else None,
             "mode": self.worlds.mode or None,
-            "pictures": len(self.pictures),
+            "prompt_frames": len(self.prompt_files),
             **self._counts(),
         }
 
@@ -449,7 +457,7 @@ class Gateway:
         peer.offers += 1
         if peer.offers > MAX_OFFERS:
             most, got = f"at most {MAX_OFFERS}", f"{peer.offers}"
-            raise BridgeError(BAD_MESSAGE, "too many offers", most, got, "Connect anew.")
+            raise BridgeError(BAD_MESSAGE, "too many offers", most, got, "Connect again.")
         self._tasks.spawn(self._negotiate(peer, message.sdp))
 
     async def _negotiate(self, peer: Peer, sdp: str) -> None:
@@ -458,7 +466,9 @@ class Gateway:
         if old is not None:
             await old.close()
         try:
-            rtc = peer.rtc = RtcConnection(choose_codec(sdp), self._rtc_callbacks(peer))
+            rtc = peer.rtc = RtcConnection(
+                choose_codec(sdp, peer.codecs), self._rtc_callbacks(peer)
+            )
             answer = await rtc.answer(sdp)
         except BridgeError as error:
             self._fail(peer, error, fatal=False)
@@ -471,7 +481,7 @@ class Gateway:
     def _rtc_callbacks(self, peer: Peer) -> RtcCallbacks:
         def keyframe() -> None:
             if peer.session is not None and peer.rtc is not None:
-                self.worlds.stream(peer.session).request_keyframe(peer.rtc.codec)
+                self.worlds.broadcaster(peer.session).request_keyframe(peer.rtc.codec)
 
         def opened() -> None:
             peer.rtc_open = True
@@ -485,7 +495,7 @@ class Gateway:
 
         return RtcCallbacks(message, keyframe, opened, closed, peer.remember)
 
-    # --- what happens to the worlds (Audience) ------------------------------------------------
+    # --- what happens to the worlds (SessionObserver) -----------------------------------------
 
     def world_is_ready(self) -> None:
         waiting, self._waiting = self._waiting, {}
@@ -495,28 +505,31 @@ class Gateway:
             except BridgeError as error:
                 self._fail(peer, error)
 
-    def announce(self, status: Status) -> None:
+    def announce(self, message: Status | Event) -> None:
         for peer in self._peers:
-            if peer.conversation.phase in (Phase.WAITING, Phase.STREAMING):
-                peer.send(status)
+            if peer.connection.phase in (Phase.WAITING, Phase.STREAMING):
+                peer.send(message)
 
-    def tell(self, session: PlayerSession, status: Status) -> None:
+    def notify(self, session: PlayerSession) -> None:
+        self._send_to(session, self.worlds.status_for(session))
+
+    def _send_to(self, session: PlayerSession, status: Status) -> None:
         for peer in self._peers:
             if peer.session is session:
                 peer.send(status)
 
-    def tell_all(self) -> None:
+    def notify_all(self) -> None:
         for peer in self._peers:
-            if peer.conversation.phase is Phase.STREAMING:
+            if peer.connection.phase is Phase.STREAMING:
                 peer.send(self.worlds.status_for(peer.session))
 
     def session_began(self) -> None:
-        """Spectators who have nothing to watch join the newest player."""
+        """Show the newest session to spectators who have nothing to watch."""
         newest = self.worlds.sessions.newest()
         if newest is None:
             return
         for peer in self._peers:
-            streaming = peer.conversation.phase is Phase.STREAMING
+            streaming = peer.connection.phase is Phase.STREAMING
             if streaming and not peer.plays and peer.session is None:
                 self._attach(peer, newest)
                 peer.send(self.worlds.status_for(newest))
@@ -532,3 +545,19 @@ class Gateway:
                 if not peer.plays:
                     peer.send(self.worlds.status_for(None))
         self.session_began()
+
+
+def _check_frame(hello: Hello, world: WorldSpec) -> None:
+    """Raise BridgeError unsupported if the world's frames are too large for the client."""
+    if hello.max_frame is None:
+        return
+    width, height = hello.max_frame
+    if world.width > width or world.height > height:
+        raise BridgeError(
+            UNSUPPORTED,
+            "the world's frames are larger than the client takes",
+            f"a world of at most {width}x{height} pixels",
+            f"{world.width}x{world.height}",
+            "Raise `max_frame`, or play a smaller world.",
+            "hello.max_frame",
+        )

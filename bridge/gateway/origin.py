@@ -11,7 +11,8 @@ import ipaddress
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
-from worldbridge.bridge.errors import FORBIDDEN_ORIGIN, BridgeError
+from worldbridge.bridge.protocol import BridgeError
+from worldbridge.bridge.protocol.errors import FORBIDDEN_ORIGIN
 
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 _WILDCARDS = frozenset({"0.0.0.0", "::"})

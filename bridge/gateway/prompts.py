@@ -1,27 +1,42 @@
-"""Picture files of clients to the pixels that a world begins with.
+"""Image files of clients to prompt frames.
 
-The files come from anyone who can open a socket. Everything that their headers tell is checked for
-all of them before the first one is decoded, so that no file costs more memory than `MAX_PIXELS`.
+The files come from anyone who can open a socket. All headers are checked before the first file is
+decoded, so that no file costs more memory than `MAX_PIXELS`.
 `models/conditioning/prompt_frames.py` defines how an image is fitted; this does the same without
 torch.
 """
 
 from __future__ import annotations
 
+import asyncio
 import io
 import struct
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from worldbridge.bridge.errors import BAD_PICTURE, BridgeError
-from worldbridge.bridge.protocol import MAX_PAYLOAD, PromptFrames
-from worldbridge.settings import MAX_PROMPT_FRAMES
+from worldbridge.bridge.protocol import (
+    MAX_PAYLOAD,
+    MAX_PROMPT_FRAMES,
+    BridgeError,
+    PromptFrames,
+    WorldSpec,
+)
+from worldbridge.bridge.protocol.errors import BAD_PROMPT_FRAME
 
-__all__ = ["MAX_ASPECT", "MAX_PIXELS", "MIN_SIDE", "check_files", "media_type", "read_pictures"]
+__all__ = [
+    "MAX_ASPECT",
+    "MAX_PIXELS",
+    "MIN_SIDE",
+    "PromptDecoder",
+    "check_files",
+    "media_type",
+    "read_prompt_frames",
+]
 
 FORMATS: Final = ("PNG", "JPEG", "WEBP")
 MIN_SIDE: Final = 16  # pixels
@@ -44,50 +59,48 @@ _DAMAGED: Final = (
 _FORMATS_TEXT: Final = "a PNG, JPEG or WebP file"
 
 
-def read_pictures(files: Sequence[bytes], height: int, width: int) -> PromptFrames:
+def read_prompt_frames(files: Sequence[bytes], height: int, width: int) -> PromptFrames:
     """Decode `files`, oldest first, scaled to cover height x width and cropped around the centre.
 
-    Transparent pixels lie over black; a camera's note on how it was held is followed.
-    Raises BridgeError bad_picture, which names the file.
+    Transparent pixels lie over black; EXIF orientation is followed.
+    Raises BridgeError bad_prompt_frame, which names the file.
     """
     images = _open_all(files)
     size = len(files) * height * width * 3
     if size > MAX_PAYLOAD:
         raise _bad(
-            f"{len(files)} pictures are too many for a world of {width}x{height} pixels",
+            f"{len(files)} prompt frames are too many for a world of {width}x{height} pixels",
             f"at most {MAX_PAYLOAD // (height * width * 3)}",
             f"{len(files)}",
-            "Send fewer pictures.",
+            "Send fewer.",
         )
     fitted = [_fit(_decode(image, name), height, width) for image, name in images]
-    return PromptFrames(
-        len(files), height, width, b"".join(picture.tobytes() for picture in fitted)
-    )
+    return PromptFrames(len(files), height, width, b"".join(frame.tobytes() for frame in fitted))
 
 
 def check_files(files: Sequence[bytes]) -> None:
-    """Raises BridgeError bad_picture for files that `read_pictures` would refuse."""
+    """Raises BridgeError bad_prompt_frame for files that `read_prompt_frames` would refuse."""
     for image, name in _open_all(files):
         _decode(image, name)
 
 
 def media_type(file: bytes) -> str:
-    """Of a file that `check_files` let pass."""
+    """Return the media type of a file that `check_files` accepted."""
     if file.startswith(b"\x89PNG"):
         return "image/png"
     return "image/webp" if file.startswith(b"RIFF") else "image/jpeg"
 
 
 def _open_all(files: Sequence[bytes]) -> list[tuple[Image.Image, str]]:
-    """Every file's header, read and checked, and what to call it in errors."""
+    """Return every file with its header checked, and its name for errors."""
     if not 1 <= len(files) <= MAX_PROMPT_FRAMES:
         raise _bad(
-            "this is not a number of pictures that a world can begin with",
+            "this is not a number of prompt frames that a world can start from",
             f"1 to {MAX_PROMPT_FRAMES}",
             f"{len(files)}",
             "Send the newest ones.",
         )
-    names = [f"picture {number} of {len(files)}" for number in range(1, len(files) + 1)]
+    names = [f"prompt frame {number} of {len(files)}" for number in range(1, len(files) + 1)]
     return [(_open(data, name), name) for data, name in zip(files, names, strict=True)]
 
 
@@ -102,27 +115,27 @@ def _open(data: bytes, name: str) -> Image.Image:
     except UnidentifiedImageError as error:
         got = f"{len(data)} bytes that begin with {data[:12].hex(' ')}"
         raise _bad(
-            f"{name} is not a picture", _FORMATS_TEXT, got, "Save it in one of these formats."
+            f"{name} is not an image", _FORMATS_TEXT, got, "Save it in one of these formats."
         ) from error
     except Image.DecompressionBombError as error:
         raise _too_large(name, str(error)) from error
     except _DAMAGED as error:
         raise _unreadable(name, error) from error
     _check_size(*image.size, name)
-    # A camera's JPEG may hold a second picture, such as a preview, which does not move.
+    # A camera's JPEG may hold a second image, such as a preview: that is no animation.
     frames = getattr(image, "n_frames", 1)
     if image.format != "MPO" and frames > 1:
         raise _bad(
-            f"{name} moves",
-            "a picture that stands still",
+            f"{name} is animated",
+            "a still image",
             f"{frames} frames",
-            f"Send up to {MAX_PROMPT_FRAMES} of its frames as pictures of their own.",
+            f"Send up to {MAX_PROMPT_FRAMES} of its frames as files of their own.",
         )
     return image
 
 
 def _webp_size(data: bytes) -> tuple[int, int] | None:
-    """(width, height) as the head of a WebP file tells it; None for anything else.
+    """Return (width, height) from the header of a WebP file, None for anything else.
 
     Source: the WebP container specification, RFC 9649.
     """
@@ -156,7 +169,7 @@ def _check_size(width: int, height: int, name: str) -> None:
 
 
 def _decode(image: Image.Image, name: str) -> Image.Image:
-    """RGB, the right way up, without what was transparent."""
+    """Return the image as RGB, upright, over black."""
     try:
         image.load()
         upright = ImageOps.exif_transpose(image)
@@ -203,4 +216,32 @@ def _unreadable(name: str, error: Exception) -> BridgeError:
 
 
 def _bad(message: str, expected: str, got: str, remedy: str) -> BridgeError:
-    return BridgeError(BAD_PICTURE, message, expected, got, remedy)
+    return BridgeError(BAD_PROMPT_FRAME, message, expected, got, remedy)
+
+
+class PromptDecoder:
+    """Decodes prompt frames in one thread, beside the event loop.
+
+    What waits for the thread can be cancelled, so a client that keeps changing its mind cannot
+    pile up megabytes.
+    """
+
+    def __init__(self) -> None:
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="prompt frames")
+        self._free = asyncio.Lock()
+
+    async def decode(self, files: Sequence[bytes], spec: WorldSpec) -> PromptFrames:
+        """Return the frames at the size of a world. Raises BridgeError bad_prompt_frame."""
+        async with self._free:
+            loop = asyncio.get_running_loop()
+            work = loop.run_in_executor(
+                self._thread, read_prompt_frames, files, spec.height, spec.width
+            )
+            try:
+                return await asyncio.shield(work)
+            except asyncio.CancelledError:
+                await asyncio.wait([work])  # a thread cannot be cancelled: it is not free before
+                raise
+
+    def close(self) -> None:
+        self._thread.shutdown(wait=False, cancel_futures=True)

@@ -1,25 +1,25 @@
-"""Players' worlds on the worker: opened, steered, restored after its death, and their pictures.
+"""Players' sessions on the worker: started, steered, restored after its death.
 
-Knows nothing of connections; whoever owns it (`SessionObserver`) is told what clients should hear.
+Knows nothing of connections. Whoever owns it (`SessionObserver`) hears what clients should know.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
+from collections.abc import Coroutine
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from typing import Any, Protocol
 
 from worldbridge.bridge.config import GatewayConfig
-from worldbridge.bridge.errors import BAD_PICTURE, UNKNOWN_THEME, UNKNOWN_WORLD, BridgeError
-from worldbridge.bridge.gateway.connection import PlayerSession, SessionStore
 from worldbridge.bridge.gateway.metrics import Metrics
-from worldbridge.bridge.gateway.seats import SeatAllocator
-from worldbridge.bridge.gateway.tasks import TaskSet
+from worldbridge.bridge.gateway.players import PlayerSession, SeatAllocator, SessionStore
 from worldbridge.bridge.gateway.workers import WorkerLink
-from worldbridge.bridge.media.broadcaster import Quality, Stream
+from worldbridge.bridge.media.broadcaster import Broadcaster, Quality
 from worldbridge.bridge.protocol import (
+    BridgeError,
     CloseSession,
+    Event,
     Failed,
     FrameAck,
     Input,
@@ -30,9 +30,9 @@ from worldbridge.bridge.protocol import (
     RawFrame,
     Ready,
     RestartSession,
+    SavedSession,
     Seats,
     SessionInput,
-    SessionSnapshot,
     ShiftPhase,
     Start,
     Status,
@@ -40,22 +40,54 @@ from worldbridge.bridge.protocol import (
     WorldSpec,
     i420_bytes,
 )
+from worldbridge.bridge.protocol.errors import (
+    BAD_PROMPT_FRAME,
+    UNKNOWN_THEME,
+    UNKNOWN_WORLD,
+    UNSUPPORTED,
+)
 from worldbridge.clock import now_ms
 
 log = logging.getLogger(__name__)
 
 
+class TaskSet:
+    """Tasks that end with their owner. The event loop alone would forget them."""
+
+    def __init__(self) -> None:
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Run `work` and log what it raises."""
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+        return task
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            log.error("a task failed", exc_info=task.exception())
+
+    async def cancel(self) -> None:
+        """Cancel all tasks and wait for their end."""
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
 class SessionObserver(Protocol):
-    """Those who hear what happens to the worlds."""
+    """Hears what happens to the worlds."""
 
-    def announce(self, status: Status) -> None:
-        """To everyone."""
+    def announce(self, message: Status | Event) -> None:
+        """Send a message to every client."""
 
-    def tell(self, session: PlayerSession, status: Status) -> None:
-        """To those who play or watch this session."""
+    def notify(self, session: PlayerSession) -> None:
+        """Send the status of a session to those who play or watch it."""
 
-    def tell_all(self) -> None:
-        """To everyone, each about the session that they play or watch."""
+    def notify_all(self) -> None:
+        """Send every client the status of its session."""
 
     def world_is_ready(self) -> None: ...
     def session_began(self) -> None: ...
@@ -64,33 +96,35 @@ class SessionObserver(Protocol):
 
 
 class SessionManager:
-    """Implements `WorkerEvents`. `spec` is None until the worker was ready for the first time."""
+    """Implements `WorkerEvents`. `world` is None until the worker was ready for the first time."""
 
-    def __init__(self, config: GatewayConfig, audience: SessionObserver, metrics: Metrics) -> None:
+    def __init__(self, config: GatewayConfig, observer: SessionObserver, metrics: Metrics) -> None:
         self._config = config
-        self._audience = audience
+        self._observer = observer
         self._metrics = metrics
         self._quality = Quality(config.jpeg_quality, config.bitrate)
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="encode")
         self._seats = SeatAllocator(0, config.grace_s * 1000)
-        self._streams: dict[str, Stream] = {}
+        self._broadcasters: dict[str, Broadcaster] = {}
         self._tasks = TaskSet()
         self.link = WorkerLink(config.endpoint, self)
         self.sessions = SessionStore()
-        self.spec: WorldSpec | None = None
+        self.world: WorldSpec | None = None
         self.mode = ""  # how its tokens are decoded
         self.status = Status("loading", "waiting for the worker", 0.0)
         self.lost_ms: float | None = None
         self.worker_values: dict[str, Any] = {}
 
     async def close(self) -> None:
-        for stream in self._streams.values():
-            await stream.close()
+        """Stop encoding and close the link to the worker."""
+        for broadcaster in self._broadcasters.values():
+            await broadcaster.close()
         await self._tasks.cancel()
         self._pool.shutdown()
         self.link.close()
 
     def tick(self, now: float) -> None:
+        """End the sessions whose players did not come back, and ping the worker."""
         self.link.tick(now)
         for session_id in self._seats.expired(now):
             session = self.sessions.get(session_id)
@@ -99,77 +133,76 @@ class SessionManager:
 
     # --- sessions -----------------------------------------------------------------------------
 
-    def check(self, world: str | None, theme: str | None) -> WorldSpec:
-        """The spec of the world that was asked for. Raises BridgeError."""
-        assert self.spec is not None
-        if world not in (None, self.spec.name):
+    def check_world(self, name: str | None) -> WorldSpec:
+        """Return the world, if it is the one that is asked for. Raises BridgeError."""
+        assert self.world is not None
+        if name not in (None, self.world.name):
             raise BridgeError(
                 UNKNOWN_WORLD,
                 "this server has another world",
-                repr(self.spec.name),
-                repr(world),
+                repr(self.world.name),
+                repr(name),
                 "Leave `world` out to take what the server has.",
+                "hello.world",
             )
-        if theme is not None and theme not in self.spec.themes:
+        return self.world
+
+    def check_start(self, message: Start) -> None:
+        """Raise BridgeError if the world cannot start this way."""
+        assert self.world is not None
+        if message.theme is not None and message.theme not in self.world.themes:
             raise BridgeError(
                 UNKNOWN_THEME,
                 "this world has no such theme",
-                "one of " + ", ".join(self.spec.themes),
-                repr(theme),
+                "one of " + ", ".join(self.world.themes),
+                repr(message.theme),
                 "Choose one of the themes in `welcome`.",
+                "start.theme",
             )
-        return self.spec
-
-    def check_pictures(self, count: int) -> None:
-        """Raises BridgeError bad_picture if the world cannot begin with so many pictures."""
-        assert self.spec is not None
-        most = self.spec.takes_pictures
-        if count <= most:
-            return
-        if most == 0:
+        if message.prompt is not None:
             raise BridgeError(
-                BAD_PICTURE,
-                f"the world {self.spec.name!r} cannot begin with a picture",
-                "no pictures: it is rendered, not generated",
-                f"{count}",
-                "Leave `pictures` out, or play a generated world: worldbridge serve.",
+                UNSUPPORTED,
+                "this world takes no text for a session",
+                "no `prompt`",
+                repr(message.prompt)[:80],
+                "Leave `prompt` out; the server can be started with --prompt.",
+                "start.prompt",
             )
-        raise BridgeError(
-            BAD_PICTURE,
-            f"the world {self.spec.name!r} cannot begin with so many pictures",
-            f"at most {most}",
-            f"{count}",
-            "Send the newest ones.",
-        )
+        self._check_prompt_frames(message.prompt_frames or 0, self.world)
 
-    def begin(
-        self, theme: str | None, seed: int | None, pictures: PromptFrames | None = None
-    ) -> PlayerSession:
-        """A new player sits down. Raises BridgeError no_free_seat."""
-        session = self.sessions.create(
-            theme if theme is not None else self._config.theme,
-            seed if seed is not None else self._config.seed,
-            pictures,
-        )
+    def _check_prompt_frames(self, count: int, world: WorldSpec) -> None:
+        most = world.max_prompt_frames
+        if count > most:
+            rendered = "none: it is rendered, not generated"
+            raise BridgeError(
+                BAD_PROMPT_FRAME,
+                f"the world {world.name!r} cannot start from {count} prompt frames",
+                f"at most {most}" if most else rendered,
+                f"{count}",
+                "Send the newest ones." if most else "Set `prompt_frames` to 0.",
+                "start.prompt_frames",
+            )
+
+    def admit(self) -> PlayerSession:
+        """Return a session with a seat for a new player. Raises BridgeError no_free_seat."""
+        session = self.sessions.create(self._config.theme, self._config.seed)
         try:
             self._seats.take(session.id)
         except BridgeError:
             self.sessions.remove(session)
             raise
         self._metrics.sessions.set(len(self.sessions))
-        self._open(session)
-        self._audience.session_began()
         return session
 
     def resume(self, token: str) -> PlayerSession:
-        """A player comes back. Raises BridgeError session_expired."""
+        """Return the session of a player who comes back. Raises BridgeError session_expired."""
         session = self.sessions.resume(token)
         self._seats.come_back(session.id)
-        session.latch.attach()
+        session.inputs.attach()
         return session
 
     def leave(self, session: PlayerSession) -> None:
-        """The player vanished; the world goes on for the grace, its controls released."""
+        """Keep a vanished player's world for the grace."""
         self._seats.leave(session.id, now_ms())
 
     def end(self, session: PlayerSession) -> None:
@@ -177,30 +210,35 @@ class SessionManager:
         self.link.send(CloseSession(session.id))
         self.sessions.remove(session)
         self._seats.free(session.id)
-        stream = self._streams.pop(session.id, None)
-        if stream is not None:
-            self._tasks.spawn(stream.close())
+        broadcaster = self._broadcasters.pop(session.id, None)
+        if broadcaster is not None:
+            self._tasks.spawn(broadcaster.close())
         self._metrics.sessions.set(len(self.sessions))
-        self._audience.session_ended(session)
+        self._observer.session_ended(session)
 
     def seats(self) -> Seats:
+        """Return how many seats are taken, and how many there are."""
         return self._seats.count()
 
-    def stream(self, session: PlayerSession) -> Stream:
-        stream = self._streams.get(session.id)
-        if stream is None:
-            stream = self._streams[session.id] = self._new_stream()
-        return stream
+    def broadcaster(self, session: PlayerSession) -> Broadcaster:
+        """Return what sends a session's frames to its viewers."""
+        broadcaster = self._broadcasters.get(session.id)
+        if broadcaster is None:
+            broadcaster = self._broadcasters[session.id] = self._new_broadcaster()
+        return broadcaster
 
-    def _new_stream(self) -> Stream:
-        assert self.spec is not None
-        return Stream(self.spec, self._quality, self._pool, self._acknowledge)
+    def _new_broadcaster(self) -> Broadcaster:
+        assert self.world is not None
+        return Broadcaster(self.world, self._quality, self._pool, self._acknowledge)
 
     def status_for(self, session: PlayerSession | None) -> Status:
+        """Return the status for those who play or watch a session, or wait for one."""
         if self.status.state != "playing":
             return self.status
         if session is None:
             return Status("loading", "waiting for a player")
+        if not session.started:
+            return Status("ready", "waiting for start")
         if not session.opened:
             return Status("loading", "opening the world")
         return Status("playing")
@@ -208,43 +246,43 @@ class SessionManager:
     # --- playing ------------------------------------------------------------------------------
 
     def steer(self, session: PlayerSession, message: Input) -> None:
-        now = now_ms()
-        newest = session.latch.offer(message.snapshots, now)
+        """Hand the newest controller state to the worker."""
+        newest = session.inputs.offer(message.states)
         if newest is not None and session.opened:
-            self.link.send(SessionInput(session.id, newest, now))
+            self.link.send(SessionInput(session.id, newest, now_ms()))
 
     def shift(self, session: PlayerSession, ms: float) -> None:
-        """Ask for this session's frames to come `ms` later."""
+        """Ask for this session's frames to be sent `ms` later."""
         if session.opened:
             self.link.send(ShiftPhase(session.id, ms))
 
-    def start(
-        self, session: PlayerSession, message: Start, pictures: PromptFrames | None = None
-    ) -> None:
-        """Begin anew in the same session. Raises BridgeError for an unknown theme.
-
-        `pictures` are those of the message, decoded.
-        """
-        self.check(None, message.theme)
+    def start(self, session: PlayerSession, message: Start, frames: PromptFrames | None) -> None:
+        """Begin the session's world, or restart it, from `frames` if there are any."""
         session.theme = message.theme if message.theme is not None else session.theme
         session.seed = message.seed if message.seed is not None else session.seed
-        session.pictures = pictures if message.pictures is not None else session.pictures
-        session.snapshot = None  # it is of the world that was left
-        session.start_due = not session.opened
-        if session.opened:
-            self._start(session)
+        session.prompt_frames = frames
+        session.saved = None  # it is of the world that was left
+        if not session.started:
+            session.started = True
+            self._open(session)
+            self._observer.session_began()
+            self._observer.notify(session)
+        elif session.opened:
+            self._restart(session)
+        else:
+            session.restart_due = True
 
-    def _start(self, session: PlayerSession) -> None:
-        session.start_due = False
-        new = RestartSession(session.id, session.theme, session.seed, session.pictures)
-        self.link.send(new)
+    def _restart(self, session: PlayerSession) -> None:
+        session.restart_due = False
+        self.link.send(
+            RestartSession(session.id, session.theme, session.seed, session.prompt_frames)
+        )
 
     def _open(self, session: PlayerSession) -> None:
-        session.opened = session.start_due = False
-        session.restoring = session.snapshot is not None
-        pictures = None if session.restoring else session.pictures
-        opening = OpenSession(session.id, session.theme, session.seed, session.snapshot, pictures)
-        self.link.send(opening)
+        session.opened = session.restart_due = False
+        session.restoring = session.saved is not None
+        frames = None if session.restoring else session.prompt_frames
+        self.link.send(OpenSession(session.id, session.theme, session.seed, session.saved, frames))
 
     def _acknowledge(self, frame: RawFrame) -> None:
         self.link.send(FrameAck(frame.session, frame.header.frame))
@@ -253,44 +291,51 @@ class SessionManager:
 
     def worker_loading(self, message: Loading) -> None:
         self._none_is_open()
-        state = self._absent()
-        self._announce(replace(state, detail=message.stage, progress=message.progress))
+        self._announce(self._absent().replace(detail=message.stage, progress=message.progress))
 
     def worker_ready(self, message: Ready) -> None:
-        log.info("the worker is ready with the world %s", message.spec.name)
+        log.info("the worker is ready with the world %s", message.world.name)
+        restored = self.lost_ms is not None
+        self._none_is_open()
+        self._take_world(message)
+        self._answers()
+        for session in self.sessions:
+            if session.started:
+                self._open(session)
+        if restored:
+            self._observer.announce(Event("world_restored"))
+        self._observer.notify_all()
+        self._observer.world_is_ready()
+
+    def _answers(self) -> None:
         self.lost_ms = None
         self._metrics.worker_up.set(1)
-        self._none_is_open()
-        self._take_spec(message)
         self.status = Status("playing")
-        for session in self.sessions:
-            self._open(session)
-        self._audience.world_is_ready()
 
-    def _take_spec(self, message: Ready) -> None:
+    def _take_world(self, message: Ready) -> None:
         most = self._config.seats
         self._seats.total = message.seats if most is None else min(most, message.seats)
-        changed = self.spec != message.spec
-        self.spec, self.mode = message.spec, message.mode
+        changed = self.world != message.world
+        self.world, self.mode = message.world, message.mode
         if not changed:
             return
-        for session_id, old in list(self._streams.items()):  # other pictures, other encoders
-            self._streams[session_id] = self._new_stream()
-            self._streams[session_id].viewers |= old.viewers
+        for session_id, old in list(self._broadcasters.items()):  # other frames, other encoders
+            self._broadcasters[session_id] = self._new_broadcaster()
+            self._broadcasters[session_id].viewers |= old.viewers
             self._tasks.spawn(old.close())
 
     def worker_lost(self, why: str) -> None:
         log.warning("worker lost: %s", why)
         self._metrics.worker_up.set(0)
         self.lost_ms = now_ms()
-        self._announce(replace(self._absent(), detail=why))
+        self._observer.announce(Event("world_lost", why))
+        self._announce(self._absent().replace(detail=why))
 
     def worker_revived(self) -> None:
         log.warning("the worker answers again")
-        self.lost_ms = None
-        self._metrics.worker_up.set(1)
-        self.status = Status("playing")
-        self._audience.tell_all()
+        self._answers()
+        self._observer.announce(Event("world_restored"))
+        self._observer.notify_all()
 
     def worker_stats(self, message: WorkerStats) -> None:
         self.worker_values = dict(message.values)
@@ -299,50 +344,52 @@ class SessionManager:
         session = self.sessions.get(message.session)
         if session is not None:
             session.opened, session.restoring = True, False
-            if session.start_due:
-                self._start(session)
-            self._audience.tell(session, self.status_for(session))
+            if session.restart_due:
+                self._restart(session)
+            self._observer.notify(session)
 
-    def session_saved(self, message: SessionSnapshot) -> None:
+    def session_saved(self, message: SavedSession) -> None:
         session = self.sessions.get(message.session)
         if session is not None:
-            session.snapshot = bytes(message.payload)
+            session.saved = bytes(message.payload)
 
     def session_failed(self, message: Failed) -> None:
         session = self.sessions.get(message.session)
         if session is None:
             return
-        if session.restoring:  # say, another world was loaded: then begin anew
+        if session.restoring:  # for instance another world was loaded: start from the beginning
             log.warning("session %s cannot be restored: %s", session.id, message.message)
-            session.snapshot = None
+            session.saved = None
             self._open(session)
             return
         error = BridgeError(
             message.code, message.message, message.expected, message.got, message.remedy
         )
-        self._audience.session_broke(session, error)
+        self._observer.session_broke(session, error)
         self.end(session)
 
     def frame_arrived(self, message: RawFrame) -> None:
-        assert self.spec is not None
-        expected = i420_bytes(self.spec.width, self.spec.height)
-        stream = self._streams.get(message.session)
-        if stream is None or len(message.payload) != expected:
-            if stream is not None:
+        world, header = self.world, message.header
+        assert world is not None
+        expected = i420_bytes(world.width, world.height)
+        broadcaster = self._broadcasters.get(message.session)
+        if broadcaster is None or len(message.payload) != expected:
+            if broadcaster is not None:
                 log.warning("a frame has %d bytes, expected %d", len(message.payload), expected)
             self._metrics.frames.labels("unwanted").inc()
             self._acknowledge(message)
             return
         self._metrics.frames.labels("taken").inc()
-        stream.offer(replace(message, header=replace(message.header, t_gateway=now_ms())))
+        header = header.replace(t_gateway=now_ms(), width=world.width, height=world.height)
+        broadcaster.offer(message.replace(header=header))
 
     def _absent(self) -> Status:
-        """What clients are told while there is no worker: the first one, or another one?"""
-        return Status("loading" if self.spec is None else "reconnecting")
+        """Return the status while there is no worker: the first one, or another one."""
+        return Status("loading" if self.world is None else "reconnecting")
 
     def _announce(self, status: Status) -> None:
         self.status = status
-        self._audience.announce(status)
+        self._observer.announce(status)
 
     def _none_is_open(self) -> None:
         for session in self.sessions:

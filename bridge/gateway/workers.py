@@ -1,4 +1,4 @@
-"""The gateway's side of the link to the worker: newest frames in, inputs out, and is it alive?"""
+"""The gateway's side of the link to the worker, and whether the worker is alive."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from typing import Final, Protocol
 import zmq
 import zmq.asyncio
 
-from worldbridge.bridge.errors import ProtocolError
 from worldbridge.bridge.protocol import (
     MAX_PAYLOAD,
     Failed,
     GatewayMessage,
     Loading,
     Opened,
+    ProtocolError,
     RawFrame,
     Ready,
-    SessionSnapshot,
+    SavedSession,
     WorkerMessage,
     WorkerPing,
     WorkerPong,
@@ -35,7 +35,7 @@ LOST_AFTER_MS: Final = 1_500.0
 
 
 class WorkerEvents(Protocol):
-    """What the gateway does about its worker."""
+    """Hears what the worker sends, and whether it lives."""
 
     def worker_loading(self, message: Loading) -> None: ...
     def worker_ready(self, message: Ready) -> None: ...
@@ -43,7 +43,7 @@ class WorkerEvents(Protocol):
     def worker_revived(self) -> None: ...
     def session_opened(self, message: Opened) -> None: ...
     def session_failed(self, message: Failed) -> None: ...
-    def session_saved(self, message: SessionSnapshot) -> None: ...
+    def session_saved(self, message: SavedSession) -> None: ...
     def frame_arrived(self, message: RawFrame) -> None: ...
     def worker_stats(self, message: WorkerStats) -> None: ...
 
@@ -61,22 +61,23 @@ class Liveness:
         self.watching, self.lost, self._heard_ms = True, False, now_ms
 
     def restarting(self) -> None:
-        """A worker that loads cannot answer, and need not."""
+        """Stop watching: a worker that loads cannot answer."""
         self.watching = self.lost = False
 
     def heard(self, now_ms: float) -> bool:
-        """Note a sign of life; True if the worker had been given up."""
+        """Note a sign of life. Return whether the worker had been given up."""
         self._heard_ms = now_ms
         revived, self.lost = self.lost, False
         return revived
 
     def gone(self) -> bool:
-        """Note that its connection broke; True if that is news."""
+        """Note that its connection broke. Return whether that is news."""
         news = self.watching and not self.lost
         self.lost = self.lost or self.watching
         return news
 
     def newly_lost(self, now_ms: float) -> bool:
+        """Return whether the worker is lost from now on."""
         if not self.watching or self.lost:
             return False
         self.lost = now_ms - self._heard_ms > self._lost_after_ms
@@ -84,8 +85,10 @@ class Liveness:
 
 
 class WorkerLink:
-    """A ROUTER that the worker connects to. It serves one worker: the one that spoke last of
-    loading or being ready."""
+    """A ROUTER that the worker connects to.
+
+    It serves one worker: the last one that sent `loading` or `ready`.
+    """
 
     def __init__(self, endpoint: str, events: WorkerEvents) -> None:
         self._endpoint = endpoint
@@ -101,7 +104,7 @@ class WorkerLink:
         self._pinged_ms = 0.0
 
     def bind(self) -> str:
-        """Begin to listen; the endpoint as bound. Raises zmq.ZMQError."""
+        """Listen and return the endpoint as bound. Raises zmq.ZMQError."""
         self._socket.bind(self._endpoint)
         return self._socket.getsockopt_string(zmq.LAST_ENDPOINT)
 
@@ -114,7 +117,7 @@ class WorkerLink:
                 self._receive(parts, clock())
 
     async def _watch(self) -> None:
-        """A worker that dies closes its connection: that tells sooner than missed pongs."""
+        """Notice a broken connection, which is sooner than missed pongs."""
         monitor = self._socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
         while True:
             await monitor.recv_multipart()
@@ -158,7 +161,7 @@ class WorkerLink:
                 events.session_failed(message)
             case RawFrame():
                 events.frame_arrived(message)
-            case SessionSnapshot():
+            case SavedSession():
                 events.session_saved(message)
             case WorkerStats():
                 events.worker_stats(message)
@@ -166,14 +169,14 @@ class WorkerLink:
                 pass
 
     def send(self, message: GatewayMessage) -> None:
-        """Send without waiting; a worker that is not there gets nothing."""
+        """Send without waiting. Nothing is sent while there is no worker."""
         if self._worker is None:
             return
         # a ROUTER drops what it cannot deliver, so this future is done at once
         self._socket.send_multipart([self._worker, *encode_parts(message)], zmq.NOBLOCK)
 
     def tick(self, now: float) -> None:
-        """Ping, and notice silence; to be called a few times per second."""
+        """Ping the worker and notice its silence. Call it a few times per second."""
         if now - self._pinged_ms >= PING_EVERY_MS:
             self._pinged_ms = now
             self.send(WorkerPing(now))

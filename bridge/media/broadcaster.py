@@ -1,4 +1,4 @@
-"""The way of one session's frames to all who watch it: newest only, encoded once per format."""
+"""Send one session's frames to all its viewers: the newest only, encoded once per codec."""
 
 from __future__ import annotations
 
@@ -6,25 +6,23 @@ import asyncio
 import logging
 from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
-from typing import Literal, Protocol
+from dataclasses import dataclass
+from typing import Protocol
 
-from worldbridge.bridge.media.encoder import Codec, JpegEncoder, VideoEncoder, VideoPacket
+from worldbridge.bridge.media.encoder import JpegEncoder, VideoCodec, VideoEncoder, VideoPacket
 from worldbridge.bridge.media.latest import LatestValue
-from worldbridge.bridge.protocol import FrameHeader, RawFrame, WorldSpec
+from worldbridge.bridge.protocol import Codec, FrameHeader, RawFrame, WorldSpec
 from worldbridge.clock import now_ms
 
 log = logging.getLogger(__name__)
 
-Format = Literal["jpeg", "H264", "VP8"]
-
 
 class Viewer(Protocol):
-    """Someone who watches a stream."""
+    """A client that receives a session's frames."""
 
     @property
-    def wants(self) -> Format | None:
-        """None while no picture can be sent."""
+    def wants(self) -> Codec | None:
+        """The codec of its frames, None while none can be sent."""
         ...
 
     def show_jpeg(self, header: FrameHeader, jpeg: bytes) -> None: ...
@@ -41,11 +39,11 @@ class Quality:
 class _Encoded:
     header: FrameHeader
     jpeg: bytes | None
-    packets: dict[Codec, VideoPacket]
+    packets: dict[VideoCodec, VideoPacket]
 
 
-class Stream:
-    """`taken` is called for every frame that leaves the mailbox, encoded or not: its credit."""
+class Broadcaster:
+    """Encodes the newest frame. `taken` is called for every frame, encoded or not: its credit."""
 
     def __init__(
         self,
@@ -59,21 +57,21 @@ class Stream:
         self._quality = quality
         self._pool = pool
         self._taken = taken
-        self._mailbox: LatestValue[RawFrame] = LatestValue()
+        self._latest: LatestValue[RawFrame] = LatestValue()
         self._jpeg = JpegEncoder(spec.width, spec.height, quality.jpeg_quality)
-        self._video: dict[Codec, VideoEncoder] = {}
+        self._video: dict[VideoCodec, VideoEncoder] = {}
         self._task = asyncio.create_task(self._run())
 
     @property
     def dropped(self) -> int:
-        return self._mailbox.dropped
+        return self._latest.dropped
 
     def offer(self, frame: RawFrame) -> None:
-        replaced = self._mailbox.put(frame)
+        replaced = self._latest.put(frame)
         if replaced is not None:
             self._taken(replaced)
 
-    def request_keyframe(self, codec: Codec) -> None:
+    def request_keyframe(self, codec: VideoCodec) -> None:
         encoder = self._video.get(codec)
         if encoder is not None:
             encoder.request_keyframe()
@@ -85,7 +83,7 @@ class Stream:
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            frame = await self._mailbox.get()
+            frame = await self._latest.get()
             self._taken(frame)
             wanted = {viewer.wants for viewer in self.viewers}
             wanted.discard(None)
@@ -94,30 +92,29 @@ class Stream:
                 continue
             try:
                 encoded = await loop.run_in_executor(self._pool, self._encode, frame, wanted)
-            except Exception:  # one picture that cannot be encoded must not end the stream
+            except Exception:  # one frame that cannot be encoded must not end the session
                 log.exception("frame %d of %s was not encoded", frame.header.frame, frame.session)
                 self._video.clear()
                 continue
             self._deliver(encoded)
 
-    def _encode(self, frame: RawFrame, wanted: Collection[Format | None]) -> _Encoded:
+    def _encode(self, frame: RawFrame, wanted: Collection[Codec | None]) -> _Encoded:
         """Runs in the encoding thread."""
         packets = {codec: self._encode_video(codec, frame) for codec in _VIDEO if codec in wanted}
         for unwanted in [codec for codec in self._video if codec not in wanted]:
             del self._video[unwanted]  # the next viewer begins with a key frame anyway
         jpeg = self._jpeg.encode(frame.payload) if "jpeg" in wanted else None
-        header = replace(
-            frame.header, t_encoded=now_ms(), dropped=frame.header.dropped + self.dropped
-        )
+        dropped = frame.header.dropped + self.dropped
+        header = frame.header.replace(t_encoded=now_ms(), dropped=dropped)
         return _Encoded(header, jpeg, packets)
 
-    def _encode_video(self, codec: Codec, frame: RawFrame) -> VideoPacket:
+    def _encode_video(self, codec: VideoCodec, frame: RawFrame) -> VideoPacket:
         encoder = self._video.get(codec)
         if encoder is None:
             spec = self._spec
             encoder = VideoEncoder(codec, spec.width, spec.height, spec.fps, self._quality.bitrate)
             self._video[codec] = encoder
-        return encoder.encode(frame.payload, round(frame.header.t_pixels * 90), now_ms())
+        return encoder.encode(frame.payload, round(frame.header.t_frame * 90), now_ms())
 
     def _deliver(self, encoded: _Encoded) -> None:
         for viewer in list(self.viewers):
@@ -129,4 +126,4 @@ class Stream:
                 viewer.show_packet(encoded.header, encoded.packets[wants])
 
 
-_VIDEO: tuple[Codec, ...] = ("H264", "VP8")
+_VIDEO: tuple[VideoCodec, ...] = ("h264", "vp8")

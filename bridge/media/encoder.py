@@ -1,6 +1,6 @@
-"""Pictures to bytes: H.264 or VP8 packets for WebRTC, JPEG for everything else.
+"""Encode frames: H.264 or VP8 packets for WebRTC, JPEG for everything else.
 
-Pictures come as I420 (planar YUV 4:2:0, BT.601, limited range). Each encoder belongs to one stream
+Frames are I420 (planar YUV 4:2:0, BT.601, limited range). Each encoder belongs to one stream
 and is called from one thread at a time; all viewers of a stream share its output.
 """
 
@@ -17,10 +17,9 @@ from av.video.frame import PictureType
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
-from worldbridge.bridge.fields import Buffer
-from worldbridge.bridge.protocol import i420_bytes
+from worldbridge.bridge.protocol import Buffer, i420_bytes
 
-Codec = Literal["H264", "VP8"]
+VideoCodec = Literal["h264", "vp8"]
 Plane = NDArray[np.uint8]
 VideoPacket: TypeAlias = "av.Packet[VideoStream]"
 
@@ -67,7 +66,7 @@ class VideoEncoder:
     """One libx264 or libvpx context: a key frame first, afterwards only on request."""
 
     def __init__(
-        self, codec: Codec, width: int, height: int, fps: float, bitrate: int = BITRATE
+        self, codec: VideoCodec, width: int, height: int, fps: float, bitrate: int = BITRATE
     ) -> None:
         self.codec = codec
         self._width, self._height = width, height
@@ -81,7 +80,7 @@ class VideoEncoder:
         self._keyframe_wanted = True
 
     def encode(self, i420: Buffer, pts: int, now_ms: float) -> VideoPacket:
-        """One picture in, one packet out. `pts` in 1/90000 s; made to grow if it does not."""
+        """Return the packet of one frame. `pts` in 1/90000 s; it is raised if it does not grow."""
         self._last_pts = max(pts, self._last_pts + 1)
         frame = self._frame(i420)
         frame.pts = self._last_pts
@@ -105,9 +104,9 @@ class VideoEncoder:
 
 
 def _open_context(
-    codec: Codec, width: int, height: int, fps: float, bitrate: int
+    codec: VideoCodec, width: int, height: int, fps: float, bitrate: int
 ) -> VideoCodecContext:
-    context = av.CodecContext.create("libx264" if codec == "H264" else "libvpx", "w")
+    context = av.CodecContext.create("libx264" if codec == "h264" else "libvpx", "w")
     assert isinstance(context, VideoCodecContext)
     context.width, context.height = width, height
     context.pix_fmt = "yuv420p"
@@ -115,7 +114,7 @@ def _open_context(
     context.framerate = Fraction(fps).limit_denominator(1000)
     context.thread_count = 1
     context.max_b_frames = 0
-    if codec == "H264":
+    if codec == "h264":
         window = max(1, round(bitrate / fps * 2))
         context.options = {**_X264, "maxrate": str(bitrate), "bufsize": str(window)}
     else:

@@ -1,4 +1,4 @@
-"""A mailbox of depth one: what is taken is always the newest; what was replaced is counted."""
+"""A latest-value queue: what is taken is always the newest, what was replaced is counted."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ class LatestValue(Generic[Item]):
         self.dropped = 0
 
     def put(self, item: Item) -> Item | None:
-        """Leave `item`; returns the older one that nobody took, if there was one."""
-        assert item is not None, "None stands for an empty mailbox"
+        """Leave `item`. Return the older one that it replaces, if there is one."""
+        assert item is not None, "None stands for an empty queue"
         replaced, self._item = self._item, item
         if replaced is not None:
             self.dropped += 1
@@ -29,12 +29,6 @@ class LatestValue(Generic[Item]):
         """Wait for an item and take it."""
         while self._item is None:
             await self._full.wait()
-        item, self._item = self._item, None
-        self._full.clear()
-        return item
-
-    def take(self) -> Item | None:
-        """The item if there is one, without waiting."""
         item, self._item = self._item, None
         self._full.clear()
         return item

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
 from typing import Any, Final
 
 from aiortc import (
@@ -26,9 +26,9 @@ from aiortc.rtcrtpparameters import RTCRtpHeaderExtensionParameters, RTCRtpParam
 from aiortc.rtp import HeaderExtensions, HeaderExtensionsMap
 from aiortc.sdp import SessionDescription
 
-from worldbridge.bridge.errors import BAD_MESSAGE, BridgeError
-from worldbridge.bridge.media.encoder import Codec, VideoPacket
-from worldbridge.bridge.protocol import Frame, FrameHeader, encode
+from worldbridge.bridge.media.encoder import VideoCodec, VideoPacket
+from worldbridge.bridge.protocol import BridgeError, Frame, FrameHeader, encode
+from worldbridge.bridge.protocol.errors import BAD_MESSAGE
 from worldbridge.clock import now_ms
 
 PLAYOUT_DELAY_URI: Final = "http://www.webrtc.org/experiments/rtp-hdrext/playout-delay"
@@ -36,7 +36,6 @@ PLAYOUT_DELAY_ID: Final = 12  # free in aiortc 1.16; ids 1 to 14 fit the one-byt
 PLAYOUT_DELAY_NONE: Final = bytes(3)  # 12 bits of minimum, 12 bits of maximum, both zero
 
 MAX_WAITING_PACKETS: Final = 8
-MAX_CHANNELS: Final = 2
 MAX_BUFFERED: Final = 64 * 1024  # of headers that wait in the control channel
 MAX_REASSEMBLY: Final = 1024  # SCTP chunks of half-received messages, about 1.2 MB
 CHANNELS: Final = ("input", "control")
@@ -75,8 +74,8 @@ def offer_playout_delay() -> None:
         video.append(RTCRtpHeaderExtensionParameters(id=PLAYOUT_DELAY_ID, uri=PLAYOUT_DELAY_URI))
 
 
-def choose_codec(sdp: str) -> Codec:
-    """The codec to answer an offer with: H.264 where the client can, otherwise VP8.
+def choose_codec(sdp: str, allowed: Collection[str] = ("h264", "vp8")) -> VideoCodec:
+    """Return the codec to answer an offer with: H.264 if the client has it, otherwise VP8.
 
     Raises:
         BridgeError: the offer is not one recvonly video and at most one application section.
@@ -92,11 +91,11 @@ def choose_codec(sdp: str) -> Codec:
     if video.direction != "recvonly":
         raise _bad_offer("video that is recvonly", str(video.direction))
     names = {codec.mimeType.lower() for codec in video.rtp.codecs}
-    if "video/h264" in names and _packetized(video.rtp.codecs):
-        return "H264"
-    if "video/vp8" in names:
-        return "VP8"
-    raise _bad_offer("H264 or VP8 among the codecs", ", ".join(sorted(names))[:200])
+    if "h264" in allowed and "video/h264" in names and _packetized(video.rtp.codecs):
+        return "h264"
+    if "vp8" in allowed and "video/vp8" in names:
+        return "vp8"
+    raise _bad_offer("H264 or VP8 among the codecs, as in hello", ", ".join(sorted(names))[:200])
 
 
 def _packetized(codecs: list[Any]) -> bool:
@@ -115,7 +114,7 @@ def _bad_offer(expected: str, got: str) -> BridgeError:
         "the WebRTC offer cannot be answered",
         expected,
         got,
-        "Offer one recvonly video transceiver and two data channels, or use the video `jpeg`.",
+        "Offer one recvonly video transceiver and two data channels, or use `websocket`.",
     )
 
 
@@ -166,7 +165,7 @@ class _PacketTrack(MediaStreamTrack):
 
 @dataclass(frozen=True, slots=True)
 class RtcCallbacks:
-    """What a connection tells its owner; all are called on the event loop."""
+    """What a connection reports to its owner, on the event loop."""
 
     message: Callable[[bytes], None]
     keyframe: Callable[[], None]
@@ -178,7 +177,7 @@ class RtcCallbacks:
 class RtcConnection:
     """One viewer: a video track out, the data channels `input` and `control`."""
 
-    def __init__(self, codec: Codec, callbacks: RtcCallbacks) -> None:
+    def __init__(self, codec: VideoCodec, callbacks: RtcCallbacks) -> None:
         offer_playout_delay()
         self.codec = codec
         self._callbacks = callbacks
@@ -190,7 +189,7 @@ class RtcConnection:
             [
                 capability
                 for capability in RTCRtpSender.getCapabilities("video").codecs
-                if capability.mimeType.lower() in (f"video/{codec.lower()}", "video/rtx")
+                if capability.mimeType.lower() in (f"video/{codec}", "video/rtx")
             ]
         )
         self._sender = transceiver.sender
@@ -199,10 +198,9 @@ class RtcConnection:
         self._pc.on("datachannel", self._adopt)
         self._pc.on("connectionstatechange", self._changed)
         self._ended = False
-        self.headers_dropped = 0
 
     async def answer(self, sdp: str) -> str:
-        """The answer to an offer. Raises BridgeError for one that aiortc cannot answer."""
+        """Return the answer to an offer. Raises BridgeError if aiortc cannot answer it."""
         try:
             await self._pc.setRemoteDescription(RTCSessionDescription(sdp, "offer"))
             await self._pc.setLocalDescription(await self._pc.createAnswer())
@@ -214,7 +212,7 @@ class RtcConnection:
         self._track.push(packet, header)
 
     def overgrown(self) -> bool:
-        """Whether the peer makes us hold more half-received data than any client needs."""
+        """Return whether the peer makes us hold more half-received data than any client needs."""
         sctp = self._pc.sctp
         if sctp is None:
             return False
@@ -228,15 +226,13 @@ class RtcConnection:
     def _sent(self, header: FrameHeader) -> None:
         dropped = header.dropped + self._track.dropped
         rtp = last_rtp_timestamp(self._sender)
-        header = replace(header, t_sent=now_ms(), rtp=rtp, dropped=dropped)
+        header = header.replace(t_sent=now_ms(), rtp=rtp, dropped=dropped)
         self._callbacks.sent(header)
         channel = self._channels.get("control")
         if channel is None or channel.readyState != "open":
             return
-        if channel.bufferedAmount > MAX_BUFFERED:
-            self.headers_dropped += 1
-            return
-        channel.send(encode(Frame(header)))
+        if channel.bufferedAmount <= MAX_BUFFERED:
+            channel.send(encode(Frame(header)))
 
     def _adopt(self, channel: RTCDataChannel) -> None:
         if channel.label not in CHANNELS or channel.label in self._channels:

@@ -18,22 +18,25 @@ export class Client {
    * @param {string} url WebSocket URL of the gateway, see `sessionUrl`
    * @param {object} handlers
    *   changed(): the session's state changed;
-   *   frame(header, image, received): a JPEG frame arrived;
+   *   frame(message, received): a frame with an image arrived;
    *   track(stream): a WebRTC video track arrived;
-   *   welcomed(welcome), resumable(token or null), notice(text, tone), promptRejected()
+   *   welcomed(welcome), resumable(token or null), notice(text, tone),
+   *   startRejected(): a restart was rejected and the present world continues
    * @param {object} [options]
    * @param {"auto"|"webrtc"|"jpeg"} [options.video]
    * @param {string|null} [options.token] access token of the gateway
+   * @param {"player"|"spectator"|"engine"} [options.role]
+   * @param {string} [options.client] name and version of the program, for the server's log
    * @param {object} [options.counters] `controller.counters` of an earlier page
    * @param {() => number} [options.now] clock in ms
    * @param {(now: number) => number|null} [options.refreshPeriod] of the display in ms
    */
   constructor(url, handlers, options = {}) {
-    const { video = "auto", token = null, counters = {} } = options;
+    const { video = "auto", token = null, counters = {}, role, client } = options;
     this.handlers = handlers;
     this.now = options.now ?? (() => performance.now());
     this.refreshPeriod = options.refreshPeriod ?? (() => null);
-    this.session = new Session({ video, token });
+    this.session = new Session({ video, token, role, client });
     this.controller = new Controller(counters);
     this.clock = new ClockOffset();
     this.meter = new LatencyMeter();
@@ -92,7 +95,7 @@ export class Client {
     this.#dispatch(() => this.session.tick(now, visible, this.transport.sending));
   }
 
-  /** Report that a JPEG frame was shown. */
+  /** Report that an image was shown. */
   imageShown(header, received, shown) {
     this.#shown(shown);
     this.#measure(header, received, shown);
@@ -124,18 +127,18 @@ export class Client {
       case "send":
         return transport.send(command.message);
       case "negotiate":
-        return transport.negotiate();
+        return transport.negotiate(command.iceServers);
       case "answer":
         return transport.answer(command.sdp);
       case "welcomed":
-        this.controller.holdMs = 1000 / command.welcome.spec.fps + TICK_MS;
+        this.controller.holdMs = 1000 / command.welcome.world.fps + TICK_MS;
         return handlers.welcomed?.(command.welcome);
       case "remember":
         return handlers.resumable?.(command.resume);
       case "notice":
         return handlers.notice?.(command.text, command.tone);
-      case "prompt_refused":
-        return handlers.promptRejected?.();
+      case "start_rejected":
+        return handlers.startRejected?.();
       case "pong":
         return this.clock.pong(command.message.time, command.received, command.message.server_time);
       case "frame":
@@ -143,10 +146,11 @@ export class Client {
     }
   }
 
-  #frame({ header, jpeg }, received) {
+  #frame(message, received) {
+    const { header, image } = message;
     this.counts.received += 1;
     this.counts.dropped = header.dropped;
-    if (jpeg) this.handlers.frame?.(header, jpeg, received);
+    if (image) this.handlers.frame?.(message, received);
     else this.#measureMatch(this.matcher.header(header));
   }
 
@@ -167,15 +171,15 @@ export class Client {
     if (offset === null || this.counts.shown % REPORT_EVERY !== 0) return;
     const refresh = this.refreshPeriod(shown);
     this.transport.sendReport(
-      protocol.shown({ frame: header.frame, received, shown, offset, refresh }),
+      protocol.frameShown({ frame: header.frame, received, shown, offset, refresh }),
     );
   }
 
   #sendInput(now) {
     if (this.session.state !== "playing" || !this.#sendClock.due(now)) return;
-    const { seq, time } = this.controller.sample(now);
+    const { sequence, time } = this.controller.sample(now);
     if (!this.transport.sendInput(protocol.input(this.controller.history))) return;
     this.counts.sent += 1;
-    this.meter.sent(seq, time);
+    this.meter.sent(sequence, time);
   }
 }

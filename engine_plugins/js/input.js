@@ -1,7 +1,7 @@
 // A player's devices as a sequence of controller states. It knows neither DOM nor clock: the caller
 // reports key presses, pointer movement and stick positions, and samples when `SendClock` says so.
 
-import { HISTORY, MAX_KEYS } from "./protocol.js";
+import { MAX_KEYS, STATES_PER_INPUT } from "./protocol.js";
 
 export const SAMPLE_MS = 1000 / 60; // interval while nothing changes; a change is sent at once
 export const MIN_GAP_MS = 6; // a 1000 Hz mouse must not send 1000 packets a second
@@ -19,15 +19,16 @@ export class Controller {
 
   /**
    * @param {object} [options]
-   * @param {number} [options.seq] sequence number of the first state
+   * @param {number} [options.sequence] sequence number of the first state
    * @param {[number, number]} [options.pointer] pointer totals to continue from
    * @param {number} [options.holdMs] shortest duration of a key press: one step of the world, so
    *   that no step misses a tap
    */
-  constructor({ seq = 0, pointer = [0, 0], holdMs = 0 } = {}) {
-    this.#next = seq;
+  constructor({ sequence = 0, pointer = [0, 0], holdMs = 0 } = {}) {
+    this.#next = sequence;
     this.#pointer = [...pointer];
     this.holdMs = holdMs;
+    this.camera = null; // {position, orientation, fov_y} of a client that moves the camera itself
   }
 
   /** Press a key. @returns {boolean} whether the state changed */
@@ -98,17 +99,17 @@ export class Controller {
       buttons |= pad.buttons;
     }
     const state = {
-      seq: this.#next,
+      sequence: this.#next,
       time: now,
       axes,
       buttons,
       keys: [...this.#keys.keys()],
       pointer: [...this.#pointer],
-      pose: null,
+      camera: this.camera,
     };
     this.#next += 1;
     this.#history.unshift(state);
-    this.#history.length = Math.min(this.#history.length, HISTORY);
+    this.#history.length = Math.min(this.#history.length, STATES_PER_INPUT);
     return state;
   }
 
@@ -119,7 +120,7 @@ export class Controller {
 
   /** Totals to continue from after a page reload. */
   get counters() {
-    return { seq: this.#next, pointer: [...this.#pointer] };
+    return { sequence: this.#next, pointer: [...this.#pointer] };
   }
 }
 

@@ -6,7 +6,7 @@ export const SPANS = [
   "uplink",
   "wait",
   "tokens",
-  "pixels",
+  "detokenize",
   "handover",
   "encode",
   "downlink",
@@ -17,7 +17,7 @@ export const SPAN_TEXT = {
   uplink: "control sampled → received by the gateway",
   wait: "received → the step that uses it starts",
   tokens: "step starts → tokens decoded",
-  pixels: "tokens decoded → frame detokenized",
+  detokenize: "tokens decoded → frame ready",
   handover: "worker → gateway",
   encode: "frame → encoded",
   downlink: "encoded → received here, including the send queue",
@@ -98,10 +98,10 @@ export function spansOf(header, sampled, received, shown, offset) {
   const uplink = header.t_input + offset - header.input_time;
   return {
     uplink,
-    wait: header.t_latch + offset - (sampled + uplink),
-    tokens: header.t_tokens - header.t_latch,
-    pixels: header.t_pixels - header.t_tokens,
-    handover: header.t_gateway - header.t_pixels,
+    wait: header.t_controls + offset - (sampled + uplink),
+    tokens: header.t_tokens - header.t_controls,
+    detokenize: header.t_frame - header.t_tokens,
+    handover: header.t_gateway - header.t_frame,
     encode: header.t_encoded - header.t_gateway,
     downlink: received - (header.t_encoded + offset),
     show: shown - received,
@@ -110,25 +110,25 @@ export function spansOf(header, sampled, received, shown, offset) {
 
 /**
  * Measure input-to-photon latency. A controller state is answered by the first shown frame whose
- * `input_seq` is at least the state's.
+ * `input_sequence` is at least the state's.
  */
 export class LatencyMeter {
-  #pending = []; // {seq, time}, oldest first
-  samples = []; // {seq, sampled, frame, total, spans}
+  #pending = []; // {sequence, time}, oldest first
+  samples = []; // {sequence, sampled, frame, total, spans}
 
-  sent(seq, time) {
-    this.#pending.push({ seq, time });
+  sent(sequence, time) {
+    this.#pending.push({ sequence, time });
     if (this.#pending.length > MAX_PENDING) this.#pending.shift();
   }
 
   /** Record a shown frame. @returns the samples that it completes */
   shown(header, received, shown, offset) {
     const answered = [];
-    while (this.#pending.length > 0 && this.#pending[0].seq <= header.input_seq)
+    while (this.#pending.length > 0 && this.#pending[0].sequence <= header.input_sequence)
       answered.push(this.#pending.shift());
     if (offset === null) return [];
-    const fresh = answered.map(({ seq, time }) => ({
-      seq,
+    const fresh = answered.map(({ sequence, time }) => ({
+      sequence,
       sampled: time,
       frame: header.frame,
       total: shown - time,
@@ -156,7 +156,7 @@ export class LatencyMeter {
   /** Return all kept samples as CSV, one row per controller state. */
   csv() {
     const rows = this.samples.map((s) => [
-      s.seq,
+      s.sequence,
       s.frame,
       s.sampled,
       s.total,
@@ -166,7 +166,7 @@ export class LatencyMeter {
       row.map((v) => (Number.isInteger(v) ? v : v.toFixed(3))).join(","),
     );
     return [
-      ["seq", "frame", "sampled_ms", "total_ms", ...SPANS.map((span) => `${span}_ms`)].join(","),
+      ["sequence", "frame", "sampled_ms", "total_ms", ...SPANS.map((span) => `${span}_ms`)].join(","),
       ...lines,
       "",
     ].join("\n");

@@ -1,6 +1,6 @@
 // One session as a state machine without I/O. Its methods report what happened and when (client
-// milliseconds); `commands()` returns what the caller has to do. States: idle, connecting, loading,
-// playing, reconnecting, full, error.
+// milliseconds); `commands()` returns what the caller has to do. States: idle, connecting, queued,
+// loading, playing, reconnecting, full, error.
 
 import * as protocol from "./protocol.js";
 
@@ -24,6 +24,14 @@ const NO_VIDEO_MS = 4000;
 
 // fatal for the connection, not for the session
 const RECONNECT = new Set(["client_too_slow", "not_greeted"]);
+// the server's answers to a `start` that it rejects
+const START_REJECTED = new Set(["bad_prompt_frame", "unknown_theme", "unsupported"]);
+// what the client can receive by each setting of `video`
+const MEDIA = {
+  auto: { transports: ["webrtc", "websocket"], codecs: ["h264", "vp8", "jpeg"] },
+  webrtc: { transports: ["webrtc"], codecs: ["h264", "vp8"] },
+  jpeg: { transports: ["websocket"], codecs: ["jpeg"] },
+};
 
 /** Normalize a theme's name: "amusement_park", "Amusement park" and "park" are one theme. */
 export function themeKey(id) {
@@ -50,7 +58,17 @@ const problem = (code, message, expected = "", got = "", remedy = "") => ({
   expected,
   got,
   remedy,
+  path: "",
 });
+
+const versionMismatch = ({ expected, got }) =>
+  problem(
+    "version_mismatch",
+    "Page and server use different protocol versions",
+    expected,
+    got,
+    "Reload the page.",
+  );
 
 export class Session {
   #commands = [];
@@ -64,30 +82,35 @@ export class Session {
   #pinged = 0;
   #resume = null;
   #wanted = { theme: null, seed: null, promptFrames: null };
-  #before = null; // what to return to when the server rejects the prompt frames
+  #before = null; // what to return to when the server rejects a restart
+  #running = false; // whether the session has a world
+  #startSent = false;
+  #restartDue = false; // wanted while there was no connection
   #uploadSince = -Infinity;
-  #themeRefused = false;
   #webrtcWorked = false;
   #stale = -Infinity; // frames shown before this may belong to the world before
   #headersSince = null; // arrival of the first frame header that no frame followed
 
   constructor({
     client = "web",
+    role = "player",
     world = null,
     video = "auto",
     token = null,
-    answering = SILENCE_MS,
+    silence = SILENCE_MS,
   } = {}) {
     this.client = client;
+    this.role = role;
     this.world = world;
     this.requestedVideo = video;
     this.video = video === "jpeg" ? "jpeg" : "webrtc";
     this.token = token;
-    this.silence = answering;
+    this.silence = silence;
     this.state = "idle";
     this.since = 0;
     this.detail = "";
     this.progress = null;
+    this.position = null; // in the queue for a seat, 0 is next
     this.attempt = 0;
     this.error = null;
     this.welcome = null;
@@ -127,6 +150,7 @@ export class Session {
     this.state = state;
     this.detail = detail;
     if (state !== "loading") this.progress = null;
+    if (state !== "queued") this.position = null;
   }
 
   // -- what the player wants ----------------------------------------------------------------------
@@ -134,6 +158,8 @@ export class Session {
   play({ theme, seed, promptFrames = null, resume = null }, now) {
     this.#wanted = { theme, seed, promptFrames };
     this.#before = null;
+    this.#running = false;
+    this.#restartDue = false;
     this.#resume = resume;
     this.error = null;
     this.attempt = 0;
@@ -147,11 +173,23 @@ export class Session {
   restart(theme, seed, now, promptFrames = null) {
     const before = this.#wanted;
     this.#wanted = { theme, seed, promptFrames: promptFrames ?? before.promptFrames };
-    if (this.#wire !== "greeted") return;
-    this.#send(protocol.start(theme, seed, promptFrames));
+    if (this.#wire !== "greeted") {
+      this.#restartDue = this.#running;
+      return;
+    }
+    this.#before = before;
+    this.#start(now, promptFrames);
+  }
+
+  /** Send `start`, preceded by the prompt frames if there are any. */
+  #start(now, promptFrames) {
+    const { theme, seed } = this.#wanted;
+    this.#startSent = true;
+    this.#restartDue = false;
+    for (const message of protocol.promptFrames(promptFrames ?? [])) this.#send(message);
+    this.#send(protocol.start({ theme, seed, promptFrames: promptFrames?.length ?? null }));
     this.#await(now, "Starting the world");
     if (!promptFrames?.length) return;
-    this.#before = before;
     this.#uploadSince = now;
     this.#stale = Infinity; // until the server has accepted the prompt frames
   }
@@ -199,18 +237,16 @@ export class Session {
   }
 
   #hello() {
-    const { theme, seed, promptFrames } = this.#wanted;
-    this.#uploadSince = this.#lastHeard;
+    const media = this.video === "jpeg" ? MEDIA.jpeg : MEDIA[this.requestedVideo];
+    this.#startSent = false;
     this.#send(
       protocol.hello({
         client: this.client,
-        world: this.world,
-        theme: this.#themeRefused ? null : theme,
-        seed,
-        video: this.video,
-        resume: this.#resume,
+        role: this.role,
+        ...media,
         token: this.token,
-        promptFrames: this.#resume === null ? promptFrames : null, // the server still has those of a resumed session
+        resume: this.#resume,
+        world: this.world,
       }),
     );
   }
@@ -250,12 +286,13 @@ export class Session {
     if (this.#wire !== "closed") this.#hangUp();
   }
 
-  /** Report bytes that are not a valid message. The session ends with an error. */
+  /** Report a ProtocolError in what was received. The session ends with an error. */
   invalid(error, now) {
+    if (error.code === "version_mismatch") return this.#fail(versionMismatch(error), now);
     this.#fail(
       problem(
         "bad_message",
-        `The server sent an invalid message (${error.path})`,
+        `The server sent an invalid message${error.path && ` (${error.path})`}`,
         error.expected,
         error.got,
         "Reload the page. If the error returns, page and server have different versions.",
@@ -269,13 +306,15 @@ export class Session {
     this.#lastHeard = now;
     switch (message.type) {
       case "welcome":
-        return this.#greet(message, now);
+        return this.#welcome(message, now);
       case "status":
         return this.#status(message, now);
       case "frame":
         return this.#frame(message, now);
+      case "event":
+        return this.#event(message, now);
       case "error":
-        return this.#refused(message, now);
+        return this.#rejected(message, now);
       case "pong":
         return this.#do("pong", { message, received: now });
       case "answer":
@@ -284,40 +323,37 @@ export class Session {
     }
   }
 
-  #greet(message, now) {
-    if (message.version !== protocol.VERSION) {
-      this.#fail(
-        problem(
-          "version_mismatch",
-          "Page and server use different protocol versions",
-          `version ${protocol.VERSION}`,
-          `version ${message.version}`,
-          "Reload the page.",
-        ),
-        now,
-      );
-      return;
-    }
+  #welcome(message, now) {
     this.#wire = "greeted";
     this.welcome = message;
     this.attempt = 0;
     this.#resume = message.resume;
+    this.#running = message.started;
+    this.video = message.transport === "webrtc" ? "webrtc" : "jpeg";
     this.#do("remember", { resume: message.resume });
     this.#do("welcomed", { welcome: message });
     this.#headersSince = null;
-    if (this.video === "webrtc") this.#do("negotiate");
+    if (this.video === "webrtc") this.#do("negotiate", { iceServers: message.ice_servers });
     this.#await(now, "Opening the world");
-    if (this.#themeRefused) this.#chooseOwnTheme(message.spec.themes);
+    if (message.seat.state === "queued") this.#queued(message.seat.position, now);
+    else if (this.#restartDue || !this.#running) this.#begin(now);
   }
 
-  #chooseOwnTheme(themes) {
-    this.#themeRefused = false;
-    const match = themes.find(
-      (theme) => this.#wanted.theme !== null && sameTheme(theme, this.#wanted.theme),
-    );
+  /** Start the world that the player wants, or the nearest one that the server has. */
+  #begin(now) {
+    if (this.role === "spectator") return;
+    const { themes } = this.welcome.world;
+    const { theme } = this.#wanted;
+    const match = themes.find((name) => theme !== null && sameTheme(name, theme));
+    if (!match && theme !== null && themes.length > 0)
+      this.#do("notice", { text: "This server has other themes. Choose one in the menu." });
     this.#wanted.theme = match ?? themes[0] ?? null;
-    if (match) this.#send(protocol.start(match, this.#wanted.seed));
-    else this.#do("notice", { text: "This server has other themes. Choose one in the menu." });
+    this.#start(now, this.#wanted.promptFrames);
+  }
+
+  #queued(position, now, detail = "") {
+    this.#enter("queued", now, detail || "All seats are taken");
+    this.position = position;
   }
 
   /** Wait for the first frame, "loading" or, after a lost connection, "reconnecting". */
@@ -327,30 +363,46 @@ export class Session {
     this.#enter(this.state === "reconnecting" ? "reconnecting" : "loading", now, detail);
   }
 
-  #status(message, now) {
-    if (message.state !== "playing" && message.state !== this.state) this.#stale = now + STALE_MS;
-    if (message.state === "loading") {
-      this.#enter("loading", now, message.detail || "Loading the model");
-      this.progress =
-        message.progress === null || message.progress === undefined
-          ? null
-          : Math.max(0, Math.min(1, message.progress));
-    } else if (message.state === "reconnecting") {
-      this.#enter("reconnecting", now, message.detail || "The world is being restarted");
-    } else {
-      this.#stale = this.#stale === Infinity ? now + STALE_MS : now;
-      if (this.state !== "loading") return;
-      this.detail = "Waiting for the first frame";
-      this.progress = 1;
+  #status({ state, detail, progress, position }, now) {
+    if (state !== "playing" && state !== this.state) this.#stale = now + STALE_MS;
+    switch (state) {
+      case "queued":
+        return this.#queued(position, now, detail);
+      case "ready":
+        if (this.#wire === "greeted" && !this.#running && !this.#startSent) this.#begin(now);
+        return;
+      case "loading":
+        this.#enter("loading", now, detail || "Loading the model");
+        this.progress = progress;
+        return;
+      case "reconnecting":
+        return this.#enter("reconnecting", now, detail || "The world is being restarted");
+      default:
+        return this.#worldRuns(now);
     }
   }
 
+  #worldRuns(now) {
+    this.#running = true;
+    this.#stale = this.#stale === Infinity ? now + STALE_MS : now;
+    if (this.state !== "loading") return;
+    this.detail = "Waiting for the first frame";
+    this.progress = 1;
+  }
+
+  #event({ name, detail }, now) {
+    if (name === "seat_warning") return this.#do("notice", { text: detail, tone: "warn" });
+    if (name !== "world_lost") return; // "world_restored": a status follows
+    this.#stale = now + STALE_MS;
+    this.#enter("reconnecting", now, detail || "The world is being restarted");
+  }
+
   #frame(message, now) {
-    if (message.jpeg === null || message.jpeg === undefined) this.#headersSince ??= now;
+    if (message.image === null) this.#headersSince ??= now;
     this.#do("frame", { message, received: now });
   }
 
-  #refused(message, now) {
+  #rejected(message, now) {
     const { code } = message;
     if (code === "no_free_seat") return this.#full(message, now);
     if (code === "session_expired" && this.#wire === "greeted" && now - this.#pinged > SILENT_MS) {
@@ -367,27 +419,24 @@ export class Session {
           text: "The earlier session had ended. This is a new one with the same theme and seed.",
         });
       });
-    if (code === "unknown_theme" && this.#wire === "open" && !this.#themeRefused) {
-      return this.#again(now, () => {
-        this.#themeRefused = true;
-      });
-    }
     if (RECONNECT.has(code) && message.fatal && this.#wire === "greeted") {
       return this.#again(now, () => this.#enter("reconnecting", now, message.message));
     }
-    if (code === "worker_lost" && !message.fatal) {
-      this.#stale = now + STALE_MS;
-      return this.#enter("reconnecting", now, message.message);
-    }
     if (message.fatal || this.#wire === "open") return this.#fail(message, now);
-    if (code === "bad_picture" && this.#before !== null) {
-      // the present world continues
-      this.#wanted = this.#before;
-      this.#before = null;
-      this.#stale = now;
-      this.#do("prompt_refused");
+    if (START_REJECTED.has(code) && this.#startSent) {
+      if (!this.#running) return this.#fail(message, now);
+      this.#revert(now);
     }
     this.#do("notice", { text: `${message.message}. ${message.remedy}`, tone: "warn" });
+  }
+
+  /** Keep playing the present world after a rejected restart. */
+  #revert(now) {
+    if (this.#before === null) return;
+    this.#wanted = this.#before;
+    this.#before = null;
+    this.#stale = now;
+    this.#do("start_rejected");
   }
 
   #full(message, now) {
@@ -514,6 +563,7 @@ export class Session {
       progress: this.progress,
       seconds: Math.max(0, (now - this.since) / 1000),
       lastFrame: this.lastFrame,
+      position: this.position,
       retryIn: this.#retryAt === null ? null : Math.max(0, (this.#retryAt - now) / 1000),
       attempt: this.attempt,
       stalledFor: stalled ? (now - this.lastFrame) / 1000 : 0,
@@ -526,7 +576,7 @@ export class Session {
       session: this.welcome?.session ?? null,
       server: this.welcome?.server ?? null,
       seats: this.welcome?.seats ?? null,
-      spec: this.welcome?.spec ?? null,
+      world: this.welcome?.world ?? null,
     };
   }
 }

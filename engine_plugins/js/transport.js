@@ -92,7 +92,8 @@ export class Transport {
     else this.send(message);
   }
 
-  negotiate() {
+  /** Negotiate WebRTC, with the ICE servers of the welcome message. */
+  negotiate(iceServers = []) {
     this.#peer?.close();
     const peer = new PeerConnection({
       offer: (sdp) => this.#peer === peer && this.send(offer(sdp)),
@@ -101,7 +102,7 @@ export class Transport {
       failed: (reason) => this.#peer === peer && this.handlers.videoFailed(reason),
     });
     this.#peer = peer;
-    peer.open();
+    peer.open(iceServers);
   }
 
   answer(sdp) {

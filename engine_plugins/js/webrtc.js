@@ -28,10 +28,14 @@ export class PeerConnection {
     return this.control?.readyState === "open";
   }
 
-  async open() {
+  /** Connect. `iceServers` as in the welcome message. */
+  async open(iceServers = []) {
     if (typeof RTCPeerConnection === "undefined") return this.#fail("this browser has no WebRTC");
     this.#timer = setTimeout(() => this.#fail("no connection within 4 s"), CONNECT_MS);
-    const pc = new RTCPeerConnection({ iceServers: [], bundlePolicy: "max-bundle" });
+    const pc = new RTCPeerConnection({
+      iceServers: iceServers.map(withoutNull),
+      bundlePolicy: "max-bundle",
+    });
     this.#pc = pc;
     preferCodecs(pc.addTransceiver("video", { direction: "recvonly" }));
     this.input = pc.createDataChannel("input", { ordered: false, maxRetransmits: 0 });
@@ -80,6 +84,10 @@ export class PeerConnection {
     this.#pc = null;
   }
 }
+
+/** Drop absent fields: RTCIceServer does not take null. */
+const withoutNull = (server) =>
+  Object.fromEntries(Object.entries(server).filter(([, value]) => value !== null));
 
 function preferCodecs(transceiver) {
   const all = RTCRtpReceiver.getCapabilities?.("video")?.codecs;

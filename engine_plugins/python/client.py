@@ -1,11 +1,11 @@
-"""A client over one WebSocket: controls up, JPEG frames down, newest first, and it comes back.
+"""A client over one WebSocket: controls up, JPEG frames down. It reconnects by itself.
 
     async with connect("http://127.0.0.1:8080") as client:
         client.steer(keys=("KeyW",))
         frame = await client.frame()
-        picture = frame.rgb()          # uint8 [height, width, 3]
+        pixels = frame.rgb()           # uint8 [height, width, 3]
 
-A world begins from what the caller renders: `connect(url, pictures=screenshot)`.
+A world starts from what the caller renders: `connect(url, prompt_frames=screenshot)`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import contextlib
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 from urllib.parse import urlsplit, urlunsplit
 
@@ -26,19 +26,12 @@ from numpy.typing import NDArray
 from websockets.asyncio.client import ClientConnection
 from websockets.asyncio.client import connect as open_websocket
 
-from worldbridge.bridge.errors import (
-    BAD_PICTURE,
-    CLIENT_TOO_SLOW,
-    ERROR_CODES,
-    INTERNAL,
-    SESSION_EXPIRED,
-    WORKER_LOST,
-    BridgeError,
-)
 from worldbridge.bridge.media.latest import LatestValue
 from worldbridge.bridge.protocol import (
+    ERROR_CODES,
     MAX_SERVER_MESSAGE,
-    SNAPSHOTS_PER_INPUT,
+    STATES_PER_INPUT,
+    BridgeError,
     Bye,
     ClientMessage,
     ControllerState,
@@ -58,13 +51,21 @@ from worldbridge.bridge.protocol import (
     decode_server,
     encode,
 )
-from worldbridge.engine_plugins.python.prompt_frames import Pictures, as_files
+from worldbridge.bridge.protocol.errors import (
+    CLIENT_TOO_SLOW,
+    INTERNAL,
+    SESSION_EXPIRED,
+    WORKER_LOST,
+)
+from worldbridge.engine_plugins.python.prompt_frames import PromptFrames, as_files, in_parts
 from worldbridge.engine_plugins.python.timing import Arrival, ClockOffset
 
 FAST_PINGS: Final = 8  # right after connecting, so that the clocks are matched early
 FAST_PING_S: Final = 0.05
 PING_S: Final = 0.5
-SILENCE_S: Final = 4.0  # a server that answers no ping for so long is gone
+SILENCE_S: Final = 4.0  # a server that answers no ping for this long is gone
+UPLOAD_S: Final = 60.0  # the same while prompt frames are on their way, in front of the pings
+MAX_QUEUED: Final = 64  # messages; beyond them controls are dropped
 FIRST_RETRY_S: Final = 0.2
 LONGEST_RETRY_S: Final = 5.0
 
@@ -78,7 +79,7 @@ def now_ms() -> float:
 
 
 def session_url(url: str) -> str:
-    """The WebSocket address of a server. Raises ValueError for what is no http or ws address."""
+    """Return the WebSocket address of a server. Raises ValueError unless it is http or ws."""
     parts = urlsplit(url)
     schemes = {"http": "ws", "https": "wss", "ws": "ws", "wss": "wss"}
     if parts.scheme not in schemes or not parts.netloc:
@@ -89,36 +90,40 @@ def session_url(url: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class ReceivedFrame:
-    """A frame as it came; it is decoded when somebody looks at it."""
+    """A frame as it arrived. `rgb` decodes it."""
 
     header: FrameHeader
-    jpeg: bytes
+    image: bytes
     received_ms: float
 
     def rgb(self) -> NDArray[np.uint8]:
-        """The picture, uint8 [height, width, 3]."""
-        picture: NDArray[np.uint8] = simplejpeg.decode_jpeg(self.jpeg, "RGB")
-        return picture
+        """Return the pixels, uint8 [height, width, 3]."""
+        pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(self.image, "RGB")
+        return pixels
 
 
 class Client:
     """Use `connect`. All methods belong to the event loop that the client was made on."""
 
-    def __init__(self, url: str, hello: Hello) -> None:
+    def __init__(self, url: str, hello: Hello, start: Start, files: tuple[bytes, ...] = ()) -> None:
         self.welcome: Welcome | None = None
         self.status = Status("loading", "connecting")
         self.clock = ClockOffset()
         self.reconnects = 0
-        self.refusal: BridgeError | None = None  # why the newest `start` was not done
+        self.refusal: BridgeError | None = None  # why the newest `start` was refused
         self._url = session_url(url)
         self._hello = hello
+        self._start = start  # what a new session begins with
+        self._files = files
+        self._playing = False  # a start was done
         self._frames: LatestValue[ReceivedFrame | Exception] = LatestValue()
-        self._recent: deque[ControllerState] = deque(maxlen=SNAPSHOTS_PER_INPUT)
-        self._seq = 0
+        self._recent: deque[ControllerState] = deque(maxlen=STATES_PER_INPUT)
+        self._sequence = 0
         self._socket: ClientConnection | None = None
-        self._writes: asyncio.Queue[bytes] = asyncio.Queue(64)
+        self._writes: asyncio.Queue[bytes] = asyncio.Queue()
         self._error: Exception | None = None
         self._heard_ms = now_ms()
+        self._uploading = False
 
     # --- playing ------------------------------------------------------------------------------
 
@@ -135,26 +140,37 @@ class Client:
 
         Send at least every 200 ms: a controller that is silent for 250 ms is released.
         """
-        snapshot = ControllerState(self._seq, now_ms(), axes, buttons, tuple(keys), pointer, pose)
-        self._seq += 1
-        self._recent.appendleft(snapshot)
-        self._send(Input(tuple(self._recent)))
-        return snapshot
+        state = ControllerState(self._sequence, now_ms(), axes, buttons, tuple(keys), pointer, pose)
+        self._sequence += 1
+        self._recent.appendleft(state)
+        if self._writes.qsize() < MAX_QUEUED:  # while the network is behind, old controls are void
+            self._send(Input(tuple(self._recent)))
+        return state
 
     def start(
-        self, theme: str | None = None, seed: int | None = None, pictures: Pictures | None = None
+        self,
+        theme: str | None = None,
+        seed: int | None = None,
+        prompt_frames: PromptFrames | None = None,
     ) -> None:
-        """Begin anew, with another theme, seed or pictures (see `as_files`) if given.
+        """Restart, with another theme, seed or prompt frames (see `as_files`) if given.
 
-        An empty list of pictures goes back to the theme's own beginning. What the server refuses is
-        in `refusal` afterwards, and the world goes on as it was.
+        An empty list of prompt frames goes back to the theme. What the server refuses is in
+        `refusal` afterwards, and the world continues as it was.
         """
-        files = None if pictures is None else as_files(pictures)
+        files = () if prompt_frames is None else as_files(prompt_frames)
+        message = Start(theme, seed, None, None if prompt_frames is None else len(files))
+        self._send_start(message, files)
+
+    def _send_start(self, message: Start, files: tuple[bytes, ...]) -> None:
         self.refusal = None
-        self._send(Start(theme, seed, files))
+        self._uploading = bool(files)
+        for part in in_parts(files):
+            self._send(part)
+        self._send(message)
 
     async def frame(self) -> ReceivedFrame:
-        """The newest frame that was not taken yet. Raises BridgeError if the server refused us."""
+        """Return the newest frame, waiting for one. Raises BridgeError if the server refused us."""
         if self._error is not None:
             raise self._error
         arrived = await self._frames.get()
@@ -164,11 +180,11 @@ class Client:
 
     @property
     def frames_skipped(self) -> int:
-        """Frames that arrived but were replaced by newer ones before anybody took them."""
+        """How many frames were replaced by newer ones before they were taken."""
         return self._frames.dropped
 
     def report(self, frame: ReceivedFrame, shown_ms: float) -> Arrival | None:
-        """Tell the server when a frame was shown; None while the clocks are not matched."""
+        """Report when a frame was shown. Returns None while the clocks are not matched."""
         offset = self.clock.offset_ms
         self._send(FrameShown(frame.header.frame, frame.received_ms, shown_ms, offset))
         if offset is None:
@@ -176,14 +192,13 @@ class Client:
         return Arrival(frame.header, frame.received_ms, shown_ms, offset)
 
     def _send(self, message: ClientMessage) -> None:
-        """Never waits: while the network is behind, old controls are worth nothing."""
-        if self._socket is not None and not self._writes.full():
+        if self._socket is not None:
             self._writes.put_nowait(encode(message))
 
     # --- the connection -----------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Connect, and connect again whenever the connection is lost. Ends with a fatal error."""
+        """Connect, and reconnect whenever the connection is lost. Ends with a fatal error."""
         wait = FIRST_RETRY_S
         while True:
             try:
@@ -192,7 +207,7 @@ class Client:
                 if error.code not in _PASSING:
                     return self._give_up(error)
                 if error.code == SESSION_EXPIRED:
-                    self._hello = replace(self._hello, resume=None)
+                    self._hello = self._hello.replace(resume=None)
             except websockets.InvalidHandshake as error:
                 return self._give_up(error)
             except (OSError, EOFError, TimeoutError, websockets.ConnectionClosed):
@@ -219,11 +234,8 @@ class Client:
             open_timeout=5,
             close_timeout=1,
         ) as socket:
-            hello = self._hello
-            if hello.resume is not None:  # the server still has them
-                hello = replace(hello, pictures=None)
-            await socket.send(encode(hello))
-            self._writes = asyncio.Queue(64)
+            await socket.send(encode(self._hello))
+            self._writes, self._uploading = asyncio.Queue(), False
             self._socket, self._heard_ms = socket, now_ms()
             helpers = [asyncio.create_task(w) for w in (self._write(socket), self._ping(socket))]
             try:
@@ -242,7 +254,7 @@ class Client:
 
     async def _ping(self, socket: ClientConnection) -> None:
         count = 0
-        while now_ms() - self._heard_ms < SILENCE_S * 1000:
+        while now_ms() - self._heard_ms < 1000 * (UPLOAD_S if self._uploading else SILENCE_S):
             self._send(Ping(now_ms()))
             count += 1
             await asyncio.sleep(FAST_PING_S if count < FAST_PINGS else PING_S)
@@ -251,35 +263,31 @@ class Client:
     def _handle(self, data: bytes) -> None:
         received = self._heard_ms = now_ms()
         match decode_server(data):
-            case Frame(header, jpeg) if jpeg is not None:
-                self._frames.put(ReceivedFrame(header, jpeg, received))
+            case Frame(header, image) if image is not None:
+                self._frames.put(ReceivedFrame(header, image, received))
             case Pong(sent, server):
                 self.clock.add(sent, received, server)
             case Status() as status:
-                self.status = status
+                self.status, self._uploading = status, False
+                self._playing = self._playing or status.state == "playing"
             case Welcome() as welcome:
                 self.welcome = welcome
-                self._check_pictures(welcome)
-                self._hello = replace(self._hello, resume=welcome.resume or None)
-            case Error() as error if error.fatal:
-                code = error.code if error.code in ERROR_CODES else INTERNAL
-                raise BridgeError(code, error.message, error.expected, error.got, error.remedy)
+                self._hello = self._hello.replace(resume=welcome.resume or None)
+                if welcome.role != "spectator" and not welcome.started:
+                    self._playing = False
+                    self._send_start(self._start, self._files)
             case Error() as error:
-                code = error.code if error.code in ERROR_CODES else INTERNAL
-                self.refusal = BridgeError(
-                    code, error.message, error.expected, error.got, error.remedy
-                )
+                self._refused(error)
 
-    def _check_pictures(self, welcome: Welcome) -> None:
-        """An older server passes over pictures without a word."""
-        if self._hello.pictures and welcome.role == "player" and not welcome.spec.takes_pictures:
-            raise BridgeError(
-                BAD_PICTURE,
-                "this server cannot begin a world with pictures",
-                "a world whose spec has takes_pictures",
-                f"the world {welcome.spec.name!r} of {welcome.server}",
-                "Leave `pictures` out, or update the server.",
-            )
+    def _refused(self, error: Error) -> None:
+        """Keep the refusal of a restart; raise any other."""
+        code = error.code if error.code in ERROR_CODES else INTERNAL
+        refusal = BridgeError(
+            code, error.message, error.expected, error.got, error.remedy, error.path
+        )
+        if error.fatal or not self._playing:
+            raise refusal
+        self.refusal, self._uploading = refusal, False
 
     async def close(self) -> None:
         """Leave for good: the seat is free for the next player at once."""
@@ -300,19 +308,20 @@ async def connect(
     token: str | None = None,
     resume: str | None = None,
     name: str = "python",
-    pictures: Pictures | None = None,
+    prompt_frames: PromptFrames | None = None,
 ) -> AsyncIterator[Client]:
     """Play at `url`, or only `watch`; leaving the block frees the seat.
 
-    `pictures` are what the world begins with instead of its theme: a screenshot, or up to nine
-    frames, oldest first (see `as_files`).
-    A lost connection is taken up again with growing pauses, in the same world if that is still
-    there. A refusal of the server raises BridgeError from `Client.frame`.
+    `prompt_frames` are what the world starts from instead of its theme: a screenshot, or up to
+    nine frames, oldest first (see `as_files`).
+    A lost connection is taken up again with growing pauses, in the same world if it still exists.
+    A refusal of the server raises BridgeError from `Client.frame`.
     """
+    files = () if prompt_frames is None else as_files(prompt_frames)
+    start = Start(theme, seed, None, None if prompt_frames is None else len(files))
     role: Role = "spectator" if watch else "player"
-    files = None if pictures is None else as_files(pictures)
-    hello = Hello(name, role, world, theme, seed, "jpeg", resume, token, pictures=files)
-    client = Client(url, hello)
+    hello = Hello(name, role, token=token, resume=resume, world=world)
+    client = Client(url, hello, start, files)
     task = asyncio.create_task(client.run())
     try:
         yield client

@@ -1,4 +1,4 @@
-"""Measure input-to-photon latency: a scripted player without a screen, every leg accounted for."""
+"""Measure input-to-photon latency with a scripted player that has no screen."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from worldbridge.engine_plugins.python.client import Client, connect, now_ms
-from worldbridge.engine_plugins.python.prompt_frames import Pictures
-from worldbridge.engine_plugins.python.timing import LEGS, InputToPhoton, percentiles
+from worldbridge.engine_plugins.python.prompt_frames import PromptFrames
+from worldbridge.engine_plugins.python.timing import SPANS, InputToPhoton, percentiles
 
-SNAPSHOTS_PER_SECOND: Final = 60
+STATES_PER_SECOND: Final = 60
 FIRST_FRAME_S: Final = 120.0
 _KEYS: Final = ("KeyW", "KeyS", "KeyA", "KeyD", "ArrowLeft", "ArrowRight")
 
@@ -21,11 +21,11 @@ Axes = tuple[float, float, float, float]
 
 @dataclass(frozen=True, slots=True)
 class ProfileResult:
-    """Milliseconds by percentile (p50, p95, p99); `samples` are the legs of every control."""
+    """Milliseconds by percentile (p50, p95, p99); `samples` are the spans of every control."""
 
     frames_per_second: float
     input_to_photon_ms: dict[str, float]
-    legs_ms: dict[str, dict[str, float]]
+    spans_ms: dict[str, dict[str, float]]
     dropped_frames: int
     world: str
     seconds: float
@@ -38,8 +38,7 @@ class ProfileResult:
 
 
 def scripted_track(seed: int = 0) -> Iterator[tuple[Axes, int, tuple[str, ...]]]:
-    """Controls for snapshot after snapshot: (axes, buttons, keys), changing at random times that
-    are the same on every run."""
+    """Yield (axes, buttons, keys), changing at random times that are the same on every run."""
     rng = random.Random(seed)
     while True:
         axes = (0.0, 0.0, rng.uniform(-1, 1), rng.uniform(-1, 1))
@@ -55,7 +54,7 @@ async def profile(
     *,
     theme: str | None = None,
     token: str | None = None,
-    pictures: Pictures | None = None,
+    prompt_frames: PromptFrames | None = None,
 ) -> ProfileResult:
     """Play for `seconds` from the first frame on.
 
@@ -64,7 +63,7 @@ async def profile(
         RuntimeError: frames came, but none of them answered an input.
         BridgeError: the server refused us.
     """
-    playing = connect(url, theme=theme, token=token, name="profile", pictures=pictures)
+    playing = connect(url, theme=theme, token=token, name="profile", prompt_frames=prompt_frames)
     async with playing as client:
         async with asyncio.timeout(FIRST_FRAME_S):
             first = await client.frame()
@@ -76,7 +75,7 @@ async def profile(
             async with asyncio.timeout(seconds):
                 while True:
                     last = await client.frame()
-                    last.rgb()  # what a screen would need: counted as the leg "show"
+                    last.rgb()  # what a screen would need: counted as the span "show"
                     arrival = client.report(last, now_ms())
                     frames += 1
                     if arrival is not None:
@@ -89,15 +88,15 @@ async def profile(
         elapsed = (now_ms() - began) / 1000
         dropped = last.header.dropped - first.header.dropped + client.frames_skipped - skipped
         assert client.welcome is not None
-        return _summary(meter, frames / elapsed, dropped, client.welcome.spec.name, elapsed)
+        return _summary(meter, frames / elapsed, dropped, client.welcome.world.name, elapsed)
 
 
 async def _play(client: Client, meter: InputToPhoton) -> None:
     due = now_ms()
     for axes, buttons, keys in scripted_track():
-        snapshot = client.steer(axes=axes, buttons=buttons, keys=keys)
-        meter.sent(snapshot.seq, snapshot.time)
-        due = max(due + 1000 / SNAPSHOTS_PER_SECOND, now_ms())
+        state = client.steer(axes=axes, buttons=buttons, keys=keys)
+        meter.sent(state.sequence, state.time)
+        due = max(due + 1000 / STATES_PER_SECOND, now_ms())
         await asyncio.sleep((due - now_ms()) / 1000)
 
 
@@ -112,7 +111,7 @@ def _summary(
     return ProfileResult(
         frames_per_second=rate,
         input_to_photon_ms=percentiles([sum(sample.values()) for sample in samples]),
-        legs_ms={leg: percentiles([sample[leg] for sample in samples]) for leg in LEGS},
+        spans_ms={span: percentiles([sample[span] for sample in samples]) for span in SPANS},
         dropped_frames=dropped,
         world=world,
         seconds=seconds,

@@ -1,10 +1,10 @@
-"""What a program has of a picture, as a file's bytes for the server."""
+"""Prompt frames as a program has them, turned into files for the server."""
 
 from __future__ import annotations
 
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
@@ -12,54 +12,67 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from worldbridge.bridge.errors import BAD_PICTURE, BridgeError
-from worldbridge.bridge.protocol import MAX_CLIENT_MESSAGE, MAX_PICTURE_MESSAGE
-from worldbridge.settings import MAX_PROMPT_FRAMES
+from worldbridge.bridge.protocol import (
+    MAX_PART,
+    MAX_PROMPT_BYTES,
+    MAX_PROMPT_FRAMES,
+    BridgeError,
+    PromptFramePart,
+)
+from worldbridge.bridge.protocol.errors import BAD_PROMPT_FRAME
 
-__all__ = ["Picture", "Pictures", "as_files"]
+__all__ = ["PromptFrame", "PromptFrames", "as_files", "in_parts"]
 
-Picture: TypeAlias = "bytes | str | os.PathLike[str] | NDArray[np.uint8]"
-Pictures: TypeAlias = "Picture | Sequence[Picture]"
-
-MAX_TOTAL = MAX_PICTURE_MESSAGE - MAX_CLIENT_MESSAGE
+PromptFrame: TypeAlias = "bytes | str | os.PathLike[str] | NDArray[np.uint8]"
+PromptFrames: TypeAlias = "PromptFrame | Sequence[PromptFrame]"
 
 
-def as_files(pictures: Pictures) -> tuple[bytes, ...]:
-    """One picture or several, oldest first: a path, the bytes of a PNG, JPEG or WebP file, or what
-    an engine rendered as uint8 [height, width, 3 or 4], top row first.
+def as_files(frames: PromptFrames) -> tuple[bytes, ...]:
+    """Return the files of one prompt frame or of several, oldest first.
 
-    Raises OSError for a file that cannot be read, ValueError for another kind of array, and
-    BridgeError bad_picture for more than the protocol carries.
+    A frame is a path, the bytes of a PNG, JPEG or WebP file, or what an engine rendered as uint8
+    [height, width, 3 or 4], top row first.
+
+    Raises:
+        OSError: a file cannot be read.
+        ValueError: an array of another kind.
+        BridgeError: bad_prompt_frame, for more than the protocol carries.
     """
-    alone = isinstance(pictures, bytes | str | os.PathLike | np.ndarray)
-    several: Sequence[Picture] = [pictures] if alone else pictures  # type: ignore[list-item, assignment]
+    alone = isinstance(frames, bytes | str | os.PathLike | np.ndarray)
+    several: Sequence[PromptFrame] = [frames] if alone else frames  # type: ignore[list-item, assignment]
     if len(several) > MAX_PROMPT_FRAMES:
+        most, got = f"at most {MAX_PROMPT_FRAMES}", f"{len(several)}"
         raise BridgeError(
-            BAD_PICTURE,
-            "too many pictures",
-            f"at most {MAX_PROMPT_FRAMES}",
-            f"{len(several)}",
-            "Give the newest ones.",
+            BAD_PROMPT_FRAME, "too many prompt frames", most, got, "Give the newest ones."
         )
-    files = tuple(_as_file(picture) for picture in several)
+    files = tuple(_as_file(frame) for frame in several)
     total = sum(map(len, files))
-    if total > MAX_TOTAL:
+    if total > MAX_PROMPT_BYTES:
         raise BridgeError(
-            BAD_PICTURE,
-            "the pictures are too large",
-            f"at most {MAX_TOTAL} bytes together",
+            BAD_PROMPT_FRAME,
+            "the prompt frames are too large",
+            f"at most {MAX_PROMPT_BYTES} bytes together",
             f"{total}",
             "Save them as JPEG, or smaller; the world's own size is enough.",
         )
     return files
 
 
-def _as_file(picture: Picture) -> bytes:
-    if isinstance(picture, bytes):
-        return picture
-    if isinstance(picture, np.ndarray):
-        return _as_png(picture)
-    return Path(picture).read_bytes()
+def in_parts(files: Sequence[bytes]) -> Iterator[PromptFramePart]:
+    """Yield the messages that carry the files, in order."""
+    for index, file in enumerate(files):
+        starts = range(0, max(1, len(file)), MAX_PART)
+        for part, at in enumerate(starts):
+            data = file[at : at + MAX_PART]
+            yield PromptFramePart(index, len(files), part, len(starts), data)
+
+
+def _as_file(frame: PromptFrame) -> bytes:
+    if isinstance(frame, bytes):
+        return frame
+    if isinstance(frame, np.ndarray):
+        return _as_png(frame)
+    return Path(frame).read_bytes()
 
 
 def _as_png(pixels: NDArray[np.uint8]) -> bytes:

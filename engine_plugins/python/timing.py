@@ -1,4 +1,4 @@
-"""Where the time between a control and the picture that answers it goes. Pure: no clock is read."""
+"""Latency spans from a control to the frame that answers it. Pure: no clock is read."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Final
 from worldbridge.bridge.protocol import FrameHeader
 
 # In the order in which they pass.
-LEGS: Final = ("uplink", "wait", "tokens", "pixels", "handover", "encode", "downlink", "show")
+SPANS: Final = ("uplink", "wait", "tokens", "detokenize", "handover", "encode", "downlink", "show")
 
 
 class ClockOffset:
-    """Client time minus server time, by the quickest of the last pings.
+    """Client time minus server time, from the quickest of the last pings.
 
     Queues only ever add to a round trip, so the quickest one is the most symmetric; the offset is
     wrong by half its round trip at most.
@@ -47,20 +47,20 @@ class Arrival:
     offset_ms: float
 
 
-def legs(sampled_ms: float, arrival: Arrival) -> dict[str, float]:
-    """Milliseconds per leg from sampling a control to showing a frame that answers it.
+def spans(sampled_ms: float, arrival: Arrival) -> dict[str, float]:
+    """Return the ms of each span from sampling a control to showing a frame that answers it.
 
     The frame may answer a newer control than this one; the way up is then measured on that newer
-    one, and the rest is waiting. The legs add up to `shown_ms - sampled_ms` exactly.
+    one, and the rest is waiting. The spans add up to `shown_ms - sampled_ms` exactly.
     """
     header, offset = arrival.header, arrival.offset_ms
     uplink = header.t_input - (header.input_time - offset)
     return {
         "uplink": uplink,
-        "wait": header.t_latch - (sampled_ms - offset + uplink),
-        "tokens": header.t_tokens - header.t_latch,
-        "pixels": header.t_pixels - header.t_tokens,
-        "handover": header.t_gateway - header.t_pixels,
+        "wait": header.t_controls - (sampled_ms - offset + uplink),
+        "tokens": header.t_tokens - header.t_controls,
+        "detokenize": header.t_frame - header.t_tokens,
+        "handover": header.t_gateway - header.t_frame,
         "encode": header.t_encoded - header.t_gateway,
         "downlink": arrival.received_ms - offset - header.t_encoded,
         "show": arrival.shown_ms - arrival.received_ms,
@@ -74,13 +74,13 @@ class InputToPhoton:
         self._pending: deque[tuple[int, float]] = deque(maxlen=max_pending)
         self.samples: list[dict[str, float]] = []
 
-    def sent(self, seq: int, sampled_ms: float) -> None:
-        self._pending.append((seq, sampled_ms))
+    def sent(self, sequence: int, sampled_ms: float) -> None:
+        self._pending.append((sequence, sampled_ms))
 
     def shown(self, arrival: Arrival) -> None:
-        while self._pending and self._pending[0][0] <= arrival.header.input_seq:
+        while self._pending and self._pending[0][0] <= arrival.header.input_sequence:
             _, sampled_ms = self._pending.popleft()
-            self.samples.append(legs(sampled_ms, arrival))
+            self.samples.append(spans(sampled_ms, arrival))
 
 
 def percentiles(values: Sequence[float]) -> dict[str, float]:

@@ -2,6 +2,14 @@
 
 const TYPING = "input, select, textarea, [contenteditable]";
 
+/** Return the four stick axes and the button bits of a gamepad with the standard layout. */
+export const readGamepad = (pad) => ({
+  axes: [0, 1, 2, 3].map((i) => pad.axes[i] ?? 0),
+  buttons: pad.buttons
+    .slice(0, 17)
+    .reduce((bits, button, i) => bits | (button.pressed ? 1 << i : 0), 0),
+});
+
 export class Controls {
   /**
    * `hooks`: active() -> bool, changed(), key(code) -> true if the page handled it,
@@ -106,11 +114,8 @@ export class Controls {
     if (this.padIndex === null || !this.hooks.active()) return;
     const pad = navigator.getGamepads()[this.padIndex];
     if (!pad) return;
-    const axes = [0, 1, 2, 3].map((i) => pad.axes[i] ?? 0);
+    const { axes, buttons } = readGamepad(pad);
     if (this.preferences.invertY) axes[3] = -axes[3];
-    const buttons = pad.buttons
-      .slice(0, 17)
-      .reduce((bits, button, i) => bits | (button.pressed ? 1 << i : 0), 0);
     this.#note(this.state.setPad("gamepad", axes, buttons));
   }
 }

@@ -93,7 +93,7 @@ export class Hud {
     setText(byId("hud-p95"), ms(stats.input_to_photon_ms.p95));
     setText(byId("hud-p99"), ms(stats.input_to_photon_ms.p99));
     for (const [span, { segment, p50, p95 }] of this.rows) {
-      const summary = stats.legs_ms[span];
+      const summary = stats.spans_ms[span];
       // Widths by the mean: means add up to the mean of the total, medians do not. An error of the
       // clock offset can make a short span slightly negative.
       segment.style.flexGrow = Math.max(0, summary.mean ?? 0);
@@ -121,24 +121,23 @@ export class Hud {
   }
 
   #facts(stats) {
-    const { spec, frames, inputs, clock, theme, seed } = stats.page;
+    const { world, frames, inputs, clock, theme, seed } = stats.page;
     const path =
       stats.transport === "websocket-jpeg"
         ? "JPEG over WebSocket"
         : stats.transport
             .replace("webrtc", "WebRTC")
             .replace(/-(.*)/, (_, c) => ` ${c.toUpperCase()}`);
-    const inputPath = inputs.path === "datachannel" ? "data channel" : "WebSocket";
-    const dropped = `dropped: ${frames.dropped_server} by the server, ${frames.dropped_page} by the page`;
     const facts = {
-      frames: `${frames.shown} shown · ${dropped}`,
-      transport: `${path} · input over ${inputPath}`,
+      frames: `${frames.shown} shown, dropped: ${frames.dropped_server} server, ${frames.dropped_page} page`,
+      transport: path,
+      input: inputs.path === "datachannel" ? "WebRTC data channel" : "WebSocket",
       rtt:
         clock.rtt_ms === null ? "–" : `${ms(clock.rtt_ms)} ms, shortest ${ms(clock.min_rtt_ms)} ms`,
-      world: spec
-        ? `${spec.title} · ${theme ? describeTheme(theme).title : "–"} · seed ${seed ?? "–"}`
+      world: world
+        ? `${world.title} · ${theme ? describeTheme(theme).title : "–"} · seed ${seed ?? "–"}`
         : "–",
-      size: spec ? `${spec.width} × ${spec.height} at ${spec.fps} fps` : "–",
+      size: world ? `${world.width} × ${world.height} at ${world.fps} fps` : "–",
     };
     for (const [name, text] of Object.entries(facts)) setText(byId(`fact-${name}`), text);
   }

@@ -1,14 +1,16 @@
 // The page: connects a client of the gateway to displays, controls and panels.
 
 import { Client, SLOW_TICK_MS, TICK_MS } from "../js/client.js";
+import { MAX_PROMPT_FRAMES } from "../js/protocol.js";
 import { sessionUrl } from "../js/transport.js";
+import { showControls } from "./control_help.js";
 import { Controls } from "./controls.js";
 import { CanvasDisplay, VideoDisplay } from "./display.js";
 import { byId, toast } from "./dom.js";
 import { Hud } from "./hud.js";
 import { Landing } from "./landing.js";
 import { Menu, toggleFullscreen } from "./menu.js";
-import { DropArea, MAX_PROMPT_FRAMES, PromptChoice, PromptControl } from "./prompt_frames.js";
+import { DropArea, PromptChoice, PromptControl } from "./prompt_frames.js";
 import { PromptStore } from "./prompt_store.js";
 import { RefreshPeriod } from "./refresh.js";
 import { ServerInfo } from "./server.js";
@@ -49,7 +51,7 @@ class Page {
     const refresh = new RefreshPeriod();
     const handlers = {
       changed: () => this.#render(true),
-      frame: (header, image, received) => this.canvas.push(header, image, received),
+      frame: ({ header, image }, received) => this.canvas.push(header, image, received),
       track: (stream) => this.video.attach(stream),
       welcomed: (welcome) => this.#welcomed(welcome),
       resumable: (token) => {
@@ -57,7 +59,7 @@ class Page {
         this.#store();
       },
       notice: (text, tone) => toast(text, tone, 7),
-      promptRejected: () => {
+      startRejected: () => {
         this.played = this.playedBefore;
         this.choice.restore(this.played);
         this.#address();
@@ -222,17 +224,16 @@ class Page {
   #restart(theme, seed, promptFrames = null) {
     this.#prefer({ theme });
     this.#dress(theme);
-    if (promptFrames !== null) {
-      this.playedBefore = this.played;
-      this.played = this.choice.now;
-    }
+    this.playedBefore = this.played;
+    if (promptFrames !== null) this.played = this.choice.now;
     this.client.restart(theme, seed, promptFrames);
     this.#address();
   }
 
-  #welcomed({ spec }) {
-    this.#prefer({ themes: spec.themes });
-    this.choice.offer(spec.takes_pictures ?? 0, this.choice.offered);
+  #welcomed({ world }) {
+    this.#prefer({ themes: world.themes });
+    this.choice.offer(world.max_prompt_frames, this.choice.offered);
+    showControls(world.action_schema);
     this.#address();
   }
 
@@ -260,7 +261,7 @@ class Page {
     if (view.theme && view.state !== "idle") this.#dress(view.theme);
     if (view.state === "playing") this.#startedPlaying(before);
     else if (view.state !== "reconnecting") this.hud.panel.hidden = true;
-    if (["idle", "error", "full"].includes(view.state)) {
+    if (["idle", "error", "full", "queued"].includes(view.state)) {
       this.controls.free();
       this.menu.close();
     }

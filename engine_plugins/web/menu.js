@@ -77,9 +77,9 @@ export class Menu {
     return this.dialog.open;
   }
 
-  show({ spec, theme, seed }) {
+  show({ world, theme, seed }) {
     if (this.open) return;
-    this.cards.show(spec?.themes, theme);
+    this.cards.show(world?.themes, theme);
     this.seed.value = seed;
     this.dialog.showModal();
     this.cards.reveal();

@@ -1,12 +1,11 @@
 // Prompt frames: images that the player chooses or drops, checked and scaled down before they are
 // sent.
 
+import { MAX_PROMPT_BYTES, MAX_PROMPT_FRAMES } from "../js/protocol.js";
 import { byId, setText, toast } from "./dom.js";
 
-export const MAX_PROMPT_FRAMES = 9; // of the protocol; a world may take fewer
-const SERVER_IMAGE = "picture"; // URL of the server's own prompt frame
+const SERVER_IMAGE = "prompt-frame"; // URL of the server's own prompt frame
 const TYPES = ["image/png", "image/jpeg", "image/webp"];
-const MAX_TOTAL_BYTES = 7_000_000; // the server takes a message of 8 MiB
 const MAX_BYTES = 2_000_000; // of one image; a larger one has more detail than a world uses
 const MAX_SIDE = 2048; // pixels
 
@@ -56,10 +55,10 @@ async function bytesOf(file, budget) {
 
 /** @returns {Promise<Uint8Array[]>} @throws {Error} with a message for the player */
 async function readAll(files) {
-  const budget = Math.min(MAX_BYTES, MAX_TOTAL_BYTES / files.length);
+  const budget = Math.min(MAX_BYTES, MAX_PROMPT_BYTES / files.length);
   const found = [];
   for (const file of files) found.push(await bytesOf(file, budget));
-  if (found.reduce((sum, { length }) => sum + length, 0) > MAX_TOTAL_BYTES)
+  if (found.reduce((sum, { length }) => sum + length, 0) > MAX_PROMPT_BYTES)
     throw new Error("These images are too large to send together. Choose fewer.");
   return found;
 }

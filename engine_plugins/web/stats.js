@@ -16,13 +16,13 @@ export function profile(client, displays) {
   const now = client.now();
   const view = client.view();
   const { total, spans } = meter.rolling();
-  const { spec } = view;
+  const { world } = view;
   return {
     frames_per_second: round(rate.perSecond(now), 2),
     input_to_photon_ms: rounded(total),
-    legs_ms: Object.fromEntries(SPANS.map((span) => [span, rounded(spans[span])])),
+    spans_ms: Object.fromEntries(SPANS.map((span) => [span, rounded(spans[span])])),
     dropped_frames: counts.dropped + displays.dropped,
-    world: spec?.name ?? null,
+    world: world?.name ?? null,
     seconds: round(counts.firstShown === null ? 0 : (now - counts.firstShown) / 1000, 1),
     transport: transportName(view.video, transport.codec),
     page: {
@@ -31,7 +31,7 @@ export function profile(client, displays) {
       server: view.server,
       theme: view.theme,
       seed: view.seed,
-      spec,
+      world,
       frames: {
         received: counts.received,
         shown: counts.shown,

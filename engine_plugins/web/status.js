@@ -6,6 +6,7 @@ import { describeTheme } from "./themes.js";
 
 const TITLES = {
   connecting: "Connecting",
+  queued: "Waiting for a seat",
   loading: "Preparing your world",
   reconnecting: "Reconnecting",
   full: "The server is full",
@@ -13,7 +14,7 @@ const TITLES = {
 };
 
 const SEAT_KEPT_S = 30;
-const seconds = (value) => `${Math.floor(value)} s`;
+const seconds = (value) => `${Math.floor(value)}\u00a0s`;
 const sentence = (text) => {
   const trimmed = text.trim().replace(/\.$/, "");
   return trimmed === "" ? "" : `${trimmed.charAt(0).toUpperCase()}${trimmed.slice(1)}.`;
@@ -25,9 +26,13 @@ function detailOf(view) {
       ? `${sentence(view.detail)} Attempt ${view.attempt + 1}.`
       : sentence(view.detail);
   }
+  if (view.state === "queued") {
+    const place = view.position === null ? "" : ` You are number ${view.position + 1} in the queue.`;
+    return sentence(view.detail) + place;
+  }
   if (view.state === "full") {
     const seats = view.error?.got ? ` (${view.error.got})` : "";
-    return `${sentence(view.detail + seats)} Trying again in ${Math.ceil(view.retryIn ?? 0)} s.`;
+    return `${sentence(view.detail + seats)} Trying again in ${Math.ceil(view.retryIn ?? 0)}\u00a0s.`;
   }
   if (view.state === "reconnecting" && view.attempt > 0) {
     const kept = view.seconds < SEAT_KEPT_S ? ` Your seat is kept for ${SEAT_KEPT_S} s.` : "";
@@ -113,8 +118,9 @@ export class StatusCard {
     byId("token-form").hidden = !locked;
     if (locked) byId("status-retry").hidden = true;
     if (!on) return;
-    for (const name of ["expected", "got", "remedy", "code"]) {
-      setText(byId(`error-${name}`), name === "code" ? error[name] : sentence(error[name]));
+    for (const name of ["expected", "got", "remedy", "path", "code"]) {
+      const verbatim = name === "path" || name === "code";
+      setText(byId(`error-${name}`), verbatim ? error[name] : sentence(error[name]));
       byId(`error-${name}`).parentElement.hidden = !error[name];
     }
   }

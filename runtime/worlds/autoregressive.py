@@ -39,6 +39,7 @@ from worldbridge.models.procedural import (
 from worldbridge.models.procedural import actions as limits
 from worldbridge.models.tokenizer import StreamState
 from worldbridge.runtime.config import WorkerConfig
+from worldbridge.runtime.controls import control_specs
 from worldbridge.runtime.decoding import (
     DecodeOptions,
     Decoder,
@@ -328,11 +329,11 @@ def _spec(manifest: dict[str, Any]) -> WorldSpec:
         fps=float(manifest["frames_per_second"]),
         frames_per_latent=1,
         themes=tuple(THEMES),
-        action_schema=tuple(limits.ACTION_NAMES),
+        action_schema=control_specs(limits.ACTION_NAMES),
         conditionings=("actions",),
-        context_frames=int(grid["window_frames"]),
-        kind="ar",
-        takes_pictures=MAX_PROMPT_FRAMES,
+        context_latents=int(grid["window_frames"]),
+        kind="autoregressive",
+        max_prompt_frames=MAX_PROMPT_FRAMES,
     )
 
 

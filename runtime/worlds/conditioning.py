@@ -136,7 +136,7 @@ def layout_of(manifest: Mapping[str, Any], config: TransformerConfig) -> ActionL
 
 def pose_vector(pose: Pose) -> Tensor:
     """float64 [8], as `models/conditioning/camera.py` has it."""
-    values = [*pose.position, *pose.rotation, pose.fov_y]
+    values = [*pose.position, *pose.orientation, pose.fov_y]
     return torch.tensor(values, dtype=torch.float64)
 
 
@@ -182,8 +182,8 @@ class Alignment:
     @classmethod
     def of(cls, ours: Pose, theirs: Pose) -> Alignment:
         """The motion that takes their pose to ours."""
-        x, y, z, w = _unit(theirs.rotation)
-        rotation = _unit(_times(_unit(ours.rotation), (-x, -y, -z, w)))
+        x, y, z, w = _unit(theirs.orientation)
+        rotation = _unit(_times(_unit(ours.orientation), (-x, -y, -z, w)))
         moved = _turned(rotation, theirs.position)
         a, b, c = (mine - other for mine, other in zip(ours.position, moved, strict=True))
         return cls(rotation, (a, b, c))
@@ -191,7 +191,7 @@ class Alignment:
     def apply(self, pose: Pose) -> Pose:
         x, y, z = _turned(self.rotation, pose.position)
         a, b, c = self.shift
-        rotation = _unit(_times(self.rotation, _unit(pose.rotation)))
+        rotation = _unit(_times(self.rotation, _unit(pose.orientation)))
         return Pose((x + a, y + b, z + c), rotation, pose.fov_y)
 
 
@@ -256,7 +256,7 @@ def start_video(pictures: Tensor, spec: WorldSpec, config: TokenizerConfig, leas
             pictures,
             spec.height,
             spec.width,
-            most=spec.takes_pictures,
+            most=spec.max_prompt_frames,
             spatial_compression=config.spatial_compression,
         )
     except PromptFrameError as error:

@@ -41,7 +41,7 @@ class WorldStart:
     """Where a session begins: the theme's rendered scene, or prompt frames instead of it.
 
     `pictures`: uint8 [T, 3 or 4, H, W], RGB or RGBA of any size, oldest first, at most
-    `spec.takes_pictures`; the world resizes them (`models/conditioning/prompt_frames.py`). Theme
+    `spec.max_prompt_frames`; the world resizes them (`models/conditioning/prompt_frames.py`). Theme
     and seed still decide how the session continues.
     """
 

@@ -39,6 +39,7 @@ from worldbridge.models.progress import silent
 from worldbridge.models.tokenizer.config import decoder_receptive_field
 from worldbridge.models.transformer import TransformerConfig
 from worldbridge.runtime.config import EAGER, WeightDtype, WorkerConfig
+from worldbridge.runtime.controls import control_specs
 from worldbridge.runtime.decoding import (
     DecodeOptions,
     Decoder,
@@ -477,11 +478,11 @@ def cosmos_spec(manifest: dict[str, Any]) -> WorldSpec:
         fps=float(manifest["frames_per_second"]),
         frames_per_latent=int(manifest["tokenizer"]["temporal_compression"]),
         themes=tuple(THEMES),
-        action_schema=() if layout is None else layout.axes,
-        context_frames=latents,
-        kind="ar",
+        action_schema=() if layout is None else control_specs(layout.axes),
+        context_latents=latents,
+        kind="autoregressive",
         conditionings=conditionings_of(config),
-        takes_pictures=_takes_pictures(latents, manifest["tokenizer"]["temporal_compression"]),
+        max_prompt_frames=_takes_pictures(latents, manifest["tokenizer"]["temporal_compression"]),
     )
 
 

@@ -38,6 +38,7 @@ from worldbridge.models.procedural import actions as limits
 from worldbridge.models.procedural.plain import PLAIN_THEMES, build_plain_scene, plain_place
 from worldbridge.models.procedural.render import render_rgbd
 from worldbridge.models.spatial_memory import Guide, MemoryConfig, MemoryInputError, SpatialMemory
+from worldbridge.runtime.controls import control_specs
 from worldbridge.runtime.decoding.active import ActiveDecoder
 from worldbridge.runtime.decoding.sampling import Sampling
 from worldbridge.runtime.errors import (
@@ -124,7 +125,7 @@ class GuidedWorld(Synchronous[GuidedState]):
     def _prompt_frame(self, pictures: Tensor) -> Tensor:
         try:
             fitted = fit_prompt_frames(
-                pictures, self.config.height, self.config.width, most=self.spec.takes_pictures
+                pictures, self.config.height, self.config.width, most=self.spec.max_prompt_frames
             )
         except PromptFrameError as error:
             raise BadPromptFrameError.of(error) from error
@@ -382,7 +383,7 @@ def _window(unseen: Tensor) -> tuple[slice, slice]:
 
 def _angles(pose: Pose) -> tuple[float, float]:
     """Return yaw (+ is left) and pitch (+ is up) of where a pose looks, in radians."""
-    x, y, z, w = pose.rotation
+    x, y, z, w = pose.orientation
     ahead = (-2 * (x * z + y * w), -2 * (y * z - x * w), -(1 - 2 * (x * x + y * y)))
     return math.atan2(-ahead[0], -ahead[2]), math.asin(min(max(ahead[1], -1.0), 1.0))
 
@@ -403,7 +404,7 @@ def _motion(before: Pose, after: Pose) -> list[float]:
 
 
 def _numbers(pose: Pose) -> list[float]:
-    return [*pose.position, *pose.rotation, pose.fov_y]
+    return [*pose.position, *pose.orientation, pose.fov_y]
 
 
 def _three(values: Sequence[float]) -> tuple[float, float, float]:
@@ -426,11 +427,11 @@ def _spec(manifest: dict[str, Any]) -> WorldSpec:
         fps=float(manifest["frames_per_second"]),
         frames_per_latent=1,
         themes=tuple(PLAIN_THEMES),
-        action_schema=tuple(limits.ACTION_NAMES),
+        action_schema=control_specs(limits.ACTION_NAMES),
         conditionings=("actions", "camera"),
-        context_frames=1,
-        kind="ar",
-        takes_pictures=1,
+        context_latents=1,
+        kind="autoregressive",
+        max_prompt_frames=1,
     )
 
 

@@ -25,6 +25,7 @@ from worldbridge.models.procedural.actions import (
     IMAGE_HEIGHT,
     IMAGE_WIDTH,
 )
+from worldbridge.runtime.controls import control_specs
 from worldbridge.runtime.errors import BadPromptFrameError, SnapshotError, UnknownThemeError
 from worldbridge.runtime.frames.i420 import rgb_to_i420
 from worldbridge.runtime.process import one_thread
@@ -57,9 +58,9 @@ def procedural_spec(fps: float = DEFAULT_FPS) -> WorldSpec:
         fps=fps,
         frames_per_latent=1,
         themes=tuple(THEMES),
-        action_schema=tuple(ACTION_NAMES),
+        action_schema=control_specs(ACTION_NAMES),
         conditionings=("actions",),
-        context_frames=0,
+        context_latents=0,
         kind="procedural",
     )
 

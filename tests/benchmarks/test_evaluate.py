@@ -26,6 +26,7 @@ from worldbridge.clock import now_ms
 from worldbridge.models.procedural.actions import ACTION_NAMES
 from worldbridge.models.procedural.camera import CameraState, step_camera
 from worldbridge.models.procedural.scene import THEMES, Scene
+from worldbridge.runtime.controls import control_specs
 from worldbridge.runtime.frames.i420 import rgb_to_i420
 from worldbridge.runtime.worlds.contract import Controls, Synchronous, WorldFrame, WorldStart
 
@@ -50,10 +51,10 @@ class TruthWorld(Synchronous[Walker]):
         fps=15.0,
         frames_per_latent=1,
         themes=THEMES,
-        action_schema=ACTION_NAMES,
-        context_frames=0,
+        action_schema=control_specs(ACTION_NAMES),
+        context_latents=0,
         kind="procedural",
-        takes_pictures=1,
+        max_prompt_frames=1,
         conditionings=("actions",),
     )
 

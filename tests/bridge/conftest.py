@@ -6,7 +6,7 @@ import asyncio
 import json
 import os
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import Any, TypeVar
@@ -23,9 +23,12 @@ from worldbridge.bridge.protocol import (
     Hello,
     Ping,
     ServerMessage,
+    Start,
+    Welcome,
     decode_server,
     encode,
 )
+from worldbridge.engine_plugins.python.prompt_frames import in_parts
 
 Message = TypeVar("Message")
 PATIENCE_S = 20.0  # only a broken server, or a very busy machine, needs it
@@ -36,10 +39,21 @@ class RawClient:
 
     def __init__(self, socket: ClientConnection) -> None:
         self.socket = socket
+        self._welcome: Welcome | None = None
+
+    @property
+    def welcome(self) -> Welcome:
+        assert self._welcome is not None, "only clients of `Rig.play` were welcomed already"
+        return self._welcome
 
     async def send(self, message: ClientMessage | bytes | str) -> None:
         data = message if isinstance(message, bytes | str) else encode(message)
         await self.socket.send(data)
+
+    async def start(self, start: Start, files: Sequence[bytes] = ()) -> None:
+        for part in in_parts(files):
+            await self.send(part)
+        await self.send(start.replace(prompt_frames=len(files)) if files else start)
 
     async def next(self) -> ServerMessage:
         data = await asyncio.wait_for(self.socket.recv(), PATIENCE_S)
@@ -92,8 +106,18 @@ class Rig:
         return RawClient(await self._stack.enter_async_context(connection))
 
     async def greet(self, hello: Hello | None = None) -> RawClient:
+        """Return a client that said hello."""
         client = await self.raw()
         await client.send(hello or Hello("test"))
+        return client
+
+    async def play(
+        self, start: Start | None = None, hello: Hello | None = None, files: Sequence[bytes] = ()
+    ) -> RawClient:
+        """Return a client whose world was started; `welcome` is what it received."""
+        client = await self.greet(hello)
+        client._welcome = await client.until(Welcome)
+        await client.start(start or Start(), files)
         return client
 
 

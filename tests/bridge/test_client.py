@@ -1,4 +1,4 @@
-"""The Python client: clocks, legs, coming back, and a profile whose legs add up."""
+"""The Python client: clocks, latency spans, reconnects, and a profile that adds up."""
 
 from __future__ import annotations
 
@@ -10,25 +10,24 @@ import pytest
 
 from tests.bridge.conftest import Rig, RigMaker, eventually
 from tests.support.fake_worker import SPEC
-from worldbridge.bridge.errors import BridgeError
-from worldbridge.bridge.protocol import FrameHeader, OpenSession, Pose, RestartSession
+from worldbridge.bridge.protocol import BridgeError, FrameHeader, OpenSession, Pose, RestartSession
 from worldbridge.engine_plugins.python import connect, profile
 from worldbridge.engine_plugins.python.client import session_url
 from worldbridge.engine_plugins.python.profile import scripted_track
 from worldbridge.engine_plugins.python.timing import (
-    LEGS,
+    SPANS,
     Arrival,
     ClockOffset,
     InputToPhoton,
-    legs,
     percentiles,
+    spans,
 )
 
 
-def arrival(input_seq: int = 4, offset: float = 1000.0) -> Arrival:
+def arrival(input_sequence: int = 4, offset: float = 1000.0) -> Arrival:
     """A frame that answers an input sampled at 1100 (client) = 100 (server)."""
     header = FrameHeader(
-        9, input_seq, 1100.0, 103.0, 110.0, 130.0, 135.0, Pose(), 136.0, 139.0, 140.0
+        9, input_sequence, 1100.0, 103.0, 110.0, 130.0, 135.0, Pose(), 136.0, 139.0, 140.0
     )
     return Arrival(header, 1145.0, 1147.0, offset)
 
@@ -42,12 +41,12 @@ class TestTiming:
         clock.add(300.0, 340.0, 250.0)
         assert (clock.offset_ms, clock.round_trip_ms) == (101.0, 2.0)
 
-    def test_every_leg_is_what_its_name_says(self) -> None:
-        assert legs(1100.0, arrival()) == {
+    def test_every_span_is_what_its_name_says(self) -> None:
+        assert spans(1100.0, arrival()) == {
             "uplink": 3.0,
             "wait": 7.0,
             "tokens": 20.0,
-            "pixels": 5.0,
+            "detokenize": 5.0,
             "handover": 1.0,
             "encode": 3.0,
             "downlink": 6.0,
@@ -55,7 +54,7 @@ class TestTiming:
         }
 
     def test_an_older_control_waited_longer(self) -> None:
-        older = legs(1090.0, arrival())
+        older = spans(1090.0, arrival())
         assert older["wait"] == 17.0
         assert sum(older.values()) == 1147.0 - 1090.0
 
@@ -63,8 +62,8 @@ class TestTiming:
         meter = InputToPhoton()
         for seq, time in ((3, 1090.0), (4, 1100.0), (5, 1110.0)):
             meter.sent(seq, time)
-        meter.shown(arrival(input_seq=4))
-        meter.shown(arrival(input_seq=4))
+        meter.shown(arrival(input_sequence=4))
+        meter.shown(arrival(input_sequence=4))
         assert [sum(sample.values()) for sample in meter.samples] == [57.0, 47.0]
 
     def test_percentiles(self) -> None:
@@ -93,7 +92,7 @@ async def test_it_plays(rig: Rig) -> None:
         frame = await client.frame()
         assert frame.rgb().shape == (SPEC.height, SPEC.width, 3)
         sent = client.steer(keys=["KeyW"])
-        while (frame := await client.frame()).header.input_seq < sent.seq:
+        while (frame := await client.frame()).header.input_sequence < sent.sequence:
             pass
         assert frame.header.input_time == sent.time
         client.start(seed=6)
@@ -140,24 +139,24 @@ async def test_a_profile_accounts_for_every_millisecond(rig: Rig) -> None:
     assert len(result.samples) >= 5  # sixty per second, unless the machine is very busy
     assert 0 < result.frames_per_second < 40
     for sample in result.samples:
-        assert set(sample) == set(LEGS)
-        for leg in ("tokens", "pixels", "handover", "encode", "show"):
-            assert sample[leg] >= 0  # stamps of one process or of one clock
-        assert sample["pixels"] >= 19
+        assert set(sample) == set(SPANS)
+        for span in ("tokens", "detokenize", "handover", "encode", "show"):
+            assert sample[span] >= 0  # stamps of one process or of one clock
+        assert sample["detokenize"] >= 19
         # stamps of two clocks, matched to half of the quickest round trip
         assert sample["uplink"] > -20 and sample["downlink"] > -20
     shape = json.loads(json.dumps(result.as_json()))
     assert set(shape) == {
         "frames_per_second",
         "input_to_photon_ms",
-        "legs_ms",
+        "spans_ms",
         "dropped_frames",
         "world",
         "seconds",
         "transport",
     }
-    assert list(shape["legs_ms"]) == list(LEGS)
-    for numbers in (shape["input_to_photon_ms"], *shape["legs_ms"].values()):
+    assert list(shape["spans_ms"]) == list(SPANS)
+    for numbers in (shape["input_to_photon_ms"], *shape["spans_ms"].values()):
         assert numbers["p50"] <= numbers["p95"] <= numbers["p99"]
     assert shape["world"] == "test-card" and shape["transport"] == "websocket-jpeg"
     total = [sum(sample.values()) for sample in result.samples]

@@ -9,7 +9,7 @@ import simplejpeg
 from av.video.codeccontext import VideoCodecContext
 
 from tests.support.fake_worker import SPEC, moving_frame
-from worldbridge.bridge.media.encoder import Codec, JpegEncoder, VideoEncoder, split_i420
+from worldbridge.bridge.media.encoder import JpegEncoder, VideoCodec, VideoEncoder, split_i420
 
 WIDTH, HEIGHT = SPEC.width, SPEC.height
 
@@ -19,14 +19,14 @@ def luma_psnr(a: np.ndarray, b: np.ndarray) -> float:
     return float(10 * np.log10(255**2 / max(error, 1e-6)))
 
 
-def decoder(codec: Codec) -> VideoCodecContext:
-    context = av.CodecContext.create("h264" if codec == "H264" else "vp8", "r")
+def decoder(codec: VideoCodec) -> VideoCodecContext:
+    context = av.CodecContext.create("h264" if codec == "h264" else "vp8", "r")
     assert isinstance(context, VideoCodecContext)
     return context
 
 
-@pytest.mark.parametrize("codec", ["H264", "VP8"])
-def test_video_survives(codec: Codec) -> None:
+@pytest.mark.parametrize("codec", ["h264", "vp8"])
+def test_video_survives(codec: VideoCodec) -> None:
     encoder, decode = VideoEncoder(codec, WIDTH, HEIGHT, 30), decoder(codec)
     shown = 0
     for n in range(12):
@@ -40,8 +40,8 @@ def test_video_survives(codec: Codec) -> None:
     assert shown == 12, "a frame in must be a frame out at once"
 
 
-@pytest.mark.parametrize("codec", ["H264", "VP8"])
-def test_key_frames_come_first_and_on_request_but_not_often(codec: Codec) -> None:
+@pytest.mark.parametrize("codec", ["h264", "vp8"])
+def test_key_frames_come_first_and_on_request_but_not_often(codec: VideoCodec) -> None:
     encoder = VideoEncoder(codec, WIDTH, HEIGHT, 30)
     keys = []
     for n in range(40):
@@ -55,7 +55,7 @@ def test_key_frames_come_first_and_on_request_but_not_often(codec: Codec) -> Non
 
 
 def test_time_stamps_always_grow() -> None:
-    encoder = VideoEncoder("H264", WIDTH, HEIGHT, 30)
+    encoder = VideoEncoder("h264", WIDTH, HEIGHT, 30)
     stamps = [
         encoder.encode(moving_frame(n), pts, n * 33.0).pts for n, pts in enumerate([9, 9, 3, 50])
     ]
@@ -64,13 +64,13 @@ def test_time_stamps_always_grow() -> None:
 
 def test_h264_allows_no_reordering_and_repeats_its_headers() -> None:
     """Without that in the SPS Chromium holds frames back; a late viewer needs SPS and PPS."""
-    encoder = VideoEncoder("H264", WIDTH, HEIGHT, 30)
+    encoder = VideoEncoder("h264", WIDTH, HEIGHT, 30)
     encoder.encode(moving_frame(0), 0, 0.0)
     encoder.request_keyframe()
     again = encoder.encode(moving_frame(1), 3000, 1000.0)
     kinds = {nal[0] & 31 for nal in bytes(again).split(b"\0\0\1")[1:]}
     assert {7, 8, 5} <= kinds  # SPS, PPS, IDR
-    decode = decoder("H264")
+    decode = decoder("h264")
     decode.decode(again)
     assert decode.has_b_frames is False
     assert decode.profile is not None and "Baseline" in decode.profile
@@ -95,6 +95,6 @@ def test_jpeg_keeps_red_red() -> None:
 
 def test_a_picture_of_the_wrong_size_is_refused() -> None:
     with pytest.raises(ValueError, match="expected 12288 bytes"):
-        VideoEncoder("H264", WIDTH, HEIGHT, 30).encode(bytes(100), 0, 0.0)
+        VideoEncoder("h264", WIDTH, HEIGHT, 30).encode(bytes(100), 0, 0.0)
     with pytest.raises(ValueError, match="expected 12288 bytes"):
         JpegEncoder(WIDTH, HEIGHT).encode(bytes(100))

@@ -10,11 +10,10 @@ import signal
 import socket
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import httpx
-import msgpack
+import msgspec
 import pytest
 import simplejpeg
 import websockets
@@ -27,6 +26,7 @@ from worldbridge.bridge.protocol import (
     CloseSession,
     ControllerState,
     Error,
+    Event,
     Failed,
     Frame,
     FrameShown,
@@ -67,37 +67,38 @@ async def refusal(rig: Rig, message: bytes | str | Hello) -> Error:
 class TestPlaying:
     async def test_hello_welcome_frames(self, rig: Rig) -> None:
         worker = await rig.worker()
-        client = await rig.greet(Hello("test", theme="night", seed=7))
-        welcome = await client.until(Welcome)
-        assert welcome.spec == SPEC
+        client = await rig.play(Start("night", 7))
+        welcome = client.welcome
+        assert welcome.world == SPEC
+        assert (welcome.transport, welcome.codec, welcome.started) == ("websocket", "jpeg", False)
         assert (welcome.role, welcome.seats.used, welcome.seats.total) == ("player", 1, 2)
         await client.until(Status, playing)
         (opened,) = worker.of(OpenSession)
         assert opened == OpenSession(welcome.session, "night", 7, None)
         frame = await client.until(Frame)
-        assert frame.jpeg is not None
-        assert simplejpeg.decode_jpeg(frame.jpeg).shape == (SPEC.height, SPEC.width, 3)
+        assert frame.image is not None
+        assert simplejpeg.decode_jpeg(frame.image).shape == (SPEC.height, SPEC.width, 3)
         h = frame.header
-        assert h.t_latch <= h.t_tokens <= h.t_pixels <= h.t_gateway <= h.t_encoded <= h.t_sent
-        assert h.input_seq == -1 and h.rtp is None
+        assert h.t_controls <= h.t_tokens <= h.t_frame <= h.t_gateway <= h.t_encoded <= h.t_sent
+        assert h.input_sequence == -1 and h.rtp is None
 
     async def test_frames_answer_the_newest_input(self, rig: Rig) -> None:
         worker = await rig.worker()
-        client = await rig.greet()
+        client = await rig.play()
         await client.until(Status, playing)
         await client.send(
             Input((ControllerState(5, 123.5, keys=("KeyW",)), ControllerState(4, 120.0)))
         )
         await client.send(Input((ControllerState(3, 110.0),)))  # late: must not win
-        frame = await client.until(Frame, lambda frame: frame.header.input_seq >= 0)
-        assert (frame.header.input_seq, frame.header.input_time) == (5, 123.5)
-        assert frame.header.t_input <= frame.header.t_latch
+        frame = await client.until(Frame, lambda frame: frame.header.input_sequence >= 0)
+        assert (frame.header.input_sequence, frame.header.input_time) == (5, 123.5)
+        assert frame.header.t_input <= frame.header.t_controls
         inputs = [m for m in worker.of(SessionInput) if isinstance(m, SessionInput)]
-        assert [m.snapshot.seq for m in inputs] == [5]
+        assert [m.state.sequence for m in inputs] == [5]
 
     async def test_start_reaches_the_worker_and_a_bad_theme_does_not(self, rig: Rig) -> None:
         worker = await rig.worker()
-        client = await rig.greet()
+        client = await rig.play()
         await client.until(Status, playing)
         await client.send(Start("dusk"))
         error = await client.until(Error)
@@ -108,7 +109,7 @@ class TestPlaying:
 
     async def test_ping_stats_and_bye(self, rig: Rig) -> None:
         worker = await rig.worker()
-        client = await rig.greet()
+        client = await rig.play()
         await client.until(Status, playing)
         await client.send(Ping(42.0))
         pong = await client.until(Pong, lambda pong: pong.time == 42.0)
@@ -127,8 +128,8 @@ class TestPlaying:
         watcher = await rig.greet(Hello("early", "spectator"))
         assert (await watcher.until(Welcome)).session == ""
         await watcher.until(Status, lambda s: s.detail == "waiting for a player")
-        player = await rig.greet()
-        session = (await player.until(Welcome)).session
+        player = await rig.play()
+        session = player.welcome.session
         await watcher.until(Frame)
         late = await rig.greet(Hello("late", "spectator"))
         welcome = await late.until(Welcome)
@@ -139,23 +140,32 @@ class TestPlaying:
 
     async def test_metrics_hold_every_leg_after_a_report(self, rig: Rig) -> None:
         await rig.worker()
-        client = await rig.greet()
+        client = await rig.play()
         await client.until(Status, playing)
         await client.send(Input((ControllerState(0, 1.0),)))
-        frame = await client.until(Frame, lambda frame: frame.header.input_seq == 0)
+        frame = await client.until(Frame, lambda frame: frame.header.input_sequence == 0)
         t = frame.header.t_sent
         await client.send(FrameShown(frame.header.frame, t + 1, t + 3, 0.0))
         await client.send(Ping(9.0))
         await client.until(Pong, lambda pong: pong.time == 9.0)
         async with httpx.AsyncClient() as http:
             text = (await http.get(rig.url + "metrics")).text
-        for leg in ("uplink", "wait", "tokens", "pixels", "handover", "encode", "downlink", "show"):
-            assert f'worldbridge_leg_ms_count{{leg="{leg}"}} 1.0' in text
-        assert 'worldbridge_leg_ms_sum{leg="show"} 2.0' in text
+        for span in (
+            "uplink",
+            "wait",
+            "tokens",
+            "detokenize",
+            "handover",
+            "encode",
+            "downlink",
+            "show",
+        ):
+            assert f'worldbridge_span_ms_count{{span="{span}"}} 1.0' in text
+        assert 'worldbridge_span_ms_sum{span="show"} 2.0' in text
 
     async def test_frames_that_wait_for_the_display_are_shifted(self, rig: Rig) -> None:
         worker = await rig.worker()
-        client, watcher = await rig.greet(), await rig.greet(Hello("looks", "spectator"))
+        client, watcher = await rig.play(), await rig.greet(Hello("looks", "spectator"))
         for peer in (client, watcher):
             await peer.until(Frame)
         for number in range(10):
@@ -174,14 +184,16 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("message", "code"),
         [
-            (msgpack.packb({"type": "hello", "version": 99}), "version_mismatch"),
-            (msgpack.packb({"type": "dance"}), "unknown_type"),
+            (msgspec.msgpack.encode({"type": "hello", "version": 99}), "version_mismatch"),
+            (msgspec.msgpack.encode({"type": "dance"}), "unknown_type"),
             (b"\xc1 not msgpack", "bad_message"),
             ("text", "bad_message"),
             (bytes(70_000), "message_too_large"),
-            (msgpack.packb({"type": "ping", "time": 1.0}), "not_greeted"),
+            (msgspec.msgpack.encode({"type": "ping", "time": 1.0}), "not_greeted"),
             (Hello("test", world="narnia"), "unknown_world"),
-            (Hello("test", theme="dusk"), "unknown_theme"),
+            (Hello("test", transports=("carrier pigeon",)), "unsupported"),
+            (Hello("test", max_frame=(64, 64)), "unsupported"),
+            (Hello("test", "spectator", session="nobody"), "session_expired"),
             (Hello("test", resume="no such token"), "session_expired"),
         ],
     )
@@ -195,12 +207,12 @@ class TestRefusals:
 
     async def test_nan_axes_close_only_that_client(self, rig: Rig) -> None:
         await rig.worker()
-        good, bad = await rig.greet(), await rig.greet()
+        good, bad = await rig.play(), await rig.play()
         await good.until(Status, playing)
         await bad.until(Status, playing)
         axes = [math.nan, 0.0, 0.0, 0.0]
-        snapshot = {"seq": 1, "time": 1.0, "axes": axes}
-        await bad.send(msgpack.packb({"type": "input", "snapshots": [snapshot]}))
+        state = {"sequence": 1, "time": 1.0, "axes": axes}
+        await bad.send(msgspec.msgpack.encode({"type": "input", "states": [state]}))
         error = await bad.until(Error)
         assert error.code == "invalid_input" and "axes" in error.message
         await good.until(Frame)
@@ -214,8 +226,7 @@ class TestRefusals:
 
     async def test_no_free_seat(self, rig: Rig) -> None:
         await rig.worker(seats=1)
-        first = await rig.greet()
-        await first.until(Welcome)
+        first = await rig.play()
         second = await rig.greet()
         error = await second.until(Error)
         assert error.code == "no_free_seat" and "spectator" in error.remedy
@@ -224,8 +235,8 @@ class TestRefusals:
     async def test_configured_seats_limit_the_workers(self, make_rig: RigMaker) -> None:
         rig = await make_rig(seats=1)
         await rig.worker(seats=4)
-        client = await rig.greet()
-        assert (await client.until(Welcome)).seats.total == 1
+        client = await rig.play()
+        assert client.welcome.seats.total == 1
 
     async def test_token(self, make_rig: RigMaker) -> None:
         rig = await make_rig(token="s3cret")
@@ -244,7 +255,7 @@ class TestRefusals:
     async def test_silence_keeps_the_seat_but_not_the_client(self, make_rig: RigMaker) -> None:
         rig = await make_rig(silence_s=0.4)
         worker = await rig.worker()
-        client = await rig.greet()
+        client = await rig.play()
         while not isinstance(message := await client.next(), Error):
             pass
         assert message.code == "session_expired"
@@ -253,7 +264,7 @@ class TestRefusals:
     async def test_a_full_server_says_so(self, make_rig: RigMaker) -> None:
         rig = await make_rig(max_clients=1)
         await rig.worker()
-        await (await rig.greet()).until(Welcome)
+        await rig.play()
         error = await (await rig.raw()).next()
         assert isinstance(error, Error) and error.code == "no_free_seat"
 
@@ -261,7 +272,7 @@ class TestRefusals:
 async def test_a_client_that_stops_reading_is_dropped_and_slows_nobody(make_rig: RigMaker) -> None:
     rig = await make_rig(stall_s=1.5)
     # large pictures: they fill the socket within a few frames
-    await rig.worker(spec=replace(SPEC, width=1280, height=960, fps=15.0))
+    await rig.worker(spec=SPEC.replace(width=1280, height=960, fps=15.0))
     lazy = socket.create_connection(("127.0.0.1", rig.port))
     lazy.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     reader, writer = await asyncio.open_connection(sock=lazy)
@@ -272,8 +283,10 @@ async def test_a_client_that_stops_reading_is_dropped_and_slows_nobody(make_rig:
     )
     assert b"101" in await reader.readuntil(b"\r\n\r\n")
     writer.write(masked(Hello("lazy")))
+    await asyncio.sleep(0.2)  # until it is welcomed
+    writer.write(masked(Start()))
     writer.transport.pause_reading()  # type: ignore[attr-defined]
-    good = await rig.greet()
+    good = await rig.play()
     await good.until(Status, playing)
     async with httpx.AsyncClient() as http:
         sent = []
@@ -297,7 +310,7 @@ async def test_a_client_that_stops_reading_is_dropped_and_slows_nobody(make_rig:
     await good.until(Frame)
 
 
-def masked(message: Hello | Ping) -> bytes:
+def masked(message: Hello | Start | Ping) -> bytes:
     """A WebSocket frame of a client, with the mask 0."""
     data = encode(message)
     length = bytes([0x80 | len(data)]) if len(data) < 126 else b"\xfe" + len(data).to_bytes(2)
@@ -307,27 +320,28 @@ def masked(message: Hello | Ping) -> bytes:
 class TestResume:
     async def test_a_player_comes_back_to_the_same_world(self, rig: Rig) -> None:
         worker = await rig.worker()
-        client = await rig.greet()
-        first = await client.until(Welcome)
+        client = await rig.play()
+        first = client.welcome
         await client.until(Status, playing)
         await client.send(Input((ControllerState(90, 1.0),)))
-        frame = await client.until(Frame, lambda frame: frame.header.input_seq == 90)
+        frame = await client.until(Frame, lambda frame: frame.header.input_sequence == 90)
         await client.socket.close()
         again = await rig.greet(Hello("test", resume=first.resume))
         second = await again.until(Welcome)
         assert (second.session, second.resume) == (first.session, first.resume)
+        assert second.started
         assert second.seats.used == 1
         assert (await again.until(Frame)).header.frame > frame.header.frame
         # it counts from 0 again, and is still heard
         await again.send(Input((ControllerState(0, 2.0),)))
-        answer = await again.until(Frame, lambda frame: frame.header.input_seq == 0)
+        answer = await again.until(Frame, lambda frame: frame.header.input_sequence == 0)
         assert answer.header.input_time == 2.0
         assert len(worker.of(OpenSession)) == 1
 
     async def test_a_second_connection_takes_the_session_over(self, rig: Rig) -> None:
         await rig.worker()
-        old = await rig.greet()
-        resume = (await old.until(Welcome)).resume
+        old = await rig.play()
+        resume = old.welcome.resume
         new = await rig.greet(Hello("test", resume=resume))
         await new.until(Frame)
         assert (await old.until(Error)).code == "session_expired"
@@ -336,12 +350,12 @@ class TestResume:
     async def test_the_seat_is_free_after_the_grace(self, make_rig: RigMaker) -> None:
         rig = await make_rig(grace_s=0.3)
         worker = await rig.worker(seats=1)
-        client = await rig.greet()
-        resume = (await client.until(Welcome)).resume
+        client = await rig.play()
+        resume = client.welcome.resume
         await client.socket.close()
         await eventually(lambda: len(worker.of(CloseSession)) == 1)
         assert (await refusal(rig, Hello("test", resume=resume))).code == "session_expired"
-        await (await rig.greet()).until(Welcome)
+        await rig.play()
 
 
 class TestWorker:
@@ -353,30 +367,34 @@ class TestWorker:
         status = await client.until(Status, lambda s: s.progress == 0.5)
         assert (status.state, status.detail) == ("loading", "reading weights")
         await worker.ready()
-        await client.until(Welcome)
+        assert not (await client.until(Welcome)).started
+        await client.until(Status, lambda s: s.state == "ready")
+        await client.send(Start())
         await client.until(Frame)
 
-    async def test_it_dies_and_sessions_go_on_from_their_snapshots(self, rig: Rig) -> None:
+    async def test_it_dies_and_sessions_continue_from_what_was_saved(self, rig: Rig) -> None:
         worker = await rig.worker()
-        client = await rig.greet(Hello("test", theme="night", seed=3))
-        session = (await client.until(Welcome)).session
+        client = await rig.play(Start("night", 3))
+        session = client.welcome.session
         await client.until(Frame, lambda frame: frame.header.frame > 12)
         await worker.stop()
+        assert (await client.until(Event)).name == "world_lost"
         await client.until(Status, lambda s: s.state == "reconnecting")
         second = await rig.worker()
+        assert (await client.until(Event)).name == "world_restored"
         await client.until(Status, playing)
         frame = await client.until(Frame)
         assert frame.header.frame >= 10
         (opened,) = second.of(OpenSession)
         assert isinstance(opened, OpenSession) and opened.session == session
-        assert opened.snapshot is not None and int(opened.snapshot) >= 10
+        assert opened.saved is not None and int(opened.saved) >= 10
 
-    async def test_without_a_snapshot_the_world_begins_anew(self, rig: Rig) -> None:
+    async def test_without_a_saved_session_the_world_begins_again(self, rig: Rig) -> None:
         worker = await rig.worker(ready=False)
         worker.step_s = 60.0  # never makes a frame
         await worker.ready()
-        client = await rig.greet(Hello("test", theme="night", seed=3))
-        session = (await client.until(Welcome)).session
+        client = await rig.play(Start("night", 3))
+        session = client.welcome.session
         await client.until(Status, playing)
         await worker.stop()
         await client.until(Status, lambda s: s.state == "reconnecting")
@@ -386,7 +404,7 @@ class TestWorker:
 
     async def test_a_worker_that_hangs_is_noticed_and_welcomed_back(self, rig: Rig) -> None:
         worker = await rig.worker()
-        client = await rig.greet()
+        client = await rig.play()
         await client.until(Status, playing)
         worker.answers_pings = False
         worker.worlds.clear()  # no frames either
@@ -397,15 +415,15 @@ class TestWorker:
     async def test_a_lost_worker_ends_the_wait_at_last(self, make_rig: RigMaker) -> None:
         rig = await make_rig(worker_grace_s=0.3)
         worker = await rig.worker()
-        client = await rig.greet()
+        client = await rig.play()
         await client.until(Status, playing)
         await worker.stop()
         assert (await client.until(Error)).code == "worker_lost"
 
     async def test_a_session_that_fails_tells_its_player(self, rig: Rig) -> None:
         worker = await rig.worker()
-        client, other = await rig.greet(), await rig.greet()
-        session = (await client.until(Welcome)).session
+        client, other = await rig.play(), await rig.play()
+        session = client.welcome.session
         await other.until(Status, playing)
         await worker.send(Failed(session, "world_failed", "the dice fell off", "dice", "none", "x"))
         error = await client.until(Error)
@@ -418,7 +436,7 @@ class TestWorker:
 
     async def test_garbage_from_a_worker_is_ignored(self, rig: Rig) -> None:
         worker = await rig.worker()
-        client = await rig.greet()
+        client = await rig.play()
         await client.until(Status, playing)
         await worker._socket.send_multipart([b"garbage"])
         await worker._socket.send_multipart([b"a", b"b", b"c", b"d"])
@@ -440,7 +458,7 @@ class TestHttp:
             assert page.headers["content-type"] == "text/html; charset=utf-8"
             assert page.headers["cache-control"] == "no-cache"
             assert "default-src 'self'" in page.headers["content-security-policy"]
-            script = await http.get("/protocol.js")
+            script = await http.get("/js/protocol.js")
             assert script.headers["content-type"] == "text/javascript; charset=utf-8"
 
     @pytest.mark.parametrize(
@@ -452,7 +470,7 @@ class TestHttp:
             "//etc/passwd",
             "/..%2f..%2fpyproject.toml",
             "/nothing.js",
-            "/protocol.js/",
+            "/js/protocol.js/",
         ],
     )
     async def test_only_the_page_is_served(self, rig: Rig, path: str) -> None:
@@ -511,7 +529,7 @@ async def upgrade(port: int, headers: dict[str, str]) -> bytes:
 
 
 async def is_served(rig: Rig) -> bool:
-    client = await rig.greet()
+    client = await rig.play()
     await client.until(Frame)
     await client.send(Bye())
     return True

@@ -1,4 +1,4 @@
-"""Latch, mailbox, seats and the conversation, with times made up by the test."""
+"""Sequences, seats, uploads and the connection, with times made up by the test."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import asyncio
 
 import pytest
 
-from worldbridge.bridge.errors import BridgeError
-from worldbridge.bridge.gateway.connection import Conversation, Phase, SessionStore
-from worldbridge.bridge.gateway.seats import SeatAllocator
-from worldbridge.bridge.gateway.sequence import SequenceRebaser
+from worldbridge.bridge.gateway.connection import Connection, Phase, PromptUpload
+from worldbridge.bridge.gateway.players import SeatAllocator, SequenceRebaser, SessionStore
 from worldbridge.bridge.gateway.workers import Liveness
 from worldbridge.bridge.media.latest import LatestValue
 from worldbridge.bridge.protocol import (
+    BridgeError,
     Bye,
+    ClientMessage,
     ControllerState,
     FrameHeader,
     Hello,
@@ -21,75 +21,111 @@ from worldbridge.bridge.protocol import (
     Offer,
     Ping,
     Pose,
+    PromptFramePart,
+    Seats,
     Start,
     encode,
 )
 
 
-def held(seq: int, key: str = "KeyW", pointer: tuple[float, float] = (0.0, 0.0)) -> ControllerState:
-    return ControllerState(seq, float(seq), keys=(key,), pointer=pointer)
+def held(
+    sequence: int, key: str = "KeyW", pointer: tuple[float, float] = (0.0, 0.0)
+) -> ControllerState:
+    return ControllerState(sequence, float(sequence), keys=(key,), pointer=pointer)
 
 
-def header(input_seq: int) -> FrameHeader:
-    return FrameHeader(0, input_seq, 5.0, 6.0, 7.0, 8.0, 9.0, Pose())
+def header(input_sequence: int) -> FrameHeader:
+    return FrameHeader(0, input_sequence, 5.0, 6.0, 7.0, 8.0, 9.0, Pose())
 
 
-class TestLatch:
+class TestSequences:
     def test_newest_wins_in_any_order(self) -> None:
-        latch = SequenceRebaser()
-        assert latch.offer([held(2), held(5), held(4)], 0.0) == held(5)
-        assert latch.offer([held(5), held(3)], 1.0) is None
-        assert latch.read(1.0) == held(5)
+        inputs = SequenceRebaser()
+        assert inputs.offer([held(2), held(5), held(4)]) == held(5)
+        assert inputs.offer([held(5), held(3)]) is None
+        assert inputs.offer([held(6)]) == held(6)
 
-    def test_silence_releases_everything_that_is_held(self) -> None:
-        latch = SequenceRebaser()
-        latch.offer([ControllerState(1, 0.0, (1, 1, 1, 1), 3, ("KeyW",), (7.0, 8.0))], 100.0)
-        assert latch.read(350.0) == ControllerState(1, 0.0, (1, 1, 1, 1), 3, ("KeyW",), (7.0, 8.0))
-        assert latch.read(350.1) == ControllerState(1, 0.0, pointer=(7.0, 8.0))
-
-    def test_repeating_an_old_snapshot_does_not_hold_it(self) -> None:
-        latch = SequenceRebaser()
-        latch.offer([held(1)], 0.0)
-        latch.offer([held(1)], 200.0)
-        released = latch.read(300.0)
-        assert released is not None and released.keys == ()
-
-    def test_a_client_that_counts_anew_goes_on_where_the_last_one_ended(self) -> None:
-        latch = SequenceRebaser()
-        latch.offer([held(41, pointer=(100.0, 50.0))], 0.0)
-        latch.attach()
-        first = latch.offer([held(0, pointer=(3.0, 0.0))], 1.0)
-        second = latch.offer([held(1, pointer=(5.0, 1.0))], 2.0)
-        assert first is not None and (first.seq, first.pointer) == (42, (100.0, 50.0))
-        assert second is not None and (second.seq, second.pointer) == (43, (102.0, 51.0))
-        assert latch.to_client(header(43)).input_seq == 1
-        earlier = latch.to_client(header(41))
-        assert (earlier.input_seq, earlier.input_time, earlier.t_input) == (-1, 0.0, 0.0)
-        assert latch.to_client(header(-1)).input_seq == -1
-
-    def test_taking_over_lets_go_of_keys(self) -> None:
-        latch = SequenceRebaser()
-        latch.offer([held(1)], 0.0)
-        latch.attach()
-        left = latch.read(1.0)
-        assert left is not None and left.keys == ()
+    def test_a_client_that_counts_again_continues_where_the_last_one_ended(self) -> None:
+        inputs = SequenceRebaser()
+        inputs.offer([held(41, pointer=(100.0, 50.0))])
+        inputs.attach()
+        first = inputs.offer([held(0, pointer=(3.0, 0.0))])
+        second = inputs.offer([held(1, pointer=(5.0, 1.0))])
+        assert first is not None and (first.sequence, first.pointer) == (42, (100.0, 50.0))
+        assert second is not None and (second.sequence, second.pointer) == (43, (102.0, 51.0))
+        assert inputs.to_client(header(43)).input_sequence == 1
+        earlier = inputs.to_client(header(41))
+        assert (earlier.input_sequence, earlier.input_time, earlier.t_input) == (-1, 0.0, 0.0)
+        assert inputs.to_client(header(-1)).input_sequence == -1
 
 
-class TestMailbox:
+class TestLatestValue:
     async def test_takes_the_newest_and_counts_the_rest(self) -> None:
-        mailbox: LatestValue[int] = LatestValue()
-        assert [mailbox.put(n) for n in (1, 2, 3)] == [None, 1, 2]
-        assert await mailbox.get() == 3
-        assert mailbox.dropped == 2
-        assert mailbox.take() is None
+        latest: LatestValue[int] = LatestValue()
+        assert [latest.put(n) for n in (1, 2, 3)] == [None, 1, 2]
+        assert await latest.get() == 3
+        assert latest.dropped == 2
 
     async def test_get_waits(self) -> None:
-        mailbox: LatestValue[str] = LatestValue()
-        taker = asyncio.create_task(mailbox.get())
+        latest: LatestValue[str] = LatestValue()
+        taker = asyncio.create_task(latest.get())
         await asyncio.sleep(0)
         assert not taker.done()
-        mailbox.put("late")
+        latest.put("late")
         assert await asyncio.wait_for(taker, 1) == "late"
+
+
+class TestUploads:
+    def part(
+        self, index: int, part: int, parts: int, data: bytes, count: int = 2
+    ) -> PromptFramePart:
+        return PromptFramePart(index, count, part, parts, data)
+
+    def refused(self, upload: PromptUpload, count: int) -> str:
+        with pytest.raises(BridgeError) as caught:
+            upload.take(count)
+        assert caught.value.code == "bad_prompt_frame"
+        return caught.value.message
+
+    def test_parts_become_files_once(self) -> None:
+        upload = PromptUpload()
+        for part in (self.part(0, 0, 2, b"ab"), self.part(0, 1, 2, b"c"), self.part(1, 0, 1, b"d")):
+            upload.add(part, 9)
+        assert upload.take(2) == (b"abc", b"d")
+        assert self.refused(upload, 2) == "prompt frames are missing"
+
+    def test_a_part_out_of_order_is_reported_once_with_start(self) -> None:
+        upload = PromptUpload()
+        upload.add(self.part(0, 0, 2, b"ab"), 9)
+        upload.add(self.part(1, 0, 1, b"d"), 9)
+        upload.add(self.part(0, 1, 2, b"c"), 9)
+        assert "out of order" in self.refused(upload, 2)
+        upload.add(self.part(0, 0, 1, b"ab", 1), 9)
+        assert upload.take(1) == (b"ab",)
+
+    @pytest.mark.parametrize(("index", "part"), [(1, 0), (0, 1)])
+    def test_the_first_part_comes_first(self, index: int, part: int) -> None:
+        upload = PromptUpload()
+        upload.add(self.part(index, part, 2, b"x"), 9)
+        assert "out of order" in self.refused(upload, 2)
+
+    def test_half_a_file_is_missing(self) -> None:
+        upload = PromptUpload()
+        upload.add(self.part(0, 0, 2, b"ab", 1), 9)
+        assert self.refused(upload, 1) == "prompt frames are missing"
+
+    def test_more_than_the_world_takes(self) -> None:
+        upload = PromptUpload()
+        upload.add(self.part(0, 0, 1, b"ab", 2), 1)
+        assert self.refused(upload, 2) == "too many prompt frames"
+
+    def test_the_total_is_limited_and_nothing_more_is_kept(self) -> None:
+        upload = PromptUpload()
+        for part in range(32):
+            upload.add(self.part(0, part, 32, bytes(256 * 1024)), 9)
+        upload.add(self.part(1, 0, 1, b"x"), 9)
+        assert upload._files == []
+        assert self.refused(upload, 2) == "the prompt frames are too large"
 
 
 class TestSeats:
@@ -101,27 +137,27 @@ class TestSeats:
         assert caught.value.code == "no_free_seat"
         seats.free("a")
         seats.take("b")
-        assert (seats.used, seats.total) == (1, 1)
+        assert seats.count() == Seats(1, 1)
 
     def test_a_vanished_players_seat_is_kept_for_the_grace(self) -> None:
         seats = SeatAllocator(1, grace_ms=30_000)
         seats.take("a")
         seats.leave("a", 1_000)
         assert seats.expired(30_999) == []
-        assert seats.used == 1
+        assert seats.count().used == 1
         assert seats.expired(31_000) == ["a"]
         seats.come_back("a")
         assert seats.expired(99_000) == []
 
 
-class TestConversation:
-    def greeted(self, role: str = "player") -> Conversation:
-        talk = Conversation(0.0)
+class TestConnection:
+    def greeted(self, role: str = "player") -> Connection:
+        talk = Connection(0.0)
         hello = Hello("test", "spectator" if role == "spectator" else "player")
         talk.receive(encode(hello), 0.0)
         return talk
 
-    def refused(self, talk: Conversation, message: Ping | Input | Start | Offer | Hello) -> str:
+    def refused(self, talk: Connection, message: ClientMessage) -> str:
         with pytest.raises(BridgeError) as caught:
             talk.receive(encode(message), 1.0)
         return caught.value.code
@@ -138,18 +174,24 @@ class TestConversation:
         assert phases == [Phase.WAITING, Phase.STREAMING, Phase.CLOSED]
 
     def test_hello_comes_first_and_once(self) -> None:
-        assert self.refused(Conversation(0.0), Ping(1.0)) == "not_greeted"
+        assert self.refused(Connection(0.0), Ping(1.0)) == "not_greeted"
         assert self.refused(self.greeted(), Hello("again")) == "bad_message"
 
     def test_nothing_starts_before_welcome(self) -> None:
         assert self.refused(self.greeted(), Start()) == "not_greeted"
         assert self.refused(self.greeted(), Offer("v=0")) == "not_greeted"
+        assert self.refused(self.greeted(), PromptFramePart(0, 1, 0, 1, b"")) == "not_greeted"
+
+    def test_the_first_message_is_small(self) -> None:
+        part = PromptFramePart(0, 1, 0, 1, bytes(5_000))
+        assert self.refused(Connection(0.0), part) == "message_too_large"
 
     def test_spectators_do_not_steer(self) -> None:
         talk = self.greeted("spectator")
         talk.welcomed()
         assert self.refused(talk, Input((held(1),))) == "invalid_input"
         assert self.refused(talk, Start()) == "invalid_input"
+        assert self.refused(talk, PromptFramePart(0, 1, 0, 1, b"")) == "invalid_input"
 
     def test_a_flood_of_messages_is_cut_off(self) -> None:
         talk = self.greeted()
@@ -159,7 +201,7 @@ class TestConversation:
         talk.receive(encode(Ping(1.0)), 1_000.0)
 
     def test_hello_is_due_after_five_seconds(self) -> None:
-        talk = Conversation(0.0, silence_ms=60_000)
+        talk = Connection(0.0, silence_ms=60_000)
         assert talk.overdue(5_000) is None
         late = talk.overdue(5_001)
         assert late is not None and late.code == "not_greeted"
@@ -177,6 +219,8 @@ class TestSessions:
     def test_resume_by_token(self) -> None:
         book = SessionStore()
         first, second = book.create("day", 1), book.create(None, None)
+        assert book.newest() is None
+        first.started = second.started = True
         assert book.resume(first.resume) is first
         assert book.newest() is second
         assert first.resume != second.resume and len(first.resume) >= 24

@@ -17,9 +17,9 @@ from av import VideoFrame
 
 from tests.bridge.conftest import RawClient, Rig, RigMaker, eventually
 from tests.support.fake_worker import SPEC
-from worldbridge.bridge.errors import BridgeError
 from worldbridge.bridge.protocol import (
     Answer,
+    BridgeError,
     ControllerState,
     Error,
     Frame,
@@ -64,7 +64,7 @@ class BrowserLike:
 
     def _header(self, data: bytes) -> None:
         message = decode_server(data)
-        assert isinstance(message, Frame) and message.jpeg is None
+        assert isinstance(message, Frame) and message.image is None
         self.headers.append(message)
 
     def _adopt(self, track: MediaStreamTrack) -> None:
@@ -100,7 +100,7 @@ async def page() -> AsyncIterator[BrowserLike]:
 
 
 async def playing(rig: Rig) -> RawClient:
-    client = await rig.greet(Hello("page", video="webrtc"))
+    client = await rig.play(hello=Hello("page", transports=("webrtc",), codecs=("h264", "vp8")))
     await client.until(Status, lambda status: status.state == "playing")
     return client
 
@@ -129,8 +129,8 @@ async def test_video_input_and_headers(rig: Rig, page: BrowserLike) -> None:
     steps = np.diff(picture[SPEC.height // 2, : SPEC.width].astype(int))
     assert np.median(steps) == 2
     page.input.send(encode(Input((ControllerState(11, 77.0),))))
-    await eventually(lambda: any(f.header.input_seq == 11 for f in page.headers))
-    answer = next(f.header for f in page.headers if f.header.input_seq == 11)
+    await eventually(lambda: any(f.header.input_sequence == 11 for f in page.headers))
+    answer = next(f.header for f in page.headers if f.header.input_sequence == 11)
     assert answer.input_time == 77.0
     assert answer.t_encoded <= answer.t_sent
     stamps = {RtpPacket.parse(packet).timestamp for packet in page.packets}
@@ -155,7 +155,7 @@ def extensions(packet: bytes) -> dict[int, bytes]:
     return dict(unpack_header_extensions(profile, packet[16 : 16 + words * 4]))
 
 
-async def test_a_lost_picture_brings_a_key_frame(rig: Rig, page: BrowserLike) -> None:
+async def test_a_lost_frame_brings_a_key_frame(rig: Rig, page: BrowserLike) -> None:
     await rig.worker()
     client = await playing(rig)
     await page.connect(client)
@@ -180,7 +180,7 @@ async def test_two_viewers_share_one_encoder(rig: Rig) -> None:
     player = await playing(rig)
     await pages[0].connect(player)
     await pages[0].frame()
-    watcher = await rig.greet(Hello("watcher", "spectator", video="webrtc"))
+    watcher = await rig.greet(Hello("watcher", "spectator", ("webrtc",), ("h264",)))
     await watcher.until(Status, lambda status: status.state == "playing")
     await pages[1].connect(watcher)
     assert (await pages[1].frame()).key_frame
@@ -202,7 +202,7 @@ async def test_without_h264_it_is_vp8(rig: Rig) -> None:
 
 async def test_garbage_on_a_data_channel_ends_that_client(rig: Rig, page: BrowserLike) -> None:
     await rig.worker()
-    client, other = await playing(rig), await rig.greet()
+    client, other = await playing(rig), await rig.play()
     await page.connect(client)
     await page.frame()
     await eventually(lambda: page.input.readyState == "open")
@@ -247,9 +247,10 @@ class TestOffers:
 
     async def test_the_codec_is_the_best_that_both_have(self) -> None:
         sdp = await self.offer("video")
-        assert choose_codec(sdp) == "H264"
-        assert choose_codec(sdp.replace("H264/90000", "H265/90000")) == "VP8"
-        assert choose_codec(sdp.replace("packetization-mode=1", "packetization-mode=0")) == "VP8"
+        assert choose_codec(sdp) == "h264"
+        assert choose_codec(sdp.replace("H264/90000", "H265/90000")) == "vp8"
+        assert choose_codec(sdp.replace("packetization-mode=1", "packetization-mode=0")) == "vp8"
+        assert choose_codec(sdp, ("vp8", "jpeg")) == "vp8"
         with pytest.raises(BridgeError):
             neither = sdp.replace("H264/90000", "H265/90000").replace("VP8/90000", "VP9/90000")
             choose_codec(neither)

@@ -56,21 +56,25 @@ async def test_actions_of_seven_numbers_and_a_clients_camera(tmp_path: Path) -> 
     world = _converted(tmp_path, **ACTIONS)
     with serving(tmp_path / "log", "--world", str(world), "--seats", "1") as server:
         async with connect(server.url, theme="zoo", seed=1) as client, asyncio.timeout(120):
-            first = (await client.frame()).header.pose
+            first = (await client.frame()).header.camera
             assert client.welcome is not None
-            assert client.welcome.spec.conditionings == ("actions", "camera")
-            assert client.welcome.spec.action_schema == ("strafe", "forward", "yaw")
+            assert client.welcome.world.conditionings == ("actions", "camera")
+            assert [c.name for c in client.welcome.world.action_schema] == [
+                "strafe",
+                "forward",
+                "yaw",
+            ]
             at = Pose((7.0, 0.0, 7.0))
             for _ in range(400):
                 client.steer(pose=at)
                 frame = await client.frame()
                 # an engine that has its own origin walks two metres to its right
                 at = Pose((9.0, 0.0, 7.0))
-                moved = np.subtract(frame.header.pose.position, first.position)
+                moved = np.subtract(frame.header.camera.position, first.position)
                 if abs(float(np.linalg.norm(moved)) - 2.0) < 0.2:
                     break
             else:
-                raise AssertionError(f"the camera stayed at {frame.header.pose}")
+                raise AssertionError(f"the camera stayed at {frame.header.camera}")
         assert server.process.poll() is None
 
 
@@ -83,7 +87,7 @@ async def test_a_text_from_a_file(tmp_path: Path) -> None:
         async with connect(server.url, theme="zoo", seed=1) as client, asyncio.timeout(120):
             pictures = {(await client.frame()).rgb().tobytes() for _ in range(10)}
             assert client.welcome is not None
-            assert client.welcome.spec.conditionings == ("text",)
+            assert client.welcome.world.conditionings == ("text",)
         assert len(pictures) > 3
 
 

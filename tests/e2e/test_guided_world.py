@@ -28,15 +28,15 @@ async def test_a_client_leads_the_camera_of_a_world_with_memory(tmp_path: Path) 
     save_guided_world(folder, GuidedTokenizer(sizes), VideoTransformer(NET))
     with serving(tmp_path / "log", "--world", str(folder), "--seats", "1") as server:
         async with connect(server.url, theme="zoo", seed=1) as client, asyncio.timeout(120):
-            first = (await client.frame()).header.pose
+            first = (await client.frame()).header.camera
             client.steer(pose=Pose((7.0, 0.0, 7.0)))
             await client.frame()
             for _ in range(400):
                 client.steer(pose=Pose((7.5, 0.0, 7.0)))
                 frame = await client.frame()
-                moved = np.subtract(frame.header.pose.position, first.position)
+                moved = np.subtract(frame.header.camera.position, first.position)
                 if abs(float(np.linalg.norm(moved)) - 0.5) < 1e-3:
                     break
             else:
-                raise AssertionError(f"the camera stayed at {frame.header.pose}")
+                raise AssertionError(f"the camera stayed at {frame.header.camera}")
         assert server.process.poll() is None

@@ -20,9 +20,9 @@ import torch
 
 from tests.models.test_convert_conditioning import source as checkpoint
 from tests.support.server import Server, alive, serving
-from worldbridge.bridge.errors import BridgeError
+from worldbridge.bridge.protocol import BridgeError
 from worldbridge.engine_plugins.python import connect
-from worldbridge.engine_plugins.python.timing import LEGS
+from worldbridge.engine_plugins.python.timing import SPANS
 from worldbridge.models.checkpoint import EMBEDDED_WORLD
 from worldbridge.models.convert import convert
 
@@ -178,12 +178,14 @@ def test_the_page_and_its_parts_are_served(procedural: Server) -> None:
 async def test_a_python_client_plays(procedural: Server) -> None:
     frames = []
     async with connect(procedural.url, theme="museum", seed=5) as client, asyncio.timeout(40):
-        while len(frames) < 10 or frames[-1].header.input_seq < 3:
+        while len(frames) < 10 or frames[-1].header.input_sequence < 3:
             client.steer(keys=("ArrowLeft",))
             frames.append(await client.frame())
     numbers = [frame.header.frame for frame in frames]
     assert numbers == sorted(set(numbers)), "frames came twice or out of order"
-    assert frames[0].header.pose.rotation != frames[-1].header.pose.rotation, "it did not turn"
+    assert frames[0].header.camera.orientation != frames[-1].header.camera.orientation, (
+        "it did not turn"
+    )
     assert frames[-1].rgb().shape == (320, 512, 3)
 
 
@@ -237,8 +239,8 @@ def test_profile_prints_one_object(procedural: Server) -> None:
     assert profile["dropped_frames"] >= 0
     total = profile["input_to_photon_ms"]
     assert 0 < total["p50"] <= total["p95"] <= total["p99"]
-    assert set(profile["legs_ms"]) == set(LEGS)
-    assert all(leg["p50"] <= leg["p95"] <= leg["p99"] for leg in profile["legs_ms"].values())
+    assert set(profile["spans_ms"]) == set(SPANS)
+    assert all(leg["p50"] <= leg["p95"] <= leg["p99"] for leg in profile["spans_ms"].values())
 
 
 def test_profile_of_nobody_ends_with_one_line() -> None:

@@ -575,7 +575,7 @@ def test_rate_and_context_are_the_worlds_own(source: Path, tmp_path: Path) -> No
     assert manifest["frames_per_second"] == 12.5
     assert manifest["window"] == {"latents": 2, "slide": "rotate"}
     world = load_cosmos(out, seats=1, device="cpu", progress=lambda *_: None)
-    assert (world.spec.fps, world.spec.context_frames) == (12.5, 2)
+    assert (world.spec.fps, world.spec.context_latents) == (12.5, 2)
     assert (world.decoder.max_latents, world.decoder.slide) == (2, "rotate")
     for wrong in (1, trained + 1):
         with pytest.raises(ConvertError, match=f"2 to {trained} latents.*got {wrong}"):

@@ -47,7 +47,7 @@ def test_the_gateway_and_the_worker_scale_alike(height: int, width: int, channel
     source = noise(height, width, channels)
     file = io.BytesIO()
     Image.fromarray(source[0].permute(1, 2, 0).numpy()).save(file, "PNG")
-    raw = files.read_pictures([file.getvalue()], 64, 96)
+    raw = files.read_prompt_frames([file.getvalue()], 64, 96)
     theirs = np.frombuffer(raw.rgb, np.uint8).reshape(64, 96, 3).astype(int)
     ours = fit_prompt_frames(source, 64, 96)[0].permute(1, 2, 0).numpy().astype(int)
     assert ours.std() > 2

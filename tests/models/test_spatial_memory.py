@@ -28,7 +28,7 @@ FOV = 50.0
 @dataclass(frozen=True)
 class At:
     position: tuple[float, float, float] = (0.0, 0.0, 0.0)
-    rotation: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 1.0)
+    orientation: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 1.0)
 
 
 def at(state: CameraState) -> At:
@@ -122,7 +122,7 @@ def test_cracks_are_filled_and_holes_are_not() -> None:
     memory = SpatialMemory(CONFIG)
     memory.add(*wall(3.0), At(), FOV)
     assert memory.render(At((0.0, 0.0, -1.0)), FOV).mask.all()  # 1.5 times larger: cracks
-    turned = At(rotation=(0.0, math.sin(0.1), 0.0, math.cos(0.1)))
+    turned = At(orientation=(0.0, math.sin(0.1), 0.0, math.cos(0.1)))
     mask = memory.render(turned, FOV).mask
     assert mask[:, -20:].all() and not mask[:, :10].any()
 
@@ -210,7 +210,7 @@ def test_damaged_bytes_are_told(where: int) -> None:
     [
         (At((math.nan, 0.0, 0.0)), FOV, "pose"),
         (At((0.0, math.inf, 0.0)), FOV, "pose"),
-        (At(rotation=(0.0, 0.0, 0.0, 0.0)), FOV, "pose"),
+        (At(orientation=(0.0, 0.0, 0.0, 0.0)), FOV, "pose"),
         (At((1000.0, 0.0, 0.0)), FOV, "jumped"),
         (At(), 170.0, "field of view"),
         (At(), math.nan, "pose"),

@@ -118,4 +118,4 @@ def test_serves_the_page_and_a_frame(command: Path, tmp_path: Path, world: str) 
 
 async def _one_frame(url: str) -> bytes:
     async with connect(url) as client, asyncio.timeout(30):
-        return (await client.frame()).jpeg
+        return (await client.frame()).image

@@ -112,7 +112,7 @@ class Place:
 class World(Synchronous[Place]):
     """Of two pictures a latent, of which the first is drawn and the second is left over."""
 
-    spec = WorldSpec("fake", "Fake", 2, 2, 10.0, 2, ("zoo",), (), 1, "ar")
+    spec = WorldSpec("fake", "Fake", 2, 2, 10.0, 2, ("zoo",), (), 1, "autoregressive")
     tokenizer = transformer = None
 
     def __init__(self, *kinds: Decoder) -> None:

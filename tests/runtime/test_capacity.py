@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import islice
 
 import pytest
@@ -27,7 +27,7 @@ class SleepingWorld(Synchronous[Stream]):
         super().__init__()
         self.seconds = ms_per_player / 1000
         self.opened = 0
-        self.spec = WorldSpec("sleepy", "", 2, 2, fps, 1, ("plain",), ("a",), 1, "procedural")
+        self.spec = WorldSpec("sleepy", "", 2, 2, fps, 1, ("plain",), (), 1, "procedural")
 
     def open(self, start: WorldStart) -> Stream:
         self.opened += 1
@@ -73,7 +73,7 @@ class LatentWorld(SleepingWorld):
     ) -> None:
         """`others_ms`: what somebody else takes away from each drawing, in turn."""
         super().__init__(0.0, fps)
-        self.spec = replace(self.spec, frames_per_latent=pictures)
+        self.spec = self.spec.replace(frames_per_latent=pictures)
         self.clock, self.others_ms, self.drawings = clock, others_ms, 0
         self.cost = ms_a_latent, ms_a_player
 

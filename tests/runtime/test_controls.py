@@ -166,7 +166,7 @@ any_axis = st.floats(-1, 1)
     st.lists(
         st.builds(
             ControllerState,
-            seq=st.integers(0, 2**53 - 1),
+            sequence=st.integers(0, 2**53 - 1),
             time=any_number,
             axes=st.tuples(any_axis, any_axis, any_axis, any_axis),
             keys=st.lists(st.sampled_from(["KeyW", "KeyA", "ArrowLeft", "KeyE"])).map(tuple),

@@ -66,8 +66,9 @@ def play(world: CosmosWorld, state: object, steps: int) -> list[bytes]:
 def test_its_spec_comes_from_its_configs() -> None:
     spec = make_world().spec
     assert (spec.width, spec.height, spec.frames_per_latent) == (96, 64, 8)
-    assert (spec.fps, spec.context_frames, spec.action_schema) == (25.0, 3, ())
-    assert make_world("actions").spec.action_schema == ("strafe", "forward", "yaw", "pitch")
+    assert (spec.fps, spec.context_latents, spec.action_schema) == (25.0, 3, ())
+    schema = make_world("actions").spec.action_schema
+    assert [control.name for control in schema] == ["strafe", "forward", "yaw", "pitch"]
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

@@ -18,8 +18,8 @@ from worldbridge.bridge.protocol import (
     OpenSession,
     RawFrame,
     RestartSession,
+    SavedSession,
     SessionInput,
-    SessionSnapshot,
     ShiftPhase,
     Shutdown,
     WorkerMessage,
@@ -85,7 +85,7 @@ def test_open_answers_with_opened_and_a_first_snapshot() -> None:
     assert rig.engine.next_step_ms() is None  # nobody is there, so there is nothing to do
     opened, saved = rig.tell(OpenSession("a", "striped", 3))
     assert opened == Opened("a")
-    assert isinstance(saved, SessionSnapshot)
+    assert isinstance(saved, SavedSession)
     assert rig.engine.next_step_ms() is not None
 
 
@@ -162,9 +162,14 @@ def test_a_frame_names_its_input_its_camera_and_its_times() -> None:
     rig.tell(SessionInput("a", held(5, "KeyW"), 990.0))
     [frame] = only(RawFrame, rig.step())
     header = frame.header
-    assert (header.frame, header.input_seq, header.input_time, header.t_input) == (0, 5, 80.0, 990)
-    assert (header.t_latch, header.t_tokens, header.t_pixels) == (latch_ms, 1005.0, 1010.0)
-    assert header.pose.position == (0.0, 1.6, -1.0)
+    assert (header.frame, header.input_sequence, header.input_time, header.t_input) == (
+        0,
+        5,
+        80.0,
+        990,
+    )
+    assert (header.t_controls, header.t_tokens, header.t_frame) == (latch_ms, 1005.0, 1010.0)
+    assert header.camera.position == (0.0, 1.6, -1.0)
 
 
 def test_input_that_comes_right_before_the_step_counts_and_silence_is_neutral() -> None:
@@ -177,16 +182,16 @@ def test_input_that_comes_right_before_the_step_counts_and_silence_is_neutral() 
     rig.clock.now_ms = due
     rig.tell(SessionInput("a", held(2, "KeyW"), 0.0))
     [frame] = only(RawFrame, rig.step())
-    assert (frame.header.input_seq, said(frame)) == (2, "plain 0 2 1.000")
+    assert (frame.header.input_sequence, said(frame)) == (2, "plain 0 2 1.000")
     later = only(RawFrame, rig.steps(8))
-    assert [f.header.input_seq for f in later[-4:]] == [-1] * 4
+    assert [f.header.input_sequence for f in later[-4:]] == [-1] * 4
     assert said(later[-1]) == said(later[-2]).replace(" 9 ", " 10 ")
 
 
 def test_frames_come_at_the_worlds_rate() -> None:
     rig = Rig()
     rig.open("a")
-    ready = [f.header.t_pixels for f in only(RawFrame, rig.steps(151))]
+    ready = [f.header.t_frame for f in only(RawFrame, rig.steps(151))]
     assert ready[-1] - ready[0] == pytest.approx(10_000, abs=15)
 
 
@@ -243,10 +248,10 @@ def test_the_same_seed_and_inputs_make_the_same_frames_alone_and_in_company() ->
 def test_a_snapshot_comes_every_second_and_one_at_the_end() -> None:
     rig = Rig()
     rig.open("a", "b")
-    saved = only(SessionSnapshot, rig.steps(15 * 5))
+    saved = only(SavedSession, rig.steps(15 * 5))
     assert [s.session for s in saved].count("a") in (4, 5)
     assert [s.session for s in saved].count("b") in (4, 5)
-    final = only(SessionSnapshot, rig.engine.final_snapshots())
+    final = only(SavedSession, rig.engine.final_snapshots())
     assert [s.session for s in final] == ["a", "b"]
 
 
@@ -255,9 +260,9 @@ def test_a_session_goes_on_from_its_snapshot_in_another_worker() -> None:
     first.open("a")
     first.tell(SessionInput("a", held(1, "KeyW"), 0.0))
     first.steps(3)
-    [saved] = only(SessionSnapshot, first.engine.final_snapshots())
+    [saved] = only(SavedSession, first.engine.final_snapshots())
     second = Rig()
-    assert Opened("a") in second.tell(OpenSession("a", snapshot=bytes(saved.payload)))
+    assert Opened("a") in second.tell(OpenSession("a", saved=bytes(saved.payload)))
     [frame] = only(RawFrame, second.step())
     assert (frame.header.frame, said(frame)) == (3, "plain 0 4 3.000")
 
@@ -265,7 +270,7 @@ def test_a_session_goes_on_from_its_snapshot_in_another_worker() -> None:
 def test_a_damaged_snapshot_is_a_typed_failure_of_that_session_alone() -> None:
     rig = Rig()
     rig.open("a")
-    [failed] = only(Failed, rig.tell(OpenSession("b", snapshot=b"\x80not a snapshot")))
+    [failed] = only(Failed, rig.tell(OpenSession("b", saved=b"\x80not a snapshot")))
     assert (failed.session, failed.code, failed.message) == (
         "b",
         "world_failed",
@@ -287,7 +292,7 @@ def test_start_keeps_what_it_does_not_name_and_goes_on_counting_frames() -> None
         (RestartSession("a", seed=6), "striped 6 1 0.000"),
         (RestartSession("a", theme="plain"), "plain 6 1 0.000"),
     ]:
-        assert len(only(SessionSnapshot, rig.tell(message))) == 1
+        assert len(only(SavedSession, rig.tell(message))) == 1
         [frame] = only(RawFrame, rig.step())
         assert said(frame) == expected
     assert frame.header.frame == 5
@@ -359,6 +364,6 @@ def test_everything_it_says_can_be_read_by_the_gateway() -> None:
     out += rig.steps(20)
     stats = only(WorkerStats, out)
     assert stats[-1].values["sessions"] == 1
-    assert stats[-1].values["legs_ms"]["step"]["p50"] == pytest.approx(10)
+    assert stats[-1].values["spans_ms"]["step"]["p50"] == pytest.approx(10)
     for message in out:
         assert decode_worker(*encode_parts(message)) == message

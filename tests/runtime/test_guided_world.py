@@ -68,7 +68,7 @@ def test_what_was_left_comes_back_as_it_was(world: GuidedWorld) -> None:
     (before,) = play(world, state, STILL)
     pose = before.pose
     away = [camera_pose(CameraState(pose.position[0], pose.position[2], 0.3 * i)) for i in (1, 2)]
-    views = [Pose(*view) for view in (*away, (pose.position, pose.rotation, pose.fov_y))]
+    views = [Pose(*view) for view in (*away, (pose.position, pose.orientation, pose.fov_y))]
     state.alignment = None
     frames = play(world, state, *(Controls(camera=p) for p in [pose, *views]))
     last, first = (

@@ -239,7 +239,7 @@ def now_ms() -> float:
 
 
 def gaps(frames: Sequence[RawFrame]) -> list[float]:
-    times = [frame.header.t_pixels for frame in frames]
+    times = [frame.header.t_frame for frame in frames]
     return [b - a for a, b in itertools.pairwise(times)]
 
 
@@ -318,15 +318,17 @@ def test_a_frame_names_the_input_that_its_latent_was_drawn_with() -> None:
     rig.tell(OpenSession("a", "zoo", 1))
     rig.play("a", until=41)
     headers = [frame.header for frame in rig.of("a")]
-    assert headers[0].input_seq == -1, "the start answers nobody"
+    assert headers[0].input_sequence == -1, "the start answers nobody"
     latents = [headers[i : i + 8] for i in range(1, 41, 8)]
-    assert [len({(h.input_seq, h.t_latch) for h in latent}) for latent in latents] == [1] * 5
-    seqs = [latent[0].input_seq for latent in latents]
+    assert [len({(h.input_sequence, h.t_controls) for h in latent}) for latent in latents] == [
+        1
+    ] * 5
+    seqs = [latent[0].input_sequence for latent in latents]
     assert seqs == sorted(set(seqs)) and seqs[0] >= 0
     for header in headers[1:]:
-        assert header.input_time == header.input_seq * 16.0
-        assert header.t_input <= header.t_latch <= header.t_tokens <= header.t_pixels
-    steps = [h.t_pixels for h in headers]
+        assert header.input_time == header.input_sequence * 16.0
+        assert header.t_input <= header.t_controls <= header.t_tokens <= header.t_frame
+    steps = [h.t_frame for h in headers]
     assert steps == sorted(set(steps)), "video needs a time of its own for every frame"
     world.rest()
 

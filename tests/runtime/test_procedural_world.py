@@ -69,13 +69,13 @@ def test_a_frame_rate_changes_the_steps_not_the_speed(world: ProceduralWorld) ->
     assert (slow.spec.fps, world.spec.fps) == (15, 30)
     (_, after_one), *_ = play(slow, slow.open(WorldStart("city", 3)), TURN_LEFT)
     *_, (_, after_two) = play(world, world.open(WorldStart("city", 3)), TURN_LEFT, TURN_LEFT)
-    assert after_one.rotation == pytest.approx(after_two.rotation)
+    assert after_one.orientation == pytest.approx(after_two.orientation)
 
 
 def test_yaw_turns_the_camera_left_by_five_degrees(world: ProceduralWorld) -> None:
     slow = ProceduralWorld(fps=15)
     poses = [pose for _, pose in play(slow, slow.open(WorldStart("city", 3)), TURN_LEFT, TURN_LEFT)]
-    heading = [2 * math.degrees(math.atan2(p.rotation[1], p.rotation[3])) for p in poses]
+    heading = [2 * math.degrees(math.atan2(p.orientation[1], p.orientation[3])) for p in poses]
     assert (heading[1] - heading[0]) % 360 == pytest.approx(5.0)
 
 

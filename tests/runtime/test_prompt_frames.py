@@ -53,7 +53,7 @@ class TestEmbedded:
 
     def test_one_picture_is_a_still_of_a_whole_window(self, embedded: ArWorld) -> None:
         state = embedded.open(WorldStart("zoo", 1, film(1)))
-        assert len(state.codes) == embedded.spec.context_frames > 1
+        assert len(state.codes) == embedded.spec.context_latents > 1
 
     def test_pictures_seed_and_theme_all_matter(self, embedded: ArWorld) -> None:
         starts = [
@@ -80,7 +80,7 @@ class TestEmbedded:
         for pictures, got in ((film(10, 32, 32), "10"), (film(1)[:0], "0")):
             with pytest.raises(BadPromptFrameError) as caught:
                 embedded.open(WorldStart("city", 3, pictures))
-            assert (caught.value.code, caught.value.got) == ("bad_picture", got)
+            assert (caught.value.code, caught.value.got) == ("bad_prompt_frame", got)
 
 
 class TestCosmos:
@@ -111,14 +111,14 @@ class TestCosmos:
         assert torch.equal(cosmos.record_of(again).codes, cosmos.record_of(state).codes)
 
     def test_its_spec_says_how_many(self, cosmos: CosmosWorld) -> None:
-        assert cosmos.spec.takes_pictures == 9
+        assert cosmos.spec.max_prompt_frames == 9
         with pytest.raises(BadPromptFrameError, match="1 to 9"):
             cosmos.open(WorldStart("zoo", 1, film(10, 32, 32)))
 
 
 def test_a_rendered_world_says_that_it_cannot() -> None:
     world = ProceduralWorld()
-    assert world.spec.takes_pictures == 0
+    assert world.spec.max_prompt_frames == 0
     with pytest.raises(BadPromptFrameError, match="expected no pictures, got 1"):
         world.open(WorldStart("city", 1, film(1)))
 
@@ -141,9 +141,9 @@ class TestEngine:
         monkeypatch.setattr(world, "open", record)
         engine = Engine(world, seats=1, pick_seed=lambda: 4)
         pictures = film(2, 20, 30)
-        engine.receive(OpenSession("a", pictures=raw(pictures)), 0.0)
+        engine.receive(OpenSession("a", prompt_frames=raw(pictures)), 0.0)
         engine.receive(RestartSession("a", seed=5), 0.0)
-        engine.receive(RestartSession("a", pictures=raw(pictures[:1])), 0.0)
+        engine.receive(RestartSession("a", prompt_frames=raw(pictures[:1])), 0.0)
         assert torch.equal(seen[0], pictures) and seen[1] is None
         assert torch.equal(seen[2], pictures[:1])
         assert engine._sessions["a"].start == WorldStart("plain", 5)
@@ -152,13 +152,13 @@ class TestEngine:
     def test_what_the_world_refuses_is_told_by_its_code(self) -> None:
         world = ProceduralWorld()
         engine = Engine(world, seats=1, pick_seed=lambda: 4)
-        [failed] = engine.receive(OpenSession("a", pictures=raw(film(1))), 0.0)
-        assert isinstance(failed, Failed) and failed.code == "bad_picture"
+        [failed] = engine.receive(OpenSession("a", prompt_frames=raw(film(1))), 0.0)
+        assert isinstance(failed, Failed) and failed.code == "bad_prompt_frame"
         assert "procedural" in failed.message and failed.got == "1"
 
     def test_the_worlds_go_on_when_a_worker_is_replaced(self, embedded: ArWorld) -> None:
         engine = Engine(embedded, seats=2, pick_seed=lambda: 4)
-        out = engine.receive(OpenSession("a", "zoo", 1, pictures=raw(film(3))), 0.0)
+        out = engine.receive(OpenSession("a", "zoo", 1, prompt_frames=raw(film(3))), 0.0)
         snapshot = bytes(out[1].payload)  # type: ignore[union-attr]
         another = Engine(embedded, seats=2, pick_seed=lambda: 5)
         another.receive(OpenSession("a", "zoo", 1, snapshot), 0.0)

@@ -11,13 +11,13 @@ from worldbridge.runtime.worlds.contract import WorldStart
 def header(frame: int) -> FrameHeader:
     return FrameHeader(
         frame=frame,
-        input_seq=-1,
+        input_sequence=-1,
         input_time=0,
         t_input=0,
-        t_latch=0,
+        t_controls=0,
         t_tokens=0,
-        t_pixels=0,
-        pose=Pose(),
+        t_frame=0,
+        camera=Pose(),
     )
 
 

@@ -25,8 +25,8 @@ from worldbridge.bridge.protocol import (
     OpenSession,
     RawFrame,
     Ready,
+    SavedSession,
     SessionInput,
-    SessionSnapshot,
     WorkerMessage,
     WorkerPing,
     WorkerPong,
@@ -116,7 +116,7 @@ def worker(gateway: Gateway, endpoint: str) -> Iterator[subprocess.Popen[str]]:
         loading = gateway.until(Loading)
         assert loading.progress == 0.0
         ready = gateway.until(Ready)
-        assert (ready.spec.name, ready.spec.fps, ready.seats) == ("procedural", 10, 2)
+        assert (ready.world.name, ready.world.fps, ready.seats) == ("procedural", 10, 2)
         yield process
     finally:
         process.kill()
@@ -130,20 +130,20 @@ def session(worker: subprocess.Popen[str], gateway: Gateway) -> Iterator[str]:
     gateway.until(Opened)
     yield "a"
     gateway.say(CloseSession("a"), WorkerPing(-1.0))
-    gateway.until(WorkerPong, lambda pong: pong.t == -1.0)
+    gateway.until(WorkerPong, lambda pong: pong.time == -1.0)
 
 
 def test_frames_arrive_and_input_changes_the_picture(session: str, gateway: Gateway) -> None:
     still = [gateway.until(RawFrame) for _ in range(2)]
     gateway.say(*(FrameAck(session, f.header.frame) for f in still))
     assert still[0].payload == still[1].payload
-    assert [f.header.input_seq for f in still] == [-1, -1]
+    assert [f.header.input_sequence for f in still] == [-1, -1]
     gateway.say(SessionInput(session, held(3, "ArrowLeft"), time.monotonic() * 1000))
-    turned = gateway.until(RawFrame, lambda f: f.header.input_seq == 3)
+    turned = gateway.until(RawFrame, lambda f: f.header.input_sequence == 3)
     assert turned.payload != still[0].payload
-    assert turned.header.pose != still[0].header.pose
+    assert turned.header.camera != still[0].header.camera
     header = turned.header
-    assert header.t_input <= header.t_latch <= header.t_tokens <= header.t_pixels
+    assert header.t_input <= header.t_controls <= header.t_tokens <= header.t_frame
     gateway.say(FrameAck(session, header.frame))
 
 
@@ -160,10 +160,10 @@ def test_two_frames_in_flight_then_the_newest(session: str, gateway: Gateway) ->
 def test_a_snapshot_comes_each_second_and_play_goes_on_from_it(
     session: str, gateway: Gateway
 ) -> None:
-    gateway.until(SessionSnapshot)
+    gateway.until(SavedSession)
     gateway.say(SessionInput(session, held(1, "KeyQ"), 0.0))
-    saved = gateway.until(SessionSnapshot)
-    gateway.say(CloseSession(session), OpenSession("b", snapshot=bytes(saved.payload)))
+    saved = gateway.until(SavedSession)
+    gateway.say(CloseSession(session), OpenSession("b", saved=bytes(saved.payload)))
     frame = gateway.until(RawFrame, lambda f: f.session == "b")
     gateway.say(CloseSession("b"))
     assert frame.header.frame > 0
@@ -189,7 +189,7 @@ def test_sigterm_ends_it_cleanly_with_a_last_snapshot(
     gateway.until(RawFrame, lambda f: f.session == "last")
     worker.send_signal(signal.SIGTERM)
     assert worker.wait(PATIENCE_S) == 0
-    last = [m for m in gateway.during(0.3) if isinstance(m, SessionSnapshot)]
+    last = [m for m in gateway.during(0.3) if isinstance(m, SavedSession)]
     assert [m.session for m in last][-1:] == ["last"]
 
 

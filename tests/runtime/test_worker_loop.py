@@ -13,7 +13,7 @@ import pytest
 import zmq
 
 from tests.support.fakes import CountingWorld, FakeClock
-from worldbridge.bridge.protocol import OpenSession, SessionSnapshot, Shutdown, decode_worker
+from worldbridge.bridge.protocol import OpenSession, SavedSession, Shutdown, decode_worker
 from worldbridge.bridge.protocol import encode as encoded
 from worldbridge.runtime.engine import Engine
 from worldbridge.runtime.errors import WorldFailedError
@@ -71,7 +71,7 @@ def test_a_silent_gateway_ends_it(rig: Rig) -> None:
 def test_shutdown_ends_it_with_a_snapshot_of_every_session(rig: Rig) -> None:
     rig.say(encoded(OpenSession("a")), encoded(OpenSession("b")), encoded(Shutdown()))
     assert rig.run() < 1.0
-    saved = [m.session for m in rig.heard() if isinstance(m, SessionSnapshot)]
+    saved = [m.session for m in rig.heard() if isinstance(m, SavedSession)]
     assert saved[-2:] == ["a", "b"]
 
 

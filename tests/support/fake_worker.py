@@ -13,6 +13,7 @@ import zmq.asyncio
 from worldbridge.bridge.protocol import (
     CloseSession,
     ControllerState,
+    ControlSpec,
     FrameAck,
     FrameHeader,
     GatewayMessage,
@@ -23,8 +24,8 @@ from worldbridge.bridge.protocol import (
     RawFrame,
     Ready,
     RestartSession,
+    SavedSession,
     SessionInput,
-    SessionSnapshot,
     WorkerMessage,
     WorkerPing,
     WorkerPong,
@@ -41,8 +42,8 @@ SPEC = WorldSpec(
     fps=30.0,
     frames_per_latent=1,
     themes=("day", "night"),
-    action_schema=("strafe", "forward", "yaw", "pitch"),
-    context_frames=0,
+    action_schema=(ControlSpec("forward", "axis"), ControlSpec("yaw", "look")),
+    context_latents=0,
     kind="procedural",
 )
 
@@ -77,7 +78,7 @@ class FakeWorker:
         self.received: list[GatewayMessage] = []
         self.worlds: dict[str, _World] = {}
         self.answers_pings = True
-        self.refuses_snapshots = False
+        self.refuses_saved = False
         self.step_s = 0.004
         self._context = zmq.asyncio.Context()
         self._socket = self._context.socket(zmq.DEALER)
@@ -113,14 +114,14 @@ class FakeWorker:
 
     async def _handle(self, message: GatewayMessage) -> None:
         match message:
-            case WorkerPing(t) if self.answers_pings:
-                await self.send(WorkerPong(t))
-            case OpenSession(session, snapshot=snapshot):
-                self.worlds[session] = _World(frame=int(snapshot or b"0"))
+            case WorkerPing(time) if self.answers_pings:
+                await self.send(WorkerPong(time))
+            case OpenSession(session, saved=saved):
+                self.worlds[session] = _World(frame=int(saved or b"0"))
                 await self.send(Opened(session))
-            case SessionInput(session, snapshot, t_input) if session in self.worlds:
+            case SessionInput(session, state, t_input) if session in self.worlds:
                 world = self.worlds[session]
-                world.newest, world.t_input = snapshot, t_input
+                world.newest, world.t_input = state, t_input
             case FrameAck(session) if session in self.worlds:
                 self.worlds[session].unacked -= 1
             case RestartSession(session):
@@ -130,35 +131,35 @@ class FakeWorker:
 
     async def _step(self) -> None:
         while True:
-            t_latch = now_ms()
-            latched = [(w, w.newest, w.t_input) for w in self.worlds.values()]
+            t_controls = now_ms()
+            taken = [(w, w.newest, w.t_input) for w in self.worlds.values()]
             await asyncio.sleep(self.step_s)
             for session, world in list(self.worlds.items()):
-                found = [(n, t) for w, n, t in latched if w is world]
+                found = [(n, t) for w, n, t in taken if w is world]
                 if found and world.unacked < 2:
-                    await self._emit(session, world, t_latch, *found[0])
+                    await self._emit(session, world, t_controls, *found[0])
             await asyncio.sleep(max(0.0, 1 / self.spec.fps - self.step_s))
 
     async def _emit(
         self,
         session: str,
         world: _World,
-        t_latch: float,
+        t_controls: float,
         newest: ControllerState | None,
         t_input: float,
     ) -> None:
         header = FrameHeader(
             frame=world.frame,
-            input_seq=newest.seq if newest else -1,
+            input_sequence=newest.sequence if newest else -1,
             input_time=newest.time if newest else 0.0,
             t_input=t_input,
-            t_latch=t_latch,
-            t_tokens=t_latch,
-            t_pixels=now_ms(),
-            pose=Pose(position=(float(world.frame), 1.6, 0.0)),
+            t_controls=t_controls,
+            t_tokens=t_controls,
+            t_frame=now_ms(),
+            camera=Pose(position=(float(world.frame), 1.6, 0.0)),
         )
         world.unacked += 1
-        await self.send(RawFrame(session, header, moving_frame(world.frame, self.spec)))
+        await self.send(RawFrame(session, header, memoryview(moving_frame(world.frame, self.spec))))
         world.frame += 1
         if world.frame % 10 == 0:
-            await self.send(SessionSnapshot(session, str(world.frame).encode()))
+            await self.send(SavedSession(session, memoryview(str(world.frame).encode())))

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 
 from worldbridge.bridge.protocol import ControllerState, Pose, WorldSpec, i420_bytes
+from worldbridge.runtime.controls import control_specs
 from worldbridge.runtime.errors import SnapshotError, UnknownThemeError
 from worldbridge.runtime.worlds.contract import Controls, Synchronous, WorldFrame, WorldStart
 
@@ -19,8 +20,8 @@ SPEC = WorldSpec(
     fps=15.0,
     frames_per_latent=1,
     themes=("plain", "striped"),
-    action_schema=("strafe", "forward", "yaw", "pitch"),
-    context_frames=0,
+    action_schema=control_specs(("strafe", "forward", "yaw", "pitch")),
+    context_latents=0,
     kind="procedural",
 )
 
@@ -95,4 +96,4 @@ def counting_frame(state: CountingState) -> bytes:
 
 
 def held(seq: int, *keys: str, pointer: tuple[float, float] = (0.0, 0.0)) -> ControllerState:
-    return ControllerState(seq=seq, time=seq * 16.0, keys=keys, pointer=pointer)
+    return ControllerState(sequence=seq, time=seq * 16.0, keys=keys, pointer=pointer)

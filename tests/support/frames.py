@@ -75,7 +75,7 @@ def play(case: Mapping[str, Any], saved: Sequence[bytes] | None = None) -> Playe
             for i, frame in enumerate(next_frames(world, states, asked)):
                 frames[i].append(frame.i420)
                 pose = frame.pose
-                poses[i].append([*pose.position, *pose.rotation, pose.fov_y])
+                poses[i].append([*pose.position, *pose.orientation, pose.fov_y])
         return frames, poses
 
     frames, poses = run(0, after)

@@ -8,7 +8,7 @@ test("history holds the last four states, newest first", () => {
   const controls = new Controller();
   for (let i = 0; i < 6; i += 1) controls.sample(i * 16);
   assert.deepEqual(
-    controls.history.map((s) => s.seq),
+    controls.history.map((s) => s.sequence),
     [5, 4, 3, 2],
   );
 });
@@ -17,7 +17,7 @@ test("an early packet carries what there is", () => {
   const controls = new Controller();
   controls.sample(0);
   assert.deepEqual(
-    controls.history.map((s) => s.seq),
+    controls.history.map((s) => s.sequence),
     [0],
   );
 });
@@ -112,7 +112,7 @@ test("a reloaded page goes on where the counters stood", () => {
   before.sample(1);
   const after = new Controller(before.counters);
   const state = after.sample(2);
-  assert.deepEqual([state.seq, state.pointer], [2, [100, 50]]);
+  assert.deepEqual([state.sequence, state.pointer], [2, [100, 50]]);
 });
 
 test("on the wire every float is a float64, also when it is whole", () => {
@@ -121,14 +121,14 @@ test("on the wire every float is a float64, also when it is whole", () => {
   controls.sample(12);
   const bytes = encode(input(controls.history));
   assert.equal([...bytes].filter((byte) => byte === 0xcb).length, 1 + 4 + 2);
-  assert.deepEqual(decode(bytes).snapshots[0], {
-    seq: 0,
+  assert.deepEqual(decode(bytes).states[0], {
+    sequence: 0,
     time: 12,
     axes: [0, -1, 0.5, 0],
     buttons: 3,
     keys: [],
     pointer: [0, 0],
-    pose: null,
+    camera: null,
   });
 });
 

@@ -16,12 +16,12 @@ const header = (frame, inputSeq, inputTime, stamps = {}) => {
   const start = inputTime - OFFSET + 4; // the state travels for 4 ms
   return {
     frame,
-    input_seq: inputSeq,
+    input_sequence: inputSeq,
     input_time: inputTime,
     t_input: start,
-    t_latch: start + 30,
+    t_controls: start + 30,
     t_tokens: start + 50,
-    t_pixels: start + 57,
+    t_frame: start + 57,
     t_gateway: start + 58,
     t_encoded: start + 60,
     t_sent: start + 60.5,
@@ -42,7 +42,7 @@ test("the spans add up to the total, whatever the stamps", () => {
     const inputTime = sampled + random(60);
     let t = inputTime - OFFSET + random(50) - 10;
     const stamps = {};
-    for (const name of ["t_input", "t_latch", "t_tokens", "t_pixels", "t_gateway", "t_encoded"])
+    for (const name of ["t_input", "t_controls", "t_tokens", "t_frame", "t_gateway", "t_encoded"])
       stamps[name] = t += random(40);
     const received = stamps.t_encoded + OFFSET + random(30);
     const shown = received + random(17);
@@ -59,7 +59,7 @@ test("each span is what its name says", () => {
     uplink: 4,
     wait: 30,
     tokens: 20,
-    pixels: 7,
+    detokenize: 7,
     handover: 1,
     encode: 2,
     downlink: 3,
@@ -70,10 +70,10 @@ test("each span is what its name says", () => {
 
 test("every state is answered by the first shown frame that is at least as new", () => {
   const meter = new LatencyMeter();
-  for (let seq = 0; seq < 6; seq += 1) meter.sent(seq, 1000 + seq * 16);
+  for (let sequence = 0; sequence < 6; sequence += 1) meter.sent(sequence, 1000 + sequence * 16);
   const first = meter.shown(header(0, 2, 1032), 1100, 1105, OFFSET);
   assert.deepEqual(
-    first.map((s) => s.seq),
+    first.map((s) => s.sequence),
     [0, 1, 2],
   );
   assert.deepEqual(
@@ -88,7 +88,7 @@ test("every state is answered by the first shown frame that is at least as new",
     "each is measured once",
   );
   assert.deepEqual(
-    meter.shown(header(2, 5, 1080), 1200, 1205, OFFSET).map((s) => s.seq),
+    meter.shown(header(2, 5, 1080), 1200, 1205, OFFSET).map((s) => s.sequence),
     [3, 4, 5],
   );
 });
@@ -106,7 +106,7 @@ test("states of a hidden page are forgotten", () => {
   meter.forget();
   meter.sent(1, 60_000);
   assert.deepEqual(
-    meter.shown(header(9, 1, 60_000), 60_090, 60_100, OFFSET).map((s) => s.seq),
+    meter.shown(header(9, 1, 60_000), 60_090, 60_100, OFFSET).map((s) => s.sequence),
     [1],
   );
 });
@@ -119,9 +119,9 @@ test("a frame that answers nothing is no measurement", () => {
 
 test("rolling percentiles and the CSV speak of the same samples", () => {
   const meter = new LatencyMeter();
-  for (let seq = 0; seq < 100; seq += 1) {
-    meter.sent(seq, seq * 100);
-    meter.shown(header(seq, seq, seq * 100), seq * 100 + 40, seq * 100 + 50 + (seq % 10), OFFSET);
+  for (let sequence = 0; sequence < 100; sequence += 1) {
+    meter.sent(sequence, sequence * 100);
+    meter.shown(header(sequence, sequence, sequence * 100), sequence * 100 + 40, sequence * 100 + 50 + (sequence % 10), OFFSET);
   }
   const { total, spans } = meter.rolling();
   assert.equal(total.count, 100);

@@ -1,36 +1,44 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { start } from "../../engine_plugins/js/protocol.js";
+import { promptFrames, start } from "../../engine_plugins/js/protocol.js";
 import { Session } from "../../engine_plugins/js/session.js";
 import { inOrder, PromptChoice, problemWith, titleOf } from "../../engine_plugins/web/prompt_frames.js";
+import { example } from "./fixtures.mjs";
 
 const file = (name, type = "image/png", size = 9) => ({ name, type, size });
 const RED = Uint8Array.of(1, 2, 3);
 const BLUE = Uint8Array.of(4, 5);
-const SPEC = { themes: ["city", "zoo"], takes_pictures: 9 };
-const WELCOME = { type: "welcome", version: 1, session: "s", resume: "r", spec: SPEC };
-const status = (state) => ({ type: "status", state, detail: "", progress: null });
-const refusal = (fatal) => ({
-  type: "error", code: "bad_picture", message: "image 1 of 1 is damaged",
-  expected: "e", got: "g", remedy: "r", fatal,
-}); // prettier-ignore
+const WELCOME = example("server_welcome", { transport: "websocket", codec: "jpeg" });
+const status = (state) => ({ type: "status", state, detail: "", progress: null, position: null });
+const REJECTION = {
+  type: "error",
+  code: "bad_prompt_frame",
+  message: "image 1 of 1 is damaged",
+  expected: "e",
+  got: "g",
+  remedy: "r",
+  path: "",
+  fatal: false,
+};
 const sent = (session, type) =>
   session
     .commands()
     .filter((c) => c.do === "send" && c.message.type === type)
     .map((c) => c.message);
 
+/** Return a session that plays, and the messages that started its world. */
 function playing(promptFrames) {
   const session = new Session({ video: "jpeg" });
   session.play({ theme: "zoo", seed: 7, promptFrames }, 0);
   session.opened(5);
-  const [hello] = sent(session, "hello");
+  session.commands();
   session.received(WELCOME, 10);
+  const messages = session.commands().flatMap((c) => (c.do === "send" ? [c.message] : []));
   session.received(status("playing"), 20);
   session.frameShown(300);
   session.commands();
   assert.equal(session.state, "playing");
-  return [session, hello];
+  return [session, messages];
 }
 
 test("files that no world can start from are named", () => {
@@ -55,7 +63,7 @@ test("the server's image is offered, and can be declined", () => {
   const choice = new PromptChoice((now) => shown.push(now.title));
   assert.deepEqual([choice.now.value, choice.limit], [null, null]);
   choice.offer(9, 1);
-  assert.deepEqual([choice.now.url, choice.now.value], ["picture", null], "absent: its default");
+  assert.deepEqual([choice.now.url, choice.now.value], ["prompt-frame", null], "absent: its default");
   choice.clear();
   assert.deepEqual(choice.now.value, [], "none, not the server's default");
   choice.restore({ value: [RED], url: "blob:1", count: 1, title: "Your image" });
@@ -64,12 +72,14 @@ test("the server's image is offered, and can be declined", () => {
   assert.deepEqual(shown, ["This server's image", "", "Your image", ""]);
 });
 
-test("hello and start carry prompt frames only when the player chose", () => {
-  assert.equal("pictures" in playing(null)[1], false);
-  assert.deepEqual(playing([RED])[1].pictures, [RED]);
-  assert.deepEqual(playing([])[1].pictures, []);
-  assert.deepEqual(start("zoo", 1), { type: "start", theme: "zoo", seed: 1 });
-  assert.deepEqual(start("zoo", 1, []).pictures, []);
+test("a world starts from the prompt frames that precede its start", () => {
+  const zoo = { theme: "zoo", seed: 7 };
+  assert.deepEqual(playing(null)[1], [start(zoo)], "the server's default");
+  assert.deepEqual(playing([])[1], [start({ ...zoo, promptFrames: 0 })], "the theme's own start");
+  assert.deepEqual(playing([RED, BLUE])[1], [
+    ...promptFrames([RED, BLUE]),
+    start({ ...zoo, promptFrames: 2 }),
+  ]);
 });
 
 test("a choice survives a reload, until it is cleared", async () => {
@@ -93,7 +103,10 @@ test("a choice survives a reload, until it is cleared", async () => {
 test("a world starts from an image, and from its theme again", () => {
   const [session] = playing(null);
   session.restart("zoo", 7, 1000, [RED]);
-  assert.deepEqual(sent(session, "start"), [start("zoo", 7, [RED])]);
+  assert.deepEqual(
+    session.commands().map((c) => c.message),
+    [...promptFrames([RED]), start({ theme: "zoo", seed: 7, promptFrames: 1 })],
+  );
   assert.equal(session.view(1000).promptFrames, 1);
   session.frameShown(4000);
   assert.equal(session.state, "loading", "the server still checks the image");
@@ -112,22 +125,23 @@ test("an image that the server rejects leaves the world as it was", () => {
   const [session] = playing([BLUE]);
   session.restart("city", 8, 1000, [RED, RED]);
   session.commands();
-  session.received(refusal(false), 1500);
+  session.received(REJECTION, 1500);
   assert.deepEqual(
     session.commands().map((c) => c.do),
-    ["prompt_refused", "notice"],
+    ["start_rejected", "notice"],
   );
   session.frameShown(1600);
   const view = session.view(1600);
   assert.deepEqual([view.state, view.theme, view.seed, view.promptFrames], ["playing", "zoo", 7, 1]);
 });
 
-test("a rejected hello is an error", () => {
+test("rejected prompt frames of the first start are an error", () => {
   const session = new Session({ video: "jpeg" });
   session.play({ theme: "zoo", seed: 7, promptFrames: [RED] }, 0);
   session.opened(5);
-  session.received(refusal(true), 10);
-  assert.deepEqual([session.state, session.error.code], ["error", "bad_picture"]);
+  session.received(WELCOME, 10);
+  session.received(REJECTION, 20);
+  assert.deepEqual([session.state, session.error.code], ["error", "bad_prompt_frame"]);
 });
 
 test("a resumed session does not send them again, a new one does", () => {
@@ -135,10 +149,15 @@ test("a resumed session does not send them again, a new one does", () => {
   session.closed("gone", 1000);
   session.tick(2000);
   session.opened(2001);
-  assert.equal("pictures" in sent(session, "hello")[0], false);
-  session.received({ ...refusal(true), code: "session_expired" }, 2010);
-  session.opened(2020);
-  assert.deepEqual(sent(session, "hello")[0].pictures, [RED]);
+  session.received({ ...WELCOME, started: true }, 2005);
+  assert.deepEqual([...sent(session, "prompt_frame"), ...sent(session, "start")], []);
+  session.closed("gone", 3000);
+  session.tick(4000);
+  session.opened(4001);
+  session.received({ ...REJECTION, code: "session_expired", fatal: true }, 4010);
+  session.opened(4020);
+  session.received(WELCOME, 4030);
+  assert.deepEqual(sent(session, "prompt_frame"), promptFrames([RED]));
 });
 
 test("a slow upload is not a silent server, but it times out", () => {

@@ -1,58 +1,111 @@
 import assert from "node:assert/strict";
-import { readFileSync } from "node:fs";
 import { test } from "node:test";
 import { encode as pack } from "../../engine_plugins/js/msgpack.js";
-import { decode, ProtocolError } from "../../engine_plugins/js/protocol.js";
+import * as protocol from "../../engine_plugins/js/protocol.js";
 import { sameTheme } from "../../engine_plugins/js/session.js";
+import { readGamepad } from "../../engine_plugins/web/controls.js";
 import { describeTheme, describeThemes, THEMES } from "../../engine_plugins/web/themes.js";
+import { example, fixtures, readJson } from "./fixtures.mjs";
 
-const fixture = JSON.parse(readFileSync(new URL("msgpack_fixture.json", import.meta.url)));
-const bytesOf = (name) =>
-  Uint8Array.from(Buffer.from(fixture.cases.find((c) => c.name === name).hex, "hex"));
+const { decode, encode, ProtocolError } = protocol;
+const hex = (bytes) => Buffer.from(bytes).toString("hex");
 
-test("reads the messages that Python packed", () => {
-  assert.equal(decode(bytesOf("welcome message")).spec.width, 512);
-  assert.deepEqual([...decode(bytesOf("frame message")).jpeg], [0xff, 0xd8, 0xff, 0xd9]);
-  assert.equal(decode(bytesOf("frame header only")).header.rtp, 4294967295);
-  assert.equal(decode(bytesOf("error message")).code, "no_free_seat");
+for (const { name, bytes, message } of fixtures("valid", "server_"))
+  test(`reads ${name}`, () => assert.deepEqual(decode(bytes), message));
+
+for (const { name, bytes, path } of fixtures("invalid", "server_"))
+  test(`rejects ${name} and names the field`, () =>
+    assert.throws(
+      () => decode(bytes),
+      (error) => error instanceof ProtocolError && error.path === path,
+    ));
+
+for (const { name, bytes } of fixtures("invalid"))
+  test(`rejects ${name} with a ProtocolError`, () =>
+    assert.throws(() => decode(bytes), ProtocolError));
+
+/** The builder of each message of a client, applied to the fields of an example. */
+const BUILDERS = {
+  bye: protocol.bye,
+  frame_shown: protocol.frameShown,
+  hello: ({ max_frame: maxFrame, ...fields }) => protocol.hello({ ...fields, maxFrame }),
+  input: ({ states }) => protocol.input(states),
+  offer: ({ sdp }) => protocol.offer(sdp),
+  ping: ({ time }) => protocol.ping(time),
+  start: ({ prompt_frames: promptFrames, ...fields }) => protocol.start({ ...fields, promptFrames }),
+  stats: protocol.statsRequest,
+};
+
+for (const { name, bytes, message } of fixtures("valid", "client_"))
+  if (message.type in BUILDERS)
+    test(`writes ${name}`, () =>
+      assert.equal(hex(encode(BUILDERS[message.type](message))), hex(bytes)));
+
+test("a message with absent fields gets their defaults", () => {
+  const message = decode(pack({ type: "status", state: "playing" }));
+  assert.deepEqual(message, {
+    type: "status",
+    state: "playing",
+    detail: "",
+    progress: null,
+    position: null,
+  });
+  const { header } = example("server_frame");
+  delete header.rtp;
+  assert.equal(decode(pack({ type: "frame", header })).header.rtp, null);
 });
 
-const refused = {
-  "no map": [[1, 2], "message"],
-  "no type": [{ a: 1 }, "message.type"],
-  "an unknown type": [{ type: "toString" }, "message.type"],
-  "a status of no kind": [
-    { type: "status", state: "dancing", detail: "", progress: null },
-    "status.state",
-  ],
-  "a progress that is text": [
-    { type: "status", state: "loading", detail: "", progress: "half" },
-    "status.progress",
-  ],
-  "a pong without time": [{ type: "pong", server_time: 1 }, "pong.time"],
-  "a time that is not finite": [{ type: "pong", time: Infinity, server_time: 1 }, "pong.time"],
-  "a frame without a header": [{ type: "frame", jpeg: null }, "frame.header"],
-  "themes that are numbers": [
-    {
-      ...decode(bytesOf("welcome message")),
-      spec: { ...decode(bytesOf("welcome message")).spec, themes: [1] },
-    },
-    "welcome.spec.themes[0]",
-  ],
-};
-for (const [name, [message, path]] of Object.entries(refused)) {
-  test(`refuses ${name} and says where`, () => {
-    assert.throws(
-      () => decode(pack(message)),
-      (error) => error instanceof ProtocolError && error.path === path,
-    );
-  });
-}
+test("unknown fields are skipped, null stands only for what is optional", () => {
+  assert.equal(decode(pack({ type: "pong", time: 1, server_time: 2, mood: "good" })).time, 1);
+  assert.throws(
+    () => decode(pack({ type: "status", state: "playing", detail: null })),
+    (error) => error.path === "status.detail",
+  );
+});
 
-test("refuses bytes that are no MessagePack", () =>
-  assert.throws(() => decode(new Uint8Array([0xc1])), ProtocolError));
+test("another version is found before anything else", () => {
+  assert.throws(
+    () => decode(pack({ type: "welcome", version: 3, whatever: true })),
+    (error) => error.code === "version_mismatch",
+  );
+});
 
-test("themes are recognised under their usual names", () => {
+test("prompt frames are split into parts", () => {
+  const files = [new Uint8Array(600_000).fill(7), new Uint8Array(3).fill(9)];
+  const messages = protocol.promptFrames(files);
+  assert.deepEqual(
+    messages.map(({ index, count, part, parts }) => [index, count, part, parts]),
+    [
+      [0, 2, 0, 3],
+      [0, 2, 1, 3],
+      [0, 2, 2, 3],
+      [1, 2, 0, 1],
+    ],
+  );
+  const joined = Buffer.concat(messages.slice(0, 3).map(({ data }) => data));
+  assert.ok(joined.equals(files[0]));
+  assert.ok(messages.every((message) => encode(message).length <= 257 * 1024));
+  assert.deepEqual(protocol.promptFrames([]), []);
+});
+
+test("a prompt frame of one part has the bytes of the example", () => {
+  const { bytes, message } = fixtures("valid", "client_prompt_frame")[0];
+  if (message.count === 1 && message.parts === 1)
+    assert.equal(hex(encode(protocol.promptFrames([message.data])[0])), hex(bytes));
+  else assert.equal(hex(encode(message)), hex(bytes));
+});
+
+test("gamepads as the browser reports them become the states of the examples", () => {
+  for (const { axes, pressed, buttons } of readJson("gamepads.json")) {
+    const pad = {
+      axes,
+      buttons: Array.from({ length: 18 }, (_, i) => ({ pressed: pressed.includes(i) })),
+    };
+    assert.deepEqual(readGamepad(pad), { axes, buttons });
+  }
+});
+
+test("themes are found under their usual names", () => {
   assert.ok(sameTheme("amusement_park", "Amusement park") && sameTheme("park", "amusement-park"));
   assert.ok(!sameTheme("zoo", "city"));
   assert.deepEqual(

@@ -1,30 +1,19 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { backoff, Session } from "../../engine_plugins/js/session.js";
+import * as protocol from "../../engine_plugins/js/protocol.js";
+import { example } from "./fixtures.mjs";
 
-const SPEC = {
-  name: "tiny",
-  title: "Tiny",
-  width: 512,
-  height: 320,
-  fps: 15,
-  frames_per_latent: 1,
-  themes: ["city", "zoo", "amusement_park"],
-  action_schema: ["strafe", "forward", "yaw", "pitch"],
-  context_frames: 8,
-  kind: "ar",
-};
-const welcome = (fields = {}) => ({
-  type: "welcome",
-  version: 1,
-  server: "s",
-  session: "s1",
-  resume: "r1",
-  role: "player",
-  spec: SPEC,
-  seats: { used: 1, total: 2 },
-  ...fields,
-});
+const WORLD = { ...example("server_welcome").world, themes: ["city", "zoo", "amusement_park"] };
+const welcome = (fields = {}) =>
+  example("server_welcome", {
+    session: "s1",
+    resume: "r1",
+    world: WORLD,
+    transport: "websocket",
+    codec: "jpeg",
+    ...fields,
+  });
 const error = (code, fatal = true) => ({
   type: "error",
   code,
@@ -32,15 +21,18 @@ const error = (code, fatal = true) => ({
   expected: "e",
   got: "g",
   remedy: "r",
+  path: "",
   fatal,
 });
-const status = (state, detail = "", progress = null) => ({
+const status = (state, detail = "", progress = null, position = null) => ({
   type: "status",
   state,
   detail,
   progress,
+  position,
 });
-const frame = (jpeg) => ({ type: "frame", header: { frame: 0 }, jpeg });
+const event = (name, detail = "") => ({ type: "event", name, detail });
+const frame = (image) => ({ type: "frame", header: { frame: 0 }, image });
 
 const names = (session) =>
   session.commands().map((c) => (c.do === "send" ? `send ${c.message.type}` : c.do));
@@ -52,7 +44,8 @@ function greeted(options = {}, wanted = { theme: "zoo", seed: 7 }) {
   const session = new Session({ video: "jpeg", ...options });
   session.play(wanted, 0);
   session.opened(5);
-  session.received(welcome(), 10);
+  const transport = session.video === "jpeg" ? "websocket" : "webrtc";
+  session.received(welcome({ transport }), 10);
   session.commands();
   return session;
 }
@@ -73,20 +66,17 @@ test("goes from idle over connecting and loading to playing", () => {
   assert.deepEqual([session.state, names(session)], ["connecting", ["connect"]]);
   session.opened(5);
   const hello = sent(session.commands(), "hello");
-  assert.deepEqual(hello, {
-    type: "hello",
-    version: 1,
-    client: "web",
-    role: "player",
-    world: null,
-    theme: "zoo",
-    seed: 7,
-    video: "jpeg",
-    resume: null,
-    token: null,
-  });
+  assert.deepEqual(hello, protocol.hello({ client: "web" }));
+  assert.ok(protocol.encode(hello).length <= 4096);
   session.received(welcome(), 10);
-  assert.deepEqual([session.state, names(session)], ["loading", ["remember", "welcomed"]]);
+  const commands = session.commands();
+  assert.deepEqual(
+    [session.state, commands.map((c) => c.do)],
+    ["loading", ["remember", "welcomed", "send"]],
+  );
+  assert.deepEqual(sent(commands, "start"), protocol.start({ theme: "zoo", seed: 7 }));
+  session.received(status("ready"), 12);
+  assert.deepEqual(names(session), [], "start is sent once");
   session.received(status("loading", "Reading weights", 0.4), 20);
   assert.deepEqual([session.detail, session.progress], ["Reading weights", 0.4]);
   session.received(status("playing"), 30);
@@ -95,24 +85,33 @@ test("goes from idle over connecting and loading to playing", () => {
   assert.equal(session.state, "playing");
 });
 
-test("asks for WebRTC only when it may", () => {
-  for (const [video, expected] of [
-    ["auto", true],
-    ["webrtc", true],
-    ["jpeg", false],
+test("offers the media that it may use, and follows the server's choice", () => {
+  for (const [video, transports, chosen] of [
+    ["auto", ["webrtc", "websocket"], "webrtc"],
+    ["auto", ["webrtc", "websocket"], "websocket"],
+    ["webrtc", ["webrtc"], "webrtc"],
+    ["jpeg", ["websocket"], "websocket"],
   ]) {
     const session = new Session({ video });
     session.play({ theme: null, seed: null }, 0);
     session.opened(1);
-    session.received(welcome(), 2);
-    assert.equal(names(session).includes("negotiate"), expected, video);
+    assert.deepEqual(sent(session.commands(), "hello").transports, transports);
+    const iceServers = [{ urls: ["stun:a"], username: null, credential: null }];
+    session.received(welcome({ transport: chosen, ice_servers: iceServers }), 2);
+    const negotiate = session.commands().find((c) => c.do === "negotiate");
+    assert.equal(session.video, chosen === "webrtc" ? "webrtc" : "jpeg");
+    if (chosen === "webrtc") assert.deepEqual(negotiate.iceServers, iceServers);
+    else assert.equal(negotiate, undefined);
   }
 });
 
 test("a frame of the world before does not end loading", () => {
   const session = playing();
   session.restart("city", 3, 1000);
-  assert.deepEqual(sent(session.commands(), "start"), { type: "start", theme: "city", seed: 3 });
+  assert.deepEqual(
+    sent(session.commands(), "start"),
+    protocol.start({ theme: "city", seed: 3 }),
+  );
   session.frameShown(1040);
   assert.equal(session.state, "loading");
   session.frameShown(1400);
@@ -132,11 +131,12 @@ test("a lost connection is resumed with the token, into the same world", () => {
   session.tick(1250);
   assert.deepEqual(names(session), ["connect"]);
   session.opened(1300);
-  const hello = sent(session.commands(), "hello");
-  assert.deepEqual([hello.resume, hello.theme, hello.seed], ["r1", "zoo", 7]);
-  session.received(welcome({ resume: "r2" }), 1310);
+  assert.equal(sent(session.commands(), "hello").resume, "r1");
+  session.received(welcome({ resume: "r2", started: true }), 1310);
   assert.equal(session.state, "reconnecting", "until there is a frame");
-  assert.deepEqual(session.commands()[0], { do: "remember", resume: "r2" });
+  const commands = session.commands();
+  assert.deepEqual(commands[0], { do: "remember", resume: "r2" });
+  assert.equal(sent(commands, "start"), undefined, "the world runs already");
   session.received(status("playing"), 1320);
   session.frameShown(1400);
   assert.equal(session.state, "playing");
@@ -282,35 +282,70 @@ test("an expired session starts again with the same theme and seed", () => {
   session.received(error("session_expired"), 2);
   assert.deepEqual(names(session), ["disconnect", "remember", "notice", "connect"]);
   session.opened(3);
-  const hello = sent(session.commands(), "hello");
-  assert.deepEqual([hello.resume, hello.theme, hello.seed], [null, "zoo", 7]);
+  assert.equal(sent(session.commands(), "hello").resume, null);
+  session.received(welcome(), 4);
+  assert.deepEqual(
+    sent(session.commands(), "start"),
+    protocol.start({ theme: "zoo", seed: 7 }),
+  );
 });
 
-test("a theme the server calls otherwise is found under its name there", () => {
+test("a theme that the server names differently is found", () => {
   const session = new Session({ video: "jpeg" });
   session.play({ theme: "park", seed: 7 }, 0);
   session.opened(1);
-  session.received(error("unknown_theme"), 2);
-  session.opened(3);
-  session.commands();
   session.received(welcome(), 4);
-  assert.deepEqual(sent(session.commands(), "start"), {
-    type: "start",
-    theme: "amusement_park",
-    seed: 7,
-  });
+  const commands = session.commands();
+  assert.equal(sent(commands, "start").theme, "amusement_park");
   assert.equal(session.theme, "amusement_park");
+  assert.ok(!commands.some((c) => c.do === "notice"));
 });
 
-test("a theme the server does not have leads to one it has, and a word about it", () => {
+test("a theme that the server does not have is replaced, with a notice", () => {
   const session = new Session({ video: "jpeg" });
   session.play({ theme: "moon", seed: 7 }, 0);
   session.opened(1);
-  session.received(error("unknown_theme"), 2);
-  session.opened(3);
   session.received(welcome(), 4);
   assert.ok(names(session).includes("notice"));
   assert.equal(session.theme, "city");
+});
+
+test("a queued player waits for a seat and then starts", () => {
+  const session = new Session({ video: "jpeg" });
+  session.play({ theme: "zoo", seed: 7 }, 0);
+  session.opened(1);
+  const seat = { state: "queued", position: 2, expected_wait_s: 60 };
+  session.received(welcome({ seat }), 4);
+  assert.equal(sent(session.commands(), "start"), undefined);
+  assert.deepEqual([session.state, session.view(5).position], ["queued", 2]);
+  session.received(status("queued", "", null, 0), 1000);
+  assert.equal(session.view(1001).position, 0);
+  session.received(status("ready"), 2000);
+  assert.equal(sent(session.commands(), "start").theme, "zoo");
+  assert.deepEqual([session.state, session.view(2001).position], ["loading", null]);
+});
+
+test("a spectator starts nothing", () => {
+  const session = new Session({ video: "jpeg", role: "spectator" });
+  session.play({ theme: null, seed: null }, 0);
+  session.opened(1);
+  assert.equal(sent(session.commands(), "hello").role, "spectator");
+  session.received(welcome({ role: "spectator" }), 2);
+  session.received(status("ready"), 3);
+  assert.equal(sent(session.commands(), "start"), undefined);
+});
+
+test("a restart without a connection is made up for", () => {
+  const session = playing();
+  session.closed("broke", 1000);
+  session.restart("city", 3, 1100);
+  session.tick(1250);
+  session.opened(1300);
+  session.received(welcome({ started: true }), 1310);
+  assert.deepEqual(
+    sent(session.commands(), "start"),
+    protocol.start({ theme: "city", seed: 3 }),
+  );
 });
 
 test("fatal errors stop and keep what the server said", () => {
@@ -341,11 +376,12 @@ test("an error that is not fatal is a notice, and the game goes on", () => {
 
 test("a lost worker is waited for", () => {
   const session = playing();
-  session.received(error("worker_lost", false), 400);
-  assert.equal(session.state, "reconnecting");
+  session.received(event("world_lost", "The worker died"), 400);
+  assert.deepEqual([session.state, session.detail], ["reconnecting", "The worker died"]);
   session.received(status("reconnecting", "The world is being restarted"), 410);
   session.frameShown(420);
   assert.equal(session.state, "reconnecting", "that frame was on its way before");
+  session.received(event("world_restored"), 2990);
   session.received(status("playing"), 3000);
   session.frameShown(3010);
   assert.equal(session.state, "playing");
@@ -355,8 +391,12 @@ test("another protocol version in the welcome is an error, and so are bytes that
   const session = new Session({ video: "jpeg" });
   session.play({ theme: null, seed: null }, 0);
   session.opened(1);
-  session.received(welcome({ version: 2 }), 2);
-  assert.equal(session.error.code, "version_mismatch");
+  const other = new protocol.ProtocolError("welcome", "version 2", "version 3", "version_mismatch");
+  session.invalid(other, 2);
+  assert.deepEqual(
+    [session.error.code, session.error.expected, session.error.got],
+    ["version_mismatch", "version 2", "version 3"],
+  );
   const invalid = playing();
   invalid.invalid({ path: "frame.header", expected: "a map", got: "null" }, 400);
   assert.deepEqual(
@@ -371,7 +411,7 @@ test("WebRTC that fails becomes JPEG in the same session", () => {
   assert.deepEqual(names(session), ["disconnect", "notice", "connect"]);
   session.opened(4010);
   const hello = sent(session.commands(), "hello");
-  assert.deepEqual([hello.video, hello.resume], ["jpeg", "r1"]);
+  assert.deepEqual([hello.transports, hello.resume], [["websocket"], "r1"]);
   session.received(welcome(), 4020);
   assert.ok(!names(session).includes("negotiate"));
 });
@@ -389,7 +429,7 @@ test("WebRTC that worked once is tried once more before JPEG", () => {
   session.videoFailed("the connection failed", 1000);
   assert.deepEqual([session.state, session.video], ["reconnecting", "webrtc"]);
   session.opened(1010);
-  session.received(welcome(), 1020);
+  session.received(welcome({ transport: "webrtc", started: true }), 1020);
   session.videoFailed("the connection failed", 1500);
   assert.equal(session.video, "jpeg");
 });
@@ -428,4 +468,12 @@ test("messages of a connection that was given up change nothing", () => {
   session.leave(500);
   session.received(status("loading"), 510);
   assert.equal(session.state, "idle");
+});
+
+test("a warning about the seat is a notice", () => {
+  const session = playing();
+  session.received(event("seat_warning", "Your seat ends in 60 s"), 400);
+  assert.deepEqual(session.commands(), [
+    { do: "notice", text: "Your seat ends in 60 s", tone: "warn" },
+  ]);
 });

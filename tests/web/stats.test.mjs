@@ -16,7 +16,7 @@ test("the profile has the keys of `worldbridge profile --json`, also before anyt
   for (const key of [
     "frames_per_second",
     "input_to_photon_ms",
-    "legs_ms",
+    "spans_ms",
     "dropped_frames",
     "world",
     "seconds",
@@ -24,7 +24,7 @@ test("the profile has the keys of `worldbridge profile --json`, also before anyt
   ]) {
     assert.ok(key in stats, key);
   }
-  assert.deepEqual(Object.keys(stats.legs_ms), SPANS);
+  assert.deepEqual(Object.keys(stats.spans_ms), SPANS);
   assert.deepEqual(
     [stats.transport, stats.dropped_frames, stats.input_to_photon_ms.p50],
     ["websocket-jpeg", 5, null],

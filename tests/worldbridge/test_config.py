@@ -87,13 +87,16 @@ def test_a_list_of_the_command_line_becomes_a_tuple() -> None:
     assert load_config(None, {"allow_origin": ["*"]}).gateway.allow_origins == ("*",)
 
 
-def test_pictures_are_read_and_checked(tmp_path: Path) -> None:
-    assert load_config(None, {"prompt_frame": ["a.png"]}).gateway.pictures == ("a.png",)
+def test_prompt_frames_are_read_and_checked(tmp_path: Path) -> None:
+    assert load_config(None, {"prompt_frame": ["a.png"]}).gateway.prompt_frames == ("a.png",)
     file = tmp_path / "a.png"
     file.write_bytes(b"")
-    for path, said in ((file, "it is empty"), (tmp_path / "no.png", "cannot read the picture")):
+    for path, said in (
+        (file, "it is empty"),
+        (tmp_path / "no.png", "cannot read the prompt_frame"),
+    ):
         with pytest.raises(ConfigError, match=said) as caught:
-            read_prompt_files("picture", [path])
+            read_prompt_files("prompt_frame", [path])
         assert path.name in caught.value.message
 
 
@@ -139,7 +142,7 @@ def test_every_setting_reaches_the_worker(config: WorkerConfig) -> None:
 
 
 def test_every_setting_reaches_the_gateway_and_the_token_by_the_environment() -> None:
-    config = GatewayConfig(allow_origins=("*",), pictures=("a.png",), seed=3, token="secret")
+    config = GatewayConfig(allow_origins=("*",), prompt_frames=("a.png",), seed=3, token="secret")
     spec = gateway_spec(config)
     assert "secret" not in spec.arguments[1] and spec.environment[TOKEN_VARIABLE] == "secret"
     assert from_json(GatewayConfig, spec.arguments[1], token="secret") == config

@@ -35,7 +35,7 @@ def test_those_known_by_name() -> None:
 def test_a_directory_says_what_it_takes(world: Path) -> None:
     (said,) = _json(str(world))["worlds"]
     assert (said["name"], said["conditionings"]) == ("mine", ["actions", "camera"])
-    assert said["action_schema"] == ["strafe", "forward", "yaw", "pitch"]
+    assert [c["name"] for c in said["action_schema"]] == ["strafe", "forward", "yaw", "pitch"]
     shown = CliRunner().invoke(app, ["worlds", str(world)], env={"COLUMNS": "200"}).output
     assert "actions, camera" in shown and "mine" in shown
 

@@ -26,7 +26,7 @@ SPANS: Final = {
     "uplink": "control sampled -> gateway has it",
     "wait": "gateway has it -> step that uses it",
     "tokens": "step starts -> tokens decoded",
-    "pixels": "tokens decoded -> frame ready",
+    "detokenize": "tokens decoded -> frame ready",
     "handover": "worker -> gateway",
     "encode": "frame -> compressed",
     "downlink": "compressed -> here",
@@ -77,13 +77,13 @@ async def _measure(
 ) -> ProfileResult:
     import websockets
 
-    from worldbridge.bridge.errors import BridgeError
+    from worldbridge.bridge.protocol import BridgeError
     from worldbridge.engine_plugins.python import profile as run_profile
 
     # The client waits for a server that restarts; here an address without a server is an error.
     await _check_answers(url)
     try:
-        return await run_profile(url, seconds, token=token, pictures=prompt_frames)
+        return await run_profile(url, seconds, token=token, prompt_frames=prompt_frames)
     except BridgeError as error:
         raise StartError(
             f"{error.code}: {error.message}",
@@ -126,7 +126,7 @@ def _table(result: ProfileResult) -> Table:
         f"{result.dropped_frames} dropped ({result.transport})"
     )
     table = table_of(*heads, numbers=3, title=title)
-    rows = [(span, SPANS[span], summary) for span, summary in result.legs_ms.items()]
+    rows = [(span, SPANS[span], summary) for span, summary in result.spans_ms.items()]
     rows.append(("total", "control sampled -> frame", result.input_to_photon_ms))
     for span, text, summary in rows:
         table.add_row(span, text, *(f"{summary[name]:.1f}" for name in percentiles))

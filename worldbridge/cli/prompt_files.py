@@ -12,8 +12,8 @@ __all__ = ["read_prompt_files"]
 
 def read_prompt_files(setting: str, paths: Sequence[str | Path]) -> list[bytes]:
     """Return the files' contents. Raises ConfigError that names the file that is not an image."""
-    from worldbridge.bridge.errors import BridgeError
     from worldbridge.bridge.gateway.prompts import check_files
+    from worldbridge.bridge.protocol import BridgeError
 
     files = [_read(setting, Path(path)) for path in paths]
     for path, file in zip(paths, files, strict=True):
@@ -21,7 +21,7 @@ def read_prompt_files(setting: str, paths: Sequence[str | Path]) -> list[bytes]:
             check_files([file])
         except BridgeError as error:
             raise ConfigError(
-                f"{setting} {path}: {error.message.replace('picture 1 of 1', 'it')}",
+                f"{setting} {path}: {error.message.replace('prompt frame 1 of 1', 'it')}",
                 expected=error.expected,
                 got=error.got,
                 remedy=error.remedy.rstrip("."),

@@ -72,7 +72,7 @@ def worlds(
     with report_errors():
         found = [spec_of(path) for path in given] if given else list_worlds()
         loaded = [measure_load(path) for path in given] if load else []
-    data: dict[str, Any] = {"worlds": [asdict(world) for world in found]}
+    data: dict[str, Any] = {"worlds": [world.as_dict() for world in found]}
     if load:
         data["loaded"] = [asdict(report) for report in loaded]
     print_result(data, lambda _: _tables(found, loaded), as_json=as_json)

@@ -71,7 +71,7 @@ class Samples:
 
 class _Pose(NamedTuple):
     position: tuple[float, float, float]
-    rotation: tuple[float, float, float, float]
+    orientation: tuple[float, float, float, float]
 
 
 @dataclass(frozen=True, slots=True)
