@@ -25,6 +25,7 @@ __all__ = [
     "MAX_PAYLOAD",
     "MAX_PROMPT_BYTES",
     "MAX_PROMPT_FRAMES",
+    "MAX_SAVED_SESSION",
     "MAX_SERVER_MESSAGE",
     "MAX_TEXT",
     "PROTOCOL_VERSION",

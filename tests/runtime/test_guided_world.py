@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tests.models.guided.test_world_training import NET, SMALL
-from worldbridge.bridge.protocol import MAX_SNAPSHOT, Pose
+from worldbridge.bridge.protocol import MAX_SAVED_SESSION, Pose
 from worldbridge.models.guided.checkpoint import load_guided_world, save_guided_world
 from worldbridge.models.guided.tokenizer import GuidedTokenizer
 from worldbridge.models.procedural import CameraState, camera_pose
@@ -105,7 +105,7 @@ def test_a_saved_session_continues_exactly(world: GuidedWorld) -> None:
 
 def test_a_full_memory_fits_into_a_saved_session(world: GuidedWorld) -> None:
     points = start(world).memory.config.max_points
-    assert points * 24 + 320 * 512 * 7 + 20_000 < MAX_SNAPSHOT
+    assert points * 24 + 320 * 512 * 7 + 20_000 < MAX_SAVED_SESSION
 
 
 def test_a_session_does_not_depend_on_others(world: GuidedWorld) -> None:
