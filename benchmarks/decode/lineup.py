@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 from torch import nn
 
-from worldbridge.benchmarks.decode.plain_raster import PlainRaster, PublishedRaster
+from worldbridge.benchmarks.decode.baselines import PlainRaster, PublishedRaster
 from worldbridge.benchmarks.decode.streams import (
     PlainRasterStream,
     PlainWavefrontStream,
@@ -38,15 +38,17 @@ from worldbridge.runtime.decoding.schedule import WavefrontSchedule
 from worldbridge.runtime.worlds.conditioning import Conditioning
 
 __all__ = [
-    "GUESSING",
     "Contender",
-    "WavefrontLineup",
+    "GUESSING",
     "Lineup",
     "RasterLineup",
     "Subject",
+    "WavefrontLineup",
     "check_acceptances",
     "check_choices",
+    "precision_of",
 ]
+
 
 GUESSING = ("jacobi", "medusa")  # modes whose speed depends on how often guesses are right
 _RASTER_ORDER = ("sequential", "jacobi", "medusa", "diagonal")
@@ -354,3 +356,17 @@ def check_acceptances(config: TransformerConfig, acceptances: Sequence[float]) -
                 "a forward draws one token at least, and no more than a latent has: expected an "
                 f"--acceptance from 1 to {tokens}, got {acceptance:g}"
             )
+
+
+def precision_of(weights: str | None, own: torch.dtype | None) -> WeightDtype:
+    """`weights` ("bf16", "fp8", "int8", None: the model's own type) of a model in the type `own`,
+    None for a world without a transformer. Raises ValueError for bf16 of one in another type."""
+    if weights in ("fp8", "int8"):
+        return cast(WeightDtype, weights)
+    if weights is not None and own != torch.bfloat16:
+        got = "a world without weights" if own is None else f"one in {own}"
+        raise ValueError(
+            "expected --weight-dtype fp8 or int8, or bf16 for a model in bfloat16, got "
+            f"{weights} for {got}; leave --weight-dtype out to read its own type"
+        )
+    return "model"

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import statistics
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import islice
 from typing import Any, cast
 
 import torch
 
-from worldbridge.benchmarks.decode.forwards import Forwards
-from worldbridge.benchmarks.decode.lineup import GUESSING, check_acceptances
-from worldbridge.benchmarks.decode.precisions import precision_of
+from worldbridge.benchmarks.decode.lineup import GUESSING, check_acceptances, precision_of
 from worldbridge.benchmarks.decode.presets import preset_config, preset_world
+from worldbridge.benchmarks.decode.streams import ForwardMarks
 from worldbridge.benchmarks.machine import describe, describe_gpu, need_device, watching
-from worldbridge.benchmarks.timing import percentiles
+from worldbridge.benchmarks.timing import Laps, percentiles
 from worldbridge.models.transformer import TransformerConfig
 from worldbridge.runtime.config import WorkerConfig
 from worldbridge.runtime.decoding.autotune import DecodedWorld, Wanted, check_wanted, set_mode
@@ -25,7 +26,8 @@ from worldbridge.runtime.worlds.contract import Progress, WorldModel
 from worldbridge.runtime.worlds.cosmos import CosmosWorld
 from worldbridge.runtime.worlds.registry import open_world
 
-__all__ = ["bench_players"]
+__all__ = ["Forwards", "bench_players"]
+
 
 # Steps of a world whose latents are one picture, and of any world so many latents: quick, and not.
 _STEPS = 12, 45
@@ -247,3 +249,50 @@ def _opened(
 def _type_of(model: WorldModel[Any]) -> torch.dtype | None:
     transformer = getattr(model, "transformer", None)
     return None if transformer is None else transformer.norm.weight.dtype
+
+
+class Forwards:
+    """The forwards that draw, of all sessions together, latent by latent.
+
+    Times are medians: a latent has a few marks of another kind, one for each session whose finished
+    latent is fed once more.
+    """
+
+    def __init__(self, world: DecodedWorld, device: torch.device) -> None:
+        self._decoder = world.decoder
+        self._marks, self._laps = ForwardMarks(self._decoder), Laps(device)
+        self.begin()
+
+    def begin(self) -> None:
+        """Forget what was seen."""
+        self._times: list[float] = []
+        self._counted: list[int] = []
+
+    @contextmanager
+    def seen(self) -> Iterator[None]:
+        """Forwards within the block are."""
+        with self._marks.made_by(self._laps.mark):
+            yield
+
+    def latent_ends(self) -> None:
+        """Of every session."""
+        self._times += self._laps.take()
+        self._counted.append(int(self._decoder.counts.forwards))
+
+    @property
+    def ms(self) -> list[float]:
+        return self._times
+
+    def a_latent(self, sessions: int) -> float:
+        """How many draw a latent, on average, of all latents but the first; counted by session, and
+        each counts as long as its session is not done."""
+        done = self._counted[-1] - self._counted[0]
+        return done / (sessions * (len(self._counted) - 1))
+
+    def latent_ms_at(
+        self, latent_ms: float, sessions: int, tokens: int, tokens_per_forward: float
+    ) -> float:
+        """What a latent of `tokens` tokens would take if guesses were right so often, where it took
+        `latent_ms`: the forwards that it then has more or fewer of take the median each."""
+        more = tokens / tokens_per_forward - self.a_latent(sessions)
+        return latent_ms + more * statistics.median(self._times)

@@ -11,8 +11,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from worldbridge.benchmarks.decode.plain_raster import PlainRaster
-from worldbridge.benchmarks.decode.plain_wavefront import PlainWavefront
+from worldbridge.benchmarks.decode.baselines import PlainRaster, PlainWavefront
 from worldbridge.models.checkpoint import World
 from worldbridge.models.conditioning.actions import condition_vector
 from worldbridge.models.conditioning.prompt_frames import to_unit

@@ -10,8 +10,12 @@ from tests.models.transformer.test_grid import tiny
 from tests.runtime.decoding import test_raster_camera as cameras
 from tests.runtime.decoding import test_raster_decoder as raster
 from tests.support.decoders import eager_decoder, packed_decoder
-from worldbridge.benchmarks.decode.plain_raster import PlainRaster, PublishedRaster, sorted_scores
-from worldbridge.benchmarks.decode.plain_wavefront import PlainWavefront
+from worldbridge.benchmarks.decode.baselines import (
+    PlainRaster,
+    PlainWavefront,
+    PublishedRaster,
+    sorted_scores,
+)
 from worldbridge.models.transformer import TransformerConfig, VideoTransformer
 from worldbridge.runtime.decoding import Sampling, SavedTokens
 from worldbridge.runtime.decoding.sampling import sample

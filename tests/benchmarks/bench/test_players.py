@@ -11,7 +11,7 @@ import torch
 from tests.benchmarks.bench.test_decode import CONFIG, quiet
 from tests.runtime.test_capacity import Clock, LatentWorld
 from worldbridge.benchmarks.decode import players
-from worldbridge.benchmarks.decode.forwards import Forwards
+from worldbridge.benchmarks.decode.players import Forwards
 from worldbridge.benchmarks.decode.presets import random_world
 from worldbridge.models.checkpoint import World
 from worldbridge.models.tokenizer import TokenizerConfig
