@@ -188,7 +188,7 @@ export class Session {
     this.#restartDue = false;
     for (const message of protocol.promptFrames(promptFrames ?? [])) this.#send(message);
     this.#send(protocol.start({ theme, seed, promptFrames: promptFrames?.length ?? null }));
-    this.#await(now, "Starting the world");
+    this.#await(now, "Opening the world");
     if (!promptFrames?.length) return;
     this.#uploadSince = now;
     this.#stale = Infinity; // until the server has accepted the prompt frames
