@@ -1,0 +1,367 @@
+import type {
+  ControllerState,
+  Error as ServerError,
+  Frame,
+  FrameHeader,
+  IceServer,
+  Pose,
+  Seats,
+  ServerMessage,
+  Welcome,
+  WorldSpec,
+} from "./messages.js";
+
+export type * from "./messages.js";
+
+export type Video = "auto" | "webrtc" | "jpeg";
+export type Role = "player" | "spectator" | "engine";
+export type SessionState =
+  | "idle"
+  | "connecting"
+  | "queued"
+  | "loading"
+  | "playing"
+  | "reconnecting"
+  | "full"
+  | "error";
+
+/** What a player wants: `promptFrames` are image files, empty for the theme's own start. */
+export interface Wanted {
+  theme: string | null;
+  seed: number | null;
+  promptFrames?: Uint8Array[] | null;
+  resume?: string | null;
+}
+
+export type Problem = Omit<ServerError, "type" | "fatal">;
+
+/** The session's state as plain data. */
+export interface SessionView {
+  state: SessionState;
+  detail: string;
+  progress: number | null;
+  seconds: number;
+  lastFrame: number | null;
+  position: number | null;
+  retryIn: number | null;
+  attempt: number;
+  stalledFor: number;
+  error: Problem | null;
+  theme: string | null;
+  seed: number | null;
+  promptFrames: number;
+  video: "webrtc" | "jpeg";
+  fallback: string | null;
+  session: string | null;
+  server: string | null;
+  seats: Seats | null;
+  world: WorldSpec | null;
+}
+
+export interface ClientHandlers {
+  changed?(): void;
+  frame?(message: Frame & { image: Uint8Array }, received: number): void;
+  track?(stream: MediaStream): void;
+  welcomed?(welcome: Welcome): void;
+  resumable?(token: string | null): void;
+  notice?(text: string, tone?: string): void;
+  startRejected?(): void;
+}
+
+export interface ClientOptions {
+  video?: Video;
+  token?: string | null;
+  role?: Role;
+  client?: string;
+  counters?: Counters;
+  now?: () => number;
+  refreshPeriod?: (now: number) => number | null;
+}
+
+/** A client of the gateway: session, transport, input and latency in one. */
+export class Client {
+  constructor(url: string, handlers: ClientHandlers, options?: ClientOptions);
+  readonly session: Session;
+  readonly controller: Controller;
+  readonly clock: ClockOffset;
+  readonly meter: LatencyMeter;
+  readonly matcher: FrameMatcher;
+  readonly rate: Rate;
+  readonly transport: Transport;
+  readonly counts: {
+    received: number;
+    shown: number;
+    dropped: number;
+    measured: number;
+    sent: number;
+    firstShown: number | null;
+  };
+  readonly state: SessionState;
+  view(): SessionView;
+  play(wanted: Wanted): void;
+  restart(theme: string | null, seed: number | null, promptFrames?: Uint8Array[] | null): void;
+  retry(token?: string | null): void;
+  leave(): void;
+  inputChanged(): void;
+  tick(visible?: boolean): void;
+  imageShown(header: FrameHeader, received: number, shown: number): void;
+  videoShown(rtp: number | undefined, received: number, shown: number): void;
+}
+
+export const TICK_MS: number;
+export const SLOW_TICK_MS: number;
+
+export interface Counters {
+  sequence?: number;
+  pointer?: [number, number];
+}
+
+/** A player's devices as a sequence of controller states. */
+export class Controller {
+  constructor(options?: Counters & { holdMs?: number });
+  camera: Pose | null;
+  holdMs: number;
+  press(code: string, now: number): boolean;
+  release(code: string, now: number): boolean;
+  movePointer(dx: number, dy: number): boolean;
+  setPad(name: string, axes: number[], buttons: number): boolean;
+  releaseAll(): boolean;
+  sample(now: number): ControllerState;
+  readonly history: ControllerState[];
+  readonly counters: Required<Counters>;
+}
+
+/** Decide when the next controller state is due. */
+export class SendClock {
+  changed(): void;
+  due(now: number): boolean;
+}
+
+export const SAMPLE_MS: number;
+export const MIN_GAP_MS: number;
+
+export type Command = { do: string } & Record<string, unknown>;
+
+/** One session as a state machine without I/O. */
+export class Session {
+  constructor(options?: {
+    client?: string;
+    role?: Role;
+    world?: string | null;
+    video?: Video;
+    token?: string | null;
+    silence?: number;
+  });
+  readonly state: SessionState;
+  readonly greeted: boolean;
+  readonly theme: string | null;
+  readonly seed: number | null;
+  token: string | null;
+  commands(): Command[];
+  play(wanted: Wanted, now: number): void;
+  restart(
+    theme: string | null,
+    seed: number | null,
+    now: number,
+    promptFrames?: Uint8Array[] | null,
+  ): void;
+  retry(now: number): void;
+  leave(now: number): void;
+  opened(now: number): void;
+  closed(reason: string, now: number): void;
+  received(message: ServerMessage, now: number): void;
+  invalid(error: protocol.ProtocolError, now: number): void;
+  videoFailed(reason: string, now: number): void;
+  frameShown(now: number): void;
+  tick(now: number, visible?: boolean, sending?: boolean): void;
+  view(now: number): SessionView;
+}
+
+export function backoff(attempt: number): number;
+export function themeKey(id: string): string;
+export function sameTheme(a: string, b: string): boolean;
+
+export interface TransportHandlers {
+  opened(): void;
+  closed(reason: string): void;
+  message(message: ServerMessage): void;
+  invalid(error: protocol.ProtocolError): void;
+  track(stream: MediaStream): void;
+  videoFailed(reason: string): void;
+}
+
+/** The connection to the gateway. */
+export class Transport {
+  constructor(url: string, handlers: TransportHandlers);
+  readonly sending: boolean;
+  readonly inputPath: "datachannel" | "websocket";
+  readonly codec: string | null;
+  readonly inputsSkipped: number;
+  connect(): void;
+  disconnect(): void;
+  send(message: object): void;
+  sendInput(message: object): boolean;
+  sendReport(message: object): void;
+  negotiate(iceServers?: IceServer[]): void;
+  answer(sdp: string): void;
+}
+
+export function sessionUrl(base: string | URL): string;
+
+/** One WebRTC connection: a video track and two data channels. */
+export class PeerConnection {
+  constructor(handlers: {
+    offer(sdp: string): void;
+    message(data: ArrayBuffer): void;
+    track(stream: MediaStream): void;
+    failed(reason: string): void;
+  });
+  readonly inputOpen: boolean;
+  readonly controlOpen: boolean;
+  readonly codec: string | null;
+  open(iceServers?: IceServer[]): Promise<void>;
+  answer(sdp: string): Promise<void>;
+  close(): void;
+}
+
+export const SPANS: readonly string[];
+export const SPAN_TEXT: Readonly<Record<string, string>>;
+
+export interface Summary {
+  p50: number | null;
+  p95: number | null;
+  p99: number | null;
+  mean: number | null;
+  max: number | null;
+  count: number;
+}
+
+export function percentile(sorted: ArrayLike<number>, p: number): number | null;
+export function summarize(values: Iterable<number>): Summary;
+export function spansOf(
+  header: FrameHeader,
+  sampled: number,
+  received: number,
+  shown: number,
+  offset: number,
+): Record<string, number>;
+
+/** Estimate client time minus server time from pings. */
+export class ClockOffset {
+  constructor(window?: number);
+  pong(sent: number, received: number, serverTime: number): void;
+  readonly offset: number | null;
+  readonly rtt: number | null;
+  readonly minRtt: number | null;
+  reset(): void;
+}
+
+export interface LatencySample {
+  sequence: number;
+  sampled: number;
+  frame: number;
+  total: number;
+  spans: Record<string, number>;
+}
+
+/** Measure input-to-photon latency. */
+export class LatencyMeter {
+  readonly samples: LatencySample[];
+  sent(sequence: number, time: number): void;
+  shown(
+    header: FrameHeader,
+    received: number,
+    shown: number,
+    offset: number | null,
+  ): LatencySample[];
+  forget(): void;
+  rolling(): { total: Summary; spans: Record<string, Summary> };
+  csv(): string;
+}
+
+/** Match frame headers with shown frames by RTP timestamp. */
+export class FrameMatcher {
+  constructor(limit?: number);
+  readonly skipped: number;
+  readonly approximate: boolean;
+  header(header: FrameHeader): FrameMatch | null;
+  frame(rtp: number | undefined, received: number, shown: number): FrameMatch | null;
+  reset(): void;
+}
+
+export interface FrameMatch {
+  header: FrameHeader;
+  received: number;
+  shown: number;
+}
+
+/** Count events per second. */
+export class Rate {
+  constructor(span?: number);
+  add(now: number): void;
+  perSecond(now: number): number;
+}
+
+export namespace protocol {
+  const VERSION: number;
+  const STATES_PER_INPUT: number;
+  const MAX_KEYS: number;
+  const MAX_PROMPT_FRAMES: number;
+  const MAX_PROMPT_BYTES: number;
+
+  class ProtocolError extends globalThis.Error {
+    constructor(path: string, expected: string, got: string, code?: string);
+    readonly path: string;
+    readonly expected: string;
+    readonly got: string;
+    readonly code: string;
+  }
+
+  function hello(fields?: {
+    client?: string;
+    role?: Role;
+    transports?: string[];
+    codecs?: string[];
+    token?: string | null;
+    resume?: string | null;
+    session?: string | null;
+    world?: string | null;
+    maxFrame?: [number, number] | null;
+    depth?: boolean;
+  }): object;
+  function promptFrames(files: Uint8Array[]): object[];
+  function start(fields?: {
+    theme?: string | null;
+    seed?: number | null;
+    prompt?: string | null;
+    promptFrames?: number | null;
+  }): object;
+  function input(states: ControllerState[]): object;
+  function ping(time: number): object;
+  function offer(sdp: string): object;
+  function frameShown(fields: {
+    frame: number;
+    received: number;
+    shown: number;
+    offset?: number | null;
+    refresh?: number | null;
+  }): object;
+  function statsRequest(): object;
+  function bye(): object;
+  function encode(message: object): Uint8Array;
+  function decode(data: Uint8Array): ServerMessage;
+}
+
+export namespace msgpack {
+  class MsgpackError extends globalThis.Error {
+    readonly expected: string;
+    readonly got: string;
+  }
+  class Float {
+    constructor(value: number);
+    readonly value: number;
+  }
+  function float(value: number): Float;
+  function encode(value: unknown): Uint8Array;
+  function decode(bytes: Uint8Array): unknown;
+}
