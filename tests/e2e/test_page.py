@@ -1,4 +1,4 @@
-"""A real browser opens the page and plays; what is on its screen is looked at."""
+"""Open the page in a real browser, play, and look at what is on its screen."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PLAYING = "worldbridge.state === 'playing'"
 
 
 async def _play(browser: Browser, url: str, query: str = "") -> Page:
-    """A page that plays a fixed world, with nothing written to its error console."""
+    """Return a page that plays a fixed world."""
     page = await browser.new_page()
     await page.open(f"{url}/?autoplay=1&theme=city&seed=7{query}")
     await page.until(f"window.worldbridge && {PLAYING}", 60)
@@ -30,7 +30,7 @@ async def _play(browser: Browser, url: str, query: str = "") -> Page:
 
 
 async def _leave(page: Page) -> None:
-    """Gives the seat back, and finds what the page threw."""
+    """Free the seat; fail if the page has thrown an exception."""
     await page.call("Page.navigate", url="about:blank")
     thrown = [line for line in page.log if line.startswith("exception")]
     assert not thrown, thrown
@@ -48,8 +48,8 @@ async def test_opens_and_plays(server: Server, browser: Browser, video: str) -> 
     rate = 30 / (time.monotonic() - began)
     stats = await page.evaluate("worldbridge.stats()")
     assert video in stats["transport"], stats["transport"]
-    [picture] = await grab(page)
-    assert picture.std() > 8, "the picture is one flat colour"
+    [frame] = await grab(page)
+    assert frame.std() > 8, "the frame is one flat colour"
     await _leave(page)
     print(f"{stats['world']} over {video}: {rate:.1f} frames/s")
 
@@ -62,10 +62,15 @@ async def test_play_button_starts_a_world(server: Server, browser: Browser) -> N
     await page.until(PLAYING, 30)
     session = await page.evaluate("worldbridge.session")
     assert (session["theme"], session["seed"]) == ("zoo", 3)
+    await page.evaluate("document.querySelector('#menu-button').click()")
+    controls = await page.evaluate("document.querySelector('#control-rows').innerText")
+    names = [control["name"] for control in session["world"]["action_schema"]]
+    assert "forward" in names and "walk" in controls, controls
+    assert ("yaw" in names) == ("turn" in controls), controls
     await _leave(page)
 
 
-async def test_turning_left_moves_the_picture_right(server: Server, browser: Browser) -> None:
+async def test_turning_left_moves_the_frame_right(server: Server, browser: Browser) -> None:
     page = await _play(browser, server.url)
     moved = {}
     for code in ("ArrowLeft", "ArrowRight"):
@@ -79,7 +84,7 @@ async def test_turning_left_moves_the_picture_right(server: Server, browser: Bro
     assert statistics.median(moved["ArrowRight"]) <= -1, moved
 
 
-async def test_walking_changes_the_picture_and_standing_does_not(
+async def test_walking_changes_the_frame_and_standing_does_not(
     procedural: Server, browser: Browser
 ) -> None:
     page = await _play(browser, procedural.url)
@@ -115,7 +120,7 @@ async def test_a_killed_worker_is_replaced_and_play_goes_on(
 ) -> None:
     page = await _play(browser, server.url)
     session, before = await _turn_and_stand(page)
-    await asyncio.sleep(2.5)  # a snapshot is made once a second
+    await asyncio.sleep(2.5)  # the session is saved once a second
     allowed = 60.0 if busy(0) else 10.0
     killed, began = server.kill("worker"), time.monotonic()
     await page.until("worldbridge.state === 'reconnecting'", 5)
@@ -132,7 +137,7 @@ async def test_a_killed_worker_is_replaced_and_play_goes_on(
 
 
 async def _turn_and_stand(page: Page) -> tuple[str, np.ndarray]:
-    """Somewhere that the world does not begin: the session's name, and what is seen there."""
+    """Turn away from the start; return the session's name and the frame seen there."""
     await page.key("ArrowLeft", down=True)
     await grab(page, apart=12)
     await page.key("ArrowLeft", down=False)
@@ -141,7 +146,7 @@ async def _turn_and_stand(page: Page) -> tuple[str, np.ndarray]:
 
 
 def _check_same_view(server: Server, before: np.ndarray, after: np.ndarray) -> None:
-    """A rendered world stands still when nobody moves; a dreamt one may drift a little."""
+    """Compare views; a generated world may drift a little while nobody moves."""
     least = 0.95 if "procedural" in str(server.log) else 0.5
     assert likeness(before, after) > least
 
@@ -158,8 +163,8 @@ async def test_a_killed_gateway_is_replaced_on_the_same_port(
     await _leave(page)
 
 
-async def test_what_is_not_the_model_is_quick(procedural: Server, browser: Browser) -> None:
-    """From the frame's hand-over to the encoder until it is on the screen, at 30 frames/s."""
+async def test_everything_but_the_model_is_quick(procedural: Server, browser: Browser) -> None:
+    """Measure from the encoder's input to the screen at 30 frames/s."""
     if reason := await asyncio.to_thread(busy):
         pytest.skip(f"latency is not measured on a busy machine: {reason}")
     page = await _play(browser, procedural.url, "&video=webrtc")
