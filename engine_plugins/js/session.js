@@ -177,6 +177,7 @@ export class Session {
       this.#restartDue = this.#running;
       return;
     }
+    if (this.state === "queued") return; // a seat comes first
     this.#before = before;
     this.#start(now, promptFrames);
   }
@@ -424,10 +425,18 @@ export class Session {
     }
     if (message.fatal || this.#wire === "open") return this.#fail(message, now);
     if (START_REJECTED.has(code) && this.#startSent) {
-      if (!this.#running) return this.#fail(message, now);
+      if (!this.#running) return this.#failStart(message, now);
       this.#revert(now);
     }
     this.#do("notice", { text: `${message.message}. ${message.remedy}`, tone: "warn" });
+  }
+
+  /** End a session whose first start was rejected, and free its seat. */
+  #failStart(message, now) {
+    this.#send(protocol.bye());
+    this.#resume = null;
+    this.#do("remember", { resume: null });
+    this.#fail(message, now);
   }
 
   /** Keep playing the present world after a rejected restart. */

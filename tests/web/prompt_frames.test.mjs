@@ -140,8 +140,11 @@ test("rejected prompt frames of the first start are an error", () => {
   session.play({ theme: "zoo", seed: 7, promptFrames: [RED] }, 0);
   session.opened(5);
   session.received(WELCOME, 10);
+  session.commands();
   session.received(REJECTION, 20);
   assert.deepEqual([session.state, session.error.code], ["error", "bad_prompt_frame"]);
+  const done = session.commands().map((c) => c.message?.type ?? c.do);
+  assert.deepEqual(done, ["bye", "remember", "disconnect"], "the seat is free at once");
 });
 
 test("a resumed session does not send them again, a new one does", () => {

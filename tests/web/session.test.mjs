@@ -320,8 +320,10 @@ test("a queued player waits for a seat and then starts", () => {
   assert.deepEqual([session.state, session.view(5).position], ["queued", 2]);
   session.received(status("queued", "", null, 0), 1000);
   assert.equal(session.view(1001).position, 0);
+  session.restart("city", 3, 1500);
+  assert.deepEqual(names(session), [], "nothing to restart yet");
   session.received(status("ready"), 2000);
-  assert.equal(sent(session.commands(), "start").theme, "zoo");
+  assert.equal(sent(session.commands(), "start").theme, "city");
   assert.deepEqual([session.state, session.view(2001).position], ["loading", null]);
 });
 
