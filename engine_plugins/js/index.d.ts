@@ -16,14 +16,7 @@ export type * from "./messages.js";
 export type Video = "auto" | "webrtc" | "jpeg";
 export type Role = "player" | "spectator" | "engine";
 export type SessionState =
-  | "idle"
-  | "connecting"
-  | "queued"
-  | "loading"
-  | "playing"
-  | "reconnecting"
-  | "full"
-  | "error";
+  "idle" | "connecting" | "queued" | "loading" | "playing" | "reconnecting" | "full" | "error";
 
 /** What a player wants: `promptFrames` are image files, empty for the theme's own start. */
 export interface Wanted {

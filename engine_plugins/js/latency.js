@@ -166,7 +166,9 @@ export class LatencyMeter {
       row.map((v) => (Number.isInteger(v) ? v : v.toFixed(3))).join(","),
     );
     return [
-      ["sequence", "frame", "sampled_ms", "total_ms", ...SPANS.map((span) => `${span}_ms`)].join(","),
+      ["sequence", "frame", "sampled_ms", "total_ms", ...SPANS.map((span) => `${span}_ms`)].join(
+        ",",
+      ),
       ...lines,
       "",
     ].join("\n");

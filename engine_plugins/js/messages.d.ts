@@ -145,12 +145,4 @@ export interface Stats {
   values: Record<string, unknown>;
 }
 
-export type ServerMessage =
-  | Welcome
-  | Status
-  | Frame
-  | Event
-  | Error
-  | Pong
-  | Answer
-  | Stats;
+export type ServerMessage = Welcome | Status | Frame | Event | Error | Pong | Answer | Stats;

@@ -139,10 +139,7 @@ const check = (expected, test) => (value, path) => {
 };
 
 const text = (longest = 2000) =>
-  check(
-    `a string of at most ${longest}`,
-    (v) => typeof v === "string" && [...v].length <= longest,
-  );
+  check(`a string of at most ${longest}`, (v) => typeof v === "string" && [...v].length <= longest);
 const oneOf = (...names) =>
   check(names.map((name) => `"${name}"`).join(" or "), (v) => names.includes(v));
 const integer = (low = 0, high = Number.MAX_SAFE_INTEGER) =>

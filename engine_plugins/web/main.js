@@ -130,9 +130,8 @@ class Page {
       },
       closed: () => byId("menu-button").focus({ preventScroll: true }),
     });
-    this.hud = new Hud(
-      { stats: () => this.stats(), csv: () => this.client.meter.csv() },
-      (open) => this.#prefer({ hud: open }),
+    this.hud = new Hud({ stats: () => this.stats(), csv: () => this.client.meter.csv() }, (open) =>
+      this.#prefer({ hud: open }),
     );
     byId("menu-button").addEventListener("click", () => this.#openMenu());
     byId("fullscreen-button").addEventListener("click", () => toggleFullscreen());

@@ -70,7 +70,12 @@ const THEME = Object.freeze({ ...NOTHING, value: [] });
 /** Return the choice of the player's own images; the last one is its thumbnail. */
 function ownChoice(value) {
   const count = value.length;
-  return { value, url: URL.createObjectURL(new Blob([value.at(-1)])), count, title: titleOf(count) };
+  return {
+    value,
+    url: URL.createObjectURL(new Blob([value.at(-1)])),
+    count,
+    title: titleOf(count),
+  };
 }
 
 /** The prompt frames of the next world, shared by both controls and the drop area. */

@@ -49,7 +49,8 @@ export class ServerInfo {
     const { tone, text } = describeHealth(health);
     byId("server").dataset.tone = tone;
     setText(byId("server-text"), text);
-    if (worlds?.[0]) this.foundPromptFrames(worlds[0].max_prompt_frames ?? 0, health?.prompt_frames ?? 0);
+    if (worlds?.[0])
+      this.foundPromptFrames(worlds[0].max_prompt_frames ?? 0, health?.prompt_frames ?? 0);
     const themes = worlds?.[0]?.themes;
     if (!Array.isArray(themes) || themes.length === 0 || themes.join() === this.#themes) return;
     this.#themes = themes.join();

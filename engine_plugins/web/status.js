@@ -27,7 +27,8 @@ function detailOf(view) {
       : sentence(view.detail);
   }
   if (view.state === "queued") {
-    const place = view.position === null ? "" : ` You are number ${view.position + 1} in the queue.`;
+    const place =
+      view.position === null ? "" : ` You are number ${view.position + 1} in the queue.`;
     return sentence(view.detail) + place;
   }
   if (view.state === "full") {

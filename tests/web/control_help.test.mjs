@@ -15,10 +15,13 @@ const control = (name, fields) => ({
 });
 
 test("keys have short caps", () =>
-  assert.deepEqual(
-    ["KeyW", "ArrowLeft", "Digit1", "Space", "ShiftLeft"].map(keyCap),
-    ["W", "←", "1", "Space", "ShiftLeft"],
-  ));
+  assert.deepEqual(["KeyW", "ArrowLeft", "Digit1", "Space", "ShiftLeft"].map(keyCap), [
+    "W",
+    "←",
+    "1",
+    "Space",
+    "ShiftLeft",
+  ]));
 
 test("left and forward stand first, and alternatives are groups", () => {
   const rows = describeControls([
@@ -47,7 +50,10 @@ test("left and forward stand first, and alternatives are groups", () => {
 
 test("sticks and the mouse are named only where a world uses them", () => {
   const { action_schema } = example("server_welcome").world;
-  const devices = (schema) => describeControls(schema).map(({ input }) => input).filter(Boolean);
+  const devices = (schema) =>
+    describeControls(schema)
+      .map(({ input }) => input)
+      .filter(Boolean);
   assert.deepEqual(devices(action_schema), ["mouse", "left stick", "right stick"]);
   assert.deepEqual(devices([control("forward", { default_axis: 1 })]), ["left stick"]);
   assert.deepEqual(devices([]), []);

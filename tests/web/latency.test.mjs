@@ -121,7 +121,12 @@ test("rolling percentiles and the CSV speak of the same samples", () => {
   const meter = new LatencyMeter();
   for (let sequence = 0; sequence < 100; sequence += 1) {
     meter.sent(sequence, sequence * 100);
-    meter.shown(header(sequence, sequence, sequence * 100), sequence * 100 + 40, sequence * 100 + 50 + (sequence % 10), OFFSET);
+    meter.shown(
+      header(sequence, sequence, sequence * 100),
+      sequence * 100 + 40,
+      sequence * 100 + 50 + (sequence % 10),
+      OFFSET,
+    );
   }
   const { total, spans } = meter.rolling();
   assert.equal(total.count, 100);

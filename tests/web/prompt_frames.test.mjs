@@ -2,7 +2,12 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { promptFrames, start } from "../../engine_plugins/js/protocol.js";
 import { Session } from "../../engine_plugins/js/session.js";
-import { inOrder, PromptChoice, problemWith, titleOf } from "../../engine_plugins/web/prompt_frames.js";
+import {
+  inOrder,
+  PromptChoice,
+  problemWith,
+  titleOf,
+} from "../../engine_plugins/web/prompt_frames.js";
 import { example } from "./fixtures.mjs";
 
 const file = (name, type = "image/png", size = 9) => ({ name, type, size });
@@ -54,7 +59,10 @@ test("files that no world can start from are named", () => {
 
 test("frames of a clip come in the order of their numbers", () => {
   const names = inOrder(["f10.png", "f9.png", "f1.png"].map((name) => file(name)));
-  assert.deepEqual(names.map((f) => f.name), ["f1.png", "f9.png", "f10.png"]);
+  assert.deepEqual(
+    names.map((f) => f.name),
+    ["f1.png", "f9.png", "f10.png"],
+  );
   assert.deepEqual([titleOf(1), titleOf(3)], ["Your image", "Your 3 images"]);
 });
 
@@ -63,7 +71,11 @@ test("the server's image is offered, and can be declined", () => {
   const choice = new PromptChoice((now) => shown.push(now.title));
   assert.deepEqual([choice.now.value, choice.limit], [null, null]);
   choice.offer(9, 1);
-  assert.deepEqual([choice.now.url, choice.now.value], ["prompt-frame", null], "absent: its default");
+  assert.deepEqual(
+    [choice.now.url, choice.now.value],
+    ["prompt-frame", null],
+    "absent: its default",
+  );
   choice.clear();
   assert.deepEqual(choice.now.value, [], "none, not the server's default");
   choice.restore({ value: [RED], url: "blob:1", count: 1, title: "Your image" });
@@ -84,7 +96,11 @@ test("a world starts from the prompt frames that precede its start", () => {
 
 test("a choice survives a reload, until it is cleared", async () => {
   globalThis.URL.createObjectURL ??= () => "blob:";
-  const store = { kept: [RED, BLUE], load: async () => store.kept, save: (files) => (store.kept = files) };
+  const store = {
+    kept: [RED, BLUE],
+    load: async () => store.kept,
+    save: (files) => (store.kept = files),
+  };
   const choice = new PromptChoice(() => {}, store);
   await choice.recall();
   assert.deepEqual([choice.now.value, choice.now.title], [[RED, BLUE], "Your 2 images"]);
@@ -132,7 +148,10 @@ test("an image that the server rejects leaves the world as it was", () => {
   );
   session.frameShown(1600);
   const view = session.view(1600);
-  assert.deepEqual([view.state, view.theme, view.seed, view.promptFrames], ["playing", "zoo", 7, 1]);
+  assert.deepEqual(
+    [view.state, view.theme, view.seed, view.promptFrames],
+    ["playing", "zoo", 7, 1],
+  );
 });
 
 test("rejected prompt frames of the first start are an error", () => {

@@ -32,7 +32,8 @@ const BUILDERS = {
   input: ({ states }) => protocol.input(states),
   offer: ({ sdp }) => protocol.offer(sdp),
   ping: ({ time }) => protocol.ping(time),
-  start: ({ prompt_frames: promptFrames, ...fields }) => protocol.start({ ...fields, promptFrames }),
+  start: ({ prompt_frames: promptFrames, ...fields }) =>
+    protocol.start({ ...fields, promptFrames }),
   stats: protocol.statsRequest,
 };
 

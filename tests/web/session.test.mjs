@@ -108,10 +108,7 @@ test("offers the media that it may use, and follows the server's choice", () => 
 test("a frame of the world before does not end loading", () => {
   const session = playing();
   session.restart("city", 3, 1000);
-  assert.deepEqual(
-    sent(session.commands(), "start"),
-    protocol.start({ theme: "city", seed: 3 }),
-  );
+  assert.deepEqual(sent(session.commands(), "start"), protocol.start({ theme: "city", seed: 3 }));
   session.frameShown(1040);
   assert.equal(session.state, "loading");
   session.frameShown(1400);
@@ -284,10 +281,7 @@ test("an expired session starts again with the same theme and seed", () => {
   session.opened(3);
   assert.equal(sent(session.commands(), "hello").resume, null);
   session.received(welcome(), 4);
-  assert.deepEqual(
-    sent(session.commands(), "start"),
-    protocol.start({ theme: "zoo", seed: 7 }),
-  );
+  assert.deepEqual(sent(session.commands(), "start"), protocol.start({ theme: "zoo", seed: 7 }));
 });
 
 test("a theme that the server names differently is found", () => {
@@ -344,10 +338,7 @@ test("a restart without a connection is made up for", () => {
   session.tick(1250);
   session.opened(1300);
   session.received(welcome({ started: true }), 1310);
-  assert.deepEqual(
-    sent(session.commands(), "start"),
-    protocol.start({ theme: "city", seed: 3 }),
-  );
+  assert.deepEqual(sent(session.commands(), "start"), protocol.start({ theme: "city", seed: 3 }));
 });
 
 test("fatal errors stop and keep what the server said", () => {

@@ -31,7 +31,9 @@ test("every export of the library is declared, and nothing else", () => {
 
 for (const name of ["protocol", "msgpack"])
   test(`every export of ${name} is declared, and nothing else`, () => {
-    const [, body] = new RegExp(`export namespace ${name} \\{\\n(.*?)^\\}`, "ms").exec(declarations);
+    const [, body] = new RegExp(`export namespace ${name} \\{\\n(.*?)^\\}`, "ms").exec(
+      declarations,
+    );
     const declared = [...body.matchAll(/^ {2}(?:class|const|function) (\w+)/gm)].map(([, n]) => n);
     assert.deepEqual(declared.sort(), Object.keys(library[name]).sort());
   });
@@ -39,7 +41,9 @@ for (const name of ["protocol", "msgpack"])
 for (const name of ["Client", "Controller", "Session", "Transport", "LatencyMeter"])
   test(`every public method of ${name} is declared`, () => {
     const [, body] = new RegExp(`export class ${name} \\{\\n(.*?)^\\}`, "ms").exec(declarations);
-    const { constructor: _, ...methods } = Object.getOwnPropertyDescriptors(library[name].prototype);
+    const { constructor: _, ...methods } = Object.getOwnPropertyDescriptors(
+      library[name].prototype,
+    );
     for (const method of Object.keys(methods))
       assert.match(body, new RegExp(`^ {2}(readonly )?${method}[(:]`, "m"), method);
   });
