@@ -1,5 +1,5 @@
-// A client of the gateway: joins session, transport, input and latency. It shows nothing itself. The
-// caller displays frames, reports when each was shown, and calls `tick`.
+// A client of the gateway: joins session, transport, input and latency. It shows nothing itself:
+// the caller displays frames, reports when each was shown, and calls `tick`.
 
 import { Controller, SendClock } from "./input.js";
 import { ClockOffset, FrameMatcher, LatencyMeter, Rate } from "./latency.js";

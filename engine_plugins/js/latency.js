@@ -52,8 +52,8 @@ export function summarize(values) {
 }
 
 /**
- * Estimate client time minus server time from pings. The shortest of the last `window` round trips
- * is used: queueing only adds time, so the shortest is the most symmetric. The error is at most half
+ * Estimate client time minus server time from pings, by the shortest of the last `window` round
+ * trips: queueing only adds time, so the shortest is the most symmetric. The error is at most half
  * of it.
  */
 export class ClockOffset {

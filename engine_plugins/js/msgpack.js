@@ -1,5 +1,5 @@
 // MessagePack as the protocol uses it: nil, bool, integers, floats, str, bin, array, and map with
-// string keys. Extension types, duplicate keys, trailing bytes and nesting deeper than 16 are errors.
+// string keys. Extension types, duplicate keys, trailing bytes and deep nesting are errors.
 
 const MAX_DEPTH = 16;
 const utf8Encoder = new TextEncoder();
@@ -84,7 +84,7 @@ class Writer {
     else (this.u8(0xd3), this.put("setBigInt64", 8, BigInt(value)));
   }
 
-  /** Write a length: `short` is [base, limit] of the one-byte form, the codes have 8, 16, 32 bits. */
+  /** Write a length: `short` is [base, limit] of the one-byte form, codes have 8, 16, 32 bits. */
   header(length, short, [code8, code16, code32]) {
     if (short !== null && length < short[1]) this.u8(short[0] | length);
     else if (code8 !== null && length <= 0xff) (this.u8(code8), this.u8(length));

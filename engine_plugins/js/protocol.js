@@ -23,7 +23,7 @@ export class ProtocolError extends Error {
   }
 }
 
-// -- client to server -------------------------------------------------------------------------------
+// -- client to server ----------------------------------------------------------------------------
 
 /** The first message, at most 4,096 bytes. */
 export const hello = ({
@@ -122,7 +122,7 @@ export const bye = () => ({ type: "bye" });
 /** Encode a message. @returns {Uint8Array} */
 export const encode = (message) => pack(message);
 
-// -- server to client -------------------------------------------------------------------------------
+// -- server to client ----------------------------------------------------------------------------
 // A check takes a value and its path, and throws or returns the value. In a record, a field is a
 // check, or [check, value if absent]; where that value is null, null is allowed too.
 

@@ -1,6 +1,6 @@
 // The connection to the gateway: a WebSocket for signalling, liveness and JPEG frames, and WebRTC
-// with a video track and two data channels where the network allows it. It delivers decoded messages
-// and knows nothing about sessions.
+// with a video track and two data channels where the network allows it. It delivers decoded
+// messages and knows nothing about sessions.
 
 import { decode, encode, offer, ProtocolError } from "./protocol.js";
 import { PeerConnection } from "./webrtc.js";

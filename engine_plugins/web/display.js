@@ -46,7 +46,7 @@ export class CanvasDisplay {
     if (first) requestAnimationFrame(() => this.#refreshed(performance.now()));
   }
 
-  /** Use twice the frame's size: a high-quality filter for the first doubling, a fast one for the rest. */
+  /** Double the frame's size with a high-quality filter; the browser scales the rest fast. */
   #fit(bitmap) {
     const [width, height] = [bitmap.width * 2, bitmap.height * 2];
     if (this.canvas.width === width && this.canvas.height === height) return;

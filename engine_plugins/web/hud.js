@@ -128,8 +128,9 @@ export class Hud {
         : stats.transport
             .replace("webrtc", "WebRTC")
             .replace(/-(.*)/, (_, c) => ` ${c.toUpperCase()}`);
+    const dropped = `dropped: ${frames.dropped_server} server, ${frames.dropped_page} page`;
     const facts = {
-      frames: `${frames.shown} shown, dropped: ${frames.dropped_server} server, ${frames.dropped_page} page`,
+      frames: `${frames.shown} shown, ${dropped}`,
       transport: path,
       input: inputs.path === "datachannel" ? "WebRTC data channel" : "WebSocket",
       rtt:

@@ -9,13 +9,15 @@ const TYPES = ["image/png", "image/jpeg", "image/webp"];
 const MAX_BYTES = 2_000_000; // of one image; a larger one has more detail than a world uses
 const MAX_SIDE = 2048; // pixels
 
+const counted = (count) => (count === 1 ? "1 image" : `${count} images`);
+
 /** Say what is wrong with these files for a world that takes `limit` images; null if nothing is. */
 export function problemWith(files, limit) {
   if (files.length === 0) return "That contains no image.";
   if (limit === 0)
     return "This world is rendered, not generated, so it cannot start from an image.";
   if (files.length > limit)
-    return `This world takes at most ${limit} ${limit === 1 ? "image" : "images"}, not ${files.length}.`;
+    return `This world takes at most ${counted(limit)}, not ${files.length}.`;
   for (const { name, type, size } of files) {
     if (!TYPES.includes(type)) return `${name} is not a PNG, JPEG or WebP image.`;
     if (size === 0) return `${name} is empty.`;
@@ -27,7 +29,7 @@ export function problemWith(files, limit) {
 export const inOrder = (files) =>
   [...files].sort((a, b) => a.name.localeCompare(b.name, "en", { numeric: true }));
 
-export const titleOf = (count) => (count === 1 ? "Your image" : `Your ${count} images`);
+export const titleOf = (count) => (count === 1 ? "Your image" : `Your ${counted(count)}`);
 
 /** Read an image, scaled down to `budget` bytes. @throws {Error} with a message for the player */
 async function bytesOf(file, budget) {
@@ -44,7 +46,8 @@ async function bytesOf(file, budget) {
     const scale = Math.min(1, MAX_SIDE / Math.max(width, height));
     const size = [Math.round(width * scale), Math.round(height * scale)];
     const canvas = new OffscreenCanvas(...size);
-    const context = canvas.getContext("2d", { alpha: false }); // transparent parts become black, as on the server
+    // without alpha, transparent parts become black, as on the server
+    const context = canvas.getContext("2d", { alpha: false });
     context.drawImage(bitmap, 0, 0, ...size);
     const small = await canvas.convertToBlob({ type: "image/jpeg", quality: 0.92 });
     return new Uint8Array(await small.arrayBuffer());

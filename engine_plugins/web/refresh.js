@@ -27,7 +27,7 @@ export class RefreshPeriod {
     this.ask = ask;
   }
 
-  /** Return the last measured period in ms, null before the first, and measure again when it is old. */
+  /** Return the last measured period in ms, or null; measure again when it is old. */
   milliseconds(now) {
     if (this.#times === null && now - this.#since > REMEASURE_MS) {
       this.#since = now;

@@ -1,4 +1,4 @@
-// The status card: connecting, loading, reconnecting, full, error; and the notice of a stalled world.
+// The status card of every state but playing, and the notice of a stalled world.
 
 import { byId, setText } from "./dom.js";
 import { titleOf } from "./prompt_frames.js";
@@ -33,7 +33,8 @@ function detailOf(view) {
   }
   if (view.state === "full") {
     const seats = view.error?.got ? ` (${view.error.got})` : "";
-    return `${sentence(view.detail + seats)} Trying again in ${Math.ceil(view.retryIn ?? 0)}\u00a0s.`;
+    const wait = seconds(Math.ceil(view.retryIn ?? 0));
+    return `${sentence(view.detail + seats)} Trying again in ${wait}.`;
   }
   if (view.state === "reconnecting" && view.attempt > 0) {
     const kept = view.seconds < SEAT_KEPT_S ? ` Your seat is kept for ${SEAT_KEPT_S} s.` : "";

@@ -1,5 +1,4 @@
-// Titles, descriptions and artwork of the themes that the page knows. The server decides which themes
-// exist.
+// Titles, descriptions and artwork of known themes. The server decides which themes exist.
 
 import { sameTheme, themeKey } from "../js/session.js";
 

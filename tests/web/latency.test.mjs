@@ -93,7 +93,7 @@ test("every state is answered by the first shown frame that is at least as new",
   );
 });
 
-test("nothing is measured before the clocks are matched, and nothing afterwards is counted twice", () => {
+test("nothing is measured before the clocks are matched, or twice", () => {
   const meter = new LatencyMeter();
   meter.sent(0, 0);
   assert.deepEqual(meter.shown(header(0, 0, 0), 90, 100, null), []);

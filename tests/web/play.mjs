@@ -1,4 +1,4 @@
-// Play over a real server without a browser, for tests/e2e: node play.mjs URL COUNT prints what came.
+// Play without a browser and print what came, for tests/e2e: node play.mjs URL COUNT
 
 import { Client, sessionUrl, TICK_MS } from "../../engine_plugins/js/index.js";
 

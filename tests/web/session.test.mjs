@@ -380,7 +380,7 @@ test("a lost worker is waited for", () => {
   assert.equal(session.state, "playing");
 });
 
-test("another protocol version in the welcome is an error, and so are bytes that make no sense", () => {
+test("another protocol version is an error, and so are invalid bytes", () => {
   const session = new Session({ video: "jpeg" });
   session.play({ theme: null, seed: null }, 0);
   session.opened(1);
@@ -427,7 +427,7 @@ test("WebRTC that worked once is tried once more before JPEG", () => {
   assert.equal(session.video, "jpeg");
 });
 
-test("frame headers without video mean that media does not get through, unless the page is hidden", () => {
+test("headers without video mean that media is blocked, unless the page is hidden", () => {
   const run = (visible) => {
     const session = greeted({ video: "auto" });
     for (let now = 20; now < 6000; now += 50) {

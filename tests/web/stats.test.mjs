@@ -9,7 +9,7 @@ import { profile } from "../../engine_plugins/web/stats.js";
 const client = () => new Client("ws://127.0.0.1:1/session", {}, { video: "jpeg", now: () => 0 });
 const displays = { dropped: 3, damaged: 0 };
 
-test("the profile has the keys of `worldbridge profile --json`, also before anything happened", () => {
+test("the profile has the keys of `worldbridge profile --json` from the start", () => {
   const given = client();
   given.counts.dropped = 2;
   const stats = profile(given, displays);
