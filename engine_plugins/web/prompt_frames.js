@@ -158,6 +158,7 @@ export class PromptChoice {
 export class PromptControl {
   constructor(root, choice) {
     this.root = root;
+    root.append(byId("prompt-template").content.cloneNode(true));
     this.find = (name) => root.querySelector(`.prompt-${name}`);
     this.find("choose").addEventListener("click", () => byId("prompt-file").click());
     this.find("chip").addEventListener("click", () => byId("prompt-file").click());
