@@ -2,6 +2,8 @@
 // string keys. Extension types, duplicate keys, trailing bytes and deep nesting are errors.
 
 const MAX_DEPTH = 16;
+const SHORT = 31; // up to here ASCII text is faster without TextEncoder and TextDecoder
+const ASCII = /^[\x00-\x7f]*$/;
 const utf8Encoder = new TextEncoder();
 const utf8Decoder = new TextDecoder("utf-8", { fatal: true });
 
@@ -115,6 +117,12 @@ class Writer {
   }
 
   string(text) {
+    if (text.length <= SHORT && ASCII.test(text)) {
+      const at = this.reserve(text.length + 1);
+      this.bytes[at] = 0xa0 | text.length;
+      for (let i = 0; i < text.length; i += 1) this.bytes[at + 1 + i] = text.charCodeAt(i);
+      return;
+    }
     const bytes = utf8Encoder.encode(text);
     this.header(bytes.length, [0xa0, 32], [0xd9, 0xda, 0xdb]);
     this.raw(bytes);
@@ -136,6 +144,15 @@ export function encode(value) {
   writer.value(value, 0);
   return writer.bytes.slice(0, writer.length);
 }
+
+/** Add a key whose plain assignment would change the prototype instead. */
+const define = (object, key, value) =>
+  Object.defineProperty(object, key, {
+    value,
+    enumerable: true,
+    writable: true,
+    configurable: true,
+  });
 
 class Reader {
   constructor(bytes) {
@@ -168,6 +185,12 @@ class Reader {
 
   text(length) {
     const at = this.take(length);
+    if (length <= SHORT) {
+      let [text, i] = ["", at];
+      for (; i < at + length && this.bytes[i] < 0x80; i += 1)
+        text += String.fromCharCode(this.bytes[i]);
+      if (i === at + length) return text;
+    }
     try {
       return utf8Decoder.decode(this.bytes.subarray(at, at + length));
     } catch {
@@ -194,13 +217,9 @@ class Reader {
       if (typeof key !== "string") throw new MsgpackError("a string key", typeof key, at);
       if (Object.hasOwn(entries, key))
         throw new MsgpackError("distinct keys", `"${key}" twice`, at);
-      // A plain assignment of "__proto__" would change the prototype instead of adding a key.
-      Object.defineProperty(entries, key, {
-        value: this.value(depth + 1),
-        enumerable: true,
-        writable: true,
-        configurable: true,
-      });
+      const value = this.value(depth + 1);
+      if (key !== "__proto__") entries[key] = value;
+      else define(entries, key, value);
     }
     return entries;
   }

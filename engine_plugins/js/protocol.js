@@ -160,17 +160,22 @@ const list =
     return value;
   };
 
-const record = (fields) => (value, path) => {
-  map(value, path);
-  for (const [name, field] of Object.entries(fields)) {
-    const [inner, fallback] = Array.isArray(field) ? field : [field, undefined];
-    const given = Object.hasOwn(value, name) ? value[name] : undefined;
-    if (given === undefined && fallback === undefined)
-      throw new ProtocolError(`${path}.${name}`, "a value", "nothing");
-    if (given === undefined) value[name] = fallback;
-    else if (given !== null || fallback !== null) inner(given, `${path}.${name}`);
-  }
-  return value;
+const record = (fields) => {
+  const checks = Object.entries(fields).map(([name, field]) =>
+    Array.isArray(field) ? [name, ...field] : [name, field, undefined],
+  );
+  return (value, path) => {
+    map(value, path);
+    for (const [name, inner, fallback] of checks) {
+      const given = Object.hasOwn(value, name) ? value[name] : undefined;
+      if (given !== undefined) {
+        if (given !== null || fallback !== null) inner(given, `${path}.${name}`);
+      } else if (fallback === undefined) {
+        throw new ProtocolError(`${path}.${name}`, "a value", "nothing");
+      } else value[name] = fallback;
+    }
+    return value;
+  };
 };
 
 const name = text(64);
