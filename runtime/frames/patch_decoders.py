@@ -6,6 +6,7 @@ Whatever makes the pictures remembers a stream in a `StreamState` of its own.
 from __future__ import annotations
 
 import importlib.util
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -26,6 +27,7 @@ __all__ = [
     "EnginePatchDecoder",
     "PatchDecoder",
     "make_patch_decoder",
+    "use_private_compile_cache",
 ]
 
 _KERNEL_PATCH = 4  # pixels and frames, what kernels/detokenize.py joins
@@ -113,6 +115,7 @@ class CompiledPatchDecoder(_TokenizerPixels):
 
     def __init__(self, tokenizer: VideoTokenizer, grid: tuple[int, int], window: int) -> None:
         super().__init__(tokenizer, grid, window)
+        use_private_compile_cache()
         # a graph for no memory and one for memory
         self._compiled: Any = torch.compile(self._latent, dynamic=False)
 
@@ -138,6 +141,31 @@ class CompiledPatchDecoder(_TokenizerPixels):
         run = FixedPass(self._window, cache)
         made = self._tokenizer.decode_pass(codes, run, patches=self._patches)
         return made, run.memory()
+
+
+def use_private_compile_cache() -> None:
+    """Keep compiled code in a directory that only this user can write, unless one is set.
+
+    Inductor's default is a name in the shared temporary directory, which another user of the
+    machine could create first, with code of theirs. Raises DetokenizerError if there is no such
+    directory.
+    """
+    name = "TORCHINDUCTOR_CACHE_DIR"
+    if os.environ.get(name):
+        return
+    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    folder = base / "worldbridge" / "inductor"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        folder.chmod(0o700)  # refused unless the directory is this user's
+    except OSError as error:
+        raise DetokenizerError(
+            "there is no private directory for compiled code",
+            expected=f"a directory {folder} that only this user can write",
+            got=str(error),
+            remedy=f"set {name} to one",
+        ) from error
+    os.environ[name] = str(folder)
 
 
 class EnginePatchDecoder:
