@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -50,14 +50,14 @@ from worldbridge.models.spatial_memory import MemoryConfig, SpatialMemory
 from worldbridge.models.training.data import make_clip
 from worldbridge.runtime.config import WorkerConfig
 from worldbridge.runtime.worlds.autoregressive import ArWorld
-from worldbridge.runtime.worlds.contract import WorldModel
+from worldbridge.runtime.worlds.contract import Pose, WorldModel
 from worldbridge.runtime.worlds.registry import open_world
 
 __all__ = ["Evaluation", "Plan", "SceneRecord", "evaluate"]
 
 _NEUTRAL: Action = (0.0, 0.0, 0.0, 0.0)
 _KEPT_S = (1, 3, 10)
-_MARKS_S = (1, 3, 10, 30, 60)
+_MARKS_S = (1, 3, 10, 30, 60, 120, 300, 600)
 _STILL = 15  # frames of standing still at the end of play
 _ENDING = 12  # the frames before, of which it is asked whether anything moves
 _SAMPLED = 8  # one frame of 8 is compared with real ones
@@ -76,7 +76,13 @@ class Plan:
     guesses: bool = True
 
     @classmethod
-    def of(cls, quick: bool) -> Plan:
+    def of(cls, quick: bool, seconds: int | None = None) -> Plan:
+        """Return the usual plan, with `seconds` of play in the first scenes if they are given."""
+        plan = cls._usual(quick)
+        return plan if seconds is None else replace(plan, seconds=seconds)
+
+    @classmethod
+    def _usual(cls, quick: bool) -> Plan:
         return cls(1, 3, 3, _QUICK_THEMES, guesses=False) if quick else cls(3, 60, 10)
 
 
@@ -105,7 +111,7 @@ def evaluate(
 ) -> tuple[dict[str, Any], list[SceneRecord]]:
     """Measure a world; return what `worldbridge eval --json` prints, and the records behind it."""
     torch.set_num_threads(threads)
-    plan = Plan.of(quick)
+    plan = Plan.of(quick, seconds)
     model = open_world(WorkerConfig(world=world, seats=len(plan.themes), mode=None))
     evaluation = Evaluation(model, plan, seed, progress)
     result = evaluation.run()
@@ -271,13 +277,25 @@ class _Group:
 
     def _remember(self, start: View) -> SpatialMemory:
         """A memory of the start alone: says what of it is in view later, and how it looks there."""
+        return self._memory_of(start.rgb, start.nearness, pose_of(start.state))
+
+    def _memory_of(self, rgb: Tensor, nearness: Tensor, pose: Pose) -> SpatialMemory:
         height, width = self.evaluation._size
         memory = SpatialMemory(
             MemoryConfig(height=height, width=width, max_points=2 * height * width)
         )
-        pose = pose_of(start.state)
-        memory.add(start.rgb, start.nearness, pose, pose.fov_y)
+        memory.add(rgb, nearness, pose, pose.fov_y)
         return memory
+
+    def _warp(self, record: SceneRecord, second: int, before: Shown, after: Shown) -> None:
+        """Whether two frames agree with each other through the world's own depth."""
+        if before.nearness is None or after.nearness is None or before.pose == after.pose:
+            return
+        memory = self._memory_of(before.rgb, before.nearness, before.pose)
+        seen = memory.render(after.pose, after.pose.fov_y)
+        agrees = (seen.nearness / after.nearness - 1.0).abs() < _AGREEING
+        value = psnr_db(seen.rgb, after.rgb, seen.mask & agrees)
+        record.world.setdefault("warp_consistency_db", {})[second] = value
 
     def _sample(self, t: int, shown: Sequence[Shown]) -> None:
         if t % _SAMPLED == 0:
@@ -298,6 +316,7 @@ class _Group:
             (edges, steepness), (real_edges, real_steepness) = acutance(shown), acutance(truth.rgb)
             record.note_at("edge_windows", second, edges, real_edges)
             record.note_at("steepness", second, steepness, real_steepness)
+            self._warp(record, second, recent[-2][n], recent[-1][n])
             if second in _KEPT_S and self.evaluation.from_frames:
                 pose = pose_of(cameras[n])
                 seen = memories[n].render(pose, pose.fov_y)
@@ -319,7 +338,7 @@ class _Group:
 
 def _summary(records: Sequence[SceneRecord], reference: Reference) -> dict[str, Any]:
     """The measures of some scenes, under the names of `worldbridge eval --json`."""
-    names = "steepness", "edge_windows", "kept_psnr_db"
+    names = "steepness", "edge_windows", "kept_psnr_db", "warp_consistency_db"
     result: dict[str, Any] = {
         name: _by_second(r.world.get(name, {}) for r in records) for name in names
     }

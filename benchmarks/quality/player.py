@@ -14,7 +14,7 @@ from torch import Tensor
 from worldbridge.benchmarks.quality.routes import Action, View, pose_of
 from worldbridge.models.procedural.camera import CameraState
 from worldbridge.runtime.frames.i420 import rgb_to_i420
-from worldbridge.runtime.worlds.contract import Controls, WorldModel, WorldStart, next_frames
+from worldbridge.runtime.worlds.contract import Controls, Pose, WorldModel, WorldStart, next_frames
 
 __all__ = ["Shown", "WorldPlayer", "as_shown", "takes_frames"]
 
@@ -23,9 +23,11 @@ _NEUTRAL: Action = (0.0, 0.0, 0.0, 0.0)
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """A frame: rgb uint8 (H, W, 3); nearness float32 (H, W) from worlds that have depth."""
+    """A frame and its camera: rgb uint8 (H, W, 3); nearness float32 (H, W), 1/m, from worlds that
+    have depth."""
 
     rgb: Tensor
+    pose: Pose
     nearness: Tensor | None
 
 
@@ -56,7 +58,9 @@ class WorldPlayer:
             ]
         spec = self._world.spec
         return [
-            Shown(_rgb(frame.i420, spec.height, spec.width), self._nearness(frame.depth))
+            Shown(
+                _rgb(frame.i420, spec.height, spec.width), frame.pose, self._nearness(frame.depth)
+            )
             for frame in next_frames(self._world, self.states, asked)
         ]
 

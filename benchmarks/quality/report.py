@@ -21,6 +21,7 @@ MEASURES = (
     ("steepness", "steepness of edges (1: hard, 0.13: a ramp)", ">= 0.6"),
     ("edge_windows", "windows with an edge", ">= 0.08"),
     ("kept_psnr_db", "what was seen at the start, PSNR to the truth (dB)", "26 / 24 / 22"),
+    ("warp_consistency_db", "frame warped by its own depth to the next, PSNR (dB)", ">= 30"),
     ("theme_accuracy", "theme recognised", ">= 0.95"),
     ("revisit_psnr_db", "first frame when it comes back, PSNR (dB)", "40 / 35 / 30"),
     ("still_change", "change per frame while standing still (grey levels)", "0"),

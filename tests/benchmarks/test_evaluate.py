@@ -64,8 +64,10 @@ class TruthWorld(Synchronous[Walker]):
 
     def render(self, state: Walker, controls: Controls) -> WorldFrame:
         state.camera = self.moved(state, controls)
-        rgb = self.seen(view_of(state.scene, state.camera, HEIGHT, WIDTH).rgb.permute(2, 0, 1))
-        return WorldFrame(rgb_to_i420(rgb), pose_of(state.camera), now_ms(), now_ms())
+        view = view_of(state.scene, state.camera, HEIGHT, WIDTH)
+        i420 = rgb_to_i420(self.seen(view.rgb.permute(2, 0, 1)))
+        depth = (1.0 / view.nearness).numpy().tobytes()
+        return WorldFrame(i420, pose_of(state.camera), now_ms(), now_ms(), depth=depth)
 
     def moved(self, state: Walker, controls: Controls) -> CameraState:
         return step_camera(state.scene, state.camera, controls.action)
@@ -120,6 +122,7 @@ def test_the_truth_scores_as_the_truth() -> None:
     assert all(value == 99.0 for value in result["kept_psnr_db"].values())
     assert 20 < min(result["real"]["kept_psnr_db"].values()) < 60
     assert all(value == 99.0 for value in result["revisit_psnr_db"].values())
+    assert 25 < result["warp_consistency_db"]["1"] < 60
     assert result["still_change"] == 0.0
     assert result["yaw_following"] == result["move_following"] == 1.0
     assert result["next_frame_psnr_db"] == 99.0 > result["copy_last_psnr_db"]

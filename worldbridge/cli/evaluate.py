@@ -21,6 +21,12 @@ def evaluate(
     world: Annotated[str, typer.Option(help="World to judge: a name or a directory.")] = "embedded",
     seed: Annotated[int, typer.Option(min=0, help="Selects the scenes and the rollouts.")] = 0,
     threads: Annotated[int, typer.Option(min=1, max=256, help="CPU threads.")] = 2,
+    seconds: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Play in the first scene of each theme; 600 shows drift.  [default: 60]"
+        ),
+    ] = None,
     report: Annotated[
         Path | None,
         typer.Option(help="HTML file to write measures and contact sheets to, in one piece."),
@@ -47,9 +53,7 @@ def evaluate(
             remedy=f"create {report.parent} first",
         )
     with progress_scope() as progress:
-        result, records = run_evaluation(
-            world, quick=quick, seed=seed, threads=threads, progress=progress
-        )
+        result, records = run_evaluation(world, quick, progress, seed, threads, seconds)
     if report is not None:
         try:
             report.write_text(report_html(result, records))
