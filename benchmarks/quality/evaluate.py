@@ -107,7 +107,12 @@ class SceneRecord:
 
 
 def evaluate(
-    world: str, quick: bool = False, progress: Progress = silent, seed: int = 0, threads: int = 2
+    world: str,
+    quick: bool = False,
+    progress: Progress = silent,
+    seed: int = 0,
+    threads: int = 2,
+    seconds: int | None = None,
 ) -> tuple[dict[str, Any], list[SceneRecord]]:
     """Measure a world; return what `worldbridge eval --json` prints, and the records behind it."""
     torch.set_num_threads(threads)
