@@ -278,8 +278,8 @@ class Decoder:
         executor = self.executor
         with executor.exclusive():
             batch = executor.begin(sessions, conditions, known)
-            if executor.run_latent is not None:
-                executor.run_latent(batch, self.on_step)
+            if (run_latent := executor.run_latent) is not None:
+                run_latent(batch, self.on_step)
             elif executor.waves:
                 self._follow_waves(batch)
             else:

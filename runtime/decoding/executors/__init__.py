@@ -16,8 +16,9 @@ from torch import Tensor
 from worldbridge.models.transformer import KVCache
 from worldbridge.runtime.decoding.drafts import DraftCounts, TokenLine, VerifyStep
 
-__all__ = ["Batch", "ContextPairs", "DecodeSession", "Executor", "Wave"]
+__all__ = ["Batch", "ContextPairs", "DecodeSession", "Executor", "RunLatent", "Wave"]
 
+RunLatent = Callable[["Batch", Callable[[], None]], None]  # and what to call before each step
 ContextPairs = list[tuple[Tensor, Tensor]]  # per layer: keys, values [1, Hkv, m, head_dim]
 
 
@@ -66,7 +67,10 @@ class Executor(Protocol):
     keeps_sampled: bool  # sampling a latent leaves its keys and values as `prefill` would
     whole_batch: bool  # sessions that are done take part in every forward
     enqueued: int  # forwards that may be enqueued ahead of the device
-    run_latent: Callable[[Batch, Callable[[], None]], None] | None  # in place of the loop
+
+    @property
+    def run_latent(self) -> RunLatent | None:
+        """What samples a whole latent in place of `Decoder`'s loop."""
 
     def exclusive(self) -> AbstractContextManager[None]:
         """Return a context to sample or prefill in."""

@@ -29,7 +29,7 @@ from worldbridge.models.transformer.layers import Block
 from worldbridge.models.transformer.positions import rotary_angles
 from worldbridge.models.transformer.wavefront import DigitHead, diagonal_step, digit_rows, slot_mask
 from worldbridge.runtime.decoding.drafts import DraftCounts, TokenLine, VerifyStep
-from worldbridge.runtime.decoding.executors import Batch, DecodeSession, Wave
+from worldbridge.runtime.decoding.executors import Batch, DecodeSession, RunLatent, Wave
 from worldbridge.runtime.decoding.noise import position_noise
 from worldbridge.runtime.decoding.options import DecodeOptions
 from worldbridge.runtime.decoding.sampling import Sampling, gumbel, sample
@@ -189,7 +189,6 @@ class PackedExecutor:
 
     keeps_sampled = True
     whole_batch = True  # a recorded forward has one shape
-    run_latent: Callable[[Batch, Callable[[], None]], None] | None = None
 
     def __init__(
         self,
@@ -234,6 +233,10 @@ class PackedExecutor:
         self.known_waves = [PositionsWave(tuple(p.tolist()), self._pad(p)) for p in parts]
         self.waves: Sequence[Wave] = [] if self.mode in ("jacobi", "medusa") else self.known_waves
         self.enqueued = 0 if self.device.type == "cpu" else len(self.waves)
+
+    @property
+    def run_latent(self) -> RunLatent | None:
+        return None
 
     def exclusive(self) -> AbstractContextManager[None]:
         """With two threads its small steps take up to sixteen times as long."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
@@ -14,7 +14,13 @@ from worldbridge.models.conditioning.camera import pluecker_rays
 from worldbridge.models.transformer import CacheRows, KVCache, MedusaHeads, VideoTransformer
 from worldbridge.models.transformer.positions import absolute_table, rotary_table
 from worldbridge.runtime.decoding.drafts import DraftCounts, TokenLine, VerifyStep
-from worldbridge.runtime.decoding.executors import Batch, ContextPairs, DecodeSession, Wave
+from worldbridge.runtime.decoding.executors import (
+    Batch,
+    ContextPairs,
+    DecodeSession,
+    RunLatent,
+    Wave,
+)
 from worldbridge.runtime.decoding.noise import LatentNoise
 from worldbridge.runtime.decoding.options import DecodeOptions
 from worldbridge.runtime.decoding.sampling import Sampling, sample
@@ -45,7 +51,6 @@ class EagerExecutor:
     whole_batch = False
     clamps_rows = True  # a forward has no more rows than a latent
     enqueued = 0  # forwards are waited for
-    run_latent: Callable[[Batch, Callable[[], None]], None] | None = None
 
     def __init__(
         self,
@@ -84,6 +89,10 @@ class EagerExecutor:
             self.absolute = absolute_table(self.config).to(self.cache.keys)
 
     # -- sessions -------------------------------------------------------------------------------
+
+    @property
+    def run_latent(self) -> RunLatent | None:
+        return None
 
     def exclusive(self) -> AbstractContextManager[None]:
         return nullcontext()

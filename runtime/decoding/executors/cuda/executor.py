@@ -22,7 +22,7 @@ from worldbridge.kernels.checks import interpreting
 from worldbridge.models.progress import Progress, silent
 from worldbridge.models.transformer import MedusaHeads, TransformerConfig, VideoTransformer
 from worldbridge.runtime.decoding.drafts import DraftCounts
-from worldbridge.runtime.decoding.executors import Batch, ContextPairs
+from worldbridge.runtime.decoding.executors import Batch, ContextPairs, RunLatent
 from worldbridge.runtime.decoding.executors.cuda.graphs import (
     DispatchPacer,
     EagerSteps,
@@ -84,7 +84,10 @@ class CudaExecutor(EagerExecutor):
             GraphSteps(self.step, progress) if self.device.type == "cuda" else EagerSteps(self.step)
         )
         self.enqueued = len(self.waves) or DispatchPacer.most(self._group, self._ahead)
-        self.run_latent = self._run_latent
+
+    @property
+    def run_latent(self) -> RunLatent:
+        return self._run_latent
 
     def update_counts(self, counts: DraftCounts) -> None:
         sums, heads = self.step.state.feed.counts.sum(0).tolist(), len(counts.accepted)
