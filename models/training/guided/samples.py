@@ -101,7 +101,8 @@ def clip_frames(
 ) -> list[FrameSample]:
     """Return every `stride`-th frame of a clip as it is played; the first sees no guide.
 
-    With `own_frames` the memory is filled with the tokenizer's frames instead of the true ones.
+    With `own_frames` the memory is filled with the tokenizer's frames instead of the true ones,
+    but for the first, which is true in play as well.
     """
     config = tokenizer.config
     memory = memory or SpatialMemory(MemoryConfig(config.height, config.width))
@@ -124,10 +125,11 @@ def clip_frames(
         condition = guided_condition(actions, pitch[0], clip.place)
         blocks = block_guide(guide)[0]
         found.append(FrameSample(color[0], guide, blocks, active[0], digits[0], condition))
-        if own_frames:
+        own = own_frames and t > 0
+        if own:
             color, nearness = tokenizer.decode(digits, active, guide, features)
         rgb = ((color[0] + 1) * 127.5).round().clamp(0, 255).byte().permute(1, 2, 0)
-        memory.add(rgb, nearness[0], pose, fov_y, unseen=~seen.mask if own_frames else None)
+        memory.add(rgb, nearness[0], pose, fov_y, unseen=~seen.mask if own else None)
     return found
 
 
