@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from worldbridge.bridge.config import GatewayConfig
 from worldbridge.bridge.gateway.connection import Connection, Phase
-from worldbridge.bridge.gateway.metrics import Metrics, client_spans, server_spans
+from worldbridge.bridge.gateway.latency import Metrics, client_spans, server_spans
 from worldbridge.bridge.gateway.peer import Peer, PendingStart
 from worldbridge.bridge.gateway.players import PlayerSession
 from worldbridge.bridge.gateway.prompts import PromptDecoder

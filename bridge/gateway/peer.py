@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from worldbridge.bridge.gateway.connection import Connection, PromptUpload
+from worldbridge.bridge.gateway.latency import VsyncAligner
 from worldbridge.bridge.gateway.players import PlayerSession
 from worldbridge.bridge.media.encoder import VideoPacket
-from worldbridge.bridge.media.vsync import VsyncAligner
 from worldbridge.bridge.protocol import (
     BridgeError,
     Codec,

@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 EXIT_PORT_IN_USE: Final = 3
 _BACKLOG: Final = 128
 # What the kernel may hold of one client's frames: without limits it takes megabytes, and a slow
-# client then sees pictures that are seconds old. 128 KiB are two large frames.
+# client then sees frames that are seconds old. 128 KiB are two large frames.
 _SEND_BUFFER: Final = 128 * 1024
 _UNSENT: Final = 16 * 1024
 _SWITCH_INTERVAL_S: Final = 0.0005  # the encoding thread must not hold the event loop up

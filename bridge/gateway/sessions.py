@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
 from worldbridge.bridge.config import GatewayConfig
-from worldbridge.bridge.gateway.metrics import Metrics
+from worldbridge.bridge.gateway.latency import Metrics
 from worldbridge.bridge.gateway.players import PlayerSession, SeatAllocator, SessionStore
 from worldbridge.bridge.gateway.workers import WorkerLink
 from worldbridge.bridge.media.broadcaster import Broadcaster, Quality

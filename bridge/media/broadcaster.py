@@ -9,8 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
 
+from worldbridge.bridge.media import LatestValue
 from worldbridge.bridge.media.encoder import JpegEncoder, VideoCodec, VideoEncoder, VideoPacket
-from worldbridge.bridge.media.latest import LatestValue
 from worldbridge.bridge.protocol import Codec, FrameHeader, RawFrame, WorldSpec
 from worldbridge.clock import now_ms
 

@@ -99,8 +99,8 @@ class VideoEncoder:
     def _frame(self, i420: Buffer) -> av.VideoFrame:
         if len(i420) != i420_bytes(self._width, self._height):
             split_i420(i420, self._width, self._height)  # raises with the sizes
-        picture = np.frombuffer(i420, np.uint8).reshape(self._height * 3 // 2, self._width)
-        return av.VideoFrame.from_ndarray(picture, format="yuv420p")
+        planes = np.frombuffer(i420, np.uint8).reshape(self._height * 3 // 2, self._width)
+        return av.VideoFrame.from_ndarray(planes, format="yuv420p")
 
 
 def _open_context(

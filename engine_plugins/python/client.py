@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from websockets.asyncio.client import ClientConnection
 from websockets.asyncio.client import connect as open_websocket
 
-from worldbridge.bridge.media.latest import LatestValue
+from worldbridge.bridge.media import LatestValue
 from worldbridge.bridge.protocol import (
     ERROR_CODES,
     MAX_SERVER_MESSAGE,

@@ -1,4 +1,4 @@
-"""What the encoders make of a picture is what a decoder gets back."""
+"""What the encoders make of a frame is what a decoder gets back."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_jpeg_keeps_red_red() -> None:
     assert np.abs(rgb - (255, 0, 0)).max() <= 4
 
 
-def test_a_picture_of_the_wrong_size_is_refused() -> None:
+def test_a_frame_of_the_wrong_size_is_refused() -> None:
     with pytest.raises(ValueError, match="expected 12288 bytes"):
         VideoEncoder("h264", WIDTH, HEIGHT, 30).encode(bytes(100), 0, 0.0)
     with pytest.raises(ValueError, match="expected 12288 bytes"):

@@ -271,7 +271,7 @@ class TestRefusals:
 
 async def test_a_client_that_stops_reading_is_dropped_and_slows_nobody(make_rig: RigMaker) -> None:
     rig = await make_rig(stall_s=1.5)
-    # large pictures: they fill the socket within a few frames
+    # large frames: they fill the socket within a few frames
     await rig.worker(spec=SPEC.replace(width=1280, height=960, fps=15.0))
     lazy = socket.create_connection(("127.0.0.1", rig.port))
     lazy.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)

@@ -9,7 +9,7 @@ import pytest
 from worldbridge.bridge.gateway.connection import Connection, Phase, PromptUpload
 from worldbridge.bridge.gateway.players import SeatAllocator, SequenceRebaser, SessionStore
 from worldbridge.bridge.gateway.workers import Liveness
-from worldbridge.bridge.media.latest import LatestValue
+from worldbridge.bridge.media import LatestValue
 from worldbridge.bridge.protocol import (
     BridgeError,
     Bye,

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from worldbridge.bridge.media.vsync import VsyncAligner
+from worldbridge.bridge.gateway.latency import VsyncAligner
 
 REFRESH = 1000 / 60
 

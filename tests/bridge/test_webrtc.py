@@ -123,10 +123,10 @@ async def test_video_input_and_headers(rig: Rig, page: BrowserLike) -> None:
     assert "a=sendonly" in sdp
     talk = asyncio.create_task(keep_talking(client))
     frame = await page.frame()
-    picture = frame.to_ndarray(format="yuv420p")
+    planes = frame.to_ndarray(format="yuv420p")
     assert (frame.width, frame.height) == (SPEC.width, SPEC.height)
     # the test card is a ramp of 2 per column, wherever it has moved to
-    steps = np.diff(picture[SPEC.height // 2, : SPEC.width].astype(int))
+    steps = np.diff(planes[SPEC.height // 2, : SPEC.width].astype(int))
     assert np.median(steps) == 2
     page.input.send(encode(Input((ControllerState(11, 77.0),))))
     await eventually(lambda: any(f.header.input_sequence == 11 for f in page.headers))
