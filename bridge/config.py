@@ -36,7 +36,7 @@ class GatewayConfig:
     seats: int | None = setting(None, low=1, high=MAX_SEATS)
     token: str | None = setting(
         None,
-        "Secret that clients have to present to be let in.",
+        "Secret that clients must present.",
         env=TOKEN_VARIABLE,
         low=1,
         high=256,  # clients cannot send a longer one
@@ -48,16 +48,16 @@ class GatewayConfig:
     )
     allow_hosts: tuple[str, ...] = setting(
         (),
-        "Name by which visitors reach the server, besides localhost and --host; repeatable.",
+        "Host name by which clients reach the server, besides localhost and --host; repeatable.",
         option="allow_host",
     )
-    theme: str | None = setting(None, "Theme that a player gets who asks for none.")
+    theme: str | None = setting(None, "Theme of players who choose none.")
     seed: int | None = setting(
-        None, "Seed of players who ask for none; without it, a random one.", low=0, high=MAX_SEED
+        None, "Seed of players who choose none.  [default: random]", low=0, high=MAX_SEED
     )
     prompt_frames: tuple[str, ...] = setting(
         (),
-        "Prompt frame, an image file, for players who bring none; repeatable up to "
+        "Image file that sessions start from whose players bring none; repeatable up to "
         f"{MAX_PROMPT_FRAMES} times, oldest first.",
         option="prompt_frame",
         high=MAX_PROMPT_FRAMES,

@@ -42,44 +42,42 @@ class WorkerConfig:
     world: str = setting("embedded", "World to serve: embedded, procedural, or a directory.", low=1)
     seats: int | None = setting(
         None,
-        "Most players at once; without it, as many as this machine carries, as measured.",
+        "Players at once.  [default: as many as this machine serves, as measured]",
         low=1,
         high=MAX_SEATS,
     )
     threads: int | None = setting(
-        None, "CPU threads of the model; without it, every core.", low=1, high=1024
+        None, "CPU threads of the model.  [default: all cores]", low=1, high=1024
     )
     device: Literal["cpu", "cuda"] = setting(
         "cpu", "Where the model computes: cpu, or cuda for an NVIDIA GPU."
     )
     mode: DecodeMode | None = setting(
         "auto",
-        "How tokens are decoded. auto measures at the start and takes the fastest of those that "
-        "draw exactly the tokens of sequential decoding.",
+        "How tokens are decoded. auto measures at the start and uses the fastest of the modes that "
+        "sample exactly the tokens of sequential decoding.",
     )
     row_lag: int | None = setting(
-        None, "With --mode diagonal: how many tokens a row is ahead of the next one.", low=1
+        None, "With --mode diagonal: columns that each row runs behind the row above.", low=1
     )
     weight_dtype: WeightDtype = setting(
         "model",
-        "How a converted world's weights are read on a GPU. model draws the model's own tokens; "
-        "fp8 and int8 read one byte per weight and draw other ones.",
+        "How a Cosmos world's weights are read on a GPU. model samples the model's own tokens; "
+        "fp8 and int8 read one byte per weight and sample other tokens.",
     )
     detokenizer: str = setting(
         EAGER,
-        "How a GPU decodes a converted world's latents: eager, compiled (by torch.compile, a "
+        "How a GPU detokenizes a Cosmos world's latents: eager, compiled (by torch.compile, a "
         "minute or two at the first start), or a folder of `worldbridge export tensorrt`.",
         low=1,
     )
     prompt_embeddings: str | None = setting(
         None,
-        "File with T5 embeddings of a text, for worlds that take one (docs/conditioning.md).",
+        "File with the T5 embeddings of a text, for worlds that take one (docs/conditioning.md).",
         low=1,
     )
-    prompt: str | None = setting(None, "A text for worlds that take one; needs --t5.", low=1)
-    t5: str | None = setting(
-        None, "Folder of the T5 encoder that embeds --prompt, on this disk.", low=1
-    )
+    prompt: str | None = setting(None, "Text for worlds that take one; needs --t5.", low=1)
+    t5: str | None = setting(None, "Local folder of the T5 encoder that embeds --prompt.", low=1)
     fps: float | None = setting(None, low=1, high=240)
     endpoint: str = setting(DEFAULT_ENDPOINT, low=1)
     name: str = setting("worker", low=1)

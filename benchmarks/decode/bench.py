@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from worldbridge.benchmarks.decode.lineup import (
-    GUESSING,
+    DRAFTING,
     Contender,
     Lineup,
     RasterLineup,
@@ -103,7 +103,7 @@ def measure(
     lineup: Lineup
     grid = subject.config.grid is not None
     lineup = WavefrontLineup(subject, only) if grid else RasterLineup(subject, only)
-    _check_guessing(lineup, acceptances)
+    _check_drafting(lineup, acceptances)
     check_acceptances(subject.config, acceptances)
     latents = lineup.latents[0 if quick else 1]
     few = max(2, latents // (5 if quick else 9))  # the plain way is slow
@@ -119,11 +119,11 @@ def measure(
     return result_of(subject, lineup.plain, runs, bandwidth, acceptances, watch)
 
 
-def _check_guessing(lineup: Lineup, acceptances: Sequence[float]) -> None:
+def _check_drafting(lineup: Lineup, acceptances: Sequence[float]) -> None:
     """Raises ValueError."""
-    if acceptances and not any(name.split()[0] in GUESSING for name in lineup.names):
+    if acceptances and not any(name.split()[0] in DRAFTING for name in lineup.names):
         raise ValueError(
-            f"--acceptance belongs to modes that guess: expected {' or '.join(GUESSING)} among the "
+            f"--acceptance belongs to drafting modes: expected {' or '.join(DRAFTING)} among the "
             f"modes, got {', '.join(lineup.names)}; add --mode, or leave --acceptance out"
         )
 

@@ -39,7 +39,7 @@ from worldbridge.runtime.worlds.conditioning import Conditioning
 
 __all__ = [
     "Contender",
-    "GUESSING",
+    "DRAFTING",
     "Lineup",
     "RasterLineup",
     "Subject",
@@ -50,7 +50,7 @@ __all__ = [
 ]
 
 
-GUESSING = ("jacobi", "medusa")  # modes whose speed depends on how often guesses are right
+DRAFTING = ("jacobi", "medusa")  # modes whose speed depends on how often guesses are right
 _RASTER_ORDER = ("sequential", "jacobi", "medusa", "diagonal")
 _MOST_ROWS = 64  # of one session in a step on a GPU, as `kernels/attention.py` has it
 
@@ -206,7 +206,7 @@ class WavefrontLineup:
             None,
             lambda: how,
             name,
-            least_forwards=least if name in GUESSING else None,
+            least_forwards=least if name in DRAFTING else None,
         )
         return told, stream
 
@@ -247,7 +247,7 @@ class RasterLineup:
             way.mode,
             width=way.width if way.mode == "jacobi" else None,
             diagonal=way.diagonal if way.mode == "diagonal" else None,
-            least_forwards=decoder.least_forwards if way.mode in GUESSING else None,
+            least_forwards=decoder.least_forwards if way.mode in DRAFTING else None,
         )
         return told, stream
 

@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import torch
 
-from worldbridge.benchmarks.decode.lineup import GUESSING, check_acceptances, precision_of
+from worldbridge.benchmarks.decode.lineup import DRAFTING, check_acceptances, precision_of
 from worldbridge.benchmarks.decode.presets import preset_config, preset_world
 from worldbridge.benchmarks.decode.streams import ForwardMarks
 from worldbridge.benchmarks.machine import describe, describe_gpu, need_device, watching
@@ -71,7 +71,7 @@ def bench_players(
     for an unknown preset and for weights that do not fit the world.
     """
     torch.set_num_threads(threads)
-    _check_guessing(mode, acceptances)
+    _check_drafting(mode, acceptances)
     progress("loading the world", 0.0)
     model = _opened(world, preset, device, weights, most, Wanted(mode, diagonal), progress)
     check_seats(model, most)
@@ -82,7 +82,7 @@ def bench_players(
     latents = max(_LATENTS[not quick], _STEPS[not quick] // pictures)
     rows: list[dict[str, Any]] = []
     forwards = None
-    if decoding is not None and str(decoding.decoder.mode) in GUESSING:
+    if decoding is not None and str(decoding.decoder.mode) in DRAFTING:
         forwards = Forwards(decoding, torch.device(device))
     with watching(torch.device(device)) as watch:
         for count in range(1, most + 1):
@@ -196,11 +196,11 @@ def _carried_at(
     return found
 
 
-def _check_guessing(mode: str, acceptances: Sequence[float]) -> None:
+def _check_drafting(mode: str, acceptances: Sequence[float]) -> None:
     """Raises ValueError."""
-    if acceptances and mode not in (*GUESSING, "auto"):
+    if acceptances and mode not in (*DRAFTING, "auto"):
         raise ValueError(
-            f"--acceptance belongs to modes that guess: expected --mode {' or '.join(GUESSING)}, "
+            f"--acceptance belongs to drafting modes: expected --mode {' or '.join(DRAFTING)}, "
             f"got {mode}; choose one of these, or leave --acceptance out"
         )
 

@@ -47,11 +47,7 @@ def _main(*arguments: str) -> int:
             2,
             "for a world without weights",
         ),
-        (
-            ["players", "--mode", "sequential", "--acceptance", "4"],
-            2,
-            "belongs to modes that guess",
-        ),
+        (["players", "--mode", "sequential", "--acceptance", "4"], 2, "belongs to drafting modes"),
         (["decode", "--out", "/nowhere/x.json"], 2, "--out in a directory that exists"),
         (["decode", "--out", "/"], 2, "names a file that this user may write"),
     ],

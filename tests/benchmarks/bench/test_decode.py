@@ -214,7 +214,7 @@ def test_what_does_not_fit_is_refused(
         (0.5, (), "--acceptance from 1 to 12, got 0.5"),
         (12.5, (), "--acceptance from 1 to 12, got 12.5"),
         (float("nan"), (), "--acceptance from 1 to 12, got nan"),
-        (4.24, ("diagonal",), "belongs to modes that guess: expected jacobi or medusa"),
+        (4.24, ("diagonal",), "belongs to drafting modes: expected jacobi or medusa"),
     ],
 )
 def test_an_acceptance_that_cannot_be_is_refused(
