@@ -1,8 +1,8 @@
 """The guided tokenizer: codes for blocks that hold something new, given what the memory shows.
 
 Encoder and decoder see the guide, so a code says only what the guide does not. The decoder draws an
-8 x 8 cell as a few surfaces with hard borders, each of one colour and a plane in nearness; a pixel
-that the memory shows is passed through unchanged.
+8 x 8 cell as a few surfaces with straight borders, each of one colour and a plane in nearness; a
+pixel that the memory shows is passed through unchanged.
 
 The guide and the delta codes follow Infinite Nature (arXiv 2012.09855), GEN3C (2503.03751) and
 delta-IRIS (2406.19320).
@@ -30,6 +30,8 @@ _CELL = 8
 # Colour 3, nearness 1, and the nearness' gradients down and across. Colours have no gradients: with
 # them a cell is drawn as one blurred surface, and borders are never learned.
 _SURFACE = 6
+# How much a slope of 1 changes a border's logit over a cell: borders move far at small weights.
+_SLOPE = 4.0
 
 
 class GuideFeatures(NamedTuple):
@@ -129,7 +131,7 @@ class _Decoder(nn.Module):
         self.fine = _ResBlock(fine)
         self.norm = _Norm(fine)
         self.paint = nn.Conv2d(fine, k * _SURFACE, 1)
-        self.cut = nn.Conv2d(fine, k * _CELL**2, 1)
+        self.cut = nn.Conv2d(fine, k * 3, 1)
         ramp = (torch.arange(_CELL, dtype=torch.float32) + 0.5) / _CELL - 0.5
         self.register_buffer("_ramp", ramp, persistent=False)
 
@@ -147,20 +149,29 @@ class _Decoder(nn.Module):
     def _paint(self, paint: Tensor, cut: Tensor, temperature: float) -> Drawn:
         batch, _, rows, columns = paint.shape
         k = self.surfaces
-        logits = F.pixel_shuffle(cut, _CELL)  # [B, K, H, W]
+        # Whose pixel it is, is decided by linear functions over the cell: borders are straight.
+        c = cut.view(batch, k, 3, rows, columns)
+        logits = self._plane(c[:, :, 0], _SLOPE * c[:, :, 1], _SLOPE * c[:, :, 2])
         if temperature > 0:
             share = (logits / temperature).softmax(1)
         else:
             share = F.one_hot(logits.argmax(1), k).movedim(-1, 1).to(paint.dtype)
         p = paint.view(batch, k, _SURFACE, rows, columns)
         flat = p[:, :, :4].repeat_interleave(_CELL, 3).repeat_interleave(_CELL, 4)
-        # The nearness' slope over the cell, [B, K, rows, 8, columns, 8].
-        slope = p[:, :, 4, :, None, :, None] * self._ramp[:, None, None]
-        slope = slope + p[:, :, 5, :, None, :, None] * self._ramp
-        slope = slope.reshape(batch, k, rows * _CELL, columns * _CELL)
         values = (flat * share[:, :, None]).sum(1)
+        slope = self._plane(torch.zeros_like(p[:, :, 4]), p[:, :, 4], p[:, :, 5])
         nearness = values[:, 3] + (slope * share).sum(1)
         return Drawn(values[:, :3], nearness + 0.5, share)
+
+    def _plane(self, base: Tensor, down: Tensor, across: Tensor) -> Tensor:
+        """Spread [B, K, rows, columns] over cells, [B, K, H, W], with slopes down and across."""
+        plane = (
+            base[..., :, None, :, None]
+            + down[..., :, None, :, None] * self._ramp[:, None, None]
+            + across[..., :, None, :, None] * self._ramp
+        )
+        rows, columns = base.shape[-2:]
+        return plane.reshape(*base.shape[:2], rows * _CELL, columns * _CELL)
 
 
 class GuidedTokenizer(nn.Module):

@@ -10,22 +10,24 @@ __all__ = ["random_mask"]
 Mask = NDArray[np.bool_]
 
 
-def random_mask(nearness: NDArray[np.float32], random: np.random.Generator) -> Mask:
+def random_mask(
+    nearness: NDArray[np.float32], random: np.random.Generator, empty: float = 0.35
+) -> Mask:
     """Return a mask [H, W], true where the memory shows something.
 
-    A third of the masks shows nothing, as at a session's start; the others have a strip at one
-    side (turning), a border (walking back), or holes beside near things (walking past them).
+    A share `empty` of the masks shows nothing, as at a session's start; the others have a strip at
+    one side (turning), a border (walking back), or holes beside near things (walking past them).
     nearness float [H, W] in 1/m decides where the holes are.
     """
-    kind = random.random()
-    if kind < 0.35:
+    if random.random() < empty:
         return np.zeros(nearness.shape, bool)
     mask = np.ones(nearness.shape, bool)
-    if kind < 0.7:
+    kind = random.random()
+    if kind < 0.55:
         _cut_strip(mask, nearness, random)
-    elif kind < 0.8:
+    elif kind < 0.7:
         _cut_border(mask, random)
-    if kind > 0.55:
+    if kind > 0.3:
         _cut_behind(mask, nearness, random)
     if random.random() < 0.3:
         _cut_specks(mask, random)

@@ -54,6 +54,7 @@ class TokenizerRecipe:
     chroma: float = 3.0
     seen: float = 0.05  # weight of pixels that the memory shows beside 1 for new ones
     unknown_depth: float = 0.25  # share of frames whose nearness the encoder does not see
+    empty: float = 0.6  # share of crops of which nothing is seen
     guide_noise: float = 0.06  # of the guide's nearness, relative
     seed: int = 1
     save_every: int = 250
@@ -113,7 +114,7 @@ class FramePool:
                 rgb, near = rgb[:, :, ::-1].copy(), near[:, ::-1].copy()
             color.append(torch.from_numpy(rgb))
             nearness.append(torch.from_numpy(near))
-            mask.append(torch.from_numpy(random_mask(near, random)))
+            mask.append(torch.from_numpy(random_mask(near, random, recipe.empty)))
             floor.append(ground[rows])
         colors = torch.stack(color).float() / 127.5 - 1.0
         near_all, masks = torch.stack(nearness), torch.stack(mask)
@@ -361,7 +362,9 @@ def train(
 
 
 def _evaluation(recipe: TokenizerRecipe) -> TokenizerRecipe:
-    return TokenizerRecipe(batch=24, crop=recipe.crop, guide_noise=0.0, seed=recipe.seed)
+    return TokenizerRecipe(
+        batch=24, crop=recipe.crop, guide_noise=0.0, empty=0.35, seed=recipe.seed
+    )
 
 
 def _steps(run: _Run) -> Iterator[int]:
