@@ -1,4 +1,4 @@
-"""Medusa heads: guesses of the tokens that come after the next one, from one hidden state.
+"""Medusa heads: drafts of the tokens that come after the next one, from one hidden state.
 
 Structure of arXiv 2501.03575, section 5.2.4 (after "Medusa", Cai et al. 2024): each head is one
 layer with SiLU and a residual connection on the last hidden state, every head shares the
@@ -18,7 +18,7 @@ __all__ = ["MedusaHeads"]
 
 
 class MedusaHeads(nn.Module):
-    """Head k, from 1 to `count`, guesses the token k places behind the one its network predicts.
+    """Head k, from 1 to `count`, drafts the token k places behind the one its network predicts.
 
     h_k = x + silu(W_k x), where x is the network's last hidden state (after its final norm); the
     network's own unembedding makes a distribution of h_k. Begins as h_k = x.

@@ -179,7 +179,7 @@ class VideoTransformer(nn.Module):
 
         codes [B, T, H, W]; condition [B, T, condition_dim], where condition[:, t] is what leads to
         latent t. `seen` is how the codes appear to later latents, in case these should see them as
-        the model may have drawn them; `first` is the absolute position of the first latent.
+        the model may have sampled them; `first` is the absolute position of the first latent.
         Returns [B, T, H, W, dim]; a latent without a predecessor is predicted from nothing.
         """
         if seen is None:

@@ -74,7 +74,7 @@ class DecodedWorld(Protocol):
 
     @property
     def exact_modes(self) -> tuple[str, ...]:
-        """Those that draw the tokens of sequential decoding, the most promising ones first."""
+        """Those that sample the tokens of sequential decoding, the most promising ones first."""
         ...
 
     def make_decoder(self, wanted: Wanted) -> Any: ...
@@ -101,7 +101,7 @@ class Trial:
 def check_wanted(wanted: Wanted, manifest: dict[str, Any] | None) -> None:
     """Tells what a world cannot do before its weights are read. Raises ModeError.
 
-    manifest: the world's world.json; None for a world that draws no tokens.
+    manifest: the world's world.json; None for a world that samples no tokens.
     """
     mode, diagonal = wanted.mode, wanted.diagonal
     if mode is not None and mode not in MODES:
@@ -120,7 +120,7 @@ def check_wanted(wanted: Wanted, manifest: dict[str, Any] | None) -> None:
         )
     if manifest is None:
         if mode not in (None, "auto"):
-            raise _impossible("a world that draws tokens", mode, "it is rendered")
+            raise _impossible("a world that samples tokens", mode, "it is rendered")
         return
     grid = manifest["transformer"].get("grid")
     if mode == "medusa" and "heads" not in manifest:
@@ -155,7 +155,8 @@ def set_mode(world: WorldModel[Any], wanted: Wanted, progress: Progress) -> None
         _change(decoding, wanted)
         if wanted.mode not in decoding.exact_modes:
             log.warning(
-                "approximate: mode %r draws other tokens than the model was trained to", wanted.mode
+                "approximate: mode %r samples other tokens than the model was trained to",
+                wanted.mode,
             )
         else:
             log.info("decode mode %s", wanted.mode)
@@ -237,8 +238,8 @@ class _Watch:
         self._marks.clear()
 
     @property
-    def drawn(self) -> bool:
-        """Whether anything was drawn since `begin`."""
+    def sampled(self) -> bool:
+        """Whether anything was sampled since `begin`."""
         return bool(self._marks)
 
     def mark(self) -> None:
@@ -299,7 +300,7 @@ def _try(world: WorldModel[Any], decoder: Any, best: Trial | None, budget_s: flo
                 watch.begin()
                 begun = now_ms()
                 [frame] = next_frames(world, [state], controls)
-                if watch.drawn:  # not one of the pictures that a latent leaves over
+                if watch.sampled:  # not one of the frames that a latent leaves over
                     tokens.append((frame.t_tokens - begun) / 1000)
                     pixels.append((frame.t_pixels - frame.t_tokens) / 1000)
         except _Hopeless:

@@ -30,8 +30,8 @@ def players_carried(
 ) -> int:
     """The largest number of sessions, at least 1 and at most `most`, that keep its frame rate.
 
-    `alone_ms` is what a latent of one session took. `trying` is told each number that is tried:
-    twice as many as before until that is too many, then those between.
+    `alone_ms` is what a latent of one session took. `trying` is called with each number that is
+    tried: twice as many as before until that is too many, then those between.
     """
     limit_ms = _limit_ms(world)
     if alone_ms > _HOPELESS * limit_ms:
@@ -54,13 +54,13 @@ def latent_times(world: WorldModel[Any], players: int) -> Generator[float, None,
     A latent is `frames_per_latent` steps that follow each other back to back.
     """
     steps = _step_times(world, players)
-    pictures = world.spec.frames_per_latent
+    frames = world.spec.frames_per_latent
     try:
         # the sessions are in step with each other, so any so many steps hold one drawing
-        for _ in range(-(-_WARM_UP // pictures) * pictures):
+        for _ in range(-(-_WARM_UP // frames) * frames):
             next(steps)
         while True:
-            yield sum(islice(steps, pictures))
+            yield sum(islice(steps, frames))
     finally:
         steps.close()
 
@@ -77,7 +77,7 @@ def _limit_ms(world: WorldModel[Any]) -> float:
 
 
 def _keeps(world: WorldModel[Any], players: int, limit_ms: float) -> bool:
-    """Whether `usual_ms` of their latents is within the limit; told as soon as it cannot be."""
+    """Whether `usual_ms` of their latents is within the limit; known as soon as it cannot be."""
     times: list[float] = []
     running = latent_times(world, players)
     try:

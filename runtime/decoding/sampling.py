@@ -36,7 +36,7 @@ def sample(logits: Tensor, noise: Tensor, sampling: Sampling) -> Tensor:
     """logits [N, codes], Gumbel noise [N, codes] -> codes [N].
 
     First the `top_k` most likely codes are kept, then the nucleus of what is left, the code that
-    crosses top_p included (as published). Gumbel-argmax with the given noise draws from the rest.
+    crosses top_p included (as published). Gumbel-argmax with the given noise samples from the rest.
     """
     if sampling.temperature == 0:
         return logits.argmax(-1)

@@ -33,12 +33,12 @@ __all__ = [
 log = logging.getLogger(__name__)
 
 MOST_ON_A_CPU = 4  # the embedded world, which is the smallest, carries two or three on two cores
-_KEPT_FREE = 0.1  # of a device's memory: pictures, graphs, the forward over a finished latent
+_KEPT_FREE = 0.1  # of a device's memory: frames, graphs, the forward over a finished latent
 # While modes are measured, the best decoder so far waits beside the one that is tried.
 _DECODERS = 2
 _ROWS = 32  # that a step feeds per session, at most in a usual mode
 _SPLIT = 256  # slots of a ring that attention takes at a stretch
-# The tokenizer's memory behind the pictures that are shown, behind those that are there, and the
+# The tokenizer's memory behind the frames that are shown, behind those that are there, and the
 # next one while it is made.
 _STREAMS = 3
 _GRID = 4  # rows and columns of the latents that this memory is measured with

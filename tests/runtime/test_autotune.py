@@ -58,7 +58,7 @@ def silent(stage: str, share: float) -> None:
         (Wanted("diagonal", 3), COSMOS, None),
         (Wanted("diagonal", 3), {"transformer": {"grid": {"diagonal": 1}}}, "expected 1, got 3"),
         (Wanted("diagonal", 1), {"transformer": {"grid": {"diagonal": 1}}}, None),
-        (Wanted("jacobi"), None, "expected a world that draws tokens"),
+        (Wanted("jacobi"), None, "expected a world that samples tokens"),
         (AUTO, None, None),
         (USUAL, None, None),
         (USUAL, COSMOS, None),
@@ -286,7 +286,7 @@ def test_a_converted_world_keeps_its_tokens(caplog: pytest.LogCaptureFixture) ->
     with caplog.at_level(logging.WARNING, "worldbridge.runtime.decoding.autotune"):
         set_mode(world, Wanted("diagonal", 1), silent)
     assert caplog.messages == [
-        "approximate: mode 'diagonal' draws other tokens than the model was trained to"
+        "approximate: mode 'diagonal' samples other tokens than the model was trained to"
     ]
     assert world.decoder.least_forwards == 6 + 3 * 1
     state = world.open(WorldStart("zoo", 3))

@@ -1,13 +1,13 @@
 """What runs forward passes for `Decoder`: eager PyTorch, packed matrices on a CPU, or CUDA graphs.
 
-Every executor implements `Executor`; the loop over a latent is `Decoder`'s, and a step kernel's
+Every executor is an `Executor`; the loop over a latent is `Decoder`'s, and a step kernel's
 where an executor has a `run_latent` of its own.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -58,37 +58,51 @@ class Wave(Protocol):
         """The positions of the latent that it samples."""
 
 
-class Executor(Protocol):
-    """Runs forwards over a KV cache, and samples behind them."""
+class Executor:
+    """Runs forwards over a KV cache, and samples behind them; the defaults are eager PyTorch's."""
 
     cache: KVCache
+    size: int  # tokens of a latent
     rows: int  # per session, of a forward that samples
     waves: Sequence[Wave]  # empty: verify drafts in raster order
-    keeps_sampled: bool  # sampling a latent leaves its keys and values as `prefill` would
-    whole_batch: bool  # sessions that are done take part in every forward
-    enqueued: int  # forwards that may be enqueued ahead of the device
+    enqueued = 0  # forwards that may be enqueued ahead of the device; 0: each is waited for
+    keeps_sampled = False  # sampling a latent leaves its keys and values as `prefill` would
+    whole_batch = False  # sessions that are done take part in every forward
 
     @property
     def run_latent(self) -> RunLatent | None:
         """What samples a whole latent in place of `Decoder`'s loop."""
+        return None
 
     def exclusive(self) -> AbstractContextManager[None]:
         """Return a context to sample or prefill in."""
+        return nullcontext()
 
     def groups(self, sessions: Sequence[DecodeSession]) -> Sequence[range]:
         """Return which sessions may be decoded together."""
+        return [range(len(sessions))]
 
     def most_rows(self, sessions: int) -> int:
         """Return how many rows of each session a forward may have."""
+        return self.size
 
     def check_context(self, context: Tensor) -> None:
         """Raise ValueError for a text context [m, context_dim] that is too long."""
 
+    def update_counts(self, counts: DraftCounts) -> None:
+        """Write what a device has counted itself into `counts`."""
+
     def look(self, session: DecodeSession, pose: Tensor, first: Tensor) -> None:
         """Turn a session's camera to a pose [8]; `first` is that of its oldest latent."""
+        raise ValueError("this model takes no camera")
+
+    def plan(self, batch: Batch) -> Sequence[Wave]:
+        """Return the waves of this batch: those of given tokens alone may join later ones."""
+        return self.waves
 
     def prefill(self, session: DecodeSession, codes: Tensor, condition: Tensor | None) -> None:
         """Fill the cache with a known latent, codes [h, w]."""
+        raise NotImplementedError
 
     def begin(
         self,
@@ -97,24 +111,23 @@ class Executor(Protocol):
         known: Tensor | None,
     ) -> Batch:
         """Return the batch of the sessions' next latents; known [B, size], -1 = to be sampled."""
+        raise NotImplementedError
 
     def verify(self, batch: Batch, step: VerifyStep) -> tuple[Tensor, Tensor]:
         """Return hidden states [A * rows, dim] and what is sampled from them, [A * rows, D]."""
-
-    def plan(self, batch: Batch) -> Sequence[Wave]:
-        """Return the waves of this batch: those of given tokens alone may join later ones."""
+        raise NotImplementedError
 
     def wave(self, batch: Batch, wave: Wave) -> None:
         """Sample the positions of a wave into the batch's line."""
+        raise NotImplementedError
 
     def draft(self, batch: Batch, hidden: Tensor, owners: Tensor, positions: Tensor) -> Tensor:
         """Return the heads' drafts [n * heads, D] from hidden states [n, dim].
 
         `owners` [n, 1] are places in the batch, `positions` [n, heads] what is drafted.
         """
+        raise NotImplementedError
 
     def codes(self, batch: Batch) -> Tensor:
         """Return the batch's tokens as codes [B, h, w]."""
-
-    def update_counts(self, counts: DraftCounts) -> None:
-        """Write what a device has counted itself into `counts`."""
+        raise NotImplementedError

@@ -28,8 +28,8 @@ from worldbridge.models.transformer import KVCache, MedusaHeads, VideoTransforme
 from worldbridge.models.transformer.layers import Block
 from worldbridge.models.transformer.positions import rotary_angles
 from worldbridge.models.transformer.wavefront import DigitHead, diagonal_step, digit_rows, slot_mask
-from worldbridge.runtime.decoding.drafts import DraftCounts, TokenLine, VerifyStep
-from worldbridge.runtime.decoding.executors import Batch, DecodeSession, RunLatent, Wave
+from worldbridge.runtime.decoding.drafts import TokenLine, VerifyStep
+from worldbridge.runtime.decoding.executors import Batch, DecodeSession, Executor, Wave
 from worldbridge.runtime.decoding.noise import position_noise
 from worldbridge.runtime.decoding.options import DecodeOptions
 from worldbridge.runtime.decoding.sampling import Sampling, gumbel, sample
@@ -107,7 +107,7 @@ class Step(NamedTuple):
     near: Tensor  # [rows * 2] places of the left token and the one above in the bordered digits
     bags: Tensor  # [rows] where the digits of these two begin
     seen: Tensor  # [B, n * H / Hkv] rows of the sessions' masks
-    own: Tensor  # [B * n] places of the tokens that are drawn
+    own: Tensor  # [B * n] places of the tokens that are sampled
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +181,7 @@ class GridBatch(Batch):
     memory: list[Tensor]
 
 
-class PackedExecutor:
+class PackedExecutor(Executor):
     """Executor of models with a token grid.
 
     Weights are copied into fused matrices; keys and values lie in one ring per slot.
@@ -234,10 +234,6 @@ class PackedExecutor:
         self.waves: Sequence[Wave] = [] if self.mode in ("jacobi", "medusa") else self.known_waves
         self.enqueued = 0 if self.device.type == "cpu" else len(self.waves)
 
-    @property
-    def run_latent(self) -> RunLatent | None:
-        return None
-
     def exclusive(self) -> AbstractContextManager[None]:
         """With two threads its small steps take up to sixteen times as long."""
         return one_thread()
@@ -249,15 +245,6 @@ class PackedExecutor:
     def most_rows(self, sessions: int) -> int:
         """More rows would let a row's sums depend on how many there are."""
         return min(self.size, self.row_counts[-1] // sessions if self.row_counts else self.rows)
-
-    def update_counts(self, counts: DraftCounts) -> None:
-        """Nothing is counted here."""
-
-    def check_context(self, context: Tensor) -> None:
-        """Take contexts of any length."""
-
-    def look(self, session: DecodeSession, pose: Tensor, first: Tensor) -> None:
-        raise ValueError("a model with a token grid takes no camera")
 
     def prefill(self, session: DecodeSession, codes: Tensor, condition: Tensor | None) -> None:
         """Write a latent's keys and values by the arithmetic of sampling."""
@@ -631,9 +618,9 @@ class PackedExecutor:
         steps = head.place.diff(dim=0, prepend=torch.zeros_like(head.place[:1]))
         earlier = head.earlier.split(self.levels)
         self.earlier = [torch.empty(0), *(e + s for e, s in zip(earlier, steps[1:], strict=False))]
-        told = self.sampling
-        whole = told.top_p == 1 and told.top_k >= max(self.levels)
-        self.prepared = told.temperature == 0 or whole  # see `_noise`
+        chosen = self.sampling
+        whole = chosen.top_p == 1 and chosen.top_k >= max(self.levels)
+        self.prepared = chosen.temperature == 0 or whole  # see `_noise`
         # see `unit`
         self.per_key_head = self.config.n_heads // self.config.n_kv_heads
         self.eps_of_rows = self._root(self.config.dim)

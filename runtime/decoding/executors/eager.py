@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -13,12 +12,12 @@ from torch import Tensor
 from worldbridge.models.conditioning.camera import pluecker_rays
 from worldbridge.models.transformer import CacheRows, KVCache, MedusaHeads, VideoTransformer
 from worldbridge.models.transformer.positions import absolute_table, rotary_table
-from worldbridge.runtime.decoding.drafts import DraftCounts, TokenLine, VerifyStep
+from worldbridge.runtime.decoding.drafts import TokenLine, VerifyStep
 from worldbridge.runtime.decoding.executors import (
     Batch,
     ContextPairs,
     DecodeSession,
-    RunLatent,
+    Executor,
     Wave,
 )
 from worldbridge.runtime.decoding.noise import LatentNoise
@@ -41,16 +40,13 @@ class RasterBatch(Batch):
     pairs: list[ContextPairs | None]
 
 
-class EagerExecutor:
+class EagerExecutor(Executor):
     """Executor of models in raster order, on any device.
 
     A slot has room for `max_latents` latents, and for the padding rows of a wave behind them.
     """
 
-    keeps_sampled = False
-    whole_batch = False
     clamps_rows = True  # a forward has no more rows than a latent
-    enqueued = 0  # forwards are waited for
 
     def __init__(
         self,
@@ -89,25 +85,6 @@ class EagerExecutor:
             self.absolute = absolute_table(self.config).to(self.cache.keys)
 
     # -- sessions -------------------------------------------------------------------------------
-
-    @property
-    def run_latent(self) -> RunLatent | None:
-        return None
-
-    def exclusive(self) -> AbstractContextManager[None]:
-        return nullcontext()
-
-    def groups(self, sessions: Sequence[DecodeSession]) -> Sequence[range]:
-        return [range(len(sessions))]
-
-    def most_rows(self, sessions: int) -> int:
-        return self.size
-
-    def update_counts(self, counts: DraftCounts) -> None:
-        """Nothing is counted here."""
-
-    def check_context(self, context: Tensor) -> None:
-        """Take contexts of any length."""
 
     def next_entry(self, session: DecodeSession) -> int:
         """Return the cache entry of the newest token of a session's window."""
@@ -180,9 +157,6 @@ class EagerExecutor:
             for owner, row in zip(owners[:, 0].tolist(), positions.tolist(), strict=True)
         ]
         return sample(logits, torch.cat(noise), self.sampling)[:, None]
-
-    def plan(self, batch: Batch) -> Sequence[Wave]:
-        return self.waves
 
     def wave(self, batch: Batch, wave: Wave) -> None:
         assert isinstance(batch, RasterBatch) and isinstance(wave, RowLagWave)

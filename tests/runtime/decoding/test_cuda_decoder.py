@@ -247,7 +247,7 @@ def test_what_it_cannot_do_is_said() -> None:
     for call, message in [
         (lambda: cuda_decoder(model, 1, SAMPLING, jacobi_window=65), "1 to 64 tokens per session"),
         (lambda: cuda_decoder(model, 1, SAMPLING, "sequential", padding=65), "1 to 64"),
-        (lambda: cuda_decoder(model, 1, SAMPLING, "diagonal", padding=65), "larger diagonal"),
+        (lambda: cuda_decoder(model, 1, SAMPLING, "diagonal", padding=65), "larger row_lag"),
         (lambda: cuda_decoder(model, 1, SAMPLING, "diagonal", row_lag=0), "at least 1, got 0"),
         (lambda: cuda_decoder(model, 1, SAMPLING, "medusa"), "needs the model's heads"),
         (lambda: cuda_decoder(build(BASE), 1, SAMPLING), "at least 16 channels, got 12"),

@@ -1,8 +1,7 @@
-"""The network in kernels: what every decode step on the device runs, however it draws.
+"""The network in kernels: what every decode step on the device runs, however it samples.
 
-A step (`device_step.py`, `device_diagonal.py`) says which tokens are fed and where (`Placed`), gets
-logits, and draws from them. The layers between are here, with the memory they work in: every buffer
-is allocated once, for the largest batch. What a model with absolute positions or cameras needs
+A step (`step.py`) says which tokens are fed and where (`Placed`), gets logits, and samples from
+them. The layers between are here, with the memory they work in: every buffer is allocated once, for the largest batch. What a model with absolute positions or cameras needs
 besides comes from PyTorch's allocator and has the same size each time.
 """
 
@@ -42,9 +41,9 @@ class StepShape:
 
     sessions: int  # the largest batch
     rows: int  # tokens fed per session
-    width: int  # of these, how many are drawn behind
+    width: int  # of these, how many are sampled behind
     size: int  # tokens of a latent
-    follow: bool  # heads guess behind the last final token (mode medusa), not behind the last draw
+    follow: bool  # heads draft behind the last final token (mode medusa), not the last row
     context_rows: int = 0  # the longest context of cross-attention
     split: int = 256  # cache entries that attention takes at a stretch; part of its rounding
 
@@ -147,8 +146,8 @@ class Buffers:
 
 
 class CudaLayers:
-    """`features` runs the network over what a step feeds, `logits` goes on to what `sample` draws
-    from."""
+    """`features` runs the network over what a step feeds, `logits` goes on to what `sample`
+    needs."""
 
     def __init__(
         self,
@@ -193,7 +192,7 @@ class CudaLayers:
         return self.weights.bytes_read(sessions, self.shape.rows)
 
     def own_logits(self, sessions: int) -> Tensor:
-        """Float32 [n, rows, vocab], what the newest step of n sessions drew from."""
+        """Float32 [n, rows, vocab], what the newest step of n sessions sampled from."""
         return self.buffers.logits[: sessions * self.shape.rows].unflatten(0, (sessions, -1))
 
     def logits(self, placed: Placed) -> Tensor:
@@ -226,7 +225,7 @@ class CudaLayers:
         drafts: Tensor | None = None,
         limits: Tensor | None = None,
     ) -> None:
-        """Draw with the noise of the positions from logits [n, T, vocab] into `out`."""
+        """Sample with the noise of the positions from logits [n, T, vocab] into `out`."""
         chosen = self.sampling
         sample_and_verify(
             logits,
@@ -401,7 +400,7 @@ class CudaLayers:
             ],
             device,
         )
-        # codes drawn by one program; a small vocabulary needs no more than it has
+        # codes of one program; a small vocabulary needs no more than it has
         self.chunk = min(4096, max(64, triton.next_power_of_2(config.vocab_size)))
         self.sampling_space = SamplingWorkspace.allocate(
             *self._sampled(), config.vocab_size, device, self.chunk
@@ -423,9 +422,9 @@ class CudaLayers:
 def _check_shape(config: TransformerConfig, weights: CudaWeights, shape: StepShape) -> None:
     if not 1 <= shape.width <= shape.rows <= MAX_STEP_ROWS:
         raise ValueError(
-            f"a step on the device feeds 1 to {MAX_STEP_ROWS} tokens per session, and draws behind "
-            f"at most as many; got {shape.rows} and {shape.width}. Use a smaller width or padding, "
-            "fewer heads, or a larger diagonal"
+            f"a step on the device feeds 1 to {MAX_STEP_ROWS} tokens per session, and samples "
+            f"behind at most as many; got {shape.rows} and {shape.width}. Use a smaller width or padding, "
+            "fewer heads, or a larger row_lag"
         )
     if config.head_dim < 16:
         raise ValueError(

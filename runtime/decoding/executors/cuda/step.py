@@ -1,14 +1,14 @@
 """One decode step for several sessions, entirely on the device.
 
-A step reads where every session stands from memory, feeds `rows` tokens of each, draws behind them
-with the noise of their positions, keeps the draws up to the first wrong guess, lets heads guess
+A step reads where every session stands from memory, feeds `rows` tokens of each, samples behind
+them with the noise of their positions, accepts drafts up to the first wrong one, lets heads draft
 what follows, and moves the sessions on. The host decides nothing in between and learns nothing, so
 a step can be recorded as one CUDA graph and be repeated. What it does is what
 `Decoder` does, which is the reference.
 
-Heads guess behind one row of a session, which is known only when the others are drawn. Reading the
-unembedding again for it would cost more than to let them guess behind every row, in the pass that
-the model's own logits need anyway. So that is done where the rows and guesses of all sessions are
+Heads draft behind one row of a session, which is known only when the others are sampled. Reading
+the unembedding again for it would cost more than to let them draft behind every row, in the pass
+that the model's own logits need anyway. So that is done where rows and drafts of all sessions are
 few enough for one product; then the logits behind the row in question are picked.
 
 A session whose latent is complete is idle: the step changes nothing of it. So steps may be repeated
@@ -53,7 +53,7 @@ class _StepBuffers(Buffers):
         self, config: TransformerConfig, weights: CudaWeights, shape: StepShape, keys: Tensor
     ) -> None:
         device, heads, taken = keys.device, weights.count_of_heads, weights.activations
-        # rows of the most sessions whose heads guess behind all of them at once
+        # rows of the most sessions whose heads draft behind all of them at once
         together = _together(weights, shape) * shape.rows
         apart = 0 if together == shape.sessions * shape.rows else shape.sessions * shape.rows
         super().__init__(config, weights, shape, keys, max(apart, together * (heads + 1)))
@@ -70,7 +70,7 @@ class _StepBuffers(Buffers):
 
 
 def _together(weights: CudaWeights, shape: StepShape) -> int:
-    """The most sessions whose heads guess behind all rows at once."""
+    """The most sessions whose heads draft behind all rows at once."""
     if weights.heads is None:
         return 0
     return min(shape.sessions, max_medusa_rows(weights.count_of_heads) // shape.rows)
@@ -147,10 +147,10 @@ class CudaStep(CudaLayers):
         return self.buffers.logits[: sessions * self.shape.rows * kinds].unflatten(0, (-1, kinds))
 
     def _draft(self, heads: Matrix, feed: DraftBuffer, targets: DraftTargets) -> None:
-        """Write the heads' guesses into the line.
+        """Write the heads' drafts to the line.
 
-        The first of the logits are the model's own, behind the same row; what they draw is known
-        already, and drawing it again lets one launch serve all, with consecutive positions.
+        The first of the logits are the model's own, behind the same row; what they sample is
+        known already, and sampling it again lets one launch serve all, with consecutive positions.
         """
         buffers, sessions = self.buffers, len(targets.rows)
         logits, drafts = buffers.head_logits[:sessions], buffers.drafts[:sessions]
@@ -215,7 +215,7 @@ class WavefrontStep(CudaLayers):
         super().__init__(config, weights, keys, values, sampling, shape)
         self.tables = tables_of(schedule, keys.device)
         self.fed = WaveInputs.allocate(shape.sessions, shape.rows, keys.shape[3], keys.device)
-        # one number for each row; all draws are final
+        # one number for each row; all samples are final
         self.accepted = torch.zeros(
             shape.sessions * shape.rows, dtype=torch.int64, device=keys.device
         )

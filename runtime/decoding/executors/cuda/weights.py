@@ -2,7 +2,7 @@
 
 What reads its input through an RMS norm takes over the norm's weight (`fold_norm`); queries, keys
 and values are one matrix, and so are gate and up, row by row in turn (`interleave_rows`). The
-unembedding keeps the last norm apart: heads that guess tokens need the normed state itself, and a
+unembedding keeps the last norm apart: heads that draft tokens need the normed state itself, and a
 second, folded copy of the largest matrix would cost more than one launch per step.
 
 Precisions:
@@ -13,7 +13,7 @@ Precisions:
   widen with one conversion (bfloat16 needs three). A residual stream may not fit into float16, so
   it is float32 then and is normalised before it is rounded.
 
-Both halve what a step reads against bfloat16. Neither draws the tokens of the model itself.
+Both halve what a step reads against bfloat16. Neither samples the tokens of the model itself.
 """
 
 from __future__ import annotations
@@ -131,8 +131,8 @@ class CudaWeights:
 
     def bytes_read(self, sessions: int, rows: int) -> int:
         """What a step reads of them for so many sessions of so many rows: every matrix once for
-        each `MAX_ROWS` rows. With heads, where these cannot guess behind all rows at once
-        (`drafts_together`), they and the unembedding are read again for the guesses."""
+        each `MAX_ROWS` rows. With heads, where these cannot draft behind all rows at once
+        (`drafts_together`), they and the unembedding are read again for the drafts."""
         passes = -(-sessions * rows // MAX_ROWS)
         total = passes * sum(matrix.bytes for matrix in self._of_layers())
         if self.heads is None:
@@ -140,12 +140,12 @@ class CudaWeights:
         both = self.heads.bytes + self.output.bytes
         if self.drafts_together(sessions * rows):
             return total + both
-        guessing = -(-sessions // max(1, max_medusa_rows(self.count_of_heads)))
-        return total + passes * self.output.bytes + guessing * both
+        drafting = -(-sessions // max(1, max_medusa_rows(self.count_of_heads)))
+        return total + passes * self.output.bytes + drafting * both
 
     def drafts_together(self, rows: int) -> bool:
         """Whether one pass over the unembedding makes the model's logits and all heads' for so
-        many rows. Which of the rows guess is known only when the model's own have drawn."""
+        many rows. Which of the rows draft is known only when the model's own have sampled."""
         return self.heads is not None and rows <= max_medusa_rows(self.count_of_heads)
 
     def _of_layers(self) -> list[Matrix]:
