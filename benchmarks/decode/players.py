@@ -115,8 +115,8 @@ def bench_players(
 
 def _diagonal_of(decoder: object) -> int | None:
     """How far a row is ahead of the next one, where rows are drawn together."""
-    staircase = getattr(decoder, "staircase", None)
-    return None if staircase is None else int(staircase.k)
+    schedule = getattr(getattr(decoder, "executor", None), "schedule", None)
+    return None if schedule is None else int(schedule.row_lag)
 
 
 def _row(

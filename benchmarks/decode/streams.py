@@ -198,7 +198,7 @@ class ForwardMarks:
         self._mark: _Mark | None = None
         self._group_begins = False
         decoder.on_step = self._between
-        steps = getattr(decoder.executor, "steps", None)
+        steps = getattr(getattr(decoder, "executor", None), "steps", None)
         if steps is not None:
             decoder.executor.steps = _MarkedSteps(steps, self._step)
 
@@ -220,7 +220,7 @@ class ForwardMarks:
 
 
 class _MarkedSteps:
-    """`device_graph.Steps` that tells of every step."""
+    """`graphs.Steps` that tells of every step."""
 
     def __init__(self, steps: Any, told: _Mark) -> None:
         self._steps, self._told = steps, told

@@ -1,8 +1,9 @@
 """The network in kernels: what every decode step on the device runs, however it samples.
 
 A step (`step.py`) says which tokens are fed and where (`Placed`), gets logits, and samples from
-them. The layers between are here, with the memory they work in: every buffer is allocated once, for the largest batch. What a model with absolute positions or cameras needs
-besides comes from PyTorch's allocator and has the same size each time.
+them. The layers between are here, with the memory they work in: every buffer is allocated once, for
+the largest batch. What a model with absolute positions or cameras needs besides comes from
+PyTorch's allocator and has the same size each time.
 """
 
 from __future__ import annotations
@@ -423,8 +424,8 @@ def _check_shape(config: TransformerConfig, weights: CudaWeights, shape: StepSha
     if not 1 <= shape.width <= shape.rows <= MAX_STEP_ROWS:
         raise ValueError(
             f"a step on the device feeds 1 to {MAX_STEP_ROWS} tokens per session, and samples "
-            f"behind at most as many; got {shape.rows} and {shape.width}. Use a smaller width or padding, "
-            "fewer heads, or a larger row_lag"
+            f"behind at most as many; got {shape.rows} and {shape.width}. Use a smaller window or "
+            "padding, fewer heads, or a larger row_lag"
         )
     if config.head_dim < 16:
         raise ValueError(
