@@ -32,6 +32,7 @@ from worldbridge.models.guided.checkpoint import (
     read_guided_manifest,
 )
 from worldbridge.models.guided.config import GuidedConfig, active_blocks, floor_nearness, make_guide
+from worldbridge.models.guided.cracks import mend_cracks
 from worldbridge.models.guided.transformer import block_guide, guided_condition
 from worldbridge.models.procedural import CameraState, camera_pose, spawn
 from worldbridge.models.procedural import actions as limits
@@ -193,7 +194,7 @@ class GuidedWorld(Synchronous[GuidedState]):
         """
         pose, alignment = self._lead(state, controls)
         seen = state.memory.render(pose, pose.fov_y)
-        t_tokens, frame, _ = self._show(state, pose, alignment, seen, ~seen.mask)
+        t_tokens, frame, _ = self._show(state, pose, alignment, mend_cracks(seen), ~seen.mask)
         i420 = rgb_to_i420(frame.rgb.permute(2, 0, 1))
         depth = frame.nearness.reciprocal().numpy().tobytes()
         return WorldFrame(i420, pose, t_tokens, now_ms(), controls.tag, depth)

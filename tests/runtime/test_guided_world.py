@@ -12,9 +12,10 @@ import torch
 from tests.models.guided.test_world_training import NET, SMALL
 from worldbridge.bridge.protocol import MAX_SAVED_SESSION, Pose
 from worldbridge.models.guided.checkpoint import load_guided_world, save_guided_world
+from worldbridge.models.guided.cracks import mend_cracks
 from worldbridge.models.guided.tokenizer import GuidedTokenizer
 from worldbridge.models.procedural import CameraState, camera_pose
-from worldbridge.models.spatial_memory import MemoryConfig, MemoryInputError, SpatialMemory
+from worldbridge.models.spatial_memory import Guide, MemoryConfig, MemoryInputError, SpatialMemory
 from worldbridge.models.transformer import VideoTransformer
 from worldbridge.runtime.config import WorkerConfig
 from worldbridge.runtime.errors import DamagedWeightsError, SnapshotError, UnknownThemeError
@@ -193,3 +194,21 @@ def test_a_folder_is_served_by_its_path(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(DamagedWeightsError, match="damaged"):
         open_world(WorkerConfig(world=str(damaged)))
     assert load_guided_world(folder).tokenizer.config == SMALL
+
+
+def test_cracks_take_what_lies_behind_and_wide_holes_stay() -> None:
+    mask = torch.ones(12, 16, dtype=torch.bool)
+    mask[:, 3:5] = False  # two pixels wide
+    mask[4:9, 8:13] = False
+    rgb = torch.zeros(12, 16, 3, dtype=torch.uint8)
+    rgb[:, :3], rgb[:, 5:] = 10, 200
+    nearness = torch.full((12, 16), 0.5)
+    nearness[:, 5:] = 0.1
+    nearness[~mask] = 0.0
+    mended = mend_cracks(Guide(rgb, nearness, mask, torch.zeros(12, 16, dtype=torch.int32)))
+    assert bool(mended.mask[:, 3:5].all())
+    assert not bool(mended.mask[5:8, 9:12].any())
+    assert bool((mended.rgb[:, 4] == 200).all()) and bool((mended.rgb[:, 3] == 10).all())
+    assert torch.equal(mended.rgb[mask], rgb[mask])
+    assert torch.equal(mended.nearness[mask], nearness[mask])
+    assert mend_cracks(replace(mended, mask=torch.ones_like(mask))).mask.all()

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from worldbridge.models.guided.config import active_blocks, floor_nearness, make_guide
+from worldbridge.models.guided.cracks import mend_cracks
 from worldbridge.models.guided.tokenizer import GuidedTokenizer
 from worldbridge.models.guided.transformer import block_guide, guided_condition
 from worldbridge.models.progress import Progress, silent
@@ -114,7 +115,8 @@ def clip_frames(
         pitch = clip.cameras[t, 3:4].float()
         color = clip.frames[t].float()[None] / 127.5 - 1.0
         nearness = clip.nearness[t].float()[None]
-        seen = memory.render(pose, fov_y)
+        rendered = memory.render(pose, fov_y)
+        seen = mend_cracks(rendered)
         floor = floor_nearness(pitch, config.height, config.width, fov_y, config.eye_height_m)
         shown = seen.rgb.permute(2, 0, 1).float()[None] / 127.5 - 1.0
         guide = make_guide(shown, seen.nearness[None], seen.mask[None], floor)
@@ -129,7 +131,7 @@ def clip_frames(
         if own:
             color, nearness = tokenizer.decode(digits, active, guide, features)
         rgb = ((color[0] + 1) * 127.5).round().clamp(0, 255).byte().permute(1, 2, 0)
-        memory.add(rgb, nearness[0], pose, fov_y, unseen=~seen.mask if own else None)
+        memory.add(rgb, nearness[0], pose, fov_y, unseen=~rendered.mask if own else None)
     return found
 
 
