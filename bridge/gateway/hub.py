@@ -17,10 +17,10 @@ from typing import Any, Final
 from worldbridge.bridge.config import GatewayConfig
 from worldbridge.bridge.gateway.connection import Connection, Phase
 from worldbridge.bridge.gateway.latency import Metrics, client_spans, server_spans
-from worldbridge.bridge.gateway.peer import Peer, PendingStart
+from worldbridge.bridge.gateway.peer import Peer
 from worldbridge.bridge.gateway.players import PlayerSession
-from worldbridge.bridge.gateway.prompts import PromptDecoder
 from worldbridge.bridge.gateway.sessions import SessionManager, TaskSet
+from worldbridge.bridge.gateway.starts import Starter
 from worldbridge.bridge.protocol import (
     Answer,
     BridgeError,
@@ -35,7 +35,6 @@ from worldbridge.bridge.protocol import (
     Ping,
     Pong,
     PromptFramePart,
-    PromptFrames,
     Seat,
     Start,
     Stats,
@@ -64,7 +63,7 @@ CLOSE_AFTER_MS: Final = 500.0  # how long a client may take to read why it is cl
 
 
 class Gateway:
-    """Implements `SessionObserver`.
+    """Implements `SessionObserver` and `StartObserver`.
 
     `prompt_files` are what the worlds of players start from who send no prompt frames.
 
@@ -78,11 +77,10 @@ class Gateway:
         self._peers: set[Peer] = set()
         self._waiting: dict[Peer, Hello] = {}  # greeted before the world was ready, oldest first
         self._tasks = TaskSet()
-        self._decoder = PromptDecoder()
-        self._own: PromptFrames | None = None  # `prompt_files`, once they were decoded
         self.prompt_files = tuple(Path(name).read_bytes() for name in config.prompt_frames)
         self.metrics = Metrics()
         self.worlds = SessionManager(config, self, self.metrics)
+        self._starter = Starter(self.worlds, self.prompt_files, self._tasks, self)
 
     # --- life ---------------------------------------------------------------------------------
 
@@ -108,7 +106,7 @@ class Gateway:
         connections = [peer.rtc for peer in self._peers if peer.rtc is not None]
         await asyncio.gather(*(rtc.close() for rtc in connections), return_exceptions=True)
         await self._tasks.cancel()
-        self._decoder.close()
+        self._starter.close()
         await self.worlds.close()
 
     def tick(self, now: float) -> None:
@@ -128,7 +126,7 @@ class Gateway:
             return
         error = peer.overdue(self._config.stall_s * 1000, now)
         if error is not None:
-            self._fail(peer, error)
+            self.fail(peer, error)
 
     def _give_up(self) -> None:
         seconds = self._config.worker_grace_s
@@ -140,7 +138,7 @@ class Gateway:
             "Look at the server's log, then connect again.",
         )
         for peer in list(self._peers):
-            self._fail(peer, error)
+            self.fail(peer, error)
 
     # --- connections --------------------------------------------------------------------------
 
@@ -159,7 +157,7 @@ class Gateway:
         if len(self._peers) > config.max_clients:
             most, got = f"at most {config.max_clients} connections", f"{len(self._peers)}"
             error = BridgeError(NO_FREE_SEAT, "the server is full", most, got, "Try again later.")
-            self._fail(peer, error)
+            self.fail(peer, error)
         return peer
 
     def disconnect(self, peer: Peer) -> None:
@@ -168,7 +166,7 @@ class Gateway:
             return
         self._peers.discard(peer)
         self._waiting.pop(peer, None)
-        self._cancel_start(peer)
+        self._starter.cancel(peer)
         session = self._detach(peer)
         if session is not None and peer.plays:
             self.worlds.leave(session)
@@ -185,13 +183,14 @@ class Gateway:
         try:
             self._handle(peer, peer.connection.receive(data, now_ms()))
         except BridgeError as error:
-            self._fail(peer, error)
+            self.fail(peer, error)
         except Exception:  # our bug must end this client's connection, not the server
             log.exception("a message of a client was not handled")
             text = "the server failed on this message"
-            self._fail(peer, BridgeError(INTERNAL, text, "", "", "Connect again."))
+            self.fail(peer, BridgeError(INTERNAL, text, "", "", "Connect again."))
 
-    def _fail(self, peer: Peer, error: BridgeError, fatal: bool = True) -> None:
+    def fail(self, peer: Peer, error: BridgeError, fatal: bool = True) -> None:
+        """Send a client what is wrong; if that is fatal, close its connection."""
         if peer.closing_since_ms is None:
             self.metrics.errors.labels(error.code).inc()
             log.info("error sent to a client: %s", error)
@@ -212,7 +211,7 @@ class Gateway:
                 assert self.worlds.world is not None
                 peer.upload.add(message, self.worlds.world.max_prompt_frames)
             case Start():
-                self._start(peer, message)
+                self._starter.start(peer, message)
             case Offer():
                 self._offer(peer, message)
             case StatsRequest():
@@ -300,7 +299,7 @@ class Gateway:
         )
         for peer in self._players_of(session):
             self._detach(peer)
-            self._fail(peer, error)
+            self.fail(peer, error)
         return session
 
     def _attach(self, peer: Peer, session: PlayerSession | None) -> None:
@@ -326,85 +325,6 @@ class Gateway:
         return [peer for peer in self._peers if peer.session is session and peer.plays]
 
     # --- requests -----------------------------------------------------------------------------
-
-    def _start(self, peer: Peer, message: Start) -> None:
-        session = peer.session
-        if session is None:
-            return
-        try:
-            self.worlds.check_start(message)
-            message, files = self._completed(peer, session, message)
-        except BridgeError as error:
-            self._fail(peer, error, fatal=False)
-            return
-        self._cancel_start(peer)
-        if files:
-            self._send_to(session, Status("loading", "decoding the prompt frames"))
-            work = self._tasks.spawn(self._start_from(peer, session, message, files))
-            peer.starting = PendingStart(work, message, files)
-        else:
-            keep = message.prompt_frames is None
-            self.worlds.start(session, message, session.prompt_frames if keep else None)
-
-    def _completed(
-        self, peer: Peer, session: PlayerSession, message: Start
-    ) -> tuple[Start, tuple[bytes, ...]]:
-        """Return a start and the files it starts from.
-
-        What it leaves out comes from a start that is not done yet. Raises BridgeError.
-        """
-        before, world = peer.starting, self.worlds.world
-        assert world is not None
-        files: tuple[bytes, ...] = ()
-        if message.prompt_frames is not None:
-            files = peer.upload.take(message.prompt_frames) if message.prompt_frames else ()
-        elif before is not None:
-            files = before.files
-        elif not session.started and len(self.prompt_files) <= world.max_prompt_frames:
-            files = self.prompt_files
-        if before is not None:
-            message = message.replace(
-                theme=message.theme if message.theme is not None else before.message.theme,
-                seed=message.seed if message.seed is not None else before.message.seed,
-            )
-        return message, files
-
-    async def _start_from(
-        self, peer: Peer, session: PlayerSession, message: Start, files: tuple[bytes, ...]
-    ) -> None:
-        """Decode the files, then start. If they are refused the session stays as it was."""
-        error: BridgeError | None = None
-        try:
-            frames = await self._decode(files)
-            if peer.session is session:
-                self.worlds.start(session, message, frames)
-        except BridgeError as refused:
-            error = refused
-        except Exception:  # as in `receive`
-            log.exception("the prompt frames of a client were not handled")
-            text = "the server failed on these prompt frames"
-            error = BridgeError(INTERNAL, text, "", "", "Connect again.")
-        peer.starting = None
-        if error is not None:
-            self._fail(peer, error, fatal=error.code == INTERNAL)
-        self.notify(session)
-
-    async def _decode(self, files: tuple[bytes, ...]) -> PromptFrames:
-        world, known = self.worlds.world, self._own
-        assert world is not None
-        size = (world.height, world.width)
-        own = files is self.prompt_files
-        if own and known is not None and (known.height, known.width) == size:
-            return known
-        frames = await self._decoder.decode(files, world)
-        if own:
-            self._own = frames
-        return frames
-
-    def _cancel_start(self, peer: Peer) -> None:
-        if peer.starting is not None:
-            peer.starting.work.cancel()
-            peer.starting = None
 
     def _shown(self, peer: Peer, message: FrameShown) -> None:
         if peer.plays and peer.session is not None and message.refresh is not None:
@@ -471,7 +391,7 @@ class Gateway:
             )
             answer = await rtc.answer(sdp)
         except BridgeError as error:
-            self._fail(peer, error, fatal=False)
+            self.fail(peer, error, fatal=False)
             return
         if peer.rtc is rtc and peer in self._peers:
             peer.send(Answer(answer))
@@ -503,7 +423,7 @@ class Gateway:
             try:
                 self._admit(peer, hello)
             except BridgeError as error:
-                self._fail(peer, error)
+                self.fail(peer, error)
 
     def announce(self, message: Status | Event) -> None:
         for peer in self._peers:
@@ -511,9 +431,9 @@ class Gateway:
                 peer.send(message)
 
     def notify(self, session: PlayerSession) -> None:
-        self._send_to(session, self.worlds.status_for(session))
+        self.send_status(session, self.worlds.status_for(session))
 
-    def _send_to(self, session: PlayerSession, status: Status) -> None:
+    def send_status(self, session: PlayerSession, status: Status) -> None:
         for peer in self._peers:
             if peer.session is session:
                 peer.send(status)
@@ -536,7 +456,7 @@ class Gateway:
 
     def session_broke(self, session: PlayerSession, error: BridgeError) -> None:
         for peer in self._players_of(session):
-            self._fail(peer, error)
+            self.fail(peer, error)
 
     def session_ended(self, session: PlayerSession) -> None:
         for peer in self._peers:
