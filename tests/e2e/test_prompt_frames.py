@@ -202,8 +202,8 @@ async def test_a_rendered_world_does_not_offer_it(
 
 
 async def test_serve_and_profile_take_prompt_frames(tmp_path: Path, files: dict[str, Path]) -> None:
-    picture = ("--prompt-frame", str(files["museum"]))
-    with serving(tmp_path / "log", "--threads", "1", *picture) as server:
+    prompt = ("--prompt-frame", str(files["museum"]))
+    with serving(tmp_path / "log", "--threads", "1", *prompt) as server:
         async with connect(server.url, theme="museum") as client, asyncio.timeout(120):
             assert likeness(await _seen(client), small(files["museum"])) > ALIKE
         command = [*CLI, "profile", server.url, "--seconds", "3", "--json"]
@@ -215,13 +215,13 @@ async def test_serve_and_profile_take_prompt_frames(tmp_path: Path, files: dict[
 @pytest.mark.parametrize(
     ("name", "world", "said"),
     [
-        ("text", "embedded", "it is not a picture"),
+        ("text", "embedded", "it is not an image"),
         ("missing", "embedded", "cannot read the prompt-frame"),
         ("fake", "embedded", "expected a PNG, JPEG or WebP file"),
         ("zoo", "procedural", "cannot start from these prompt frames"),
     ],
 )
-def test_serve_tells_what_it_cannot_begin_with(
+def test_serve_names_what_it_cannot_start_from(
     files: dict[str, Path], name: str, world: str, said: str
 ) -> None:
     path = files.get(name, Path("/nowhere/missing.png"))
