@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# On a GPU machine with torch, triton, numpy, safetensors, msgpack, typer, rich, pytest, hypothesis
-# and scipy: the GPU tests of kernels, decoder and benchmarks, then how fast they are.
+# On a GPU machine with torch, triton, numpy, safetensors, msgpack, msgspec, typer, rich, pytest,
+# hypothesis and scipy: the GPU tests of kernels, decoder and benchmarks, then how fast they are.
 #   benchmarks/gpu_decode.sh OUT [quick] [PART...]
 # Each part writes to OUT what it prints; a part that fails does not keep the others from running.
 # Without a PART all of them run; `decode`, `players` or `sanitizer` stands for all that begin so.

@@ -114,7 +114,7 @@ class Connection:
             raise _out_of_order(
                 f"a message of type {_type(message)}",
                 "a message of type hello first",
-                "Send hello, wait for welcome, then go on.",
+                "Send hello, wait for welcome, then continue.",
                 NOT_GREETED,
             )
         self.role = message.role

@@ -88,7 +88,7 @@ async def _refuse(scope: Scope, receive: Receive, send: Send, error: BridgeError
 
 
 def build_app(gateway: Gateway, guard: OriginGuard) -> ASGIApp:
-    """The ASGI application of a gateway."""
+    """Return the ASGI application of a gateway."""
     page = StaticPage()
 
     async def session(websocket: WebSocket) -> None:
@@ -126,7 +126,7 @@ def build_app(gateway: Gateway, guard: OriginGuard) -> ASGIApp:
 
 
 async def serve_client(gateway: Gateway, websocket: WebSocket) -> None:
-    """One WebSocket from accept to end."""
+    """Serve one WebSocket from accept to end."""
     await websocket.accept()
     extensions: dict[str, Any] = websocket.scope["extensions"]
     peer = gateway.connect(extensions[_ABORT], extensions[_HEARD])

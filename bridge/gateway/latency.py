@@ -90,7 +90,7 @@ class Metrics:
 
 
 class VsyncAligner:
-    """Of one player. `seen` takes every reported frame and now and then asks for a shift."""
+    """Aligns one player's frames. `seen` takes every report and sometimes asks for a shift."""
 
     def __init__(self) -> None:
         self.target_ms = _FIRST_TARGET_MS
@@ -98,7 +98,7 @@ class VsyncAligner:
         self._skip = 0
 
     def seen(self, wait_ms: float, refresh_ms: float) -> float | None:
-        """How many ms later (negative: earlier) frames should come from now on, if anything.
+        """Return how many ms later (negative: earlier) frames should arrive, or None for no change.
 
         `wait_ms`: from a frame's arrival at the client to the refresh that showed it.
         """

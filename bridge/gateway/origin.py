@@ -33,7 +33,7 @@ class OriginGuard:
         object.__setattr__(self, "_names", names - _WILDCARDS)
 
     def check(self, host: str | None, origin: str | None) -> None:
-        """Raises BridgeError forbidden_origin. A missing Origin means it is not a browser."""
+        """Raise BridgeError forbidden_origin. Without an Origin it is not a browser."""
         name = _host_name(host or "")
         if not self._is_ours(name):
             raise BridgeError(
@@ -65,7 +65,7 @@ class OriginGuard:
 
 
 def _host_name(host: str) -> str | None:
-    """The name in a Host header, lower case, without port and brackets; None if malformed."""
+    """Return the lower-case name in a Host header, without port; None if it is malformed."""
     try:
         parts = urlsplit(f"//{host}")
         if parts.username is not None or parts.path or parts.query or parts.fragment:

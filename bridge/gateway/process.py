@@ -1,4 +1,4 @@
-"""The gateway process: sockets, signals, logging, and telling the parent that we listen."""
+"""The gateway process: sockets, signals, logging, and the report that it listens."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def _stop_on_signal(server: _Server) -> None:
 
 
 def _listener(config: GatewayConfig) -> socket.socket:
-    """The listening socket; accepted connections inherit its options."""
+    """Return the listening socket. Accepted connections inherit its options."""
     if config.listen_fd is not None:
         listener = socket.socket(fileno=config.listen_fd)
     else:

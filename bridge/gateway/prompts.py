@@ -79,7 +79,7 @@ def read_prompt_frames(files: Sequence[bytes], height: int, width: int) -> Promp
 
 
 def check_files(files: Sequence[bytes]) -> None:
-    """Raises BridgeError bad_prompt_frame for files that `read_prompt_frames` would refuse."""
+    """Raise BridgeError bad_prompt_frame for files that `read_prompt_frames` would refuse."""
     for image, name in _open_all(files):
         _decode(image, name)
 

@@ -99,7 +99,7 @@ class Broadcaster:
             self._deliver(encoded)
 
     def _encode(self, frame: RawFrame, wanted: Collection[Codec | None]) -> _Encoded:
-        """Runs in the encoding thread."""
+        """Encode a frame in the encoding thread."""
         packets = {codec: self._encode_video(codec, frame) for codec in _VIDEO if codec in wanted}
         for unwanted in [codec for codec in self._video if codec not in wanted]:
             del self._video[unwanted]  # the next viewer begins with a key frame anyway

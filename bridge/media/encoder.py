@@ -76,7 +76,7 @@ class VideoEncoder:
         self._last_pts = -1
 
     def request_keyframe(self) -> None:
-        """The next frame that the throttle allows becomes a key frame."""
+        """Encode the next frame that the throttle allows as a key frame."""
         self._keyframe_wanted = True
 
     def encode(self, i420: Buffer, pts: int, now_ms: float) -> VideoPacket:

@@ -99,7 +99,7 @@ def choose_codec(sdp: str, allowed: Collection[str] = ("h264", "vp8")) -> VideoC
 
 
 def _packetized(codecs: list[Any]) -> bool:
-    """Whether an H.264 of the offer is one that aiortc can answer (baseline, mode 1)."""
+    """Return whether aiortc can answer an H.264 of the offer (baseline, mode 1)."""
     return any(
         codec.mimeType.lower() == "video/h264"
         and str(codec.parameters.get("packetization-mode")) == "1"
@@ -266,6 +266,6 @@ def patch_sender(sender: RTCRtpSender, keyframe: Callable[[], None]) -> None:
 
 
 def last_rtp_timestamp(sender: RTCRtpSender) -> int:
-    """The RTP time stamp of the frame that was sent last, as the viewer sees it."""
+    """Return the RTP time stamp of the frame that was sent last, as the viewer sees it."""
     private: Any = sender
     return int(private._RTCRtpSender__rtp_timestamp)

@@ -74,7 +74,7 @@ _PASSING: Final = frozenset({SESSION_EXPIRED, WORKER_LOST, CLIENT_TOO_SLOW, INTE
 
 
 def now_ms() -> float:
-    """The client's clock in milliseconds."""
+    """Return the client's clock in milliseconds."""
     return time.perf_counter() * 1000.0
 
 
@@ -223,7 +223,7 @@ class Client:
         self._frames.put(error)
 
     async def _converse(self) -> None:
-        """One connection from hello to its end, which always is an exception."""
+        """Hold one connection from hello to its end, which always is an exception."""
         async with open_websocket(
             self._url,
             compression=None,

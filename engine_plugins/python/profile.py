@@ -33,7 +33,7 @@ class ProfileResult:
     samples: list[dict[str, float]] = field(default_factory=list, repr=False)
 
     def as_json(self) -> dict[str, Any]:
-        """Everything but the samples, for `json.dumps`."""
+        """Return everything but the samples, for `json.dumps`."""
         return {name: getattr(self, name) for name in self.__slots__ if name != "samples"}
 
 

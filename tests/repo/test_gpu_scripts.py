@@ -32,7 +32,7 @@ NETWORK = (
     "pytest_asyncio",
     "pytest_timeout",
 )
-COMMAND_LINE = ("typer", "rich", "msgpack", "triton", "pytest", "hypothesis", "scipy")
+COMMAND_LINE = ("typer", "rich", "msgpack", "msgspec", "triton", "pytest", "hypothesis", "scipy")
 
 LACKING = """
 import sys
