@@ -26,6 +26,10 @@ class Sampling:
         if self.top_k < 1:
             raise ValueError(f"top_k must be >= 1, got {self.top_k}")
 
+    def keeps_all(self, codes: int) -> bool:
+        """Return whether no code of `codes` is filtered out, so that only the noise decides."""
+        return self.top_p == 1 and self.top_k >= codes
+
 
 def gumbel(uniform: Tensor) -> Tensor:
     """Gumbel noise from uniform numbers in (0, 1); for a whole latent at once."""
@@ -41,7 +45,7 @@ def sample(logits: Tensor, noise: Tensor, sampling: Sampling) -> Tensor:
     if sampling.temperature == 0:
         return logits.argmax(-1)
     scaled = logits if sampling.temperature == 1 else logits / sampling.temperature
-    if sampling.top_p == 1 and sampling.top_k >= scaled.shape[-1]:
+    if sampling.keeps_all(scaled.shape[-1]):
         return (scaled + noise).argmax(-1)
     best, codes = scaled.topk(min(sampling.top_k, scaled.shape[-1]), dim=-1)
     probability = best.softmax(-1)

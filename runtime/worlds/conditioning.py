@@ -154,7 +154,7 @@ _Quaternion = tuple[float, float, float, float]
 
 def dead_reckoning(camera: CameraState, action: Sequence[float]) -> CameraState:
     """The camera after one action (strafe, forward, yaw, pitch), without walls."""
-    strafe, forward, yaw, pitch = action
+    strafe, forward, yaw, pitch = action[:4]  # other controls do not move the camera
     turned = camera.yaw + yaw * math.radians(limits.MAX_YAW_DEG)
     limit = math.radians(limits.PITCH_LIMIT_DEG)
     gaze = camera.pitch + pitch * math.radians(limits.MAX_PITCH_DEG)

@@ -618,9 +618,8 @@ class PackedExecutor(Executor):
         steps = head.place.diff(dim=0, prepend=torch.zeros_like(head.place[:1]))
         earlier = head.earlier.split(self.levels)
         self.earlier = [torch.empty(0), *(e + s for e, s in zip(earlier, steps[1:], strict=False))]
-        chosen = self.sampling
-        whole = chosen.top_p == 1 and chosen.top_k >= max(self.levels)
-        self.prepared = chosen.temperature == 0 or whole  # see `_noise`
+        whole = self.sampling.keeps_all(max(self.levels))
+        self.prepared = self.sampling.temperature == 0 or whole  # see `_noise`
         # see `unit`
         self.per_key_head = self.config.n_heads // self.config.n_kv_heads
         self.eps_of_rows = self._root(self.config.dim)

@@ -8,6 +8,7 @@ PyTorch's allocator and has the same size each time.
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 import torch
@@ -227,16 +228,13 @@ class CudaLayers:
         limits: Tensor | None = None,
     ) -> None:
         """Sample with the noise of the positions from logits [n, T, vocab] into `out`."""
-        chosen = self.sampling
         sample_and_verify(
             logits,
             positions,
             seeds,
             drafts if logits.shape[1] > 1 else None,
             limits=limits,
-            temperature=chosen.temperature,
-            top_p=chosen.top_p,
-            top_k=chosen.top_k,
+            **dataclasses.asdict(self.sampling),
             out=out,
             workspace=self.sampling_space,
             chunk=self.chunk,
