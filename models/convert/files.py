@@ -1,7 +1,7 @@
 """Read weight files that others wrote, as data: nothing in them is ever executed.
 
 A PyTorch file, TorchScript or not, is a zip archive: a pickle that describes the tensors, and one
-record per storage. `_Inert` reads the pickle without calling anything that it names. The tensors
+record per storage. `_Unpickler` reads the pickle without calling anything that it names. Tensors
 are views of a read-only mapping of the file, so opening one costs no memory, and a file may be
 larger than the machine's memory. What is read counts as memory of this process until the last
 tensor of that opening is dropped.
@@ -45,8 +45,8 @@ _IGNORED = "_extra_state"  # what the training library kept beside its weights
 _ZIP_MAGIC = b"PK\x03\x04"
 _AGAIN = "download or copy the file again and compare its checksum with the published one"
 _LOCAL_HEADER = struct.Struct("<26xHH")  # of a zip's record: ends with the lengths of two fields
-_MAX_PICKLE = 64 << 20  # bytes; that of a 13B model has 0.1 MB
-_MAX_ATTRIBUTES = 100_000  # the published tokenizers have 3,000
+_MAX_PICKLE = 16 << 20  # bytes; that of a 13B model has 0.1 MB
+_MAX_ATTRIBUTES, _MAX_NAME = 100_000, 1_000  # the published tokenizers have 3,000 and 60
 _STORAGES = {
     "BFloat16Storage": torch.bfloat16,
     "BoolStorage": torch.bool,
@@ -115,7 +115,7 @@ def read(path: Path, names: Collection[str]) -> dict[str, Tensor]:
     try:
         records = _Records(path)
         return {name: records.view(described[name]) for name in names if name in described}
-    except (ValueError, OSError, struct.error, zipfile.BadZipFile) as error:
+    except (ValueError, OSError, RuntimeError, struct.error, zipfile.BadZipFile) as error:
         raise ConvertError(
             f"{path} cannot be read",
             expected="each tensor in one piece, as torch.save writes it",
@@ -138,13 +138,15 @@ class _Stored:
     shape: tuple[int, ...]
     stride: tuple[int, ...]
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
+        """Raise ValueError or TypeError unless the tensor lies within its storage."""
         numbers = (self.numel, self.offset, *self.shape, *self.stride)
-        if any(type(n) is not int or n < 0 for n in numbers) or len(self.shape) != len(self.stride):
-            raise ValueError(f"no tensor has the sizes {numbers}")
+        if any(type(n) is not int or not 0 <= n < 1 << 62 for n in numbers):
+            raise ValueError("sizes that no tensor has")
         last = self.offset + sum((n - 1) * s for n, s in zip(self.shape, self.stride, strict=True))
-        if math.prod(self.shape) and last >= self.numel:
-            raise ValueError(f"a tensor ends at {last} of {self.numel} elements")
+        known = type(self.key) is str and isinstance(self.dtype, torch.dtype)
+        if not known or (0 not in self.shape and last >= self.numel):
+            raise ValueError("a tensor that its storage does not hold")
 
 
 class _Inert:
@@ -157,34 +159,43 @@ class _Inert:
         self.state = state
 
 
-class _Unpickler(pickle.Unpickler):
+class _Rebuild:
+    """What a file calls to make a tensor or a parameter; without attributes that it could set."""
+
+    __slots__ = ()
+
+    def __call__(self, first: Any, *rest: Any) -> Any:
+        if isinstance(first, _Stored):  # of a parameter
+            return first
+        (key, numel, dtype), (offset, shape, stride) = first, rest[:3]
+        return _Stored(key, numel, dtype, offset, tuple(shape), tuple(stride))
+
+
+# The unpickler in Python: unlike the one in C, it allocates no more than the file has.
+_Base: Any = pickle._Unpickler
+# Of buffers whose size a file may invent, and of classes by numbers.
+_REFUSED = b"".join((pickle.BYTEARRAY8, pickle.NEXT_BUFFER, pickle.EXT1, pickle.EXT2, pickle.EXT4))
+
+
+class _Unpickler(_Base):  # type: ignore[misc]
     """Unpickle tensors as `_Stored` and every other object as `_Inert`."""
 
+    dispatch = {op: load for op, load in _Base.dispatch.items() if op not in _REFUSED}
+
     def find_class(self, module: str, name: str) -> Any:
-        match module, name:
-            case "collections", "OrderedDict":
-                return OrderedDict
-            case "torch._utils", "_rebuild_tensor_v2":
-                return self._tensor
-            case "torch._utils", "_rebuild_parameter":
-                return self._parameter
-            case "torch", _ if name in _STORAGES:
-                return _STORAGES[name]
+        if (module, name) == ("collections", "OrderedDict"):
+            return OrderedDict
+        if module == "torch._utils" and name in ("_rebuild_tensor_v2", "_rebuild_parameter"):
+            return _Rebuild()
+        if module == "torch" and name in _STORAGES:
+            return _STORAGES[name]
         return type(name, (_Inert,), {"__module__": module})
 
     def persistent_load(self, pid: Any) -> Any:
         kind, dtype, key, _, numel = pid
         if kind != "storage" or not isinstance(dtype, torch.dtype):
-            raise pickle.UnpicklingError(f"no storage of a known type: {kind!r}")
-        return str(key), numel, dtype
-
-    # Bound methods, because a pickle could set attributes of functions.
-    def _tensor(self, storage: Any, offset: Any, shape: Any, stride: Any, *_: Any) -> _Stored:
-        key, numel, dtype = storage
-        return _Stored(key, numel, dtype, offset, tuple(shape), tuple(stride))
-
-    def _parameter(self, tensor: _Stored, *_: Any) -> _Stored:
-        return tensor
+            raise pickle.UnpicklingError("a storage of an unknown type")
+        return key, numel, dtype
 
 
 def _load(path: Path) -> dict[str, _Stored]:
@@ -195,16 +206,21 @@ def _load(path: Path) -> dict[str, _Stored]:
         state = data.get("model", data) if isinstance(data, dict) else data
         if isinstance(state, _Inert):
             state = _attributes(state)
+        for value in state.values() if isinstance(state, dict) else ():
+            if isinstance(value, _Stored):
+                value.check()
     except _ERRORS as error:
         raise _unreadable(path, error) from error
     if state is None:
         raise _foreign(path, "other objects (they have not been loaded)")
     if not isinstance(state, dict):
         raise _foreign(path, f"a {type(state).__name__}")
-    kept = {name: value for name, value in state.items() if _IGNORED not in str(name)}
+    if not all(isinstance(name, str) for name in state):
+        raise _foreign(path, "things that have no names")
+    kept = {name: value for name, value in state.items() if _IGNORED not in name}
     for name, value in kept.items():
-        if not isinstance(name, str) or not isinstance(value, _Stored):
-            raise _foreign(path, f"{str(name)[:60]!r} with a {type(value).__name__}")
+        if not isinstance(value, _Stored):
+            raise _foreign(path, f"{name[:60]!r} with a {type(value).__name__[:60]}")
     if not kept:
         raise _foreign(path, "nothing")
     return _published_names(path, kept)
@@ -230,13 +246,14 @@ def _attributes(module: _Inert) -> dict[str, _Stored] | None:
     while waiting:
         prefix, node = waiting.pop()
         for name, value in node.state.items() if isinstance(node.state, dict) else ():
+            count += 1
+            # modules may contain themselves, or each other many times over
+            if count > _MAX_ATTRIBUTES or len(prefix) > _MAX_NAME or not isinstance(name, str):
+                raise ValueError("attributes that no module has")
             if isinstance(value, _Stored):
                 found[f"{prefix}{name}"] = value
             elif isinstance(value, _Inert):
                 waiting.append((f"{prefix}{name}.", value))
-            count += 1
-            if count > _MAX_ATTRIBUTES:  # modules that contain themselves, or each other, often
-                raise ValueError(f"more than {_MAX_ATTRIBUTES:,} attributes")
     return found or None
 
 
@@ -310,7 +327,11 @@ def _unreadable(path: Path, error: BaseException) -> ConvertError:
     size = f"{path.stat().st_size:,} bytes"
     with path.open("rb") as file:
         is_zip = file.read(len(_ZIP_MAGIC)) == _ZIP_MAGIC
-    if is_zip and not zipfile.is_zipfile(path):
+    try:
+        is_whole = zipfile.is_zipfile(path)
+    except zipfile.BadZipFile:
+        is_whole = False
+    if is_zip and not is_whole:
         return ConvertError(
             f"{path} is damaged",
             expected="a whole PyTorch file",

@@ -528,9 +528,12 @@ def test_the_command(source: Path, tmp_path: Path) -> None:
     assert "not those of cosmos-4b" in failed.stderr and "Traceback" not in failed.stderr
     assert not (tmp_path / "no").exists()
 
+
+def test_the_command_names_a_git_lfs_pointer(source: Path, tmp_path: Path) -> None:
     (source / "model.pt").write_text(POINTER)
+    command = [sys.executable, "-m", "worldbridge", "convert", str(source), "--out"]
     failed = subprocess.run(
-        [*command, str(tmp_path / "no")], capture_output=True, text=True, timeout=60
+        [*command, str(tmp_path / "no")], capture_output=True, text=True, timeout=100
     )
     assert failed.returncode == 2 and "Git LFS pointer" in failed.stderr
     assert "git lfs pull" in failed.stderr and "Traceback" not in failed.stderr

@@ -5,9 +5,11 @@ from __future__ import annotations
 import io
 import os
 import pickle
+import resource
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -127,8 +129,10 @@ def test_code_of_a_script_is_not_run(tmp_path: Path) -> None:
 
 
 class Calling:
-    def __init__(self, function: Callable[..., object], *arguments: object) -> None:
-        self.call = function, arguments
+    def __init__(
+        self, function: Callable[..., object], *arguments: object, state: object = None
+    ) -> None:
+        self.call = (function, arguments) if state is None else (function, arguments, state)
 
     def __reduce__(self) -> Any:
         return self.call
@@ -160,8 +164,11 @@ class Loop:
         self.again = self
 
 
-def tensors_at(*pieces: tuple[object, ...]) -> bytes:
-    """A description with tensors of any (offset, shape, stride) in a storage of 10 floats."""
+def tensors_at(*pieces: tuple[object, ...], state: object = None) -> bytes:
+    """A description with tensors of any (offset, shape, stride) in a storage of 10 floats.
+
+    `state` is set by a BUILD opcode once a tensor has been made.
+    """
 
     class Storage:
         pass
@@ -174,7 +181,8 @@ def tensors_at(*pieces: tuple[object, ...]) -> bytes:
 
     rebuild = torch._utils._rebuild_tensor_v2
     content = {
-        str(i): Calling(rebuild, Storage(), *piece, False, {}) for i, piece in enumerate(pieces)
+        str(i): Calling(rebuild, Storage(), *piece, False, {}, state=state)
+        for i, piece in enumerate(pieces)
     }
     file = io.BytesIO()
     Pickler(file).dump(content)
@@ -187,6 +195,8 @@ def tensors_at(*pieces: tuple[object, ...]) -> bytes:
         pickle.dumps(Loop()),
         pickle.dumps({"model": {"a": 1}})[:-3],
         b"\x80\x04\x8c\x01a" + b"r\xff\xff\xff\x7f" + b".",
+        tensors_at((0, (10,), (1,)), state=("0", 10, torch.FloatStorage, 0, (1 << 40,), (1,))),
+        b"\x80\x05\x96" + (1 << 40).to_bytes(8, "little") + b".",
         tensors_at((0, (11,), (1,))),
         tensors_at((-1, (1,), (1,))),
         tensors_at((0, (2, 2), (1,))),
@@ -194,11 +204,69 @@ def tensors_at(*pieces: tuple[object, ...]) -> bytes:
         tensors_at((0, (1 << 62, 1 << 62), (0, 10))),
         tensors_at((0, ("a",), (1,))),
     ],
-    ids=["loop", "cut", "memo", "long", "before", "rank", "backwards", "huge", "text"],
+    ids=[
+        "loop",
+        "cut",
+        "memo",
+        "build",
+        "buffer",
+        "long",
+        "before",
+        "rank",
+        "backwards",
+        "huge",
+        "text",
+    ],
 )
 def test_a_description_that_is_wrong_is_refused(description: bytes, tmp_path: Path) -> None:
     with pytest.raises(ConvertError, match="is not a checkpoint"):
         contents(archive_of(tmp_path / "model.pt", description))
+
+
+def mutated(data: bytes, random: Random) -> bytes:
+    changed = bytearray(data)
+    for _ in range(random.choice([1, 1, 2, 4])):
+        place, length = random.randrange(len(changed)), random.randrange(1, 6)
+        match random.randrange(3):
+            case 0:
+                changed[place] = random.randrange(256)
+            case 1:
+                del changed[place : place + length]
+            case 2:
+                changed[place:place] = random.randbytes(length)
+    return bytes(changed)
+
+
+@pytest.mark.parametrize("part", ["file", "description"])
+@pytest.mark.parametrize("suffix", [".pt", ".jit"])
+def test_damage_anywhere_is_an_error_of_ours(suffix: str, part: str, tmp_path: Path) -> None:
+    """Whatever bytes change: tensors of the right size, or ConvertError, and little memory."""
+    path, random = tmp_path / f"model{suffix}", Random(7)
+    if suffix == ".pt":
+        saved(path)
+    else:
+        torch.jit.script(Around(nn.Linear(3, 2))).save(str(path))
+    whole = path.read_bytes()
+    with zipfile.ZipFile(path) as archive:
+        records = {name: archive.read(name) for name in archive.namelist()}
+    for _ in range(150):
+        if part == "file":
+            path.write_bytes(mutated(whole, random))
+        else:
+            with zipfile.ZipFile(path, "w") as archive:
+                for name, data in records.items():
+                    own = name.endswith("data.pkl")
+                    archive.writestr(name, mutated(data, random) if own else data)
+        try:
+            found = contents(path)
+            tensors = read(path, found)
+        except ConvertError as error:
+            assert error.expected and error.got and error.remedy
+        else:
+            assert {name: tuple(x.shape) for name, x in tensors.items()} == {
+                name: info.shape for name, info in found.items()
+            }
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < 8 << 20  # kilobytes
 
 
 def test_an_archive_that_unpacks_to_much_more_is_refused(tmp_path: Path) -> None:
