@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import statistics
 import time
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -13,6 +12,7 @@ from worldbridge.benchmarks.machine import describe
 from worldbridge.benchmarks.quality.measures import psnr_db
 from worldbridge.benchmarks.quality.routes import REVISITS, held_out_scene, pose_of, route_views
 from worldbridge.benchmarks.timing import percentiles
+from worldbridge.bridge.protocol import Pose
 from worldbridge.models.procedural.scene import THEMES
 from worldbridge.models.progress import Progress, silent
 from worldbridge.models.spatial_memory import Backend, SpatialMemory
@@ -75,7 +75,8 @@ def _route(
         times.append((1e3 * (rendered - began), 1e3 * (time.perf_counter() - rendered)))
     first = pose_of(start)
     x, y, z = first.position
-    guide = memory.render(replace(first, position=(x + _NUDGE_M, y, z)), first.fov_y)
+    beside = Pose((x + _NUDGE_M, y, z), first.orientation, first.fov_y)
+    guide = memory.render(beside, first.fov_y)
     row = {
         "theme": theme,
         "route": route,

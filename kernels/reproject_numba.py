@@ -313,14 +313,31 @@ def _farthest_around(nearness, y, x):
 
 
 @_jit
-def append(new, rgb, nearness, camera, born_in, points, birth_depth, colors, born, votes, count):
+def append(
+    new,
+    rgb,
+    nearness,
+    camera,
+    born_in,
+    view,
+    points,
+    birth_depth,
+    colors,
+    born,
+    votes,
+    ranks,
+    views,
+    count,
+):
     """`reference_append` at `count`; returns the new count."""
     height, width = nearness.shape
     mid_x, mid_y = _HALF * np.float32(width), _HALF * np.float32(height)
+    rank = -1
     for tile_y in range(0, height, TILE):
         for tile_x in range(0, width, TILE):
             for y in range(tile_y, min(tile_y + TILE, height)):
                 for x in range(tile_x, min(tile_x + TILE, width)):
+                    rank += 1
                     if not new[y, x]:
                         continue
                     depth = _ONE / nearness[y, x]
@@ -334,5 +351,7 @@ def append(new, rgb, nearness, camera, born_in, points, birth_depth, colors, bor
                     birth_depth[count] = depth
                     born[count] = born_in
                     votes[count] = 0
+                    ranks[count] = rank
+                    views[count] = view
                     count += 1
     return count

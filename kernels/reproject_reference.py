@@ -27,9 +27,11 @@ __all__ = [
     "key_nearness",
     "reference_append",
     "reference_fill",
+    "reference_points",
     "reference_select",
     "reference_splat",
     "reference_vote",
+    "tile_order",
 ]
 
 INDEX_BITS = 24
@@ -187,24 +189,37 @@ def reference_vote(
 
 def reference_append(
     new: Tensor, nearness: Tensor, camera: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the pixels (N,) that are new, in order of storage, their points (N, 3) and depths."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return what becomes points, in order of storage.
+
+    The ranks (N,) of the new pixels in `tile_order`, these pixels (N,), their points (N, 3) and
+    their depths (N,).
+    """
     height, width = new.shape
-    pixel = _tile_order(height, width, new.device)
-    pixel = pixel[new.reshape(-1)[pixel]]
-    c = [float(value) for value in camera]
+    order = tile_order(height, width, new.device)
+    rank = new.reshape(-1)[order].nonzero()[:, 0]
+    pixel = order[rank]
     depth = torch.div(torch.ones_like(nearness), nearness).reshape(-1)[pixel]
+    cameras = camera.to(new.device)[None]
+    points = reference_points(pixel, depth, cameras, torch.zeros_like(pixel), height, width)
+    return rank, pixel, points, depth
+
+
+def reference_points(
+    pixel: Tensor, depth: Tensor, cameras: Tensor, view: Tensor, height: int, width: int
+) -> Tensor:
+    """Return the points (N, 3) of pixels (N,) at depths (N,), seen by cameras[view], (V, 13)."""
+    c = [cameras[:, i][view] for i in range(13)]
     x = (pixel % width).to(torch.float32)
     y = torch.div(pixel, width, rounding_mode="floor").to(torch.float32)
-    focal = torch.full_like(x, c[12])  # divided by a number, torch multiplies by its inverse
-    right = torch.div(x + 0.5 - 0.5 * width, focal) * depth
-    up = torch.div((0.5 * height - 0.5) - y, focal) * depth
+    right = torch.div(x + 0.5 - 0.5 * width, c[12]) * depth
+    up = torch.div((0.5 * height - 0.5) - y, c[12]) * depth
     axes = [((right * c[i] + up * c[3 + i]) + depth * c[6 + i]) + c[9 + i] for i in range(3)]
-    return pixel, torch.stack(axes, 1), depth
+    return torch.stack(axes, 1)
 
 
-def _tile_order(height: int, width: int, device: torch.device) -> Tensor:
-    """All pixels, tile by tile."""
+def tile_order(height: int, width: int, device: torch.device) -> Tensor:
+    """Return all pixels, tile by tile."""
     y = torch.arange(height, device=device)[:, None].expand(height, width)
     x = torch.arange(width, device=device)[None].expand(height, width)
     tile = (y // TILE) * -(-width // TILE) + x // TILE

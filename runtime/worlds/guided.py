@@ -64,7 +64,7 @@ __all__ = ["GuidedState", "GuidedWorld", "free_path", "guided_spec", "load_guide
 _SNAPSHOT_VERSION = 1
 _damaged = partial(SnapshotError.damaged, _SNAPSHOT_VERSION)
 _STEP_M = 0.3  # what is lower than this does not stop a person
-_POINTS = 640_000  # of a memory, so that a saved session stays below the protocol's 16 MiB
+_POINTS = 1_200_000  # of a memory: a full turn; saved in 8 MB, and the protocol takes 16 MiB
 _MARGIN = 4  # blocks around new ones that are decoded too, because convolutions see them
 _SPECKS = 4  # a stray point or two are no wall
 
