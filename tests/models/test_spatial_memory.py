@@ -187,6 +187,17 @@ def test_restored_it_goes_on_exactly(backend: Backend) -> None:
     assert_same(memory.render(walked[-1][2], FOV), restored.render(walked[-1][2], FOV))
 
 
+def test_points_are_saved_in_few_bytes_and_in_any_mode() -> None:
+    with torch.inference_mode():
+        memory = SpatialMemory(CONFIG)
+        color, near, pose = next(frames(1))
+        memory.add(color, near, pose, FOV)
+    memory.add(*wall(2.0), pose, FOV)  # some points die
+    size = CONFIG.height * CONFIG.width
+    assert len(memory.save()) < 9.2 * len(memory) + 7 * size + 1000
+    assert not memory.render(pose, FOV).rgb.is_inference()
+
+
 def test_an_empty_memory_can_be_saved() -> None:
     restored = SpatialMemory.load(SpatialMemory(CONFIG).save())
     assert restored.config == CONFIG and len(restored) == 0

@@ -106,7 +106,7 @@ def test_a_saved_session_continues_exactly(world: GuidedWorld) -> None:
 
 def test_a_full_memory_fits_into_a_saved_session(world: GuidedWorld) -> None:
     points = start(world).memory.config.max_points
-    assert points * 24 + 320 * 512 * 7 + 20_000 < MAX_SAVED_SESSION
+    assert points * 9.2 + 320 * 512 * 7 + 20_000 < MAX_SAVED_SESSION
 
 
 def test_a_session_does_not_depend_on_others(world: GuidedWorld) -> None:
