@@ -58,7 +58,7 @@ __all__ = [
     "Welcome",
 ]
 
-Seed = Annotated[int, Meta(ge=0, le=2**53 - 1)]
+Seed = Count
 
 # --- client to server -------------------------------------------------------------------------
 
