@@ -127,8 +127,8 @@ class ControlLatch:
     """The newest snapshot of one session's controller, taken once per frame.
 
     A controller that is silent for 250 ms is released. Snapshots may come late or twice: an older
-    `seq` is ignored, unless the latch is silent. Then it is a client that began anew (a page that
-    was loaded again counts from 0), and its pointer counter begins anew with it.
+    `seq` is ignored, unless the latch is silent. Then it is a client that restarted (a page that
+    was loaded again counts from 0), and its pointer counter starts again with it.
     """
 
     def __init__(self, limits: TurnLimits, memory: ControlMemory | None = None) -> None:

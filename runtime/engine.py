@@ -119,7 +119,7 @@ class Engine:
         return []
 
     def _open(self, message: OpenSession, now_ms: float) -> list[WorkerMessage]:
-        self._forget(message.session)  # a gateway that opens a session again wants it anew
+        self._forget(message.session)  # a gateway that opens a session again wants a new one
         try:
             if len(self._sessions) >= self._seats:
                 raise NoFreeSeatError(self._seats)
@@ -142,13 +142,13 @@ class Engine:
     def _start(
         self, session: Session, message: RestartSession, now_ms: float
     ) -> list[WorkerMessage]:
-        """Begin anew in the same session. Theme and seed stay if not named: neither = reset."""
+        """Restart a session. Theme and seed stay if they are not named."""
         theme = message.theme if message.theme is not None else session.start.theme
         seed = message.seed if message.seed is not None else session.start.seed
         try:
             session.restart(WorldStart(theme, seed, _pixels(message.prompt_frames)), self._world)
         except Exception as error:
-            return [self._fail(session.id, "a session was started anew", error)]
+            return [self._fail(session.id, "a session was restarted", error)]
         return self._save(session, now_ms)
 
     # --- steps ------------------------------------------------------------------------------
@@ -224,7 +224,7 @@ class Engine:
     # --- reports ----------------------------------------------------------------------------
 
     def final_snapshots(self) -> list[WorkerMessage]:
-        """Where every session is: the last words of a worker that was told to stop."""
+        """Where every session is: sent by a worker that stops."""
         return [m for session in list(self._sessions.values()) for m in self._save(session, 0.0)]
 
     def _reports(self, now_ms: float) -> list[WorkerMessage]:
@@ -276,10 +276,10 @@ class Engine:
         self._sessions.pop(session, None)
 
 
-def _pixels(pictures: PromptFrames | None) -> torch.Tensor | None:
+def _pixels(prompt_frames: PromptFrames | None) -> torch.Tensor | None:
     """uint8 [T, 3, H, W]."""
-    if pictures is None:
+    if prompt_frames is None:
         return None
-    shape = (pictures.count, pictures.height, pictures.width, 3)
-    interleaved = np.frombuffer(pictures.rgb, np.uint8).reshape(shape)
+    shape = (prompt_frames.count, prompt_frames.height, prompt_frames.width, 3)
+    interleaved = np.frombuffer(prompt_frames.rgb, np.uint8).reshape(shape)
     return torch.from_numpy(interleaved.transpose(0, 3, 1, 2).copy())

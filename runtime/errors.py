@@ -6,9 +6,9 @@ WorldError
  +-- NoDeviceError          this machine has no such device             exit code 2
  +-- PromptError            a text that the world cannot take            exit code 2
  +-- ModeError              a decode mode that the world does not have  exit code 2
- +-- WeightsError           weights that the world cannot be read with  exit code 2
+ +-- WeightDtypeError       weights that the world cannot be read with  exit code 2
  +-- UnknownThemeError      the world has no such theme
- +-- BadPictureError        pictures that the world cannot begin with
+ +-- BadPromptFrameError    prompt frames that the world cannot start from
  +-- SnapshotError          snapshot bytes damaged, or of another world
  +-- NoFreeSeatError        every seat of this worker is taken
  +-- WorldFailedError       the world model itself raised
@@ -118,8 +118,8 @@ class BadPromptFrameError(WorldError):
     def none_taken(cls, world: str, count: int) -> Self:
         """For a world that is rendered, not generated."""
         return cls(
-            f"the world {world!r} cannot begin with a picture",
-            expected="no pictures",
+            f"the world {world!r} cannot start from a prompt frame",
+            expected="no prompt frames",
             got=f"{count}",
             remedy="leave them out, or play a generated world",
         )

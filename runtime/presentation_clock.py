@@ -1,4 +1,4 @@
-"""When the next step should start. No clock is read here: every call is told the time, in ms.
+"""When the next step should start. No clock is read here: every call gets the time, in ms.
 
 Frame k is due at `anchor + k * period`, so that rounding and jitter never add up. A step starts as
 late as it can and still meet its deadline (deadline - p99 of the step time - margin), because what
@@ -44,7 +44,7 @@ class PresentationClock:
         return self._anchor_ms + self._frames * self.period_ms
 
     def restart(self, now_ms: float) -> None:
-        """Begin anew (the first session opened, or the worker was idle): a frame is due at once."""
+        """Start again, after the worker was idle: a frame is due at once."""
         self._anchor_ms, self._frames = now_ms, 0
 
     def shift(self, ms: float) -> None:

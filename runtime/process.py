@@ -66,7 +66,7 @@ def die_with_parent(parent: int | None = None) -> None:
     parent = parent or os.getppid()
     if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL) != 0:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
-    if os.getppid() != parent:  # it died in between, so the kernel will not tell us any more
+    if os.getppid() != parent:  # it died in between, so the kernel does not signal us any more
         sys.exit(0)
 
 
@@ -159,7 +159,7 @@ class Respawner:
                 return max(code, 0)
             if self._replacing:
                 continue
-            # Told to end, or unable to begin: whoever started us knows what to make of it.
+            # Asked to end, or unable to begin: the parent process decides what follows.
             if code == 0 or (first and code > 0):
                 return code
             first = False
@@ -175,7 +175,7 @@ class Respawner:
         if self._child == 0:
             self._become_worker()
         self._tell(f"started (process {self._child})")
-        if self._stopping or self._replacing:  # a signal came before there was a child to tell
+        if self._stopping or self._replacing:  # a signal came before the child was there
             self._end_child()
         code = os.waitstatus_to_exitcode(os.waitpid(self._child, 0)[1])
         self._child = 0

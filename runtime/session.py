@@ -62,7 +62,7 @@ class FrameOutbox:
 
 @dataclass(slots=True)
 class Session:
-    """`frame` numbers the next frame; it goes on counting when the player starts anew."""
+    """`frame` numbers the next frame; it continues when the player restarts."""
 
     id: str
     start: WorldStart
@@ -80,14 +80,14 @@ class Session:
         self.frame += 1
 
     def restart(self, start: WorldStart, world: WorldModel[Any]) -> None:
-        """Begin anew elsewhere. Controls and frame numbers go on: it is the same player.
+        """Restart elsewhere. Controls and frame numbers continue: it is the same player.
 
         When the world refuses, the session is over: its old state goes first, since a full world
         has no room for both.
         """
         self.state = None
         self.state = world.open(start)
-        self.start = replace(start, pictures=None)  # megabytes that nobody asks for again
+        self.start = replace(start, prompt_frames=None)  # megabytes that nobody asks for again
         self.log.clear()
         self.box.clear()
 
@@ -98,7 +98,7 @@ class Session:
 
 def open_session(world: WorldModel[Any], session: str, start: WorldStart) -> Session:
     latch = ControlLatch(TurnLimits.at(world.spec.fps))
-    kept = replace(start, pictures=None)
+    kept = replace(start, prompt_frames=None)
     return Session(session, kept, world.open(start), latch, FrameOutbox(session))
 
 

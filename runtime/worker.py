@@ -1,9 +1,9 @@
 """The worker process: `python -m worldbridge.runtime '{"world": NAME, ...}'`.
 
 A thin shell around `Engine`: a socket, a clock, and the end of the process. The process that is
-started loads the world and forks the one that serves it (`respawn`). Exit codes: 0 told to
+started loads the world and forks the one that serves it (`respawn`). Exit codes: 0 asked to
 stop or left alone, 1 the world failed, 2 a wrong setting, or a prompt, a decode mode, weights or a
-way to make pictures that the world cannot take, 4 unknown world, 5 damaged weights. Errors are one
+detokenizer that the world cannot take, 4 unknown world, 5 damaged weights. Errors are one
 line of JSON {code, message, expected, got, remedy} on stderr.
 """
 
@@ -153,15 +153,15 @@ def warm_up(world: WorldModel[Any], seats: int) -> float:
     start = WorldStart(world.spec.themes[0], 0)
     try:
         states = [world.open(start) for _ in range(seats)]
-        pictures, times = world.spec.frames_per_latent, []
-        for _ in range(max(WARM_UP_STEPS, pictures)):
+        per_latent, times = world.spec.frames_per_latent, []
+        for _ in range(max(WARM_UP_STEPS, per_latent)):
             begun = now_ms()
             next_frames(world, states[:1], [Controls()])
             times.append(now_ms() - begun)
         if seats > 1:
             next_frames(world, states, [Controls()] * seats)
         # a latent is drawn in one of its steps, wherever in it one begins to count
-        return min(sum(times[i : i + pictures]) for i in range(len(times) - pictures + 1))
+        return min(sum(times[i : i + per_latent]) for i in range(len(times) - per_latent + 1))
     except WorldError:
         raise
     except Exception as error:
@@ -275,7 +275,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _text(config: WorkerConfig) -> torch.Tensor | None:
-    """What the world is told in words. Raises WorldError."""
+    """Return the embedded text that conditions the world. Raises WorldError."""
     prompt = Prompt(_path(config.prompt_embeddings), config.prompt, _path(config.t5))
     return None if prompt == Prompt() else read_prompt(config.world, prompt)
 

@@ -2,7 +2,7 @@
 
 On a CPU everything is done when `make` returns. On a GPU it runs on a stream of its own, beside the
 sampling of other latents, and is copied into pinned memory: `make` only starts it, and only
-`PendingFrames.pictures` waits, for an event behind the copy.
+`PendingFrames.frames` waits, for an event behind the copy.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ class SampledLatent:
 
 
 class PendingFrames(Protocol):
-    """Pictures under way. Both calls wait for them."""
+    """Frames under way. Both calls wait for them."""
 
-    def pictures(self) -> list[bytes]:
+    def frames(self) -> list[bytes]:
         """I420, oldest first."""
         ...
 
@@ -75,9 +75,9 @@ class Detokenizer(Protocol):
     def make(
         self, latents: Sequence[SampledLatent], stream: StreamState, newest: int
     ) -> tuple[PendingFrames, StreamState]:
-        """The `newest` pictures of these latents, which continue `stream`, and where it is then.
+        """The `newest` frames of these latents, which continue `stream`, and where it is then.
 
-        They are decoded one by one, as they were when they were new, so that pictures made again
+        They are decoded one by one, as they were when they were new, so that frames made again
         are the same ones.
         """
         ...
@@ -113,7 +113,7 @@ class _Made:
     took_ms: float
     newest: Tensor
 
-    def pictures(self) -> list[bytes]:
+    def frames(self) -> list[bytes]:
         return self.done
 
     def milliseconds(self) -> float:
@@ -163,7 +163,7 @@ class _Copying:
     newest: Tensor  # in pinned memory
     count: int
 
-    def pictures(self) -> list[bytes]:
+    def frames(self) -> list[bytes]:
         self.ended.synchronize()
         done = [plane.numpy().tobytes() for part in self.parts for plane in part]
         self.maker.give_back(self.parts)
@@ -180,7 +180,7 @@ class _Copying:
 
 
 class CudaDetokenizer:
-    """Of the tokenizer that `config` describes; `source` makes a latent's pictures."""
+    """Of the tokenizer that `config` describes; `source` makes a latent's frames."""
 
     def __init__(
         self,
@@ -204,7 +204,7 @@ class CudaDetokenizer:
     def hand_over(self, codes: Tensor) -> list[SampledLatent]:
         ready = torch.cuda.Event()
         ready.record(torch.cuda.current_stream(self._device))
-        codes.record_stream(self._stream)  # whoever drew them may let go of them before we are done
+        codes.record_stream(self._stream)  # the decoder may free them before they are decoded
         return [SampledLatent(latent, ready) for latent in codes]
 
     @torch.inference_mode()

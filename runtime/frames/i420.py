@@ -1,4 +1,4 @@
-"""RGB pictures to I420, the raw form in which frames leave the worker.
+"""RGB frames to I420, the raw form in which frames leave the worker.
 
 BT.601 limited range, which is what browsers assume for untagged standard-definition video. Chroma
 is the mean of each 2x2 block. Fixed point, so that every device gives the same bytes; in 32-bit
@@ -32,7 +32,7 @@ def unit_to_bytes(pixels: Tensor) -> Tensor:
 
 
 def i420_size(height: int, width: int) -> int:
-    """Bytes of one I420 picture: a full luma plane, two quarter chroma planes."""
+    """Bytes of one I420 frame: a full luma plane, two quarter chroma planes."""
     return height * width * 3 // 2
 
 

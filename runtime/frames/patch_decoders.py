@@ -1,6 +1,6 @@
 """Latents to I420 planes on a GPU, in PyTorch, compiled, or by TensorRT.
 
-Whatever makes the pictures remembers a stream in a `StreamState` of its own.
+Every patch decoder keeps a stream in a `StreamState` of its own.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class PatchDecoder(Protocol):
         ...
 
     def planes(self, codes: Tensor, stream: StreamState) -> tuple[Tensor, StreamState]:
-        """Pictures uint8 [T, I420 bytes] of the next latent [h, w], and the stream behind it."""
+        """Frames uint8 [T, I420 bytes] of the next latent [h, w], and the stream behind it."""
         ...
 
 
@@ -130,7 +130,7 @@ class CompiledPatchDecoder(_TokenizerPixels):
         """Compile all there is, which takes a minute or two at the first start on a machine."""
         codes, stream = torch.zeros(self._grid, dtype=torch.long, device=device), self.fresh()
         # what a first latent remembers may lie in memory in another order than later on
-        stages = "first pictures of a stream", "pictures behind them", "pictures from then on"
+        stages = "first frames of a stream", "frames behind them", "frames from then on"
         for number, what in enumerate(stages):
             progress(f"compiling the {what}", number / len(stages))
             _, stream = self.planes(codes, stream)

@@ -115,16 +115,18 @@ class ArWorld(WorldModel[ArState]):
     def open(self, start: WorldStart) -> ArState:
         """The world begins with what the rendered scene of that theme and seed looks like.
 
-        With pictures it begins with these, at the origin; one of them is a still that was looked at
-        for a while.
+        With prompt frames it begins with these, at the origin; a single one stands still for a
+        whole window.
         """
         if start.theme not in THEMES:
             raise UnknownThemeError(start.theme, THEMES)
         with torch.inference_mode():
-            if start.pictures is not None:
+            if start.prompt_frames is not None:
                 camera = CameraState(0.0, 0.0)
                 # A full window of one still holds it better than one frame: 0.2 dB, measured.
-                video = start_video(start.pictures, self.spec, self.tokenizer.config, self.window)
+                video = start_video(
+                    start.prompt_frames, self.spec, self.tokenizer.config, self.window
+                )
             else:
                 scene = soften(build_scene(start.theme, start.seed))
                 camera = spawn(scene, start.seed)
@@ -373,7 +375,7 @@ def load_directory(
     directory: Path, config: WorkerConfig, progress: Progress, context: Tensor | None = None
 ) -> ArWorld | CosmosWorld:
     """The world in a folder of `worldbridge train` or `convert`. Raises DamagedWeightsError."""
-    directory_spec(directory)  # what is wrong in a world.json is told before weights are read
+    directory_spec(directory)  # errors in world.json are reported before weights are read
     if _manifest(directory).get("kind") != "cosmos":
         return _load_trained(directory, config, progress)
     try:

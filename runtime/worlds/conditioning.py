@@ -1,4 +1,4 @@
-"""What worlds are told: actions, cameras, prompt frames, one text, and how much of their past."""
+"""What conditions a world: actions, cameras, prompt frames, one text, and its window of latents."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class Conditioning:
         return self.actions(torch.zeros(latents, len(ACTION_NAMES)))
 
     def start_poses(self, camera: CameraState, latents: int) -> Tensor | None:
-        """Of a start, which is one picture: its camera stands still."""
+        """Of a start, which is one frame: its camera stands still."""
         if not self._config.takes_camera:
             return None
         return pose_vector(Pose(*camera_pose(camera))).expand(latents, POSE_DIM)
@@ -172,7 +172,7 @@ class Alignment:
     """The rigid motion from a client's coordinates to the world's: p -> rotation p + shift.
 
     An engine has an origin and a north of its own. Its first camera is taken to be where the
-    stream's camera is at that moment; a client whose coordinates are the world's, which it is told
+    stream's camera is at that moment; a client whose coordinates are the world's, which it gets
     with every frame, is not moved at all.
     """
 
@@ -232,28 +232,30 @@ class Window:
 def window_of(manifest: dict[str, Any], config: TransformerConfig) -> Window:
     """From `window` in a world.json; without it all latents that the model was trained on, and half
     of them after a slide. Raises ValueError."""
-    told = manifest.get("window", {})
-    if not isinstance(told, dict) or set(told) - {"latents", "keep", "slide"}:
-        raise ValueError(f"expected a window of latents, keep and slide, got {told!r}")
-    latents = told.get("latents", config.latent_shape[0])
+    given = manifest.get("window", {})
+    if not isinstance(given, dict) or set(given) - {"latents", "keep", "slide"}:
+        raise ValueError(f"expected a window of latents, keep and slide, got {given!r}")
+    latents = given.get("latents", config.latent_shape[0])
     if not isinstance(latents, int):
         raise ValueError(f"expected a whole number of latents, got {latents!r}")
-    keep, slide = told.get("keep", max(1, latents // 2)), told.get("slide", "reprefill")
+    keep, slide = given.get("keep", max(1, latents // 2)), given.get("slide", "reprefill")
     if not isinstance(keep, int):
         raise ValueError(f"expected to keep a whole number of latents, got {keep!r}")
     DecodeOptions("sequential", latents, keep, slide).resolve(config)
     return Window(latents, keep, slide)
 
 
-def start_video(pictures: Tensor, spec: WorldSpec, config: TokenizerConfig, least: int) -> Tensor:
-    """`WorldStart.pictures` -> float32 [1, 3, T, height, width] in [-1, 1].
+def start_video(
+    prompt_frames: Tensor, spec: WorldSpec, config: TokenizerConfig, least: int
+) -> Tensor:
+    """`WorldStart.prompt_frames` -> float32 [1, 3, T, height, width] in [-1, 1].
 
     T is at least `least`, and a number of frames that makes whole latents; while there are fewer
-    pictures, the first one stands still. Raises BadPictureError.
+    prompt_frames, the first one stands still. Raises BadPromptFrameError.
     """
     try:
         fitted = fit_prompt_frames(
-            pictures,
+            prompt_frames,
             spec.height,
             spec.width,
             most=spec.max_prompt_frames,

@@ -40,14 +40,14 @@ _POLL_S = 0.0005
 class WorldStart:
     """Where a session begins: the theme's rendered scene, or prompt frames instead of it.
 
-    `pictures`: uint8 [T, 3 or 4, H, W], RGB or RGBA of any size, oldest first, at most
+    `prompt_frames`: uint8 [T, 3 or 4, H, W], RGB or RGBA of any size, oldest first, at most
     `spec.max_prompt_frames`; the world resizes them (`models/conditioning/prompt_frames.py`). Theme
     and seed still decide how the session continues.
     """
 
     theme: str
     seed: int
-    pictures: Tensor | None = field(default=None, compare=False, repr=False)
+    prompt_frames: Tensor | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -105,11 +105,11 @@ class CosmosWorld(WorldModel[CosmosState]):
     Args:
         capacity: places for sessions; `capacity` says how many there are, which on a GPU are no
             more than its memory holds beside the weights.
-        context: [m, context_dim], the text that the world is told, if it takes one.
+        context: [m, context_dim], the embedded text, if the world takes one.
         lead: begin a latent when this many frames are left (None: as measured).
-        progress: told what is compiled and recorded for a GPU.
+        progress: reports what is compiled and recorded for a GPU.
         weights: how the transformer's are read; with one byte each, other tokens are drawn.
-        pixels: how a GPU makes the pictures, see `runtime/config.py`.
+        pixels: how a GPU makes the frames, see `runtime/config.py`.
 
     Raises WeightsError for such weights where no kernels draw, and PixelsError for engines of
     another world.
@@ -142,17 +142,17 @@ class CosmosWorld(WorldModel[CosmosState]):
         if weights != "model":
             log.warning("%s weights: tokens differ from the model's own", weights)
         self.device = self.decoder.device
-        self.told = Conditioning(world.manifest, self.config, self.device, context)
+        self.conditioning = Conditioning(world.manifest, self.config, self.device, context)
         # The tokenizer's temporal attention reaches as far back as the transformer: bounded.
         window = self.decoder.max_latents
         self.maker = make_detokenizer(
             self.tokenizer, self.height, self.width, window, pixels, progress or silent
         )
-        self.works = GenerationPipeline(lambda: self.decoder, self.told, self.maker)
+        self.works = GenerationPipeline(lambda: self.decoder, self.conditioning, self.maker)
         self.tempo = LookaheadScheduler(1000 / self.spec.fps, self.spec.frames_per_latent)
         self._players = 1
-        self._prompt = fingerprint(self.told.context)
-        # With so many latents the waiting pictures can be made again as they were.
+        self._prompt = fingerprint(self.conditioning.context)
+        # With this many latents the waiting frames can be made again as they were.
         kept = decoder_receptive_field(self.tokenizer.config, window) + _WAITING
         self.expected = Expected(self.config, kept, self.spec.frames_per_latent)
 
@@ -160,23 +160,23 @@ class CosmosWorld(WorldModel[CosmosState]):
     def open(self, start: WorldStart) -> CosmosState:
         """The world begins with what the rendered scene of that theme and seed looks like.
 
-        With pictures it begins with the newest of these, at the origin, as the published models do:
+        With frames it begins with the newest of these, at the origin, as the published models do:
         one is the first latent, up to nine are two latents. Only the encoder works here; all else
         is done on the threads of the world.
         """
         if start.theme not in THEMES:
             raise UnknownThemeError(start.theme, THEMES)
-        if start.pictures is not None:
+        if start.prompt_frames is not None:
             camera = CameraState(0.0, 0.0)
-            video = start_video(start.pictures, self.spec, self.tokenizer.config, 1)
+            video = start_video(start.prompt_frames, self.spec, self.tokenizer.config, 1)
         else:
             scene = build_scene(start.theme, start.seed)
             camera = spawn(scene, start.seed)
-            picture = render(scene, camera, self.spec.height, self.spec.width)
-            video = to_unit(picture)[None, :, None]
+            frame = render(scene, camera, self.spec.height, self.spec.width)
+            video = to_unit(frame)[None, :, None]
         with self.maker.aside():
             codes = self.tokenizer.encode(video.to(self._dtype).to(self.device))[0].cpu()
-        poses = self.told.start_poses(camera, len(codes))
+        poses = self.conditioning.start_poses(camera, len(codes))
         tail = tuple(
             Latent(latent, pose=None if poses is None else poses[i])
             for i, latent in enumerate(codes)
@@ -231,13 +231,13 @@ class CosmosWorld(WorldModel[CosmosState]):
         state.view = ClientView(alignment, alignment.apply(camera))
 
     def save(self, state: CosmosState) -> bytes:
-        """The latents that the next picture depends on, and the controls of what is being made.
+        """The latents that the next frame depends on, and the controls of what is being made.
 
-        Latents whose pictures are not there are left out: they are drawn again, with the same
+        Latents whose frames are not there are left out: they are drawn again, with the same
         controls. 64 kB with DV8x16x16 at 320x512.
         """
         begun = [coming.order for coming in state.coming if coming.order is not None]
-        waiting = *(picture.pose for picture in state.pending), *state.unmade
+        waiting = *(frame.pose for frame in state.pending), *state.unmade
         return pack(
             Saved(
                 state.theme,
@@ -255,17 +255,17 @@ class CosmosWorld(WorldModel[CosmosState]):
         )
 
     def load(self, data: bytes) -> CosmosState:
-        """Goes on with the pictures that were not shown, then with the latents that were begun.
+        """Goes on with the frames that were not shown, then with the latents that were begun.
 
         Both are as they would have been, bit for bit where arithmetic is: the tokenizer sees again,
-        one by one, all latents that these pictures depend on. They answer no step's mark. A stream
-        that was told another text keeps its past and is told this world's from now on; the log
+        one by one, all latents that these frames depend on. They answer no submit's tag. A stream
+        that followed another text keeps its past and follows this world's from now on; the log
         says so.
         """
         saved = unpack(data, self.expected)
         if saved.prompt != self._prompt:
             log.warning(
-                "a session goes on under another prompt: its pictures so far followed the text "
+                "a session goes on under another prompt: its frames so far followed the text "
                 "%s, from now on they follow %s",
                 saved.prompt,
                 self._prompt,
@@ -350,14 +350,14 @@ class CosmosWorld(WorldModel[CosmosState]):
 
     def _coming(self, camera: CameraState, order: LatentRequest) -> InFlightLatent:
         actions = torch.tensor([order.action])
-        pose = self.told.poses([camera], [order.sent], actions)
+        pose = self.conditioning.poses([camera], [order.sent], actions)
         poses = []
         for _ in range(self.spec.frames_per_latent):
-            camera = self.told.moved(camera, order.action)
+            camera = self.conditioning.moved(camera, order.action)
             # a client's camera is known only as of each latent
             poses.append(Pose(*camera_pose(camera)) if order.sent is None else order.sent)
-        told = None if pose is None else pose[0]
-        coming = InFlightLatent(poses, camera, order, told, asked_ms=now_ms())
+        sent_pose = None if pose is None else pose[0]
+        coming = InFlightLatent(poses, camera, order, sent_pose, asked_ms=now_ms())
         coming.made.add_done_callback(self._made)
         return coming
 
@@ -388,7 +388,7 @@ class CosmosWorld(WorldModel[CosmosState]):
             state.latents, state.camera = state.latents + 1, coming.camera
             self._measure(coming, made)
         state.stream = made.stream
-        pairs = zip(made.pictures, coming.poses, strict=True)
+        pairs = zip(made.frames, coming.poses, strict=True)
         state.pending += [
             WorldFrame(i420, pose, made.t_tokens, made.t_pixels, mark) for i420, pose in pairs
         ]
@@ -401,7 +401,7 @@ class CosmosWorld(WorldModel[CosmosState]):
     # -- failures -------------------------------------------------------------------------------
 
     def _take_back(self, state: CosmosState) -> None:
-        """Forget what is coming, as if it had never been begun; make pictures again that must be.
+        """Forget what is coming, as if it had never been begun; make frames again that must be.
 
         The caller says what becomes of the orders.
         """
@@ -425,7 +425,7 @@ class CosmosWorld(WorldModel[CosmosState]):
         camera: CameraState,
         poses: tuple[Pose, ...],
     ) -> CosmosState:
-        """A state behind `tail` whose newest pictures, seen from `poses`, are still to be shown."""
+        """A state behind `tail` whose newest frames, seen from `poses`, are still to be shown."""
         stream = self.maker.fresh()
         work = StreamSlot(self._record(seed, latents, tail), stream)
         state = CosmosState(theme, seed, latents, tail, camera, work, stream, poses)
@@ -447,8 +447,8 @@ class CosmosWorld(WorldModel[CosmosState]):
             seed,
             latents,
             torch.stack([latent.codes for latent in window]),
-            self.told.context,
-            self.told.actions(actions),
+            self.conditioning.context,
+            self.conditioning.actions(actions),
             torch.stack(poses) if poses else None,
         )
 
@@ -482,11 +482,13 @@ def cosmos_spec(manifest: dict[str, Any]) -> WorldSpec:
         context_latents=latents,
         kind="autoregressive",
         conditionings=conditionings_of(config),
-        max_prompt_frames=_takes_pictures(latents, manifest["tokenizer"]["temporal_compression"]),
+        max_prompt_frames=_max_prompt_frames(
+            latents, manifest["tokenizer"]["temporal_compression"]
+        ),
     )
 
 
-def _takes_pictures(latents: int, temporal_compression: int) -> int:
+def _max_prompt_frames(latents: int, temporal_compression: int) -> int:
     """As many as leave room for the latent being drawn; two latents, as published, at most."""
     return min(MAX_PROMPT_FRAMES, 1 + temporal_compression * max(0, latents - 2))
 

@@ -106,9 +106,9 @@ class StreamSlot:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class DecodedLatent:
-    """Pictures, and what is known now that they are there. Times in ms; 0 for what was not done."""
+    """Frames, and what is known now that they are there. Times in ms; 0 for what was not done."""
 
-    pictures: list[bytes]
+    frames: list[bytes]
     codes: Tensor  # [h, w] on the CPU
     stream: StreamState
     t_tokens: float
@@ -120,7 +120,7 @@ class DecodedLatent:
 
 @dataclass(slots=True, eq=False)
 class InFlightLatent:
-    """Pictures that are being made, seen from `poses`.
+    """Frames that are being made, seen from `poses`.
 
     Those of a new latent have an `order`; the others are of latents that were drawn before.
     """
@@ -128,7 +128,7 @@ class InFlightLatent:
     poses: Sequence[Pose]
     camera: CameraState  # after the last one
     order: LatentRequest | None = None
-    pose: Tensor | None = None  # [8], what the model is told
+    pose: Tensor | None = None  # [8], the camera that conditions the model
     asked_ms: float = 0.0
     drawn: bool = False  # set by the drawing thread
     made: Future[DecodedLatent] = field(default_factory=Future)
@@ -138,7 +138,7 @@ class InFlightLatent:
 class CosmosState:
     """One stream.
 
-    `tail`: its newest latents, oldest first, as many as pictures depend on. `pending`: pictures
+    `tail`: its newest latents, oldest first, as many as frames depend on. `pending`: frames
     that were made and not shown. All that is still `coming` changes nothing of the stream until it
     is there as a whole, so that whatever fails can be done again. `owed`: a frame was submitted and
     not polled.
@@ -151,7 +151,7 @@ class CosmosState:
     camera: CameraState  # after the newest of them
     work: StreamSlot
     stream: StreamState  # the tokenizer's place behind the newest of them, if `unmade` is empty
-    unmade: tuple[Pose, ...] = ()  # pictures of `tail` that have to be made (again)
+    unmade: tuple[Pose, ...] = ()  # frames of `tail` that have to be made (again)
     pending: deque[WorldFrame] = field(default_factory=deque)
     coming: deque[InFlightLatent] = field(default_factory=deque)
     orders: deque[LatentRequest] = field(default_factory=deque)  # begun once, and to be begun again
@@ -167,7 +167,7 @@ class CosmosState:
 
     @property
     def left(self) -> int:
-        """Pictures that were promised and not shown."""
+        """Frames that were promised and not shown."""
         return len(self.pending) + sum(len(c.poses) for c in self.coming)
 
 
@@ -177,7 +177,7 @@ _ORDERS = 2  # one latent is drawn while another one is decoded
 
 @dataclass(frozen=True, slots=True)
 class Saved:
-    """A stream. `poses` are those of the pictures that were promised and not shown."""
+    """A stream. `poses` are those of the frames that were promised and not shown."""
 
     theme: str
     seed: int
@@ -188,19 +188,19 @@ class Saved:
     orders: tuple[LatentRequest, ...]
     heard: ActionAccumulator
     view: ClientView | None
-    prompt: str  # fingerprint of the text that the stream was told
+    prompt: str  # fingerprint of the text that the stream follows
 
 
 @dataclass(frozen=True, slots=True)
 class Expected:
     """What a world's snapshots look like.
 
-    `kept`: latents of a tail, unless the stream is younger; `pictures`: of a latent.
+    `kept`: latents of a tail, unless the stream is younger; `frames`: of a latent.
     """
 
     config: TransformerConfig
     kept: int
-    pictures: int
+    frames: int
 
 
 def fingerprint(context: Tensor | None) -> str:
@@ -322,8 +322,8 @@ def _check(saved: Saved, expected: Expected) -> None:
     largest = max(int(latent.codes.max()) for latent in saved.tail)
     if largest >= expected.config.vocab_size:
         raise ValueError(f"codes up to {largest}, the model has {expected.config.vocab_size}")
-    if len(saved.poses) > min(1 + expected.pictures * (count - 1), 3 * expected.pictures):
-        raise ValueError(f"{len(saved.poses)} pictures of {count} latents")
+    if len(saved.poses) > min(1 + expected.frames * (count - 1), 3 * expected.frames):
+        raise ValueError(f"{len(saved.poses)} frames of {count} latents")
     if len(saved.orders) > _ORDERS or not isinstance(saved.prompt, str):
         raise ValueError(f"{len(saved.orders)} latents begun, prompt {saved.prompt!r}")
 

@@ -111,22 +111,25 @@ class GuidedWorld(Synchronous[GuidedState]):
             raise UnknownThemeError(start.theme, PLAIN_THEMES)
         place, config = plain_place(start.theme, start.seed), self.config
         memory = SpatialMemory(MemoryConfig(config.height, config.width, _POINTS))
-        if start.pictures is None:
+        if start.prompt_frames is None:
             scene = build_plain_scene(place, start.seed)
             camera = spawn(scene, start.seed)
             color, nearness = render_rgbd(scene, camera, config.height, config.width)
         else:
             camera = CameraState(0.0, 0.0)
-            color = self._prompt_frame(start.pictures)
+            color = self._prompt_frame(start.prompt_frames)
             nearness = self._estimate(color, camera)
         pose = Pose(*camera_pose(camera))
         memory.add(color.permute(1, 2, 0), nearness, pose, pose.fov_y)
         return GuidedState(place, start.seed, pose, memory, self._nothing())
 
-    def _prompt_frame(self, pictures: Tensor) -> Tensor:
+    def _prompt_frame(self, prompt_frames: Tensor) -> Tensor:
         try:
             fitted = fit_prompt_frames(
-                pictures, self.config.height, self.config.width, most=self.spec.max_prompt_frames
+                prompt_frames,
+                self.config.height,
+                self.config.width,
+                most=self.spec.max_prompt_frames,
             )
         except PromptFrameError as error:
             raise BadPromptFrameError.of(error) from error

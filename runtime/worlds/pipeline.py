@@ -53,14 +53,14 @@ class _Drawn:
 class GenerationPipeline:
     """A stream that nobody holds any more is left out; its `InFlightLatent` never comes.
 
-    What a stage raises is told by `InFlightLatent.made`; threads go on for the other streams.
+    `InFlightLatent.made` raises what a stage raised; the threads go on for the other streams.
     """
 
     def __init__(
-        self, decoder: Callable[[], Decoder], told: Conditioning, maker: Detokenizer
+        self, decoder: Callable[[], Decoder], conditioning: Conditioning, maker: Detokenizer
     ) -> None:
         """`decoder`: the world's present one; its mode may be changed while nothing is drawn."""
-        self._decoder, self._told, self._maker = decoder, told, maker
+        self._decoder, self._conditioning, self._maker = decoder, conditioning, maker
         self._wanted: deque[tuple[weakref.ref[StreamSlot], InFlightLatent]] = deque()
         self._threads: tuple[ThreadPoolExecutor, ThreadPoolExecutor, ThreadPoolExecutor] | None
         self._threads = None
@@ -72,7 +72,7 @@ class GenerationPipeline:
             self._running()[0].submit(self._draw_wanted)
 
     def make(self, work: StreamSlot, coming: InFlightLatent, latents: Sequence[Latent]) -> None:
-        """Make the newest pictures of latents that were drawn before."""
+        """Make the newest frames of latents that were drawn before."""
         handed = [SampledLatent(latent.codes) for latent in latents]
         drawn = _Drawn(now_ms(), 0.0, 1)
         self._running()[1].submit(self._make, weakref.ref(work), coming, handed, drawn)
@@ -104,18 +104,18 @@ class GenerationPipeline:
             work = reference()
             if work is not None and work.error is None:
                 jobs.append((work, coming))
-            elif work is not None:  # the latent before this one has no pictures
+            elif work is not None:  # the latent before this one has no frames
                 coming.made.set_exception(work.error)
         if jobs and not self._drew(jobs) and len(jobs) > 1:
             for job in jobs:  # the one at fault fails again, the others do not
                 self._drew([job])
 
     def _drew(self, jobs: list[_Job]) -> bool:
-        """Whether it could be done. If not, a lone job is told why."""
+        """Whether it could be done. If not, the future of a lone job gets the error."""
         begun = now_ms()
         try:
             codes, records = self._decode(jobs)
-        except Exception as error:  # the boundary of a thread: whoever asked gets to know it
+        except Exception as error:  # the boundary of a thread: the caller gets the error
             _let_go(error)
             for work, _ in jobs:
                 work.session = None  # half drawn; it is rebuilt from its record
@@ -139,7 +139,7 @@ class GenerationPipeline:
         actions = torch.tensor([order.action for order in orders if order is not None])
         poses = [coming.pose for _, coming in jobs if coming.pose is not None]
         codes: Tensor = decoder.decode(
-            sessions, self._told.actions(actions), torch.stack(poses) if poses else None
+            sessions, self._conditioning.actions(actions), torch.stack(poses) if poses else None
         )
         return self._maker.hand_over(codes), [decoder.snapshot(s) for s in sessions]
 
@@ -184,11 +184,11 @@ def _finish(
     stream: StreamState,
     drawn: _Drawn,
 ) -> None:
-    """Waits for the pictures."""
+    """Waits for the frames."""
     try:
-        pictures = making.pictures()
+        frames = making.frames()
         made = DecodedLatent(
-            pictures,
+            frames,
             making.codes(),
             stream,
             drawn.t_tokens,
@@ -204,7 +204,7 @@ def _finish(
 
 
 def _spoil(reference: weakref.ref[StreamSlot], coming: InFlightLatent, error: Exception) -> None:
-    """The stream has no pictures from here on; whoever asked gets to know it."""
+    """Give the error to the caller; the stream has no frames from here on."""
     _let_go(error)
     work = reference()
     if work is not None:
@@ -228,12 +228,12 @@ class LookaheadScheduler:
     """Measured on what was made; before the first measurement everything is begun early.
 
     Args:
-        frame_ms: a picture's time at the world's frame rate.
-        pictures: of one latent.
+        frame_ms: a frame's time at the world's frame rate.
+        frames: of one latent.
     """
 
-    def __init__(self, frame_ms: float, pictures: int) -> None:
-        self._frame_ms, self._pictures = frame_ms, pictures
+    def __init__(self, frame_ms: float, frames: int) -> None:
+        self._frame_ms, self._frames = frame_ms, frames
         self._drawing = RollingPercentiles(_NEWEST)
         self._pixels = RollingPercentiles(_NEWEST)
         self._ready = RollingPercentiles(_NEWEST)
@@ -241,31 +241,31 @@ class LookaheadScheduler:
     @property
     def most(self) -> int:
         """The largest measured lead: one latent is drawn while another one is decoded."""
-        return 2 * self._pictures
+        return 2 * self._frames
 
     def drew(self, ms: float, together: int) -> None:
         """A latent was drawn, together with others: `together` of them took `ms`."""
         self._drawing.add(ms / together)
 
     def decoded(self, ms: float) -> None:
-        """A latent's pictures took `ms`, without the time they waited for others."""
+        """A latent's frames took `ms`, without the time they waited for others."""
         self._pixels.add(ms)
 
     def came(self, ms: float) -> None:
-        """A latent's pictures were ready `ms` after its controls were read."""
+        """A latent's frames were ready `ms` after its controls were read."""
         self._ready.add(ms)
 
     def period_ms(self, players: int) -> float:
-        """How far apart pictures are: as the frame rate says, or as fast as this machine is.
+        """How far apart frames are: as the frame rate says, or as fast as this machine is.
 
         Drawing and decoding are done side by side, so the slower of them counts, for all players.
         """
         drawing, pixels = self._drawing.percentile(50), self._pixels.percentile(50)
         slower = max(drawing or 0.0, pixels or 0.0) * max(players, 1)
-        return max(self._frame_ms, _MARGIN * slower / self._pictures)
+        return max(self._frame_ms, _MARGIN * slower / self._frames)
 
     def lead(self, players: int) -> int:
-        """Begin the next latent when at most this many pictures are left, before one is shown."""
+        """Begin the next latent when at most this many frames are left, before one is shown."""
         slow = self._ready.percentile(_SLOW)
         if slow is None:
             return self.most

@@ -84,8 +84,8 @@ class ProceduralWorld(Synchronous[ProceduralState]):
             self._scene(theme, 0)
 
     def open(self, start: WorldStart) -> ProceduralState:
-        if start.pictures is not None:
-            raise BadPromptFrameError.none_taken(self.spec.name, len(start.pictures))
+        if start.prompt_frames is not None:
+            raise BadPromptFrameError.none_taken(self.spec.name, len(start.prompt_frames))
         scene = self._scene(start.theme, start.seed)
         return ProceduralState(scene, spawn(scene, start.seed))
 

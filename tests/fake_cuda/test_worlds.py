@@ -81,7 +81,7 @@ def test_what_the_picture_streams_wait_for_is_needed(
 ) -> None:
     """So the test above could fail."""
     if what == "wait for the copy":
-        monkeypatch.setattr(device_pictures._Copying, "pictures", _unread)
+        monkeypatch.setattr(device_pictures._Copying, "frames", _unread)
     else:
         monkeypatch.setattr(
             "tests.support.fake_cuda.streams.Stream.wait_event", lambda stream, event: None

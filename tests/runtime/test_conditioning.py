@@ -127,7 +127,7 @@ def test_a_world_says_what_it_takes(
 def test_an_action_layout_in_its_description() -> None:
     world = make_world(ACTIONS, actions=[None, ["yaw", -2], *[None] * 5])
     assert [control.name for control in world.spec.action_schema] == ["yaw"]
-    vectors = world.told.actions(torch.tensor([[1.0, 1.0, 0.25, 1.0]]))
+    vectors = world.conditioning.actions(torch.tensor([[1.0, 1.0, 0.25, 1.0]]))
     assert vectors is not None and vectors.tolist() == [[0, -0.5, 0, 0, 0, 0, 0]]
     state = world.open(START)
     turned, other = torch.tensor([[0.0, 0.0, 1.0, 0.0]]), torch.tensor([[1.0, 1.0, 0.0, 1.0]])

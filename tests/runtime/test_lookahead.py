@@ -612,8 +612,8 @@ def test_pictures_of_patches_are_those_of_pixels() -> None:
         patches, stream = world.tokenizer.decode_step_patches(latent[None, None], stream)
         planes.append(reference_patches_to_i420(patches, first)[0])
     found = torch.cat(planes).int()
-    pixels = [torch.frombuffer(bytearray(x), dtype=torch.uint8) for x in making.pictures()]
+    pixels = [torch.frombuffer(bytearray(x), dtype=torch.uint8) for x in making.frames()]
     assert found.shape[0] == 17
     assert int((found - torch.stack(pixels).int()).abs().max()) <= 1
     newest, _ = world.maker.make([SampledLatent(x) for x in latents], world.maker.fresh(), 3)
-    assert newest.pictures() == making.pictures()[-3:]
+    assert newest.frames() == making.frames()[-3:]

@@ -135,7 +135,7 @@ class TestEngine:
         opened = world.open
 
         def record(start: WorldStart) -> object:
-            seen.append(start.pictures)
+            seen.append(start.prompt_frames)
             return opened(start)
 
         monkeypatch.setattr(world, "open", record)
@@ -147,7 +147,7 @@ class TestEngine:
         assert torch.equal(seen[0], pictures) and seen[1] is None
         assert torch.equal(seen[2], pictures[:1])
         assert engine._sessions["a"].start == WorldStart("plain", 5)
-        assert engine._sessions["a"].start.pictures is None, "megabytes for nothing"
+        assert engine._sessions["a"].start.prompt_frames is None, "megabytes for nothing"
 
     def test_what_the_world_refuses_is_told_by_its_code(self) -> None:
         world = ProceduralWorld()
