@@ -11,7 +11,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from worldbridge.bridge.protocol import ControllerState, ControlSpec, Pose
-from worldbridge.models.procedural.actions import FRAMES_PER_SECOND, MAX_PITCH_DEG, MAX_YAW_DEG
+from worldbridge.models.procedural.actions import (
+    ACTION_NAMES,
+    FRAMES_PER_SECOND,
+    MAX_PITCH_DEG,
+    MAX_YAW_DEG,
+)
 
 __all__ = [
     "NEUTRAL",
@@ -24,8 +29,8 @@ __all__ = [
     "held_action",
 ]
 
-Action = tuple[float, float, float, float]
-NEUTRAL: Action = (0.0, 0.0, 0.0, 0.0)
+Action = tuple[float, ...]  # in the order of ACTION_NAMES
+NEUTRAL: Action = (0.0,) * len(ACTION_NAMES)
 
 DEAD_ZONE = 0.12
 POINTER_DEG_PER_PIXEL = 0.12
@@ -156,12 +161,11 @@ class ControlLatch:
         if snapshot is None or self._silent(now_ms):
             self.memory = replace(self.memory, turn_deg=(0.0, 0.0))
             return LatchedControls()
-        strafe, forward, yaw, pitch = held_action(snapshot)
+        strafe, forward, yaw, pitch, *others = held_action(snapshot)
         pointer_yaw, pointer_pitch = self._turn(snapshot.pointer)
-        action = strafe, forward, yaw + pointer_yaw, pitch + pointer_pitch
-        clamped = tuple(_clamp(value) for value in action)
+        action = strafe, forward, yaw + pointer_yaw, pitch + pointer_pitch, *others
         return LatchedControls(
-            (clamped[0], clamped[1], clamped[2], clamped[3]),
+            tuple(_clamp(value) for value in action),
             snapshot.sequence,
             snapshot.time,
             self._t_input,

@@ -12,7 +12,7 @@ from typing import Any, cast
 import msgpack
 
 from worldbridge.bridge.protocol import FrameHeader, Pose, RawFrame
-from worldbridge.runtime.controls import Action, ControlLatch, ControlMemory, TurnLimits
+from worldbridge.runtime.controls import NEUTRAL, Action, ControlLatch, ControlMemory, TurnLimits
 from worldbridge.runtime.errors import SnapshotError
 from worldbridge.runtime.worlds.contract import WorldModel, WorldStart
 
@@ -21,7 +21,7 @@ __all__ = ["FrameOutbox", "Session", "open_session", "pack_session", "restore_se
 SNAPSHOT_VERSION = 1
 FRAMES_IN_FLIGHT = 2
 INPUT_LOG_FRAMES = 256
-_ACTION = struct.Struct("<4f")
+_ACTION = struct.Struct(f"<{len(NEUTRAL)}f")
 
 
 class FrameOutbox:

@@ -64,13 +64,12 @@ class ActionAccumulator:
     count: int = 0
 
     def plus(self, action: Sequence[float]) -> ActionAccumulator:
-        a, b, c, d = (x + float(y) for x, y in zip(self.total, action, strict=True))
-        return ActionAccumulator((a, b, c, d), self.count + 1)
+        total = tuple(x + float(y) for x, y in zip(self.total, action, strict=True))
+        return ActionAccumulator(total, self.count + 1)
 
     def mean(self) -> Action:
         """In float32, as models and snapshots have it."""
-        a, b, c, d = (float(np.float32(x / max(self.count, 1))) for x in self.total)
-        return a, b, c, d
+        return tuple(float(np.float32(x / max(self.count, 1))) for x in self.total)
 
 
 @dataclass(frozen=True, slots=True)
@@ -355,17 +354,18 @@ def _finite(values: Sequence[float], count: int) -> list[float]:
 
 
 def _action(values: Sequence[float], limit: float | None = 1.0) -> Action:
-    a, b, c, d = numbers = _finite(values, 4)
+    numbers = _finite(values, len(NEUTRAL))
     if limit is not None and max(map(abs, numbers)) > limit:
         raise ValueError(f"expected an action in [-{limit}, {limit}], got {values}")
-    return a, b, c, d
+    return tuple(numbers)
 
 
 def _order(values: Sequence[float]) -> LatentRequest:
-    if len(values) == 4:
-        return LatentRequest(_action(values))
-    check_poses(torch.tensor([values[4:]], dtype=torch.float64), 1)
-    return LatentRequest(_action(values[:4]), pose_of(values[4:]))
+    action, pose = values[: len(NEUTRAL)], values[len(NEUTRAL) :]
+    if not pose:
+        return LatentRequest(_action(action))
+    check_poses(torch.tensor([pose], dtype=torch.float64), 1)
+    return LatentRequest(_action(action), pose_of(pose))
 
 
 def _view(values: Sequence[float]) -> ClientView:
