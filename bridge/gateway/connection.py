@@ -16,6 +16,7 @@ from worldbridge.bridge.protocol import (
     Buffer,
     Bye,
     ClientMessage,
+    ErrorCode,
     Hello,
     Input,
     Offer,
@@ -24,14 +25,6 @@ from worldbridge.bridge.protocol import (
     Role,
     Start,
     decode_client,
-)
-from worldbridge.bridge.protocol.errors import (
-    BAD_MESSAGE,
-    BAD_PROMPT_FRAME,
-    INVALID_INPUT,
-    MESSAGE_TOO_LARGE,
-    NOT_GREETED,
-    SESSION_EXPIRED,
 )
 
 HELLO_MS: Final = 5_000.0
@@ -67,7 +60,7 @@ class Connection:
         self._count(now_ms)
         if self.phase is Phase.GREETING and len(data) > MAX_HELLO:
             raise ProtocolError(
-                MESSAGE_TOO_LARGE,
+                "message_too_large",
                 "the first message is too large",
                 f"a hello of at most {MAX_HELLO} bytes",
                 f"{len(data)} bytes",
@@ -84,14 +77,14 @@ class Connection:
                 f"a message of type {_type(message)} before welcome",
                 "only ping, stats or bye before welcome",
                 "Wait for welcome.",
-                NOT_GREETED,
+                "not_greeted",
             )
         elif self.role == "spectator" and isinstance(message, Input | Start | PromptFramePart):
             raise _out_of_order(
                 f"a message of type {_type(message)} from a spectator",
                 "no input, prompt frames or start from spectators",
                 "Say hello with the role `player` to play.",
-                INVALID_INPUT,
+                "invalid_input",
             )
         if isinstance(message, Bye):
             self.phase = Phase.CLOSED
@@ -102,7 +95,7 @@ class Connection:
         self._second = (began, count + 1) if now_ms - began < 1000.0 else (now_ms, 1)
         if self._second[1] > MAX_MESSAGES:
             raise ProtocolError(
-                BAD_MESSAGE,
+                "bad_message",
                 "too many messages",
                 f"at most {MAX_MESSAGES} per second",
                 "more",
@@ -115,7 +108,7 @@ class Connection:
                 f"a message of type {_type(message)}",
                 "a message of type hello first",
                 "Send hello, wait for welcome, then continue.",
-                NOT_GREETED,
+                "not_greeted",
             )
         self.role = message.role
         self.phase = Phase.WAITING
@@ -138,7 +131,7 @@ class Connection:
             return None
         if self.phase is Phase.GREETING and now_ms - self._began_ms > self._hello_ms:
             return BridgeError(
-                NOT_GREETED,
+                "not_greeted",
                 "no hello arrived",
                 f"a hello within {self._hello_ms / 1000:g} s of connecting",
                 "silence",
@@ -146,7 +139,7 @@ class Connection:
             )
         if self.phase is not Phase.CLOSED and now_ms - self._heard_ms > self._silence_ms:
             return BridgeError(
-                SESSION_EXPIRED,
+                "session_expired",
                 "the client went silent",
                 f"a message at least every {self._silence_ms / 1000:g} s",
                 f"nothing for {(now_ms - self._heard_ms) / 1000:.1f} s",
@@ -159,7 +152,9 @@ def _type(message: ClientMessage) -> str:
     return str(message.__struct_config__.tag)
 
 
-def _out_of_order(got: str, expected: str, remedy: str, code: str = BAD_MESSAGE) -> ProtocolError:
+def _out_of_order(
+    got: str, expected: str, remedy: str, code: ErrorCode = "bad_message"
+) -> ProtocolError:
     return ProtocolError(code, "this message cannot be sent now", expected, got, remedy)
 
 
@@ -209,7 +204,9 @@ class PromptUpload:
     def _fail(self, message: str, expected: str, got: str) -> None:
         self._files = []
         remedy = "Send every file whole, in parts and in order, then start."
-        self._error = BridgeError(BAD_PROMPT_FRAME, message, expected, got, remedy, "prompt_frame")
+        self._error = BridgeError(
+            "bad_prompt_frame", message, expected, got, remedy, "prompt_frame"
+        )
 
     def take(self, count: int) -> tuple[bytes, ...]:
         """Return `count` files and forget them. Raises BridgeError bad_prompt_frame."""

@@ -43,15 +43,6 @@ from worldbridge.bridge.protocol import (
     Welcome,
     WorldSpec,
 )
-from worldbridge.bridge.protocol.errors import (
-    BAD_MESSAGE,
-    INTERNAL,
-    NO_FREE_SEAT,
-    SESSION_EXPIRED,
-    UNAUTHORIZED,
-    UNSUPPORTED,
-    WORKER_LOST,
-)
 from worldbridge.bridge.transports.webrtc import RtcCallbacks, RtcConnection, choose_codec
 from worldbridge.clock import now_ms
 
@@ -131,7 +122,7 @@ class Gateway:
     def _give_up(self) -> None:
         seconds = self._config.worker_grace_s
         error = BridgeError(
-            WORKER_LOST,
+            "worker_lost",
             "the world stopped and did not return",
             f"a worker again within {seconds:g} s",
             "none",
@@ -156,7 +147,7 @@ class Gateway:
         self._peers.add(peer)
         if len(self._peers) > config.max_clients:
             most, got = f"at most {config.max_clients} connections", f"{len(self._peers)}"
-            error = BridgeError(NO_FREE_SEAT, "the server is full", most, got, "Try again later.")
+            error = BridgeError("no_free_seat", "the server is full", most, got, "Try again later.")
             self.fail(peer, error)
         return peer
 
@@ -187,7 +178,7 @@ class Gateway:
         except Exception:  # our bug must end this client's connection, not the server
             log.exception("a message of a client was not handled")
             text = "the server failed on this message"
-            self.fail(peer, BridgeError(INTERNAL, text, "", "", "Connect again."))
+            self.fail(peer, BridgeError("internal", text, "", "", "Connect again."))
 
     def fail(self, peer: Peer, error: BridgeError, fatal: bool = True) -> None:
         """Send a client what is wrong; if that is fatal, close its connection."""
@@ -225,7 +216,7 @@ class Gateway:
         if not self._knows(hello.token):
             got = "none" if hello.token is None else "another one"
             raise BridgeError(
-                UNAUTHORIZED, "this server requires a token", "its token", got, "Ask its owner."
+                "unauthorized", "this server requires a token", "its token", got, "Ask its owner."
             )
         peer.greeted = True
         self.metrics.clients.labels(hello.role).inc()
@@ -263,7 +254,7 @@ class Gateway:
         session = self.worlds.sessions.get(hello.session)
         if session is None:
             raise BridgeError(
-                SESSION_EXPIRED,
+                "session_expired",
                 "there is no such session to watch",
                 "a session of this server",
                 repr(hello.session),
@@ -291,7 +282,7 @@ class Gateway:
         """Return the session of a resume token, closing the connection that owns it."""
         session = self.worlds.resume(token)
         error = BridgeError(
-            SESSION_EXPIRED,
+            "session_expired",
             "another connection took this session over",
             "one connection per player",
             "a second hello with the resume token",
@@ -377,7 +368,7 @@ class Gateway:
         peer.offers += 1
         if peer.offers > MAX_OFFERS:
             most, got = f"at most {MAX_OFFERS}", f"{peer.offers}"
-            raise BridgeError(BAD_MESSAGE, "too many offers", most, got, "Connect again.")
+            raise BridgeError("bad_message", "too many offers", most, got, "Connect again.")
         self._tasks.spawn(self._negotiate(peer, message.sdp))
 
     async def _negotiate(self, peer: Peer, sdp: str) -> None:
@@ -474,7 +465,7 @@ def _check_frame(hello: Hello, world: WorldSpec) -> None:
     width, height = hello.max_frame
     if world.width > width or world.height > height:
         raise BridgeError(
-            UNSUPPORTED,
+            "unsupported",
             "the world's frames are larger than the client takes",
             f"a world of at most {width}x{height} pixels",
             f"{world.width}x{world.height}",

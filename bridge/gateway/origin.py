@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 from worldbridge.bridge.protocol import BridgeError
-from worldbridge.bridge.protocol.errors import FORBIDDEN_ORIGIN
 
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 _WILDCARDS = frozenset({"0.0.0.0", "::"})
@@ -37,7 +36,7 @@ class OriginGuard:
         name = _host_name(host or "")
         if not self._is_ours(name):
             raise BridgeError(
-                FORBIDDEN_ORIGIN,
+                "forbidden_origin",
                 "this server is not known by that name",
                 "a Host header of " + ", ".join(sorted(self._names)),
                 repr(host)[:120],
@@ -48,7 +47,7 @@ class OriginGuard:
         if _split(origin) == (host or "").lower():
             return
         raise BridgeError(
-            FORBIDDEN_ORIGIN,
+            "forbidden_origin",
             "pages of that origin may not connect",
             "a page of this server, or of an allowed origin",
             repr(origin)[:120],

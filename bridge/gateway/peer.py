@@ -25,7 +25,6 @@ from worldbridge.bridge.protocol import (
     Transport,
     encode,
 )
-from worldbridge.bridge.protocol.errors import CLIENT_TOO_SLOW, UNSUPPORTED
 from worldbridge.bridge.transports.webrtc import RtcConnection
 from worldbridge.clock import now_ms
 
@@ -136,7 +135,7 @@ class Peer:
                     self.codecs = hello.codecs
                     return codec
         raise BridgeError(
-            UNSUPPORTED,
+            "unsupported",
             "client and server have no way to send frames in common",
             "webrtc with h264 or vp8, or websocket with jpeg",
             f"{', '.join(hello.transports)} with {', '.join(hello.codecs)}"[:200],
@@ -232,7 +231,7 @@ class Peer:
 
 def too_slow(got: str) -> BridgeError:
     return BridgeError(
-        CLIENT_TOO_SLOW,
+        "client_too_slow",
         "the client does not keep up",
         "a client that reads what it receives",
         got,

@@ -17,7 +17,6 @@ from worldbridge.bridge.protocol import (
     PromptFrames,
     Seats,
 )
-from worldbridge.bridge.protocol.errors import NO_FREE_SEAT, SESSION_EXPIRED
 
 __all__ = ["PlayerSession", "SeatAllocator", "SequenceRebaser", "SessionStore"]
 
@@ -41,7 +40,7 @@ class SeatAllocator:
         used = len(self._held)
         if used >= self.total:
             raise BridgeError(
-                NO_FREE_SEAT,
+                "no_free_seat",
                 "every seat is taken",
                 f"fewer than {self.total} players",
                 f"{used} players",
@@ -166,7 +165,7 @@ class SessionStore:
         session = self._by_resume.get(token)
         if session is None:
             raise BridgeError(
-                SESSION_EXPIRED,
+                "session_expired",
                 "there is no session to resume",
                 "a resume token of a session that was left less than 30 s ago",
                 "an unknown or expired token",

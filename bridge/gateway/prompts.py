@@ -26,7 +26,6 @@ from worldbridge.bridge.protocol import (
     PromptFrames,
     WorldSpec,
 )
-from worldbridge.bridge.protocol.errors import BAD_PROMPT_FRAME
 
 __all__ = [
     "MAX_ASPECT",
@@ -216,7 +215,7 @@ def _unreadable(name: str, error: Exception) -> BridgeError:
 
 
 def _bad(message: str, expected: str, got: str, remedy: str) -> BridgeError:
-    return BridgeError(BAD_PROMPT_FRAME, message, expected, got, remedy)
+    return BridgeError("bad_prompt_frame", message, expected, got, remedy)
 
 
 class PromptDecoder:

@@ -40,12 +40,6 @@ from worldbridge.bridge.protocol import (
     WorldSpec,
     i420_bytes,
 )
-from worldbridge.bridge.protocol.errors import (
-    BAD_PROMPT_FRAME,
-    UNKNOWN_THEME,
-    UNKNOWN_WORLD,
-    UNSUPPORTED,
-)
 from worldbridge.clock import now_ms
 
 log = logging.getLogger(__name__)
@@ -138,7 +132,7 @@ class SessionManager:
         assert self.world is not None
         if name not in (None, self.world.name):
             raise BridgeError(
-                UNKNOWN_WORLD,
+                "unknown_world",
                 "this server has another world",
                 repr(self.world.name),
                 repr(name),
@@ -152,7 +146,7 @@ class SessionManager:
         assert self.world is not None
         if message.theme is not None and message.theme not in self.world.themes:
             raise BridgeError(
-                UNKNOWN_THEME,
+                "unknown_theme",
                 "this world has no such theme",
                 "one of " + ", ".join(self.world.themes),
                 repr(message.theme),
@@ -161,7 +155,7 @@ class SessionManager:
             )
         if message.prompt is not None:
             raise BridgeError(
-                UNSUPPORTED,
+                "unsupported",
                 "this world takes no text for a session",
                 "no `prompt`",
                 repr(message.prompt)[:80],
@@ -175,7 +169,7 @@ class SessionManager:
         if count > most:
             rendered = "none: it is rendered, not generated"
             raise BridgeError(
-                BAD_PROMPT_FRAME,
+                "bad_prompt_frame",
                 f"the world {world.name!r} cannot start from {count} prompt frames",
                 f"at most {most}" if most else rendered,
                 f"{count}",

@@ -10,7 +10,6 @@ from worldbridge.bridge.gateway.players import PlayerSession
 from worldbridge.bridge.gateway.prompts import PromptDecoder
 from worldbridge.bridge.gateway.sessions import SessionManager, TaskSet
 from worldbridge.bridge.protocol import BridgeError, PromptFrames, Start, Status
-from worldbridge.bridge.protocol.errors import INTERNAL
 
 log = logging.getLogger(__name__)
 
@@ -101,10 +100,10 @@ class Starter:
         except Exception:  # our bug must end this client's connection, not the server
             log.exception("the prompt frames of a client were not handled")
             text = "the server failed on these prompt frames"
-            error = BridgeError(INTERNAL, text, "", "", "Connect again.")
+            error = BridgeError("internal", text, "", "", "Connect again.")
         peer.starting = None
         if error is not None:
-            self._observer.fail(peer, error, fatal=error.code == INTERNAL)
+            self._observer.fail(peer, error, fatal=error.code == "internal")
         self._observer.notify(session)
 
     async def _decode(self, files: tuple[bytes, ...]) -> PromptFrames:

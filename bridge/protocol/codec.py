@@ -15,15 +15,7 @@ import msgspec
 from msgspec import inspect
 
 from worldbridge.bridge.protocol.client import ClientMessage, Hello, ServerMessage
-from worldbridge.bridge.protocol.errors import (
-    BAD_MESSAGE,
-    BAD_PROMPT_FRAME,
-    INVALID_INPUT,
-    MESSAGE_TOO_LARGE,
-    UNKNOWN_TYPE,
-    VERSION_MISMATCH,
-    ProtocolError,
-)
+from worldbridge.bridge.protocol.errors import ErrorCode, ProtocolError
 from worldbridge.bridge.protocol.types import (
     MAX_CLIENT_MESSAGE,
     MAX_HELLO,
@@ -59,7 +51,10 @@ CLIENT_LIMITS: Final[Mapping[str, int]] = {
     "input": MAX_INPUT,
     "prompt_frame": MAX_PART_MESSAGE,
 }
-_CODES: Final[Mapping[str, str]] = {"input": INVALID_INPUT, "prompt_frame": BAD_PROMPT_FRAME}
+_CODES: Final[Mapping[str, ErrorCode]] = {
+    "input": "invalid_input",
+    "prompt_frame": "bad_prompt_frame",
+}
 _MAX_SHOWN: Final = 80
 
 Message = TypeVar("Message")
@@ -115,7 +110,7 @@ class _Reader:
         limit = self._limits.get(name, self._most)
         if len(data) > limit:
             raise ProtocolError(
-                MESSAGE_TOO_LARGE,
+                "message_too_large",
                 "the message is too large",
                 f"at most {limit} bytes" + (f" for {name}" if name in self._limits else ""),
                 f"{len(data)} bytes",
@@ -130,7 +125,7 @@ class _Reader:
         struct = self._structs.get(name) if isinstance(name, str) else None
         if isinstance(root, dict) and struct is None:
             return ProtocolError(
-                UNKNOWN_TYPE,
+                "unknown_type",
                 "the message has an unknown type",
                 "one of " + ", ".join(sorted(self._structs)),
                 _show(name),
@@ -151,7 +146,7 @@ class _Reader:
             expected = _choices(struct, steps)
         path = f"{name}{''.join(steps)}"
         return ProtocolError(
-            _CODES.get(str(name), BAD_MESSAGE),
+            _CODES.get(str(name), "bad_message"),
             f"the field `{path}` is not valid",
             expected,
             got,
@@ -211,7 +206,7 @@ def decode_worker(data: Buffer, payload: Buffer | None = None) -> WorkerMessage:
 def wrong_version(got: object) -> ProtocolError:
     """Return the error for a client of another protocol version."""
     return ProtocolError(
-        VERSION_MISMATCH,
+        "version_mismatch",
         "client and server speak different versions of the protocol",
         f"version {PROTOCOL_VERSION}",
         f"version {_show(got)}",
@@ -221,12 +216,12 @@ def wrong_version(got: object) -> ProtocolError:
 
 
 def _bad_payload(expected: str, got: str) -> ProtocolError:
-    return ProtocolError(BAD_MESSAGE, "the payload is not valid", expected, got, path="payload")
+    return ProtocolError("bad_message", "the payload is not valid", expected, got, path="payload")
 
 
 def _malformed(got: str) -> ProtocolError:
     return ProtocolError(
-        BAD_MESSAGE,
+        "bad_message",
         "the message is not valid MessagePack",
         "one MessagePack map with string keys",
         got[:200],

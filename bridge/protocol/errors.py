@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Final, Literal, get_args
+from typing import Final, Literal, cast, get_args
 
 from worldbridge.errors import StructuredError
 
-__all__ = ["ERROR_CODES", "BridgeError", "ErrorCode", "ProtocolError"]
+__all__ = ["ERROR_CODES", "BridgeError", "ErrorCode", "ProtocolError", "known_code"]
 
 ErrorCode = Literal[
     "bad_message",
@@ -30,23 +30,10 @@ ErrorCode = Literal[
 ]
 ERROR_CODES: Final[frozenset[str]] = frozenset(get_args(ErrorCode))
 
-BAD_MESSAGE: Final = "bad_message"
-VERSION_MISMATCH: Final = "version_mismatch"
-MESSAGE_TOO_LARGE: Final = "message_too_large"
-UNKNOWN_TYPE: Final = "unknown_type"
-UNSUPPORTED: Final = "unsupported"
-UNKNOWN_WORLD: Final = "unknown_world"
-UNKNOWN_THEME: Final = "unknown_theme"
-INVALID_INPUT: Final = "invalid_input"
-BAD_PROMPT_FRAME: Final = "bad_prompt_frame"
-NO_FREE_SEAT: Final = "no_free_seat"
-UNAUTHORIZED: Final = "unauthorized"
-FORBIDDEN_ORIGIN: Final = "forbidden_origin"
-NOT_GREETED: Final = "not_greeted"
-CLIENT_TOO_SLOW: Final = "client_too_slow"
-SESSION_EXPIRED: Final = "session_expired"
-WORKER_LOST: Final = "worker_lost"
-INTERNAL: Final = "internal"
+
+def known_code(code: str) -> ErrorCode:
+    """Return a code that a newer server sent, or `internal` if it is unknown here."""
+    return cast(ErrorCode, code) if code in ERROR_CODES else "internal"
 
 
 class BridgeError(StructuredError):
@@ -58,14 +45,13 @@ class BridgeError(StructuredError):
 
     def __init__(
         self,
-        code: str,
+        code: ErrorCode,
         message: str,
         expected: str = "",
         got: str = "",
         remedy: str = "",
         path: str = "",
     ) -> None:
-        assert code in ERROR_CODES, f"{code!r} is not a code of the protocol"
         super().__init__(message, expected=expected, got=got, remedy=remedy)
         self.code = code
         self.path = path

@@ -28,7 +28,6 @@ from aiortc.sdp import SessionDescription
 
 from worldbridge.bridge.media.encoder import VideoCodec, VideoPacket
 from worldbridge.bridge.protocol import BridgeError, Frame, FrameHeader, encode
-from worldbridge.bridge.protocol.errors import BAD_MESSAGE
 from worldbridge.clock import now_ms
 
 PLAYOUT_DELAY_URI: Final = "http://www.webrtc.org/experiments/rtp-hdrext/playout-delay"
@@ -110,7 +109,7 @@ def _packetized(codecs: list[Any]) -> bool:
 
 def _bad_offer(expected: str, got: str) -> BridgeError:
     return BridgeError(
-        BAD_MESSAGE,
+        "bad_message",
         "the WebRTC offer cannot be answered",
         expected,
         got,

@@ -28,7 +28,6 @@ from websockets.asyncio.client import connect as open_websocket
 
 from worldbridge.bridge.media import LatestValue
 from worldbridge.bridge.protocol import (
-    ERROR_CODES,
     MAX_SERVER_MESSAGE,
     STATES_PER_INPUT,
     BridgeError,
@@ -50,12 +49,7 @@ from worldbridge.bridge.protocol import (
     Welcome,
     decode_server,
     encode,
-)
-from worldbridge.bridge.protocol.errors import (
-    CLIENT_TOO_SLOW,
-    INTERNAL,
-    SESSION_EXPIRED,
-    WORKER_LOST,
+    known_code,
 )
 from worldbridge.engine_plugins.python.prompt_frames import PromptFrames, as_files, in_parts
 from worldbridge.engine_plugins.python.timing import Arrival, ClockOffset
@@ -70,7 +64,7 @@ FIRST_RETRY_S: Final = 0.2
 LONGEST_RETRY_S: Final = 5.0
 
 # After these errors another attempt can succeed.
-_PASSING: Final = frozenset({SESSION_EXPIRED, WORKER_LOST, CLIENT_TOO_SLOW, INTERNAL})
+_PASSING: Final = frozenset({"session_expired", "worker_lost", "client_too_slow", "internal"})
 
 
 def now_ms() -> float:
@@ -206,7 +200,7 @@ class Client:
             except BridgeError as error:
                 if error.code not in _PASSING:
                     return self._give_up(error)
-                if error.code == SESSION_EXPIRED:
+                if error.code == "session_expired":
                     self._hello = self._hello.replace(resume=None)
             except websockets.InvalidHandshake as error:
                 return self._give_up(error)
@@ -281,9 +275,13 @@ class Client:
 
     def _refused(self, error: Error) -> None:
         """Keep the refusal of a restart; raise any other."""
-        code = error.code if error.code in ERROR_CODES else INTERNAL
         refusal = BridgeError(
-            code, error.message, error.expected, error.got, error.remedy, error.path
+            known_code(error.code),
+            error.message,
+            error.expected,
+            error.got,
+            error.remedy,
+            error.path,
         )
         if error.fatal or not self._playing:
             raise refusal

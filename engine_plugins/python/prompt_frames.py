@@ -19,7 +19,6 @@ from worldbridge.bridge.protocol import (
     BridgeError,
     PromptFramePart,
 )
-from worldbridge.bridge.protocol.errors import BAD_PROMPT_FRAME
 
 __all__ = ["PromptFrame", "PromptFrames", "as_files", "in_parts"]
 
@@ -43,13 +42,13 @@ def as_files(frames: PromptFrames) -> tuple[bytes, ...]:
     if len(several) > MAX_PROMPT_FRAMES:
         most, got = f"at most {MAX_PROMPT_FRAMES}", f"{len(several)}"
         raise BridgeError(
-            BAD_PROMPT_FRAME, "too many prompt frames", most, got, "Give the newest ones."
+            "bad_prompt_frame", "too many prompt frames", most, got, "Give the newest ones."
         )
     files = tuple(_as_file(frame) for frame in several)
     total = sum(map(len, files))
     if total > MAX_PROMPT_BYTES:
         raise BridgeError(
-            BAD_PROMPT_FRAME,
+            "bad_prompt_frame",
             "the prompt frames are too large",
             f"at most {MAX_PROMPT_BYTES} bytes together",
             f"{total}",
