@@ -138,6 +138,21 @@ class TestPlaying:
         await player.send(Bye())
         await late.until(Status, lambda s: s.detail == "waiting for a player")
 
+    async def test_a_spectator_names_the_session_to_watch(self, rig: Rig) -> None:
+        await rig.worker()
+        first, _ = await rig.play(), await rig.play(hello=Hello("engine", "engine"))
+        watcher = await rig.greet(Hello("w", "spectator", session=first.welcome.session))
+        welcome = await watcher.until(Welcome)
+        assert (welcome.session, welcome.seat.state) == (first.welcome.session, "watching")
+        assert welcome.seats.used == 2, "an engine has a seat"
+        await watcher.until(Frame)
+
+    async def test_a_prompt_that_no_world_takes_is_refused(self, rig: Rig) -> None:
+        await rig.worker()
+        client = await rig.play(Start(prompt="a castle"))
+        error = await client.until(Error)
+        assert (error.code, error.path, error.fatal) == ("unsupported", "start.prompt", False)
+
     async def test_metrics_hold_every_leg_after_a_report(self, rig: Rig) -> None:
         await rig.worker()
         client = await rig.play()
