@@ -161,8 +161,8 @@ class ArWorld(WorldModel[ArState]):
 
     @property
     def exact_modes(self) -> tuple[str, ...]:
-        guessing = ("jacobi",) if self.heads is None else ("jacobi", "medusa")
-        return ("diagonal", *guessing, "sequential")
+        drafting = ("jacobi",) if self.heads is None else ("jacobi", "medusa")
+        return ("diagonal", *drafting, "sequential")
 
     def make_decoder(self, wanted: Wanted) -> Decoder:
         options = DecodeOptions(mode=wanted.mode)

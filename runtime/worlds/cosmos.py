@@ -295,8 +295,8 @@ class CosmosWorld(WorldModel[CosmosState]):
 
     @property
     def exact_modes(self) -> tuple[str, ...]:
-        guessing = ("jacobi",) if self.heads is None else ("medusa", "jacobi")
-        return (*guessing, "sequential")
+        drafting = ("jacobi",) if self.heads is None else ("medusa", "jacobi")
+        return (*drafting, "sequential")
 
     def make_decoder(self, wanted: Wanted) -> Decoder:
         """Raises ValueError for a mode that this world does not have."""
