@@ -6,13 +6,16 @@ takes half a second to import.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numba as nb
 import numpy as np
 
 from worldbridge.kernels import reproject_reference as ref
 from worldbridge.kernels.reproject_reference import CHUNK, TILE
 
-__all__ = ["append", "chunk_boxes", "fill", "resolve", "select", "splat", "vote"]
+__all__ = ["append", "chunk_boxes", "compiled", "fill", "resolve", "select", "splat", "vote"]
 
 _INDEX_BITS = ref.INDEX_BITS
 _LOW_BITS = ref.LOW_BITS
@@ -29,10 +32,19 @@ _VOTES = ref.VOTES
 _HALF, _ONE, _ZERO = np.float32(0.5), np.float32(1.0), np.float32(0.0)
 _MARGIN_M = np.float32(0.01)  # far beyond the rounding of a projection
 
-_jit = nb.njit(cache=True, nogil=True, error_model="numpy")
+
+def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Compile a function at its first call, and keep it on disk where that is possible."""
+    options: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
+    found: Callable[..., Any]
+    try:
+        found = nb.njit(cache=True, **options)(function)
+    except RuntimeError:  # numba finds no directory that it may write to
+        found = nb.njit(**options)(function)
+    return found
 
 
-@_jit
+@compiled
 def chunk_boxes(points, boxes, first, count):
     """Write the centres and half sizes of chunks from chunk `first` on; boxes (chunks, 6)."""
     for chunk in range(first, (count + CHUNK - 1) // CHUNK):
@@ -45,7 +57,7 @@ def chunk_boxes(points, boxes, first, count):
             boxes[chunk, 3 + axis] = (high - low) * _HALF
 
 
-@_jit
+@compiled
 def _outside(box, planes, camera):
     """Whether a box lies wholly behind one of the planes through the camera."""
     for p in range(planes.shape[0]):
@@ -58,7 +70,7 @@ def _outside(box, planes, camera):
     return False
 
 
-@_jit
+@compiled
 def splat(points, birth_depth, count, boxes, camera, planes, keys):
     """`reference_splat` of the first `count` points into keys (height + 2, width + 2)."""
     height, width = keys.shape[0] - 2, keys.shape[1] - 2
@@ -106,7 +118,7 @@ def splat(points, birth_depth, count, boxes, camera, planes, keys):
                 plane[pixel] = key
 
 
-@_jit
+@compiled
 def fill(keys, born, oldest, high, places, fillers):
     """`reference_fill` in place.
 
@@ -161,7 +173,7 @@ def fill(keys, born, oldest, high, places, fillers):
         plane[places[i]] = fillers[i]
 
 
-@_jit
+@compiled
 def _filler(keys, high, y, x, crack):
     nearest, farthest = np.int64(0), np.int64(2**62)
     for j in range(y - 1, y + 2):
@@ -181,7 +193,7 @@ def _filler(keys, high, y, x, crack):
     return nearest if agreeing >= 4 else farthest
 
 
-@_jit
+@compiled
 def _is_speck(keys, high, born, oldest, y, x):
     if born[keys[y, x] & _INDEX_MASK] > oldest:
         return False
@@ -193,12 +205,12 @@ def _is_speck(keys, high, born, oldest, y, x):
     return known >= _CROWDED
 
 
-@_jit
+@compiled
 def _nearness_bits(key):
     return np.int32(((key >> _HIGH_SHIFT) << _LOW_BITS) | ((key >> _INDEX_BITS) & _LOW_MASK))
 
 
-@_jit
+@compiled
 def resolve(keys, colors, born, frame, rgb, nearness, mask, age):
     """Write what keys stand for: rgb (H, W, 3), nearness, mask and age (H, W)."""
     bits = nearness.view(np.int32)
@@ -219,13 +231,13 @@ def resolve(keys, colors, born, frame, rgb, nearness, mask, age):
                 age[y, x] = 0
 
 
-@_jit
+@compiled
 def _seen_at(key):
     """The nearness in a key, float32."""
     return np.int32(_nearness_bits(key)).view(np.float32)
 
 
-@_jit
+@compiled
 def select(keys, nearness, unseen, masked, closer, birth_depth, new):
     """`reference_select` into `new` (H, W); returns how many pixels are new.
 
@@ -249,7 +261,7 @@ def select(keys, nearness, unseen, masked, closer, birth_depth, new):
     return found
 
 
-@_jit
+@compiled
 def _is_ramp(nearness, y, x):
     height, width = nearness.shape
     if x >= 3 and x < width - 3:
@@ -264,7 +276,7 @@ def _is_ramp(nearness, y, x):
     return False
 
 
-@_jit
+@compiled
 def _on_ramp(a, b, c, here, d, e, f):
     before, after = here - c, d - here
     inner = min(abs(before), abs(after))
@@ -272,7 +284,7 @@ def _on_ramp(a, b, c, here, d, e, f):
     return inner > _RAMP * here and flat and (before > _ZERO) == (after > _ZERO)
 
 
-@_jit
+@compiled
 def vote(keys, nearness, unseen, masked, birth_depth, votes):
     """`reference_vote` in place, on the keys of the points themselves, before cracks are filled."""
     height, width = nearness.shape
@@ -294,7 +306,7 @@ def vote(keys, nearness, unseen, masked, birth_depth, votes):
                     birth_depth[index] = _ZERO
 
 
-@_jit
+@compiled
 def _nearest_around(nearness, y, x):
     nearest = _ZERO
     for j in range(max(y - 1, 0), min(y + 2, nearness.shape[0])):
@@ -303,7 +315,7 @@ def _nearest_around(nearness, y, x):
     return nearest
 
 
-@_jit
+@compiled
 def _farthest_around(nearness, y, x):
     farthest = nearness[y, x]
     for j in range(max(y - 1, 0), min(y + 2, nearness.shape[0])):
@@ -312,7 +324,7 @@ def _farthest_around(nearness, y, x):
     return farthest
 
 
-@_jit
+@compiled
 def append(
     new,
     rgb,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import pytest
 import torch
@@ -263,3 +264,11 @@ def test_sizes_that_cannot_be_are_refused() -> None:
         MemoryConfig(max_points=1000)
     with pytest.raises(MemoryInputError, match="backend"):
         SpatialMemory(CONFIG, backend="fortran")  # type: ignore[arg-type]
+
+
+def test_loops_compile_where_nothing_can_be_kept_on_disk() -> None:
+    from worldbridge.kernels.reproject_numba import compiled
+
+    names: dict[str, Any] = {}
+    exec("def twice(x): return 2 * x", names)  # has no file, so numba has no place for a cache
+    assert compiled(names["twice"])(21) == 42
