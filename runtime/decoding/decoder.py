@@ -304,8 +304,8 @@ class Decoder:
         most = max(self.rows, executor.most_rows(sessions))
         while step := progress.next_step(self.rows, most, executor.whole_batch):
             self.on_step()
-            hidden, sampled = executor.verify(batch, step)
-            gains = step.accept(batch.line, sampled)
+            hidden, sampled, cells = executor.verify(batch, step)
+            gains = step.accept(batch.line, sampled, cells)
             if self.heads is not None:
                 self._draft(self.heads, batch, step, hidden, gains)
             for place, done, gain in zip(step.active, step.done, gains, strict=True):
@@ -343,7 +343,8 @@ class Decoder:
         inside, positions = positions < self.size, positions.clamp(max=self.size - 1)
         states = hidden.index_select(0, torch.tensor(rows, device=device))
         drafts = self.executor.draft(batch, states, owner, positions)
-        inside &= batch.line.sampled_at(owner, positions)
+        sampled = batch.line.sampled_at(owner, positions)
+        inside = inside if sampled is None else inside & sampled
         cells = batch.line.cell_of(owner, positions)[inside]
         batch.line.cells.index_copy_(0, cells, drafts[inside.flatten()])
 

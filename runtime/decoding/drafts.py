@@ -24,16 +24,17 @@ class TokenLine:
     cell_of: Callable[[Tensor, Tensor], Tensor]
     known: Tensor | None = None
 
-    def write(self, cells: Tensor, tokens: Tensor, where: Tensor) -> None:
-        """Write tokens [n, D] to cells [n] where a mask [n] says so."""
-        held = self.cells.index_select(0, cells)
-        self.cells.index_copy_(0, cells, torch.where(where[:, None], tokens, held))
+    def write(self, cells: Tensor, tokens: Tensor, where: Tensor | None) -> None:
+        """Write tokens [n, D] to cells [B, n] where a mask [B, n] says so."""
+        cells = cells.flatten()
+        if where is not None:
+            held = self.cells.index_select(0, cells)
+            tokens = torch.where(where.flatten()[:, None], tokens, held)
+        self.cells.index_copy_(0, cells, tokens)
 
-    def sampled_at(self, owners: Tensor, positions: Tensor) -> Tensor:
-        """Return a mask [B, n], True where the token of a position is not a given one."""
-        if self.known is None:
-            return torch.ones_like(positions, dtype=torch.bool)
-        return ~self.known[owners, positions]
+    def sampled_at(self, owners: Tensor, positions: Tensor) -> Tensor | None:
+        """Return a mask [B, n], True where a token is not a given one; None if none is given."""
+        return None if self.known is None else ~self.known[owners, positions]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,25 +65,40 @@ class VerifyStep:
         first = torch.tensor(self.firsts, device=device)[:, None]
         return first + torch.arange(self.rows, device=device)
 
-    def accept(self, line: TokenLine, sampled: Tensor) -> list[int]:
-        """Write sampled tokens [A * rows, D] to the line; return how many are final per session.
+    def accept(self, line: TokenLine, sampled: Tensor, cells: Tensor) -> list[int]:
+        """Write sampled tokens [A * rows, D] to their cells; return how many are final per session.
 
         A sampled token is final if every draft before it was right. The first one has none before.
         """
-        device = line.cells.device
-        owners, positions = self.owners(device), self.positions(device)
-        cells = line.cell_of(owners, positions).flatten()
-        done, limits = (torch.tensor(x, device=device)[:, None] for x in (self.done, self.limits))
-        new = (positions >= done) & (positions < limits) & line.sampled_at(owners, positions)
         drafts = line.cells.index_select(0, cells)
-        sampled = torch.where(new.flatten()[:, None], sampled, drafts)
-        right = (sampled == drafts).all(-1).view(positions.shape).tolist()
+        new = self._new(line)
+        if new is not None:
+            sampled = torch.where(new[:, None], sampled, drafts)
+        right = (sampled == drafts).all(-1).view(-1, self.rows).tolist()
         line.cells.index_copy_(0, cells, sampled)
         found = zip(right, self.firsts, self.done, self.limits, strict=True)
         return [
             1 + _leading(row[begin - first : limit - first - 1]) if begin < limit else 0
             for row, first, begin, limit in found
         ]
+
+    def _new(self, line: TokenLine) -> Tensor | None:
+        """Return [A * rows], True for rows whose samples count; None if all of them do."""
+        spans = list(zip(self.firsts, self.done, self.limits, strict=True))
+        device = line.cells.device
+        if line.known is not None:
+            sampled = line.sampled_at(self.owners(device), self.positions(device))
+        elif all(done <= first and first + self.rows <= limit for first, done, limit in spans):
+            return None
+        else:
+            sampled = None
+        flags = [
+            done <= position < limit
+            for first, done, limit in spans
+            for position in range(first, first + self.rows)
+        ]
+        new = torch.tensor(flags, device=device)
+        return new if sampled is None else new & sampled.flatten()
 
 
 class LatentProgress:

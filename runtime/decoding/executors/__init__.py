@@ -113,8 +113,9 @@ class Executor:
         """Return the batch of the sessions' next latents; known [B, size], -1 = to be sampled."""
         raise NotImplementedError
 
-    def verify(self, batch: Batch, step: VerifyStep) -> tuple[Tensor, Tensor]:
-        """Return hidden states [A * rows, dim] and what is sampled from them, [A * rows, D]."""
+    def verify(self, batch: Batch, step: VerifyStep) -> tuple[Tensor, Tensor, Tensor]:
+        """Return hidden states [A * rows, dim], what is sampled from them [A * rows, D], and the
+        cells of that in the batch's line [A * rows]."""
         raise NotImplementedError
 
     def wave(self, batch: Batch, wave: Wave) -> None:

@@ -293,8 +293,9 @@ class PackedExecutor(Executor):
         shape = (len(batch.sessions), self.height + 1, self.width + 1, len(self.levels))
         return row_codes(batch.line.cells.view(shape)[:, 1:, 1:], self.levels)
 
-    def verify(self, batch: Batch, step: VerifyStep) -> tuple[Tensor, Tensor]:
-        return self._run("verify", batch, self._step(step.positions(self.device)))
+    def verify(self, batch: Batch, step: VerifyStep) -> tuple[Tensor, Tensor, Tensor]:
+        own = self._step(step.positions(self.device))
+        return (*self._run("verify", batch, own), own.own)
 
     def draft(self, batch: Batch, hidden: Tensor, owners: Tensor, positions: Tensor) -> Tensor:
         assert isinstance(batch, GridBatch) and self.heads is not None
@@ -335,7 +336,7 @@ class PackedExecutor(Executor):
             return
         _, sampled = self._run("verify", batch, step)
         owners = torch.arange(count, device=self.device)[:, None]
-        batch.line.write(step.own, sampled, batch.line.sampled_at(owners, fed).flatten())
+        batch.line.write(step.own, sampled, batch.line.sampled_at(owners, fed))
 
     def _merged(self, sampled: tuple[int, ...], fed: list[int]) -> PositionsWave:
         """Few shapes are recorded: rows repeat the first position, which changes nothing."""

@@ -134,11 +134,11 @@ class EagerExecutor(Executor):
         tokens = batch.line.cells.view(len(batch.sessions), -1)[:, 1:]
         return tokens.reshape(-1, self.height, self.width)
 
-    def verify(self, batch: Batch, step: VerifyStep) -> tuple[Tensor, Tensor]:
+    def verify(self, batch: Batch, step: VerifyStep) -> tuple[Tensor, Tensor, Tensor]:
         assert isinstance(batch, RasterBatch)
         positions = step.positions(self.device)
-        cells = batch.line.cell_of(step.owners(self.device), positions - 1)
-        tokens = batch.line.cells[cells, 0]
+        cells = batch.line.cell_of(step.owners(self.device), positions)
+        tokens = batch.line.cells[cells - 1, 0]
         sessions = [batch.sessions[i] for i in step.active]
         pairs = [batch.pairs[i] for i in step.active]
         hidden = self.hidden(sessions, tokens, step.firsts, pairs)
@@ -147,7 +147,8 @@ class EagerExecutor(Executor):
             batch.noise[i].take(first, step.rows)
             for i, first in zip(step.active, step.firsts, strict=True)
         ]
-        return hidden.flatten(0, 1), sample(logits, torch.cat(noise), self.sampling)[:, None]
+        sampled = sample(logits, torch.cat(noise), self.sampling)[:, None]
+        return hidden.flatten(0, 1), sampled, cells.flatten()
 
     def draft(self, batch: Batch, hidden: Tensor, owners: Tensor, positions: Tensor) -> Tensor:
         assert isinstance(batch, RasterBatch) and self.heads is not None
@@ -167,9 +168,9 @@ class EagerExecutor(Executor):
         logits = self.model.output(hidden[:, : len(sampled)]).flatten(0, 1).float()
         noise = torch.cat([n.at(sampled) for n in batch.noise])
         positions = torch.tensor(sampled, device=self.device).expand(count, -1)
-        cells = batch.line.cell_of(owners, positions).flatten()
         tokens = sample(logits, noise, self.sampling)[:, None]
-        batch.line.write(cells, tokens, batch.line.sampled_at(owners, positions).flatten())
+        cells = batch.line.cell_of(owners, positions)
+        batch.line.write(cells, tokens, batch.line.sampled_at(owners, positions))
 
     # -- the model ------------------------------------------------------------------------------
 
