@@ -22,6 +22,7 @@ import { describeTheme } from "./themes.js";
 
 const RENDER_MS = 200;
 const SEAT_KEPT_MS = 30_000; // how long the gateway keeps the seat of a lost connection
+const RECALL_MS = 1000; // longest wait of ?autoplay=1 for stored prompt frames
 const HINT_MS = 7000;
 const IN_WORLD = ["loading", "playing", "reconnecting"];
 
@@ -195,7 +196,7 @@ class Page {
     this.landing.show(themes, this.url.theme ?? this.preferences.theme, this.url.seed);
     const recalled = this.choice.recall(); // Play does not wait for it
     if (this.url.autoplay) {
-      await recalled;
+      await Promise.race([recalled, new Promise((done) => setTimeout(done, RECALL_MS))]);
       if (this.state !== "idle") return;
     }
     const fresh = this.stored.resume && Date.now() - this.stored.at < SEAT_KEPT_MS;

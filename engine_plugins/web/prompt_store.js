@@ -3,7 +3,6 @@
 
 const DATABASE = "worldbridge.prompt_frames";
 const CHOSEN = "chosen";
-const LOAD_MS = 1000; // longest wait: loading holds up the page
 const KEPT = 8; // tabs: a closed one does not remove its entry
 
 const done = (request) =>
@@ -55,10 +54,7 @@ export class PromptStore {
 
   /** Load the stored images. @returns {Promise<Uint8Array[] | null>} */
   async load() {
-    const found = await Promise.race([
-      transact("readonly", (chosen) => done(chosen.get(this.tab))),
-      new Promise((resolve) => setTimeout(resolve, LOAD_MS, null)),
-    ]);
+    const found = await transact("readonly", (chosen) => done(chosen.get(this.tab)));
     const files = found?.files;
     const valid = Array.isArray(files) && files.every((file) => file instanceof Uint8Array);
     return valid && files.length > 0 ? files : null;
