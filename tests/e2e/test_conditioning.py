@@ -85,10 +85,10 @@ async def test_a_text_from_a_file(tmp_path: Path) -> None:
     prompt = ("--prompt-embeddings", str(tmp_path / "prompt.npy"))
     with serving(tmp_path / "log", *arguments, *prompt) as server:
         async with connect(server.url, theme="zoo", seed=1) as client, asyncio.timeout(120):
-            pictures = {(await client.frame()).rgb().tobytes() for _ in range(10)}
+            frames = {(await client.frame()).rgb().tobytes() for _ in range(10)}
             assert client.welcome is not None
             assert client.welcome.world.conditionings == ("text",)
-        assert len(pictures) > 3
+        assert len(frames) > 3
 
 
 def test_a_prompt_that_does_not_fit_ends_with_one_line(tmp_path: Path) -> None:

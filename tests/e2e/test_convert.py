@@ -1,4 +1,4 @@
-"""From a published checkpoint to pictures at a client, by the commands a person would type."""
+"""From a published checkpoint to frames at a client, by the commands a person would type."""
 
 from __future__ import annotations
 
@@ -62,20 +62,20 @@ async def test_a_checkpoint_is_converted_served_and_played(tmp_path: Path) -> No
     )
     assert done.returncode == 0, done.stderr
     with serving(tmp_path / "log", "--world", str(world), "--seats", "1") as server:
-        pictures, headers = [], []
+        frames, headers = [], []
         async with connect(server.url, theme="zoo", seed=1) as client, asyncio.timeout(120):
-            while len(pictures) < 70:
+            while len(frames) < 70:
                 frame = await client.frame()
-                pictures.append(frame.rgb())
+                frames.append(frame.rgb())
                 headers.append(frame.header)
-                if len(pictures) == 45:
-                    server.kill("worker")  # with pictures that were made and not shown
-        assert pictures[0].shape == (64, 96, 3)
-        assert len({picture.tobytes() for picture in pictures}) > 40
+                if len(frames) == 45:
+                    server.kill("worker")  # with frames that were made and not shown
+        assert frames[0].shape == (64, 96, 3)
+        assert len({frame.tobytes() for frame in frames}) > 40
         assert server.process.poll() is None
     numbers = [header.frame for header in headers]
     assert sum(b > a + 1 for a, b in itertools.pairwise(numbers)) <= 3, numbers
     times = [header.t_pixels for header in headers]
-    # otherwise the eight pictures of a latent would come at once, and then none for a while
+    # otherwise the eight frames of a latent would come at once, and then none for a while
     found = sorted(b - a for a, b in itertools.pairwise(times[5:45]))
     assert found[-4] < 3 * statistics.median(found), found

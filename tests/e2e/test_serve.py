@@ -126,7 +126,7 @@ def test_missing_weight_types_are_reported(tmp_path: Path, world: str, said: str
         ("converted", "compiled", "got the device cpu; add --device cuda"),
     ],
 )
-def test_a_way_to_make_pictures_that_is_none_is_reported(
+def test_an_unknown_detokenizer_is_reported(
     tmp_path: Path, world: str, pixels: str, said: str
 ) -> None:
     if world == "converted":
@@ -216,7 +216,7 @@ async def test_without_a_number_of_seats_the_machine_decides(tmp_path: Path) -> 
 async def test_a_secret_is_asked_for_and_not_printed(tmp_path: Path) -> None:
     with serving(tmp_path / "log", "--world", "procedural", "--token", "open sesame") as server:
         async with asyncio.timeout(40):
-            async with connect(server.url, token="guess") as stranger:
+            async with connect(server.url, token="wrong") as stranger:
                 with pytest.raises(BridgeError, match="unauthorized"):
                     await stranger.frame()
             async with connect(server.url, token="open sesame") as friend:

@@ -1,4 +1,4 @@
-"""Recorded steps on the GPU that is not there draw the tokens of `Decoder` on the CPU."""
+"""Recorded steps on the fake CUDA device sample the tokens of `Decoder` on the CPU."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def test_weights_of_one_byte_are_recorded(precision: Any) -> None:
 
 
 @pytest.mark.parametrize("mode", ["jacobi", pytest.param("diagonal", marks=pytest.mark.long)])
-def test_a_latent_waits_for_reports_and_twice_to_be_told_something(mode: str) -> None:
+def test_a_latent_waits_for_reports_and_twice_for_something_else(mode: str) -> None:
     with fake_cuda() as gpu:
         decoder = make_decoder(build(SHORT).to("cuda"), 1, SAMPLING, DecodeOptions(mode))
         session = opened(decoder, 3)

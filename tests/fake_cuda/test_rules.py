@@ -1,4 +1,4 @@
-"""The rules of the GPU that is not there: each is broken once."""
+"""The rules of the fake CUDA device: each is broken once."""
 
 from __future__ import annotations
 

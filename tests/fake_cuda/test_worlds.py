@@ -1,4 +1,4 @@
-"""Worlds on the GPU that is not there show the pictures that they show on the CPU."""
+"""Worlds on the fake CUDA device show the frames that they show on the CPU."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.support.fake_cuda.streams import RuleError
 from tests.support.fake_cuda.worlds import small_world
 from tests.support.worlds import advance
 from worldbridge.runtime.config import WorkerConfig
-from worldbridge.runtime.frames import detokenizer as device_pictures
+from worldbridge.runtime.frames import detokenizer
 from worldbridge.runtime.frames.detokenizer import CudaDetokenizer
 from worldbridge.runtime.worlds.autoregressive import ArWorld
 from worldbridge.runtime.worlds.contract import WorldStart
@@ -20,7 +20,7 @@ from worldbridge.runtime.worlds.cosmos import CosmosWorld
 from worldbridge.runtime.worlds.registry import open_world
 
 ACTION = torch.tensor([[0.0, 1.0, 0.5, 0.0]])
-COUNT = 1 + 8 * 3  # pictures, of which the last latent slides the window
+COUNT = 1 + 8 * 3  # frames, of which the last latent slides the window
 
 
 def shown(world: CosmosWorld, count: int = COUNT) -> list[bytes]:
@@ -31,14 +31,14 @@ def shown(world: CosmosWorld, count: int = COUNT) -> list[bytes]:
     return found
 
 
-def apart(pictures: list[bytes], others: list[bytes]) -> int:
+def apart(frames: list[bytes], others: list[bytes]) -> int:
     """The largest difference of a byte."""
-    pairs = zip(pictures, others, strict=True)
+    pairs = zip(frames, others, strict=True)
     return max(abs(a - b) for left, right in pairs for a, b in zip(left, right, strict=True))
 
 
 @pytest.mark.slow
-def test_a_converted_world_shows_the_same_pictures() -> None:
+def test_a_converted_world_shows_the_same_frames() -> None:
     """On streams of their own, from one kernel, through pinned memory."""
     expected = shown(CosmosWorld(small_world("cpu"), 2))
     with fake_cuda() as gpu:
@@ -52,7 +52,7 @@ def test_a_converted_world_shows_the_same_pictures() -> None:
 
 
 @pytest.mark.long
-def test_compiled_pictures_are_made_on_their_stream() -> None:
+def test_compiled_frames_are_made_on_their_stream() -> None:
     """Of fixed shapes; nothing is compiled here, see `tests/runtime/test_device_pixels.py`."""
     expected = shown(CosmosWorld(small_world("cpu"), 1), 20)
     with fake_cuda():
@@ -62,13 +62,13 @@ def test_compiled_pictures_are_made_on_their_stream() -> None:
 
 def shown_again(world: CosmosWorld, data: bytes) -> list[bytes]:
     state = world.load(data)
-    pictures = [advance(world, [state], ACTION).i420[0] for _ in range(2)]
+    frames = [advance(world, [state], ACTION).i420[0] for _ in range(2)]
     world.rest()
-    return pictures
+    return frames
 
 
-def _unread(copying: device_pictures._Copying) -> list[bytes]:
-    """As `pictures`, without waiting for the copy."""
+def _unread(copying: detokenizer._Copying) -> list[bytes]:
+    """As `frames`, without waiting for the copy."""
     done = [plane.numpy().tobytes() for part in copying.parts for plane in part]
     copying.parts.clear()
     return done[len(done) - copying.count :]
@@ -76,18 +76,18 @@ def _unread(copying: device_pictures._Copying) -> list[bytes]:
 
 @pytest.mark.long
 @pytest.mark.parametrize("what", ["wait for the copy", "wait for the drawing"])
-def test_what_the_picture_streams_wait_for_is_needed(
+def test_what_the_frame_streams_wait_for_is_needed(
     what: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """So the test above could fail."""
     if what == "wait for the copy":
-        monkeypatch.setattr(device_pictures._Copying, "frames", _unread)
+        monkeypatch.setattr(detokenizer._Copying, "frames", _unread)
     else:
         monkeypatch.setattr(
             "tests.support.fake_cuda.streams.Stream.wait_event", lambda stream, event: None
         )
         monkeypatch.setattr(
-            "tests.support.fake_cuda.streams.Timeline.told", lambda timeline, clock: None
+            "tests.support.fake_cuda.streams.Timeline.informed", lambda timeline, clock: None
         )
     expected = shown(CosmosWorld(small_world("cpu"), 1), 2)
     try:
@@ -97,17 +97,17 @@ def test_what_the_picture_streams_wait_for_is_needed(
         assert what == "wait for the drawing"
 
 
-def test_the_embedded_world_shows_the_same_pictures() -> None:
-    def pictures(world: ArWorld) -> tuple[list[list[bytes]], bytes]:
+def test_the_embedded_world_shows_the_same_frames() -> None:
+    def frames(world: ArWorld) -> tuple[list[list[bytes]], bytes]:
         states = [world.open(WorldStart("city", 3)), world.open(WorldStart("zoo", 4))]
         both = ACTION.expand(2, -1)
         return [advance(world, states, both).i420 for _ in range(2)], world.save(states[1])
 
-    expected, saved = pictures(open_world(WorkerConfig(mode=None)))  # type: ignore[arg-type]
+    expected, saved = frames(open_world(WorkerConfig(mode=None)))  # type: ignore[arg-type]
     with fake_cuda():
         world = open_world(WorkerConfig(mode=None, device="cuda"))
         assert isinstance(world, ArWorld) and world.decoder.device.type == "cuda"
-        found, also = pictures(world)
+        found, also = frames(world)
         again = world.load(saved)
         assert len(advance(world, [again], ACTION).i420[0]) == len(expected[0][0])
         world.rest()

@@ -66,7 +66,7 @@ def test_the_golden_files_cover_every_mode_of_every_decoder() -> None:
 
 
 def test_expectations_differ_where_decoding_is_not_exact() -> None:
-    """Answers that were all alike could not tell one way of decoding from another."""
+    """Answers that were all alike could not distinguish two ways of decoding."""
     for name in {run["stream"] for run in RUNS.values()}:
         stream = load_stream(name)
         answers = list(stream.tokens.values())

@@ -204,7 +204,7 @@ def memory(
     """Time the spatial memory and measure how well places come back.
 
     Walks three routes through held-out scenes of every theme with the renderer's colour and depth:
-    24 frames left and back, a full circle, and 2 m ahead and back. Reports the PSNR of the first
+    24 frames left and back, a full circle, and 2 m ahead and back. Shows the PSNR of the first
     frame against what the memory shows there afterwards. Runs on one thread.
     --quick measures two themes.
     """

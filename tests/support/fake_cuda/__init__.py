@@ -1,4 +1,4 @@
-"""A GPU that is not there: what runs on one, run on the CPU under a GPU's rules.
+"""A fake CUDA device: GPU code runs on the CPU under the rules of a GPU.
 
 `fake_cuda()` gives tensors that say they are on `cuda:0` (`tensors.py`), streams, events and
 graphs (`streams.py`), and Triton kernels in the interpreter. The numbers are computed at once, so

@@ -67,7 +67,7 @@ class _Graph:
 
 @contextmanager
 def fake_cuda() -> Iterator[Gpu]:
-    """Raises RuleError at the end for rules that were broken where nobody could be told."""
+    """Raises RuleError at the end for rules that were broken where no one could catch the error."""
     gpu = Gpu()
     timeline = gpu.timeline
     with ExitStack() as stack:

@@ -69,7 +69,7 @@ class Timeline:
         self.lock = threading.RLock()
         self.host: Clock = {}
         self.default = Stream(self)
-        self.broken: list[str] = []  # rules that were broken where nobody could be told
+        self.broken: list[str] = []  # rules that were broken where no one could catch the error
         self.waits = 0  # of the host
         self._late: list[tuple[Stream, int, Callable[[], None]]] = []
         self._local = threading.local()
@@ -97,7 +97,7 @@ class Timeline:
 
     @property
     def waited(self) -> Clock:
-        """What the calling thread itself has waited for, or was told of by one that has."""
+        """What the calling thread itself has waited for, or was informed of by one that has."""
         if not hasattr(self._local, "waited"):
             self._local.waited = {}
         waited: Clock = self._local.waited
@@ -122,7 +122,7 @@ class Timeline:
             for _, _, arrive in arrived:
                 arrive()
 
-    def told(self, clock: Clock | None) -> None:
+    def informed(self, clock: Clock | None) -> None:
         """The calling thread hears from another one what that one has waited for."""
         _merge(self.waited, clock or {})
 
@@ -162,7 +162,7 @@ class Timeline:
     def freed(self, memory: Memory) -> None:
         """The allocator gives memory back to the stream that asked for it, at once.
 
-        Whether another thread has waited is chance, unless this one was told; so only what this
+        Whether another thread has waited is chance, unless this one was informed; so only what this
         one has waited for counts.
         """
         owner = memory.owner

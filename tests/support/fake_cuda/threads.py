@@ -41,14 +41,14 @@ def _threads(timeline: Timeline, known: Any, modes: _Modes) -> dict[str, Any]:
         start(self)
 
     def running(self: threading.Thread) -> None:
-        timeline.told(known.get(self))
+        timeline.informed(known.get(self))
         with modes():
             run(self)
         known[self] = dict(timeline.waited)
 
     def joining(self: threading.Thread, timeout: float | None = None) -> None:
         join(self, timeout)
-        timeline.told(known.get(self))
+        timeline.informed(known.get(self))
 
     return {"start": starting, "run": running, "join": joining}
 
@@ -68,7 +68,7 @@ def _futures(timeline: Timeline, known: Any) -> dict[str, Any]:
             try:
                 return ask(self, timeout)
             finally:
-                timeline.told(known.get(self))
+                timeline.informed(known.get(self))
 
         return called
 
@@ -83,7 +83,7 @@ def _executors(timeline: Timeline) -> dict[str, Any]:
         clock = dict(timeline.waited)
 
         def informed() -> Any:
-            timeline.told(clock)
+            timeline.informed(clock)
             return function(*args, **kwargs)
 
         return submit(self, informed)
