@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.attention import bias
 
 from worldbridge.models.transformer.config import TransformerConfig
 from worldbridge.models.transformer.positions import rotate_time
@@ -100,6 +99,9 @@ def causal_mask(rows: int, end: int, device: torch.device) -> Tensor:
     heads, PyTorch's fast kernels cannot be used.
     """
     if device.type == "cuda":
+        # Imported here because it imports PyTorch's compiler, which takes seconds.
+        from torch.nn.attention import bias
+
         return bias.causal_lower_right(rows, end)
     entries = torch.arange(end, device=device)
     return entries <= entries[end - rows :, None]
