@@ -161,7 +161,7 @@ def told(config: TransformerConfig) -> Tensor | None:
 def test_more_rows_than_a_product_takes_are_taken_in_parts() -> None:
     weights = CudaWeights.pack(build(SHORT), None)
     rings = torch.zeros(2, 9, 2, 34, 16)
-    shape = StepShape(sessions=9, rows=30, jacobi_window=30, size=6, follow=False)
+    shape = StepShape(sessions=9, rows=30, width=30, size=6, follow=False)
     step = CudaStep(SHORT, weights, rings, rings.clone(), SAMPLING, shape)
     x = torch.randn(270, 48)
     out, stream = torch.full((270, 128), torch.nan), torch.randn(270, 48)
