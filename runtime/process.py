@@ -13,6 +13,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from types import FrameType
 
+from worldbridge.stderr import LossyStream
+
 __all__ = [
     "Backoff",
     "Respawner",
@@ -195,6 +197,8 @@ class Respawner:
         finally:
             sys.stdout.flush()
             sys.stderr.flush()
+            if isinstance(sys.stderr, LossyStream):
+                sys.stderr.drain()
             os._exit(code)  # what the loaded process registered for its own end is not for us
 
     def _stop(self, number: int, frame: FrameType | None) -> None:

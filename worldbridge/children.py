@@ -7,6 +7,7 @@ process that started it.
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 import os
 import runpy
 import signal
@@ -14,11 +15,13 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
 
 from worldbridge.errors import EXIT_CONFIG, EXIT_UNKNOWN_WORLD, EXIT_WEIGHTS, ChildError
 from worldbridge.runtime.process import Backoff, describe_end, die_with_parent
+from worldbridge.stderr import escape, protect_stderr
 
 __all__ = ["Child", "ChildSpec"]
 
@@ -82,8 +85,8 @@ class Child:
             "worldbridge.children",
             *self.spec.arguments,
             stdin=asyncio.subprocess.DEVNULL,
-            stdout=2,  # our stderr: our stdout carries the ready line alone
-            stderr=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,  # our own stdout carries the ready line alone
+            stderr=asyncio.subprocess.STDOUT,
             env={**os.environ, **self.spec.environment, "WORLDBRIDGE_PARENT": str(os.getpid())},
             pass_fds=self.spec.sockets,
             start_new_session=True,  # a terminal's Ctrl-C is for us; we stop the children in order
@@ -102,19 +105,20 @@ class Child:
             await _end(process)
 
     async def _relay(self, process: asyncio.subprocess.Process) -> None:
-        assert process.stderr is not None
+        assert process.stdout is not None
         while True:
             try:
-                line = await process.stderr.readline()
+                line = await process.stdout.readline()
             except ValueError:  # longer than the stream's limit; the rest follows
                 continue
             if not line:
                 return
-            text = line.decode(errors="replace").rstrip()
+            text = escape(line.decode(errors="replace").rstrip())
             self._last_lines.append(text)
             if not text.startswith("{"):  # a structured error for ChildError, not for a person
-                sys.stderr.write(f"{self.spec.name} | {text}\n")
-                sys.stderr.flush()
+                with suppress(OSError):  # whatever becomes of our log, the child is read
+                    sys.stderr.write(f"{self.spec.name} | {text}\n")
+                    sys.stderr.flush()
 
 
 def _let_children_hear_hangup() -> None:
@@ -141,6 +145,8 @@ async def _end(process: asyncio.subprocess.Process) -> None:
 
 def main() -> None:
     """Run the module that the command line names, until it or the parent process ends."""
+    protect_stderr(plain=True)
+    faulthandler.enable(file=2)  # SIGABRT ends a process that hangs, and prints where
     # Ctrl-C in a terminal reaches the whole group; the supervisor stops its children in order.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     die_with_parent(int(os.environ["WORLDBRIDGE_PARENT"]))

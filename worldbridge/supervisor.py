@@ -25,6 +25,7 @@ from worldbridge.errors import ConfigError, PortInUseError
 from worldbridge.health import ask_health, ask_max_prompt_frames, ask_themes
 from worldbridge.runtime.config import WorkerConfig
 from worldbridge.settings import TOKEN_VARIABLE, to_json
+from worldbridge.stderr import protect_stderr
 
 __all__ = ["listen", "run", "serve"]
 
@@ -36,6 +37,7 @@ def run(config: ServerConfig) -> None:
     """Serve until SIGINT or SIGTERM. Raises StartError."""
     import uvloop
 
+    protect_stderr()
     uvloop.run(serve(config))
 
 

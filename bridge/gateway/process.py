@@ -22,6 +22,7 @@ from worldbridge.bridge.config import GatewayConfig
 from worldbridge.bridge.gateway.http import MAX_WEBSOCKET_MESSAGE, AbortableWebSocket, build_app
 from worldbridge.bridge.gateway.hub import Gateway
 from worldbridge.bridge.gateway.origin import OriginGuard
+from worldbridge.stderr import RepeatFilter, protect_stderr
 
 log = logging.getLogger(__name__)
 
@@ -42,9 +43,14 @@ def run_gateway(config: GatewayConfig) -> None:
     """Serve until SIGTERM or SIGINT. Exits with code 3 if the address cannot be listened on."""
     import uvloop
 
+    protect_stderr(plain=True)
     logging.basicConfig(
         level=config.log_level.upper(), format="gateway %(levelname)s: %(message)s", force=True
     )
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(RepeatFilter())  # anyone can cause lines
+    for name in ("uvicorn.error", "aioice", "aiortc"):  # they log addresses and queries
+        logging.getLogger(name).setLevel(max(logging.WARNING, logging.getLogger().level))
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
     try:
         uvloop.run(serve(config))

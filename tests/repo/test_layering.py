@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[2]
 
 # Modules of ours that everybody may import. Except for the protocol they import nothing but the
 # standard library.
-LEAVES = {"errors", "clock", "settings", "bridge.protocol"}
+LEAVES = {"errors", "clock", "settings", "stderr", "bridge.protocol"}
 # folder -> our own packages it may import besides itself and the leaves, as in docs/architecture.md
 MAY_IMPORT: dict[str, set[str]] = {
     "bridge": set(),
