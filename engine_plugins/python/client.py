@@ -35,6 +35,7 @@ from worldbridge.bridge.protocol import (
     ClientMessage,
     ControllerState,
     Error,
+    Event,
     Frame,
     FrameHeader,
     FrameShown,
@@ -51,8 +52,10 @@ from worldbridge.bridge.protocol import (
     encode,
     known_code,
 )
+from worldbridge.engine_plugins.python.faults import Interruption, final_fault
 from worldbridge.engine_plugins.python.prompt_frames import PromptFrames, as_files, in_parts
 from worldbridge.engine_plugins.python.timing import Arrival, ClockOffset
+from worldbridge.errors import StructuredError
 
 FAST_PINGS: Final = 8  # right after connecting, so that the clocks are matched early
 FAST_PING_S: Final = 0.05
@@ -82,6 +85,18 @@ def session_url(url: str) -> str:
     return urlunsplit((schemes[parts.scheme], parts.netloc, path, "", ""))
 
 
+def controller_axes(values: Sequence[float]) -> tuple[float, float, float, float]:
+    """Return four axes as the protocol has them. Raises ValueError for others than four numbers.
+
+    Rounding beyond -1 or 1 is cut off; NumPy's numbers are taken as well.
+    """
+    axes = [float(value) for value in values]
+    if len(axes) != 4 or any(axis != axis for axis in axes):
+        raise ValueError(f"expected axes of four numbers from -1 to 1, got {values!r}")
+    first, second, third, fourth = (max(-1.0, min(1.0, axis)) for axis in axes)
+    return first, second, third, fourth
+
+
 @dataclass(frozen=True, slots=True)
 class ReceivedFrame:
     """A frame as it arrived. `rgb` decodes it."""
@@ -105,6 +120,7 @@ class Client:
         self.clock = ClockOffset()
         self.reconnects = 0
         self.refusal: BridgeError | None = None  # why the newest `start` was refused
+        self.interruptions: deque[Interruption] = deque(maxlen=64)  # what was lost, oldest first
         self._url = session_url(url)
         self._hello = hello
         self._start = start  # what a new session begins with
@@ -116,6 +132,9 @@ class Client:
         self._socket: ClientConnection | None = None
         self._writes: asyncio.Queue[bytes] = asyncio.Queue()
         self._error: Exception | None = None
+        self._newest: FrameHeader | None = None  # of the frame that came last
+        self._lost: tuple[str, float, int] | None = None  # reason, when, inputs unanswered
+        self._same_world = True
         self._heard_ms = now_ms()
         self._uploading = False
 
@@ -124,7 +143,7 @@ class Client:
     def steer(
         self,
         *,
-        axes: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0),
+        axes: Sequence[float] = (0.0, 0.0, 0.0, 0.0),
         buttons: int = 0,
         keys: Sequence[str] = (),
         pointer: tuple[float, float] = (0.0, 0.0),
@@ -133,8 +152,17 @@ class Client:
         """Send what the controller holds now; `pointer` counts all pixels moved so far.
 
         Send at least every 200 ms: a controller that is silent for 250 ms is released.
+        Raises ValueError for axes that are not four numbers.
         """
-        state = ControllerState(self._sequence, now_ms(), axes, buttons, tuple(keys), pointer, pose)
+        state = ControllerState(
+            self._sequence,
+            now_ms(),
+            controller_axes(axes),
+            int(buttons),
+            (keys,) if isinstance(keys, str) else tuple(keys),
+            (float(pointer[0]), float(pointer[1])),
+            pose,
+        )
         self._sequence += 1
         self._recent.appendleft(state)
         if self._writes.qsize() < MAX_QUEUED:  # while the network is behind, old controls are void
@@ -164,7 +192,10 @@ class Client:
         self._send(message)
 
     async def frame(self) -> ReceivedFrame:
-        """Return the newest frame, waiting for one. Raises BridgeError if the server refused us."""
+        """Return the newest frame, waiting for one.
+
+        Raises BridgeError if the server refused us, and ConnectError if it is no server of ours.
+        """
         if self._error is not None:
             raise self._error
         arrived = await self._frames.get()
@@ -195,6 +226,7 @@ class Client:
         """Connect, and reconnect whenever the connection is lost. Ends with a fatal error."""
         wait = FIRST_RETRY_S
         while True:
+            reason = "the connection was lost"
             try:
                 await self._converse()
             except BridgeError as error:
@@ -202,17 +234,42 @@ class Client:
                     return self._give_up(error)
                 if error.code == "session_expired":
                     self._hello = self._hello.replace(resume=None)
-            except websockets.InvalidHandshake as error:
-                return self._give_up(error)
-            except (OSError, EOFError, TimeoutError, websockets.ConnectionClosed):
-                pass
+                reason = error.message
+            except (OSError, EOFError, TimeoutError, websockets.WebSocketException) as error:
+                final = final_fault(self._url, error)
+                if final is not None:
+                    return self._give_up(final)
+                reason = str(error) or reason
             wait = FIRST_RETRY_S if self.status.state == "playing" else wait
-            self.status = Status("reconnecting", "the connection was lost")
+            self._interrupt(reason)
+            self.status = Status("reconnecting", reason)
             self.reconnects += 1
             await asyncio.sleep(wait)
             wait = min(LONGEST_RETRY_S, wait * 2)
 
-    def _give_up(self, error: Exception) -> None:
+    def _interrupt(self, reason: str) -> None:
+        """Remember a loss; the next frame completes its report."""
+        if self._lost is None and self._newest is not None:
+            unanswered = self._sequence - 1 - self._newest.input_sequence
+            self._lost = (reason, now_ms(), unanswered)
+
+    def _resumed(self, header: FrameHeader, received: float) -> None:
+        """Report the loss that this frame ends, if there was one."""
+        if self._lost is not None and self._newest is not None:
+            reason, lost, unanswered = self._lost
+            step = header.frame - self._newest.frame if self._same_world else 1
+            report = Interruption(
+                reason,
+                (received - lost) / 1000,
+                self._same_world,
+                max(0, step - 1),
+                max(0, 1 - step),
+                unanswered,
+            )
+            self.interruptions.append(report)
+        self._lost, self._same_world, self._newest = None, True, header
+
+    def _give_up(self, error: StructuredError) -> None:
         self._error = error
         self._frames.put(error)
 
@@ -258,14 +315,19 @@ class Client:
         received = self._heard_ms = now_ms()
         match decode_server(data):
             case Frame(header, image) if image is not None:
+                self._resumed(header, received)
                 self._frames.put(ReceivedFrame(header, image, received))
             case Pong(sent, server):
                 self.clock.add(sent, received, server)
             case Status() as status:
                 self.status, self._uploading = status, False
                 self._playing = self._playing or status.state == "playing"
+            case Event("world_lost", detail):
+                self._interrupt(detail or "the worker was lost")
             case Welcome() as welcome:
-                self.welcome = welcome
+                before, self.welcome = self.welcome, welcome
+                if before is not None and before.session != welcome.session:
+                    self._same_world = False
                 self._hello = self._hello.replace(resume=welcome.resume or None)
                 if welcome.role != "spectator" and not welcome.started:
                     self._playing = False

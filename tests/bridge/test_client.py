@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import re
 
+import numpy as np
 import pytest
 
 from tests.bridge.conftest import Rig, RigMaker, eventually
 from tests.support.fake_worker import SPEC
 from worldbridge.bridge.protocol import BridgeError, FrameHeader, OpenSession, Pose, RestartSession
-from worldbridge.engine_plugins.python import connect, profile
-from worldbridge.engine_plugins.python.client import session_url
+from worldbridge.engine_plugins.python import ConnectError, connect, profile
+from worldbridge.engine_plugins.python.client import controller_axes, session_url
 from worldbridge.engine_plugins.python.profile import scripted_track
 from worldbridge.engine_plugins.python.timing import (
     SPANS,
@@ -123,6 +125,9 @@ async def test_it_comes_back_to_its_world(make_rig: RigMaker) -> None:
         for _ in range(5):
             frame = await asyncio.wait_for(client.frame(), 5)
         assert frame.header.frame > before.header.frame
+        (lost,) = client.interruptions
+        assert lost.same_world and lost.reason and 0 < lost.seconds < 10
+        assert lost.frames_rewound == 0 and lost.inputs_unanswered == 0
     assert len(worker.of(OpenSession)) == 1
 
 
@@ -161,3 +166,83 @@ async def test_a_profile_accounts_for_every_millisecond(rig: Rig) -> None:
     assert shape["world"] == "test-card" and shape["transport"] == "websocket-jpeg"
     total = [sum(sample.values()) for sample in result.samples]
     assert shape["input_to_photon_ms"] == pytest.approx(percentiles(total))
+
+
+class Answering:
+    """A TCP server that reads a request and answers each connection with the next of `answers`."""
+
+    def __init__(self, *answers: bytes) -> None:
+        self.answers, self.connections = answers, 0
+
+    async def __aenter__(self) -> Answering:
+        self._server = await asyncio.start_server(self._answer, "127.0.0.1", 0)
+        self.port = self._server.sockets[0].getsockname()[1]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._server.close()
+
+    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1000)
+        writer.write(self.answers[min(self.connections, len(self.answers) - 1)])
+        self.connections += 1
+        await writer.drain()
+        writer.close()
+
+
+def page(status: str, body: bytes = b"<html>") -> bytes:
+    head = f"HTTP/1.1 {status}\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+    return head.encode() + body
+
+
+class TestFaults:
+    async def test_a_bad_gateway_and_a_cut_answer_are_waited_out(self) -> None:
+        answers = page("502 Bad Gateway"), page("503 Service Unavailable"), b"HTTP/1.1 1", b""
+        async with Answering(*answers) as server:
+            async with connect(f"http://127.0.0.1:{server.port}") as client:
+                await eventually(lambda: server.connections >= 4)
+                assert client._error is None and client.status.state == "reconnecting"
+
+    @pytest.mark.parametrize(
+        ("scheme", "answer", "got"),
+        [
+            ("http", page("404 Not Found"), "HTTP 404"),
+            ("http", page("200 OK"), "HTTP 200"),
+            ("http", b"SSH-2.0-OpenSSH\r\n", "HTTP"),
+            ("https", page("400 Bad Request"), "WRONG_VERSION|RECORD|HTTP"),
+        ],
+    )
+    async def test_what_is_no_server_is_said_at_once(
+        self, scheme: str, answer: bytes, got: str
+    ) -> None:
+        async with Answering(answer) as server:
+            async with connect(f"{scheme}://127.0.0.1:{server.port}") as client:
+                with pytest.raises(ConnectError) as caught:
+                    await asyncio.wait_for(client.frame(), 10)
+        assert re.search(got, caught.value.got) and caught.value.remedy
+
+    async def test_a_refusal_by_http_keeps_its_code_and_remedy(self) -> None:
+        body = json.dumps({"code": "forbidden_origin", "message": "m", "remedy": "r"}).encode()
+        async with Answering(page("403 Forbidden", body)) as server:
+            async with connect(f"http://127.0.0.1:{server.port}") as client:
+                with pytest.raises(BridgeError) as caught:
+                    await asyncio.wait_for(client.frame(), 10)
+        assert (caught.value.code, caught.value.remedy) == ("forbidden_origin", "r")
+
+    async def test_a_world_that_began_again_is_reported(self, make_rig: RigMaker) -> None:
+        rig = await make_rig()
+        await rig.worker()
+        async with connect(rig.url) as client:
+            await client.frame()
+            client._hello = client._hello.replace(resume=None)  # as after an expired seat
+            assert client._socket is not None
+            client._socket.transport.abort()
+            await eventually(lambda: len(client.interruptions) == 1)
+            assert not client.interruptions[0].same_world
+
+
+def test_axes_may_be_numpy_and_a_little_too_long() -> None:
+    assert controller_axes(np.float32([1.0000001, -2, 0.5, 0])) == (1.0, -1.0, 0.5, 0.0)
+    for wrong in ((0.0, 0.0), (float("nan"), 0.0, 0.0, 0.0)):
+        with pytest.raises(ValueError, match="expected axes of four numbers"):
+            controller_axes(wrong)

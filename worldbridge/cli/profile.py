@@ -75,9 +75,8 @@ def measure(
 async def _measure(
     url: str, seconds: float, token: str | None, prompt_frames: Sequence[bytes] | None
 ) -> ProfileResult:
-    import websockets
-
     from worldbridge.bridge.protocol import BridgeError
+    from worldbridge.engine_plugins.python import ConnectError
     from worldbridge.engine_plugins.python import profile as run_profile
 
     # The client waits for a server that restarts; here an address without a server is an error.
@@ -91,7 +90,7 @@ async def _measure(
             got=error.got,
             remedy=error.remedy,
         ) from error
-    except (TimeoutError, RuntimeError, websockets.InvalidHandshake) as error:
+    except (TimeoutError, RuntimeError, ConnectError) as error:
         raise StartError(
             "nothing could be measured",
             expected="frames that answer inputs",
