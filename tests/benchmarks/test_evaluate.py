@@ -59,7 +59,12 @@ class TruthWorld(Synchronous[Walker]):
     )
 
     def open(self, start: WorldStart) -> Walker:
-        assert start.pictures is not None and start.pictures.shape == (1, 3, HEIGHT, WIDTH)
+        assert start.prompt_frames is not None and start.prompt_frames.shape == (
+            1,
+            3,
+            HEIGHT,
+            WIDTH,
+        )
         return Walker(*held_out_scene(start.theme, 0))
 
     def render(self, state: Walker, controls: Controls) -> WorldFrame:
