@@ -5,6 +5,9 @@
         frame = await client.frame()
         pixels = frame.rgb()           # uint8 [height, width, 3]
 
+    with connect("http://127.0.0.1:8080") as player:  # the same without an event loop
+        frame = player.step(keys=("KeyW",))           # the first frame that answers it
+
 A world starts from what the caller renders: `connect(url, prompt_frames=screenshot)`.
 """
 
@@ -14,7 +17,7 @@ import asyncio
 import contextlib
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 from urllib.parse import urlsplit, urlunsplit
@@ -53,6 +56,7 @@ from worldbridge.bridge.protocol import (
     known_code,
 )
 from worldbridge.engine_plugins.python.faults import Interruption, final_fault
+from worldbridge.engine_plugins.python.player import Player
 from worldbridge.engine_plugins.python.prompt_frames import PromptFrames, as_files, in_parts
 from worldbridge.engine_plugins.python.timing import Arrival, ClockOffset
 from worldbridge.errors import StructuredError
@@ -131,7 +135,7 @@ class Client:
         self._sequence = 0
         self._socket: ClientConnection | None = None
         self._writes: asyncio.Queue[bytes] = asyncio.Queue()
-        self._error: Exception | None = None
+        self.error: StructuredError | None = None  # why the client gave up
         self._newest: FrameHeader | None = None  # of the frame that came last
         self._lost: tuple[str, float, int] | None = None  # reason, when, inputs unanswered
         self._same_world = True
@@ -196,8 +200,8 @@ class Client:
 
         Raises BridgeError if the server refused us, and ConnectError if it is no server of ours.
         """
-        if self._error is not None:
-            raise self._error
+        if self.error is not None:
+            raise self.error
         arrived = await self._frames.get()
         if isinstance(arrived, Exception):
             raise arrived
@@ -270,7 +274,7 @@ class Client:
         self._lost, self._same_world, self._newest = None, True, header
 
     def _give_up(self, error: StructuredError) -> None:
-        self._error = error
+        self.error = error
         self._frames.put(error)
 
     async def _converse(self) -> None:
@@ -357,8 +361,44 @@ class Client:
                     await self._socket.send(encode(Bye()))
 
 
-@contextlib.asynccontextmanager
-async def connect(
+class Connection:
+    """What `connect` returns: enter it with `async with` for a Client, or with `with` for a Player.
+
+    Leaving the block frees the seat.
+    """
+
+    def __init__(self, client: Callable[[], Client]) -> None:
+        self._client = client
+        self._player: Player | None = None
+        self._stack = contextlib.AsyncExitStack()
+
+    async def __aenter__(self) -> Client:
+        opening = contextlib.asynccontextmanager(self._open)()
+        return await self._stack.enter_async_context(opening)
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._stack.aclose()
+
+    def __enter__(self) -> Player:
+        self._player = Player(self._open)
+        return self._player
+
+    def __exit__(self, *_: object) -> None:
+        if self._player is not None:
+            self._player.close()
+
+    async def _open(self) -> AsyncIterator[Client]:
+        client = self._client()
+        task = asyncio.create_task(client.run())
+        try:
+            yield client
+        finally:
+            await client.close()
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+
+def connect(
     url: str,
     *,
     theme: str | None = None,
@@ -369,23 +409,18 @@ async def connect(
     resume: str | None = None,
     name: str = "python",
     prompt_frames: PromptFrames | None = None,
-) -> AsyncIterator[Client]:
+) -> Connection:
     """Play at `url`, or only `watch`; leaving the block frees the seat.
 
     `prompt_frames` are what the world starts from instead of its theme: a screenshot, or up to
     nine frames, oldest first (see `as_files`).
-    A lost connection is taken up again with growing pauses, in the same world if it still exists.
-    A refusal of the server raises BridgeError from `Client.frame`.
+    A lost connection is taken up again with growing pauses, in the same world if it still exists;
+    `interruptions` says what was lost. A refusal of the server raises BridgeError from `frame`.
+    Raises ValueError unless `url` is an http or ws address.
     """
     files = () if prompt_frames is None else as_files(prompt_frames)
     start = Start(theme, seed, None, None if prompt_frames is None else len(files))
     role: Role = "spectator" if watch else "player"
     hello = Hello(name, role, token=token, resume=resume, world=world)
-    client = Client(url, hello, start, files)
-    task = asyncio.create_task(client.run())
-    try:
-        yield client
-    finally:
-        await client.close()
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+    session_url(url)  # a wrong address is an error of this call
+    return Connection(lambda: Client(url, hello, start, files))

@@ -195,13 +195,53 @@ def page(status: str, body: bytes = b"<html>") -> bytes:
     return head.encode() + body
 
 
+class TestPlayer:
+    async def test_it_plays_without_an_event_loop(self, rig: Rig) -> None:
+        worker = await rig.worker()
+
+        def play() -> None:
+            with connect(rig.url, seed=3) as player:
+                assert player.world().name == "test-card"
+                frame = player.step(axes=np.float32([0, -1, 0, 0]))
+                assert frame.rgb().shape == (SPEC.height, SPEC.width, 3)
+                player.restart(seed=4)
+                assert player.take_interruptions() == []
+                with pytest.raises(BridgeError, match="unknown_theme"):
+                    player.restart(theme="narnia")
+                with pytest.raises(TimeoutError, match="expected a frame"):
+                    for _ in range(200):
+                        player.frame(0.0001)
+            player.close()
+            with pytest.raises(RuntimeError, match="closed"):
+                player.frame()
+
+        await asyncio.to_thread(play)
+        (restarted,) = worker.of(RestartSession)
+        assert isinstance(restarted, RestartSession) and restarted.seed == 4
+        await eventually(lambda: not worker.worlds)
+
+    async def test_what_is_held_stays_held(self, rig: Rig) -> None:
+        worker = await rig.worker()
+
+        def play() -> None:
+            with connect(rig.url) as player:
+                first = player.step(keys="KeyW")
+                # Four repeats take longer than a silent controller is kept.
+                while player.frame().header.input_sequence < first.header.input_sequence + 4:
+                    pass
+                (world,) = worker.worlds.values()
+                assert world.newest is not None and world.newest.keys == ("KeyW",)
+
+        await asyncio.to_thread(play)
+
+
 class TestFaults:
     async def test_a_bad_gateway_and_a_cut_answer_are_waited_out(self) -> None:
         answers = page("502 Bad Gateway"), page("503 Service Unavailable"), b"HTTP/1.1 1", b""
         async with Answering(*answers) as server:
             async with connect(f"http://127.0.0.1:{server.port}") as client:
                 await eventually(lambda: server.connections >= 4)
-                assert client._error is None and client.status.state == "reconnecting"
+                assert client.error is None and client.status.state == "reconnecting"
 
     @pytest.mark.parametrize(
         ("scheme", "answer", "got"),
