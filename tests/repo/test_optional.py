@@ -22,9 +22,15 @@ EXTRAS = (
     "onnxscript",
     "transformers",
     "sentencepiece",
+    "gymnasium",
 )
 # these modules are what an extra is for; others import them once they are needed
-KERNELS = ("kernels.", "runtime.decoding.executors.cuda.", "benchmarks.kernels.")
+KERNELS = (
+    "kernels.",
+    "runtime.decoding.executors.cuda.",
+    "benchmarks.kernels.",
+    "engine_plugins.python.environment",
+)
 CASES = ()
 
 WITHOUT = f"""
