@@ -9,8 +9,10 @@ from __future__ import annotations
 import asyncio
 import faulthandler
 import os
+import resource
 import runpy
 import signal
+import socket
 import sys
 import time
 from collections import deque
@@ -19,8 +21,15 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
 
-from worldbridge.errors import EXIT_CONFIG, EXIT_UNKNOWN_WORLD, EXIT_WEIGHTS, ChildError
+from worldbridge.errors import (
+    EXIT_CONFIG,
+    EXIT_UNKNOWN_WORLD,
+    EXIT_WEIGHTS,
+    ChildError,
+    RestartBudgetError,
+)
 from worldbridge.runtime.process import Backoff, describe_end, die_with_parent
+from worldbridge.settings import HEALTH_VARIABLE
 from worldbridge.stderr import escape, protect_stderr
 
 __all__ = ["Child", "ChildSpec"]
@@ -29,6 +38,9 @@ __all__ = ["Child", "ChildSpec"]
 _HOPELESS: Final = frozenset({EXIT_CONFIG, EXIT_UNKNOWN_WORLD, EXIT_WEIGHTS})
 _STOP_SECONDS: Final = 5.0
 _LAST_LINES: Final = 40
+_STACKS_SECONDS: Final = 1.0  # to print where it hangs
+_MOST_STARTS: Final = 10
+_STARTS_SECONDS: Final = 300.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +51,7 @@ class ChildSpec:
     arguments: Sequence[str]
     environment: Mapping[str, str] = field(default_factory=dict)
     sockets: Sequence[int] = ()
+    asked: bool = False  # answers over the socket that WORLDBRIDGE_HEALTH_FD names
 
 
 class Child:
@@ -57,12 +70,18 @@ class Child:
         self.proven = False
         self._process: asyncio.subprocess.Process | None = None
         self._last_lines: deque[str] = deque(maxlen=_LAST_LINES)
+        self._health: socket.socket | None = None
+        self._answered = False
 
     async def keep_running(self) -> None:
         """Run until cancelled. Raises ChildError when starting it again would not help."""
         backoff = Backoff()
+        starts: deque[float] = deque(maxlen=_MOST_STARTS)
         while True:
             started = time.monotonic()
+            if len(starts) == _MOST_STARTS and started - starts[0] < _STARTS_SECONDS:
+                raise RestartBudgetError(self.spec.name, _MOST_STARTS, _STARTS_SECONDS)
+            starts.append(started)
             code = await self._run_once()
             if code in _HOPELESS or not self.proven:
                 raise ChildError(self.spec.name, code, list(self._last_lines))
@@ -70,6 +89,33 @@ class Child:
             self.note(f"{self.spec.name} {describe_end(code)}; starting it again in {wait:.1f} s")
             self.died()
             await asyncio.sleep(wait)
+
+    @property
+    def pid(self) -> int | None:
+        return None if self._process is None else self._process.pid
+
+    def ask(self) -> bytes | None:
+        """Ask for a sign of life and return the answers since the last call.
+
+        None: it has not answered for the first time yet, so it may still be loading.
+        """
+        if self._health is None:
+            return None
+        with suppress(OSError):  # full: it has enough to answer
+            self._health.send(b"?")
+        answers = b""
+        with suppress(OSError):
+            answers = self._health.recv(4096)
+        self._answered = self._answered or bool(answers)
+        return answers if self._answered else None
+
+    async def kill_hung(self, pids: Sequence[int], why: str) -> None:
+        """End processes of this child that hang: print their stacks, then kill them."""
+        self.note(f"{self.spec.name} {why}; printing its stacks and replacing it")
+        for number in (signal.SIGABRT, signal.SIGCONT):  # a stopped one has to run to print
+            _signal_all(pids, number)
+        await asyncio.sleep(_STACKS_SECONDS)
+        _signal_all(pids, signal.SIGKILL)
 
     def renew(self) -> None:
         """Ask for a new start: the worker replaces its fork, others end and are started again."""
@@ -79,6 +125,14 @@ class Child:
     async def _run_once(self) -> int:
         self._last_lines.clear()
         _let_children_hear_hangup()
+        environment = {**self.spec.environment, "WORLDBRIDGE_PARENT": str(os.getpid())}
+        sockets, theirs = [*self.spec.sockets], None
+        if self.spec.asked:
+            self._health, theirs = socket.socketpair()
+            self._health.setblocking(False)
+            sockets.append(theirs.fileno())
+            environment[HEALTH_VARIABLE] = str(theirs.fileno())
+        self._answered = False
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
@@ -87,11 +141,13 @@ class Child:
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,  # our own stdout carries the ready line alone
             stderr=asyncio.subprocess.STDOUT,
-            env={**os.environ, **self.spec.environment, "WORLDBRIDGE_PARENT": str(os.getpid())},
-            pass_fds=self.spec.sockets,
+            env={**os.environ, **environment},
+            pass_fds=sockets,
             start_new_session=True,  # a terminal's Ctrl-C is for us; we stop the children in order
         )
         self._process = process
+        if theirs is not None:
+            theirs.close()
         self.note(f"{self.spec.name} started (process {process.pid})")
         relay = asyncio.create_task(self._relay(process))
         try:
@@ -101,6 +157,9 @@ class Child:
             return code
         finally:
             self._process = None
+            if self._health is not None:
+                self._health.close()
+                self._health = None
             relay.cancel()
             await _end(process)
 
@@ -119,6 +178,12 @@ class Child:
                 with suppress(OSError):  # whatever becomes of our log, the child is read
                     sys.stderr.write(f"{self.spec.name} | {text}\n")
                     sys.stderr.flush()
+
+
+def _signal_all(pids: Sequence[int], number: signal.Signals) -> None:
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, number)
 
 
 def _let_children_hear_hangup() -> None:
@@ -146,6 +211,7 @@ async def _end(process: asyncio.subprocess.Process) -> None:
 def main() -> None:
     """Run the module that the command line names, until it or the parent process ends."""
     protect_stderr(plain=True)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
     faulthandler.enable(file=2)  # SIGABRT ends a process that hangs, and prints where
     # Ctrl-C in a terminal reaches the whole group; the supervisor stops its children in order.
     signal.signal(signal.SIGINT, signal.SIG_IGN)

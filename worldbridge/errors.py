@@ -8,6 +8,7 @@ StructuredError          message, expected, got, remedy; a code for clients and 
       +-- ConfigError    2 a setting is unknown or out of its range
       +-- PortInUseError 3 another program listens there
       +-- ChildError     the child's own: 4 unknown world, 5 weights missing or damaged
+      +-- RestartBudgetError  6 a child process ends again and again
 """
 
 from __future__ import annotations
@@ -15,12 +16,20 @@ from __future__ import annotations
 import json
 from typing import Final, Self
 
-__all__ = ["ChildError", "ConfigError", "PortInUseError", "StartError", "StructuredError"]
+__all__ = [
+    "ChildError",
+    "ConfigError",
+    "PortInUseError",
+    "RestartBudgetError",
+    "StartError",
+    "StructuredError",
+]
 
 EXIT_CONFIG: Final = 2
 EXIT_PORT_IN_USE: Final = 3
 EXIT_UNKNOWN_WORLD: Final = 4
 EXIT_WEIGHTS: Final = 5
+EXIT_RESTARTS: Final = 6
 
 
 class StructuredError(Exception):
@@ -111,6 +120,20 @@ class ChildError(StartError):
             remedy=report.get("remedy", "") or "see the lines above",
         )
         self.exit_code = exit_code if exit_code > 0 else 1
+
+
+class RestartBudgetError(StartError):
+    """A child process ended too often."""
+
+    exit_code = EXIT_RESTARTS
+
+    def __init__(self, name: str, starts: int, seconds: float) -> None:
+        super().__init__(
+            f"the {name} process ends again and again",
+            expected=f"fewer than {starts} starts in {seconds:g} s",
+            got=f"{starts}",
+            remedy="see the lines above",
+        )
 
 
 def _report_in(lines: list[str]) -> dict[str, str]:

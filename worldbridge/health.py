@@ -1,18 +1,97 @@
-"""The gateway's state and its worker's, requested over plain HTTP."""
+"""Whether the children work: the state over plain HTTP, answers over a pipe, and a watchdog."""
 
 from __future__ import annotations
 
 import asyncio
 import json
+import os
+import socket
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
-__all__ = ["Health", "ask_health", "ask_max_prompt_frames", "ask_themes"]
+__all__ = [
+    "Health",
+    "Watchdog",
+    "ask_health",
+    "ask_max_prompt_frames",
+    "ask_themes",
+    "cpu_seconds",
+    "forks_of",
+    "notify_systemd",
+]
 
 _TIMEOUT_SECONDS: Final = 2.0
+_LATE_SECONDS: Final = 1.5  # between two looks: then it was us who did not run
+_BUSY_SECONDS: Final = 0.02  # of CPU between two looks
 _MAX_BYTES: Final = 1 << 20
 _WILDCARDS: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}
+
+
+class Watchdog:
+    """Tell a process that hangs from one that is busy. Pure: times come from the caller.
+
+    Args:
+        idle_s: how long it may not answer while it uses no CPU: it is stopped or waits for ever.
+        busy_s: how long it may not answer at all.
+    """
+
+    def __init__(self, idle_s: float, busy_s: float = 30.0) -> None:
+        self._idle_s = idle_s
+        self._busy_s = busy_s
+        self._looked = self._heard = self._worked = 0.0
+        self._cpu: float | None = None
+
+    def hangs(self, now: float, answers: bool, cpu: float | None) -> bool:
+        """Return whether the process should be replaced.
+
+        Args:
+            now: seconds; call it about twice a second.
+            answers: whether it answered since the last call.
+            cpu: the seconds of CPU that it has used, None where that is unknown.
+        """
+        paused, self._looked = now - self._looked > _LATE_SECONDS, now
+        before, self._cpu = self._cpu, cpu
+        if answers or paused:
+            self._heard = self._worked = now
+        elif cpu is None or before is None or abs(cpu - before) >= _BUSY_SECONDS:
+            self._worked = now
+        hangs = now - self._heard > self._busy_s or now - self._worked > self._idle_s
+        if hangs:
+            self._heard = self._worked = now  # its successor has as much time
+        return hangs
+
+
+def forks_of(pid: int) -> list[int]:
+    """Return the process ids of a process's children; none where the kernel does not list them."""
+    try:
+        return [int(name) for name in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except (OSError, ValueError):
+        return []
+
+
+def cpu_seconds(pid: int | None) -> float | None:
+    """Return the CPU time of a process and its descendants, None where that is unknown."""
+    if pid is None:
+        return None
+    try:
+        values = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        own = (int(values[11]) + int(values[12])) / os.sysconf("SC_CLK_TCK")
+    except (OSError, ValueError, IndexError):
+        return None
+    return own + sum(cpu_seconds(child) or 0.0 for child in forks_of(pid))
+
+
+def notify_systemd(state: str) -> None:
+    """Send a line such as READY=1 to systemd, if it started us and waits for it (sd_notify(3))."""
+    address = os.environ.get("NOTIFY_SOCKET", "")
+    if address[:1] in ("/", "@"):
+        with (
+            suppress(OSError),
+            socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as link,
+        ):
+            link.sendto(state.encode(), address.replace("@", "\0", 1))
 
 
 @dataclass(frozen=True, slots=True)

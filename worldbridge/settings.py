@@ -11,9 +11,12 @@ from worldbridge.errors import ConfigError
 
 __all__ = [
     "DEFAULT_ENDPOINT",
+    "HEALTH_VARIABLE",
     "MAX_PROMPT_FRAMES",
     "MAX_SEATS",
     "TOKEN_VARIABLE",
+    "WORKER_ANSWERS",
+    "WORKER_SILENT",
     "check",
     "check_fields",
     "choices_of",
@@ -29,7 +32,10 @@ T = TypeVar("T")
 DEFAULT_ENDPOINT = "ipc:///tmp/worldbridge"  # of the ZeroMQ socket between gateway and worker
 MAX_SEATS = 64
 MAX_PROMPT_FRAMES = 9  # that a world begins with
+HEALTH_VARIABLE = "WORLDBRIDGE_HEALTH_FD"  # a socket: each byte that comes is answered by one
 TOKEN_VARIABLE = "WORLDBRIDGE_TOKEN"  # a secret on a command line is there for every user to read
+
+WORKER_ANSWERS, WORKER_SILENT = b".", b"s"  # what a gateway answers there
 
 
 def setting(

@@ -10,6 +10,7 @@ import asyncio
 import signal
 import socket
 import tempfile
+import time
 from collections.abc import Coroutine
 from contextlib import suppress
 from dataclasses import replace
@@ -22,15 +23,26 @@ from worldbridge.cli.console import ProgressReporter
 from worldbridge.cli.prompt_files import read_prompt_files
 from worldbridge.config import ServerConfig
 from worldbridge.errors import ConfigError, PortInUseError
-from worldbridge.health import ask_health, ask_max_prompt_frames, ask_themes
+from worldbridge.health import (
+    Watchdog,
+    ask_health,
+    ask_max_prompt_frames,
+    ask_themes,
+    cpu_seconds,
+    forks_of,
+    notify_systemd,
+)
 from worldbridge.runtime.config import WorkerConfig
-from worldbridge.settings import TOKEN_VARIABLE, to_json
+from worldbridge.settings import TOKEN_VARIABLE, WORKER_SILENT, to_json
 from worldbridge.stderr import protect_stderr
 
 __all__ = ["listen", "run", "serve"]
 
 _BACKLOG = 128
 _POLL_SECONDS = 0.1
+_LOOK_SECONDS = 0.5
+_GATEWAY_IDLE_SECONDS = 3.0
+_WORKER_IDLE_SECONDS = 1.0  # besides the time after which the gateway calls it silent
 
 
 def run(config: ServerConfig) -> None:
@@ -70,7 +82,7 @@ def gateway_spec(config: GatewayConfig) -> ChildSpec:
     environment = {} if config.token is None else {TOKEN_VARIABLE: config.token}
     sockets = [] if config.listen_fd is None else [config.listen_fd]
     arguments = ["worldbridge.bridge", to_json(config)]
-    return ChildSpec("gateway", arguments, {**environment, **_threads(1)}, sockets)
+    return ChildSpec("gateway", arguments, {**environment, **_threads(1)}, sockets, asked=True)
 
 
 def worker_spec(config: WorkerConfig) -> ChildSpec:
@@ -131,7 +143,23 @@ class Supervisor:
         self._progress.close()
         shown = f"[{self._host}]" if ":" in self._host else self._host
         print(f"ready http://{shown}:{self._port}", flush=True)
-        await asyncio.Event().wait()
+        notify_systemd("READY=1")
+        await self._watch()
+
+    async def _watch(self) -> None:
+        """Replace a child that hangs. The gateway answers for itself and for the worker."""
+        gateway, worker = Watchdog(_GATEWAY_IDLE_SECONDS), Watchdog(_WORKER_IDLE_SECONDS)
+        while True:
+            await asyncio.sleep(_LOOK_SECONDS)
+            notify_systemd("WATCHDOG=1")
+            answers, now = self._gateway.ask(), time.monotonic()
+            pid = self._gateway.pid
+            if gateway.hangs(now, answers != b"", cpu_seconds(pid)) and pid is not None:
+                await self._gateway.kill_hung([pid], "does not answer")
+            silent, pid = (answers or b"").endswith(WORKER_SILENT), self._worker.pid
+            if worker.hangs(now, not silent, cpu_seconds(pid)) and pid is not None:
+                # its parent holds the loaded world and starts the next one
+                await self._worker.kill_hung(forks_of(pid) or [pid], "does not answer")
 
     async def _check_theme(self) -> None:
         """Refuse an unknown theme here, before a player does; the themes are known only now."""

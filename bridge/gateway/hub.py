@@ -50,6 +50,8 @@ log = logging.getLogger(__name__)
 
 TICK_S: Final = 0.1
 MAX_OFFERS: Final = 16  # per connection: each one costs a DTLS handshake
+PAUSE_MS: Final = 1_000.0  # between two ticks: we did not run
+EXCUSED_MS: Final = 2_000.0  # after it
 CLOSE_AFTER_MS: Final = 500.0  # how long a client may take to read why it is closed
 
 
@@ -68,6 +70,8 @@ class Gateway:
         self._peers: set[Peer] = set()
         self._waiting: dict[Peer, Hello] = {}  # greeted before the world was ready, oldest first
         self._tasks = TaskSet()
+        self._ticked_ms = math.inf
+        self._judge_ms = -math.inf  # nobody is overdue before
         self.prompt_files = tuple(Path(name).read_bytes() for name in config.prompt_frames)
         self.metrics = Metrics()
         self.worlds = SessionManager(config, self, self.metrics)
@@ -102,6 +106,10 @@ class Gateway:
 
     def tick(self, now: float) -> None:
         """Do everything that happens because time passes."""
+        if now - self._ticked_ms > PAUSE_MS:  # swap, a moved VM: what came meanwhile is unread
+            self._judge_ms = now + EXCUSED_MS
+            self.worlds.link.excuse(now)
+        self._ticked_ms = now
         self.worlds.tick(now)
         for peer in list(self._peers):
             self._check(peer, now)
@@ -114,6 +122,8 @@ class Gateway:
         if peer.closing_since_ms is not None:
             if now - peer.closing_since_ms > CLOSE_AFTER_MS:
                 peer.abort()
+            return
+        if now < self._judge_ms:
             return
         error = peer.overdue(self._config.stall_s * 1000, now)
         if error is not None:

@@ -22,6 +22,7 @@ from worldbridge.bridge.config import GatewayConfig
 from worldbridge.bridge.gateway.http import MAX_WEBSOCKET_MESSAGE, AbortableWebSocket, build_app
 from worldbridge.bridge.gateway.hub import Gateway
 from worldbridge.bridge.gateway.origin import OriginGuard
+from worldbridge.settings import HEALTH_VARIABLE, WORKER_ANSWERS, WORKER_SILENT
 from worldbridge.stderr import RepeatFilter, protect_stderr
 
 log = logging.getLogger(__name__)
@@ -77,6 +78,7 @@ async def serve(config: GatewayConfig) -> None:
     gc.collect()
     gc.freeze()  # what is loaded stays: no collection walks through it between two frames
     _stop_on_signal(server)
+    _answer_health(gateway)
     _report(config, listener)
     try:
         await server.serve(sockets=[listener])
@@ -123,6 +125,27 @@ def _stop_on_signal(server: _Server) -> None:
         # only a main thread can have handlers; elsewhere the task is cancelled instead
         with contextlib.suppress(ValueError, RuntimeError):
             loop.add_signal_handler(number, server.stop)
+
+
+def _answer_health(gateway: Gateway) -> None:
+    """Answer the supervisor's questions in the event loop: one that hangs does not answer."""
+    name = os.environ.get(HEALTH_VARIABLE)
+    if name is None:
+        return
+    link = socket.socket(fileno=int(name))
+    link.setblocking(False)
+    loop = asyncio.get_running_loop()
+
+    def answer() -> None:
+        try:
+            if not link.recv(4096):  # the supervisor is gone, and we end with it
+                loop.remove_reader(link)
+                return
+            link.send(WORKER_SILENT if gateway.worlds.link.worker_silent else WORKER_ANSWERS)
+        except BlockingIOError:
+            pass  # it has answers enough
+
+    loop.add_reader(link, answer)
 
 
 def _listener(config: GatewayConfig) -> socket.socket:

@@ -54,11 +54,22 @@ class Liveness:
     def __init__(self, lost_after_ms: float = LOST_AFTER_MS) -> None:
         self._lost_after_ms = lost_after_ms
         self._heard_ms = 0.0
+        self._broken = False
         self.watching = False
         self.lost = False
 
     def ready(self, now_ms: float) -> None:
         self.watching, self.lost, self._heard_ms = True, False, now_ms
+        self._broken = False
+
+    @property
+    def silent(self) -> bool:
+        """Whether its process is there but does not answer."""
+        return self.lost and not self._broken
+
+    def excuse(self, now_ms: float) -> None:
+        """Give it time to answer, as it was us who did not run."""
+        self._heard_ms = now_ms
 
     def restarting(self) -> None:
         """Stop watching: a worker that loads cannot answer."""
@@ -73,6 +84,7 @@ class Liveness:
     def gone(self) -> bool:
         """Note that its connection broke. Return whether that is news."""
         news = self.watching and not self.lost
+        self._broken = True
         self.lost = self.lost or self.watching
         return news
 
@@ -174,6 +186,14 @@ class WorkerLink:
             return
         # a ROUTER drops what it cannot deliver, so this future is done at once
         self._socket.send_multipart([self._worker, *encode_parts(message)], zmq.NOBLOCK)
+
+    @property
+    def worker_silent(self) -> bool:
+        return self._liveness.silent
+
+    def excuse(self, now: float) -> None:
+        """Give the worker time to answer, as it was us who did not run."""
+        self._liveness.excuse(now)
 
     def tick(self, now: float) -> None:
         """Ping the worker and notice its silence. Call it a few times per second."""

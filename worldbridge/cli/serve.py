@@ -75,7 +75,7 @@ def serve(
     served; everything else goes to standard error. Ctrl-C stops the server.
 
     Exit codes: 2 a setting is wrong, 3 the port is in use, 4 there is no such world, 5 its
-    weights are missing or damaged.
+    weights are missing or damaged, 6 a process of the server ended again and again.
     """
     from worldbridge.supervisor import run
 

@@ -1,0 +1,115 @@
+"""A child that hangs is told from one that is busy, and is replaced."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+from pathlib import Path
+
+import pytest
+
+from worldbridge.children import Child, ChildSpec
+from worldbridge.errors import RestartBudgetError
+from worldbridge.health import Watchdog, cpu_seconds, notify_systemd
+
+ANSWERS = """
+import os, socket
+link = socket.socket(fileno=int(os.environ["WORLDBRIDGE_HEALTH_FD"]))
+while link.recv(1):
+    link.send(b".")
+"""
+
+
+def _first_hang(watchdog: Watchdog, cpu: list[float | None], answers: list[bool]) -> float | None:
+    for number, (used, answered) in enumerate(zip(cpu, answers, strict=True)):
+        if watchdog.hangs(100 + number * 0.5, answered, used):
+            return number * 0.5
+    return None
+
+
+def test_a_process_that_does_nothing_hangs_early() -> None:
+    assert _first_hang(Watchdog(3.0), [1.0] * 20, [True] * 5 + [False] * 15) == 5.5
+
+
+def test_a_busy_process_has_longer() -> None:
+    busy = [n * 0.4 for n in range(100)]
+    assert _first_hang(Watchdog(3.0, 30.0), busy, [True] + [False] * 99) == 30.5
+
+
+def test_without_cpu_times_only_the_long_time_counts() -> None:
+    assert _first_hang(Watchdog(3.0, 10.0), [None] * 40, [True] + [False] * 39) == 10.5
+
+
+def test_a_pause_of_the_whole_machine_is_nobodys_fault() -> None:
+    watchdog = Watchdog(3.0)
+    assert not watchdog.hangs(100.0, True, 1.0)
+    assert not watchdog.hangs(160.0, False, 1.0)
+    assert not watchdog.hangs(160.5, True, 1.0)
+
+
+def test_cpu_seconds_grow_with_work() -> None:
+    before = cpu_seconds(os.getpid())
+    sum(n * n for n in range(1_000_000))
+    after = cpu_seconds(os.getpid())
+    assert before is not None and after is not None and after > before
+    assert cpu_seconds(2**22 + 1) is None
+
+
+async def _until(condition: object, seconds: float = 30.0) -> None:
+    assert callable(condition)
+    async with asyncio.timeout(seconds):
+        while not condition():
+            await asyncio.sleep(0.05)
+
+
+async def test_a_stopped_child_prints_its_stacks_and_is_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "an_answering_child.py").write_text(ANSWERS)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    said: list[str] = []
+    child = Child(ChildSpec("gateway", ["an_answering_child"], asked=True), said.append)
+    child.proven = True
+    running = asyncio.create_task(child.keep_running())
+    await _until(lambda: child.ask())
+    first = child.pid
+    assert first is not None
+    os.kill(first, signal.SIGSTOP)
+    await asyncio.sleep(0.2)
+    child.ask()
+    await asyncio.sleep(0.2)
+    assert child.ask() == b""
+    await child.kill_hung([first], "does not answer")
+    await _until(lambda: child.pid not in (None, first) and child.ask())
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert "gateway was killed by SIGABRT" in said[2]
+    assert "an_answering_child.py" in capfd.readouterr().err, "where it stood still"
+
+
+async def test_a_child_that_ends_again_and_again_ends_the_server(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a_dying_child.py").write_text("raise SystemExit(1)")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setattr("worldbridge.children._MOST_STARTS", 2)
+    child = Child(ChildSpec("worker", ["a_dying_child"]), lambda text: None)
+    child.proven = True
+    with pytest.raises(RestartBudgetError) as caught:
+        await child.keep_running()
+    assert caught.value.exit_code == 6
+
+
+@pytest.mark.parametrize("abstract", [False, True])
+def test_systemd_hears_that_the_server_is_ready(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, abstract: bool
+) -> None:
+    name = "@worldbridge-test-notify" if abstract else str(tmp_path / "notify")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(name.replace("@", "\0"))
+        monkeypatch.setenv("NOTIFY_SOCKET", name)
+        notify_systemd("READY=1")
+        assert systemd.recv(100) == b"READY=1"
