@@ -19,7 +19,7 @@ def main() -> None:
     token = os.environ.get(TOKEN_VARIABLE)
     try:
         text = sys.argv[1] if len(sys.argv) > 1 else ""
-        config = from_json(GatewayConfig, text, **({"token": token} if token else {}))
+        config = from_json(GatewayConfig, text, **({} if token is None else {"token": token}))
     except ConfigError as error:
         print(error, file=sys.stderr)
         sys.exit(error.exit_code)

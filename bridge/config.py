@@ -11,6 +11,7 @@ from worldbridge.settings import (
     MAX_SEATS,
     TOKEN_VARIABLE,
     check,
+    check_endpoint,
     check_fields,
     setting,
 )
@@ -79,6 +80,9 @@ class GatewayConfig:
 
     def __post_init__(self) -> None:
         check_fields(self)
+        secret, expected = self.token or "", "no white space at its ends"
+        check(secret == secret.strip(), "token", expected, "*" * len(secret))
+        check_endpoint(self.endpoint)
         for origin in self.allow_origins:
             _check_origin(origin)
         for name in self.allow_hosts:

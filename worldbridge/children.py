@@ -29,7 +29,7 @@ from worldbridge.errors import (
     RestartBudgetError,
 )
 from worldbridge.runtime.process import Backoff, describe_end, die_with_parent
-from worldbridge.settings import HEALTH_VARIABLE
+from worldbridge.settings import HEALTH_VARIABLE, TOKEN_VARIABLE
 from worldbridge.stderr import escape, protect_stderr
 
 __all__ = ["Child", "ChildSpec"]
@@ -125,7 +125,9 @@ class Child:
     async def _run_once(self) -> int:
         self._last_lines.clear()
         _let_children_hear_hangup()
-        environment = {**self.spec.environment, "WORLDBRIDGE_PARENT": str(os.getpid())}
+        # only the gateway's own settings hold the token: the worker reads foreign weights
+        environment = {name: v for name, v in os.environ.items() if name != TOKEN_VARIABLE}
+        environment |= {**self.spec.environment, "WORLDBRIDGE_PARENT": str(os.getpid())}
         sockets, theirs = [*self.spec.sockets], None
         if self.spec.asked:
             self._health, theirs = socket.socketpair()
@@ -141,7 +143,7 @@ class Child:
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,  # our own stdout carries the ready line alone
             stderr=asyncio.subprocess.STDOUT,
-            env={**os.environ, **environment},
+            env=environment,
             pass_fds=sockets,
             start_new_session=True,  # a terminal's Ctrl-C is for us; we stop the children in order
         )

@@ -6,6 +6,7 @@ A setting that both processes need, such as `seats`, is one setting.
 
 from __future__ import annotations
 
+import os
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import Field, dataclass, fields
@@ -51,6 +52,7 @@ def load_config(path: Path | None, given: Mapping[str, Any]) -> ServerConfig:
         ConfigError: the file cannot be read, a key is unknown or a value is out of its range.
     """
     values: dict[str, Any] = _read(path) if path is not None else {}
+    _check_environment(given)
     values |= {name: value for name, value in given.items() if value not in (None, (), [])}
     values = known(values, [name for name, _, _ in options()])
     parts = {
@@ -58,6 +60,19 @@ def load_config(path: Path | None, given: Mapping[str, Any]) -> ServerConfig:
         for part, kind in _PARTS.items()
     }
     return ServerConfig(**parts)
+
+
+def _check_environment(given: Mapping[str, Any]) -> None:
+    """Refuse a variable that is set to nothing: who sets it means to have a secret."""
+    for name, item, _ in options():
+        variable = item.metadata.get("env")
+        if variable and given.get(name) is None and os.environ.get(variable) == "":
+            raise ConfigError(
+                f"{variable} is set, but empty",
+                expected="a secret in it, or no such variable",
+                got="no characters",
+                remedy=f"give it a secret, or unset {variable} for a server without one",
+            )
 
 
 def _read(path: Path) -> dict[str, Any]:

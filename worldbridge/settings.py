@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, field, fields
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
@@ -14,10 +15,12 @@ __all__ = [
     "HEALTH_VARIABLE",
     "MAX_PROMPT_FRAMES",
     "MAX_SEATS",
+    "MAX_SOCKET_PATH",
     "TOKEN_VARIABLE",
     "WORKER_ANSWERS",
     "WORKER_SILENT",
     "check",
+    "check_endpoint",
     "check_fields",
     "choices_of",
     "from_json",
@@ -30,6 +33,7 @@ __all__ = [
 T = TypeVar("T")
 
 DEFAULT_ENDPOINT = "ipc:///tmp/worldbridge"  # of the ZeroMQ socket between gateway and worker
+MAX_SOCKET_PATH = 107  # bytes in the path of a Unix socket (unix(7))
 MAX_SEATS = 64
 MAX_PROMPT_FRAMES = 9  # that a world begins with
 HEALTH_VARIABLE = "WORLDBRIDGE_HEALTH_FD"  # a socket: each byte that comes is answered by one
@@ -94,6 +98,14 @@ def check(valid: bool, name: str, expected: str, got: object) -> None:
             got=repr(got),
             remedy="see worldbridge serve --help",
         )
+
+
+def check_endpoint(endpoint: str) -> None:
+    """Raise ConfigError if the path of a Unix socket is longer than the kernel takes."""
+    path = endpoint.removeprefix("ipc://")
+    if path != endpoint:
+        size = len(os.fsencode(path))
+        check(size <= MAX_SOCKET_PATH, "endpoint", f"a path of up to {MAX_SOCKET_PATH} bytes", path)
 
 
 def to_json(config: Any) -> str:

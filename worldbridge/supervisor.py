@@ -7,6 +7,7 @@ anything loads, and a gateway that is started again finds waiting clients in the
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import socket
 import tempfile
@@ -33,7 +34,7 @@ from worldbridge.health import (
     notify_systemd,
 )
 from worldbridge.runtime.config import WorkerConfig
-from worldbridge.settings import TOKEN_VARIABLE, WORKER_SILENT, to_json
+from worldbridge.settings import MAX_SOCKET_PATH, TOKEN_VARIABLE, WORKER_SILENT, to_json
 from worldbridge.stderr import protect_stderr
 
 __all__ = ["listen", "run", "serve"]
@@ -56,11 +57,32 @@ def run(config: ServerConfig) -> None:
 async def serve(config: ServerConfig) -> None:
     # an error is reported here, not to every player
     read_prompt_files("prompt-frame", config.gateway.prompt_frames)
-    with (
-        listen(config.gateway.host, config.gateway.port) as listener,
-        tempfile.TemporaryDirectory(prefix="worldbridge-") as scratch,
-    ):
+    with listen(config.gateway.host, config.gateway.port) as listener, scratch_folder() as scratch:
         await Supervisor(config, listener, Path(scratch)).run()
+
+
+def scratch_folder() -> tempfile.TemporaryDirectory[str]:
+    """Return a folder of this server alone, whose path leaves room for the name of a socket.
+
+    Folders for temporary files can lie deep; then another one is taken. Raises ConfigError.
+    """
+    room, error = MAX_SOCKET_PATH - len("/worker"), "none of them can be written"
+    for parent in (None, os.environ.get("XDG_RUNTIME_DIR"), "/tmp"):
+        try:
+            folder = tempfile.TemporaryDirectory(prefix="worldbridge-", dir=parent or None)
+        except OSError as refused:
+            error = str(refused)
+            continue
+        if len(os.fsencode(folder.name)) <= room:
+            return folder
+        folder.cleanup()
+        error = f"{folder.name}, which is too long for a Unix socket"
+    raise ConfigError(
+        "there is no folder for temporary files",
+        expected="TMPDIR, XDG_RUNTIME_DIR or /tmp: a folder with a short path that can be written",
+        got=error,
+        remedy="set TMPDIR to such a folder",
+    )
 
 
 def listen(host: str, port: int) -> socket.socket:

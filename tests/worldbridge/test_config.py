@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import FrozenInstanceError
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,8 @@ from worldbridge.cli.prompt_files import read_prompt_files
 from worldbridge.config import load_config
 from worldbridge.errors import ConfigError
 from worldbridge.runtime.config import WorkerConfig
-from worldbridge.settings import TOKEN_VARIABLE, from_json
-from worldbridge.supervisor import gateway_spec, worker_spec
+from worldbridge.settings import TOKEN_VARIABLE, check_endpoint, from_json
+from worldbridge.supervisor import gateway_spec, scratch_folder, worker_spec
 
 
 def test_defaults_are_valid_and_local() -> None:
@@ -152,3 +153,52 @@ def test_every_setting_reaches_the_gateway_and_the_token_by_the_environment() ->
 def test_json_that_is_no_settings_is_refused(text: str) -> None:
     with pytest.raises(ConfigError):
         from_json(GatewayConfig, text)
+
+
+def test_an_empty_variable_is_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(TOKEN_VARIABLE, "")
+    with pytest.raises(ConfigError, match=f"{TOKEN_VARIABLE} is set, but empty") as caught:
+        load_config(None, {})
+    assert caught.value.exit_code == 2
+    assert load_config(None, {"token": "open sesame"}).gateway.token == "open sesame"
+
+
+@pytest.mark.parametrize("token", ["", " ", "\t", " secret", "secret\n"])
+def test_a_token_has_no_white_space_at_its_ends(tmp_path: Path, token: str) -> None:
+    with pytest.raises(ConfigError, match="token") as caught:
+        load_config(None, {"token": token})
+    assert caught.value.exit_code == 2 and "secret" not in str(caught.value)
+    file = tmp_path / "server.toml"
+    file.write_text(f"token = {json.dumps(token)}\n")
+    with pytest.raises(ConfigError, match="token"):
+        load_config(file, {})
+
+
+def test_a_deep_folder_for_temporary_files_is_left_for_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deep = tmp_path / ("x" * 100)
+    deep.mkdir()
+    monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
+    monkeypatch.setattr("tempfile.tempdir", str(deep))
+    with scratch_folder() as scratch:
+        check_endpoint(f"ipc://{scratch}/worker")
+        assert Path(scratch).stat().st_mode & 0o777 == 0o700
+    assert not list(deep.iterdir())
+
+
+def test_without_a_folder_for_temporary_files_the_reason_is_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("tempfile.TemporaryDirectory", refuse)
+    with pytest.raises(ConfigError, match="No space left on device.*TMPDIR") as caught:
+        scratch_folder()
+    assert caught.value.exit_code == 2
+
+
+def test_a_socket_path_that_the_kernel_refuses_is_refused_by_its_length() -> None:
+    with pytest.raises(ConfigError, match="107 bytes"):
+        GatewayConfig(endpoint="ipc:///tmp/" + "x" * 110)
