@@ -39,6 +39,7 @@ _HOPELESS: Final = frozenset({EXIT_CONFIG, EXIT_UNKNOWN_WORLD, EXIT_WEIGHTS})
 _STOP_SECONDS: Final = 5.0
 _LAST_LINES: Final = 40
 _STACKS_SECONDS: Final = 1.0  # to print where it hangs
+_FIRST_ANSWER_SECONDS: Final = 30.0
 _MOST_STARTS: Final = 10
 _STARTS_SECONDS: Final = 300.0
 
@@ -72,6 +73,7 @@ class Child:
         self._last_lines: deque[str] = deque(maxlen=_LAST_LINES)
         self._health: socket.socket | None = None
         self._answered = False
+        self._started = 0.0
 
     async def keep_running(self) -> None:
         """Run until cancelled. Raises ChildError when starting it again would not help."""
@@ -107,7 +109,8 @@ class Child:
         with suppress(OSError):
             answers = self._health.recv(4096)
         self._answered = self._answered or bool(answers)
-        return answers if self._answered else None
+        loading = time.monotonic() - self._started < _FIRST_ANSWER_SECONDS
+        return None if loading and not self._answered else answers
 
     async def kill_hung(self, pids: Sequence[int], why: str) -> None:
         """End processes of this child that hang: print their stacks, then kill them."""
@@ -134,7 +137,7 @@ class Child:
             self._health.setblocking(False)
             sockets.append(theirs.fileno())
             environment[HEALTH_VARIABLE] = str(theirs.fileno())
-        self._answered = False
+        self._answered, self._started = False, time.monotonic()
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",

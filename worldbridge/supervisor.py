@@ -156,7 +156,7 @@ class Supervisor:
             if health is not None:
                 self._gateway.proven = True
                 self._progress.show(health.detail, health.progress)
-                if health.ready:
+                if health.ready and self._gateway.ask() is not None:
                     break
             await asyncio.sleep(_POLL_SECONDS)
         await self._check_theme()

@@ -10,7 +10,8 @@ import asyncio
 import hmac
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -110,9 +111,13 @@ class Gateway:
             self._judge_ms = now + EXCUSED_MS
             self.worlds.link.excuse(now)
         self._ticked_ms = now
-        self.worlds.tick(now)
+        try:
+            self.worlds.tick(now)
+        except Exception:  # our bug must not end the server; the next tick tries again
+            log.exception("the sessions were not looked at")
         for peer in list(self._peers):
-            self._check(peer, now)
+            with self._guarding(peer):
+                self._check(peer, now)
         lost = self.worlds.lost_ms
         if lost is not None and now - lost > self._config.worker_grace_s * 1000:
             self.worlds.lost_ms = None
@@ -181,12 +186,18 @@ class Gateway:
         """Handle a message of a client, whatever its transport."""
         if peer.connection.phase is Phase.CLOSED:
             return
-        try:
+        with self._guarding(peer):
             self._handle(peer, peer.connection.receive(data, now_ms()))
+
+    @contextmanager
+    def _guarding(self, peer: Peer) -> Iterator[None]:
+        """Let an error of what is done for one client end its connection, not the server."""
+        try:
+            yield
         except BridgeError as error:
             self.fail(peer, error)
-        except Exception:  # our bug must end this client's connection, not the server
-            log.exception("a message of a client was not handled")
+        except Exception:
+            log.exception("something was not done for a client")
             text = "the server failed on this message"
             self.fail(peer, BridgeError("internal", text, "", "", "Connect again."))
 
@@ -421,10 +432,10 @@ class Gateway:
     def world_is_ready(self) -> None:
         waiting, self._waiting = self._waiting, {}
         for peer, hello in waiting.items():
-            try:
+            if peer.connection.phase is not Phase.WAITING:
+                continue  # it is being closed, and has no use for a seat
+            with self._guarding(peer):
                 self._admit(peer, hello)
-            except BridgeError as error:
-                self.fail(peer, error)
 
     def announce(self, message: Status | Event) -> None:
         for peer in self._peers:

@@ -151,7 +151,10 @@ class WorkerLink:
             self._worker = name
         elif name != self._worker:
             return  # one that was replaced, or that never said it was ready
-        self._dispatch(message, now)
+        try:
+            self._dispatch(message, now)
+        except Exception:  # our bug costs this message, not every player's game
+            log.exception("a message of the worker was not handled")
 
     def _dispatch(self, message: WorkerMessage, now: float) -> None:
         events = self._events
