@@ -44,13 +44,25 @@ class GuideFeatures(NamedTuple):
 class Drawn(NamedTuple):
     """A decoded frame: color float [B, 3, H, W] in [-1, 1], nearness float [B, H, W] in [0, 1].
 
-    nearness is on the scale of `nearness_to_unit`. share [B, K, H, W] is how much each surface has
-    of a pixel.
+    nearness is on the scale of `nearness_to_unit`.
     """
 
     color: Tensor
     nearness: Tensor
-    share: Tensor
+
+
+def _of_largest(values: Tensor, logits: Tensor) -> Tensor:
+    """Return the values [B, V, H, W] of the surface with the largest logit, the first of equals.
+
+    values [B, K, V, H, W]; logits [B, K, H, W]. On a CPU it takes half the time of `argmax`, which
+    is slow along any axis but the last, and `gather`.
+    """
+    best, chosen = logits[:, 0], values[:, 0]
+    for k in range(1, logits.shape[1]):
+        better = logits[:, k] > best
+        chosen = torch.where(better[:, None], values[:, k], chosen)
+        best = torch.maximum(best, logits[:, k])
+    return chosen
 
 
 class _Norm(nn.Module):
@@ -152,16 +164,16 @@ class _Decoder(nn.Module):
         # Whose pixel it is, is decided by linear functions over the cell: borders are straight.
         c = cut.view(batch, k, 3, rows, columns)
         logits = self._plane(c[:, :, 0], _SLOPE * c[:, :, 1], _SLOPE * c[:, :, 2])
+        p = paint.view(batch, k, _SURFACE, rows, columns)
+        nearness = self._plane(p[:, :, 3], p[:, :, 4], p[:, :, 5])
+        flat = p[:, :, :3].repeat_interleave(_CELL, 3).repeat_interleave(_CELL, 4)
+        values = torch.cat((flat, nearness[:, :, None]), 2)
         if temperature > 0:
             share = (logits / temperature).softmax(1)
+            mixed = (values * share[:, :, None]).sum(1)
         else:
-            share = F.one_hot(logits.argmax(1), k).movedim(-1, 1).to(paint.dtype)
-        p = paint.view(batch, k, _SURFACE, rows, columns)
-        flat = p[:, :, :4].repeat_interleave(_CELL, 3).repeat_interleave(_CELL, 4)
-        values = (flat * share[:, :, None]).sum(1)
-        slope = self._plane(torch.zeros_like(p[:, :, 4]), p[:, :, 4], p[:, :, 5])
-        nearness = values[:, 3] + (slope * share).sum(1)
-        return Drawn(values[:, :3], nearness + 0.5, share)
+            mixed = _of_largest(values, logits)
+        return Drawn(mixed[:, :3], mixed[:, 3] + 0.5)
 
     def _plane(self, base: Tensor, down: Tensor, across: Tensor) -> Tensor:
         """Spread [B, K, rows, columns] over cells, [B, K, H, W], with slopes down and across."""
