@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from worldbridge.bridge.protocol import ControlSpec
 from worldbridge.engine_plugins.python.environment import WorldEnv
+from worldbridge.errors import StructuredError
 
 BLOCKED = 1.5  # mean change of the picture, of 255, below which walking leads nowhere
 TURN_STEPS = 20
@@ -81,7 +82,11 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    print(json.dumps(explore(options.url, options.steps, options.seed)))
+    try:
+        result = explore(options.url, options.steps, options.seed)
+    except StructuredError as error:
+        raise SystemExit(f"the world cannot be explored: {error}") from None
+    print(json.dumps(result))
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import contextlib
 import threading
 import time
@@ -41,6 +42,7 @@ class Player:
             target=self._run, args=(opening,), name="worldbridge client", daemon=True
         )
         self._thread.start()
+        atexit.register(self.close)  # a program that fails frees its seat as well
         self._entered.wait()
 
     def _run(self, opening: Callable[[], AsyncIterator[Client]]) -> None:
@@ -184,5 +186,6 @@ class Player:
         """Free the seat and end the thread. May be called again."""
         if not self._closed:
             self._closed = True
+            atexit.unregister(self.close)
             self._loop.call_soon_threadsafe(self._leave.set)
             self._thread.join(LEAVE_S)

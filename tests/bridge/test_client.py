@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import json
 import re
+import sys
 
 import numpy as np
 import pytest
@@ -219,6 +220,18 @@ class TestPlayer:
         (restarted,) = worker.of(RestartSession)
         assert isinstance(restarted, RestartSession) and restarted.seed == 4
         await eventually(lambda: not worker.worlds)
+
+    async def test_a_program_that_fails_frees_its_seat(self, rig: Rig) -> None:
+        worker = await rig.worker()
+        code = (
+            "import worldbridge\n"
+            f"player = worldbridge.connect({rig.url!r}).__enter__()\n"
+            "player.frame()\n"
+            "raise SystemExit(7)"
+        )
+        process = await asyncio.create_subprocess_exec(sys.executable, "-c", code)
+        assert await asyncio.wait_for(process.wait(), 60) == 7
+        await eventually(lambda: bool(worker.of(OpenSession)) and not worker.worlds)
 
     async def test_what_is_held_stays_held(self, rig: Rig) -> None:
         worker = await rig.worker()
