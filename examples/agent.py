@@ -1,4 +1,4 @@
-"""Explore a world: walk on, and turn away when walking no longer changes the picture.
+"""Explore a world: walk on, and turn away when walking no longer changes the frame.
 
     worldbridge serve --world procedural
     python examples/agent.py http://127.0.0.1:8080 --steps 600
@@ -19,7 +19,7 @@ from worldbridge.bridge.protocol import ControlSpec
 from worldbridge.engine_plugins.python.environment import WorldEnv
 from worldbridge.errors import StructuredError
 
-BLOCKED = 1.5  # mean change of the picture, of 255, below which walking leads nowhere
+BLOCKED = 1.5  # mean change of the frame, of 255, below which walking leads nowhere
 TURN_STEPS = 20
 
 

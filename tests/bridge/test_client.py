@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import datetime
 import itertools
 import json
 import re
+import ssl
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from websockets import Headers, InvalidStatus, Response
 
 from tests.bridge.conftest import Rig, RigMaker, eventually
 from tests.support.fake_worker import SPEC
 from worldbridge.bridge.protocol import BridgeError, FrameHeader, OpenSession, Pose, RestartSession
 from worldbridge.engine_plugins.python import ConnectError, connect, profile
 from worldbridge.engine_plugins.python.client import controller_axes, session_url
+from worldbridge.engine_plugins.python.faults import final_fault
 from worldbridge.engine_plugins.python.profile import scripted_track
 from worldbridge.engine_plugins.python.timing import (
     SPANS,
@@ -172,11 +180,11 @@ async def test_a_profile_accounts_for_every_millisecond(rig: Rig) -> None:
 class Answering:
     """A TCP server that reads a request and answers each connection with the next of `answers`."""
 
-    def __init__(self, *answers: bytes) -> None:
-        self.answers, self.connections = answers, 0
+    def __init__(self, *answers: bytes, tls: ssl.SSLContext | None = None) -> None:
+        self.answers, self.connections, self._tls = answers, 0, tls
 
     async def __aenter__(self) -> Answering:
-        self._server = await asyncio.start_server(self._answer, "127.0.0.1", 0)
+        self._server = await asyncio.start_server(self._answer, "127.0.0.1", 0, ssl=self._tls)
         self.port = self._server.sockets[0].getsockname()[1]
         return self
 
@@ -194,6 +202,27 @@ class Answering:
 def page(status: str, body: bytes = b"<html>") -> bytes:
     head = f"HTTP/1.1 {status}\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
     return head.encode() + body
+
+
+def self_signed(folder: Path) -> ssl.SSLContext:
+    """Return a server's TLS context with a certificate that nobody trusts."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
+    now = datetime.datetime.now(datetime.UTC)
+    certificate = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .sign(key, hashes.SHA256())
+    )
+    plain = serialization.NoEncryption()
+    (folder / "pem").write_bytes(
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, plain)
+        + certificate.public_bytes(serialization.Encoding.PEM)
+    )
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(folder / "pem")
+    return context
 
 
 class TestPlayer:
@@ -273,6 +302,32 @@ class TestFaults:
                 with pytest.raises(ConnectError) as caught:
                     await asyncio.wait_for(client.frame(), 10)
         assert re.search(got, caught.value.got) and caught.value.remedy
+
+    async def test_a_certificate_that_nobody_trusts(self, tmp_path: Path) -> None:
+        async with Answering(page("200 OK"), tls=self_signed(tmp_path)) as server:
+            async with connect(f"https://127.0.0.1:{server.port}") as client:
+                with pytest.raises(ConnectError, match="certificate is not valid here"):
+                    await asyncio.wait_for(client.frame(), 10)
+
+    @pytest.mark.parametrize("status", [408, 425, 429, 500, 502, 503, 504])
+    def test_what_a_restarting_proxy_answers_passes(self, status: int) -> None:
+        answer = Response(status, "", Headers(), b"")
+        assert final_fault("ws://a", InvalidStatus(answer)) is None
+
+    async def test_a_world_that_went_back_is_reported(self, make_rig: RigMaker) -> None:
+        rig = await make_rig()
+        worker = await rig.worker()
+        async with connect(rig.url) as client:
+            # The world is saved at every tenth frame: stop it well before the next.
+            while (last := (await client.frame()).header.frame) < 10 or last % 10 > 3:
+                pass
+            await worker.stop()
+            await rig.worker()
+            while not client.interruptions:
+                await asyncio.wait_for(client.frame(), 20)
+        (lost,) = client.interruptions
+        assert lost.same_world and lost.frames_missed == 0 and "worker" in lost.reason
+        assert 0 < lost.frames_rewound <= 10 and client.reconnects == 0
 
     async def test_a_refusal_by_http_keeps_its_code_and_remedy(self) -> None:
         body = json.dumps({"code": "forbidden_origin", "message": "m", "remedy": "r"}).encode()
