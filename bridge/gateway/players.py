@@ -5,6 +5,7 @@ Pure: no sockets, no clocks.
 
 from __future__ import annotations
 
+import math
 import secrets
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from worldbridge.bridge.protocol import (
     FrameHeader,
     PromptFrames,
     Seats,
+    SessionInput,
 )
 
 __all__ = ["PlayerSession", "SeatAllocator", "SequenceRebaser", "SessionStore"]
@@ -119,7 +121,9 @@ class PlayerSession:
         started: the player asked for the world to begin.
         opened: the worker steps it.
         restoring: the worker is opening it from `saved`.
-        restart_due: the player restarted it while the worker was opening it.
+        restart_due: the player restarted it, and the worker has to be told.
+        restart_ms: how far its restarts are ahead of their rate.
+        waiting_input: the newest input, while the worker has older ones to take.
     """
 
     id: str
@@ -133,6 +137,8 @@ class PlayerSession:
     opened: bool = False
     restoring: bool = False
     restart_due: bool = False
+    restart_ms: float = -math.inf
+    waiting_input: SessionInput | None = None
 
 
 class SessionStore:

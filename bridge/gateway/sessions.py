@@ -9,12 +9,12 @@ import asyncio
 import logging
 from collections.abc import Coroutine
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from worldbridge.bridge.config import GatewayConfig
 from worldbridge.bridge.gateway.latency import Metrics
 from worldbridge.bridge.gateway.players import PlayerSession, SeatAllocator, SessionStore
-from worldbridge.bridge.gateway.workers import WorkerLink
+from worldbridge.bridge.gateway.workers import MAX_UNTAKEN, WorkerLink
 from worldbridge.bridge.media.broadcaster import Broadcaster, Quality
 from worldbridge.bridge.protocol import (
     BridgeError,
@@ -43,6 +43,10 @@ from worldbridge.bridge.protocol import (
 from worldbridge.clock import now_ms
 
 log = logging.getLogger(__name__)
+
+
+RESTART_MS: Final = 500.0  # between two restarts of a session, on average: each one is dear
+RESTART_BURST: Final = 3  # more of them may come at once
 
 
 class TaskSet:
@@ -120,6 +124,8 @@ class SessionManager:
     def tick(self, now: float) -> None:
         """End the sessions whose players did not come back, and ping the worker."""
         self.link.tick(now)
+        for each in self.sessions:
+            self._send_waiting(each)
         for session_id in self._seats.expired(now):
             session = self.sessions.get(session_id)
             if session is not None:
@@ -243,7 +249,27 @@ class SessionManager:
         """Hand the newest controller state to the worker."""
         newest = session.inputs.offer(message.states)
         if newest is not None and session.opened:
-            self.link.send(SessionInput(session.id, newest, now_ms()))
+            session.waiting_input = SessionInput(session.id, newest, now_ms())
+            self._send_waiting(session)
+
+    def _send_waiting(self, session: PlayerSession) -> None:
+        """Send what waits for the worker, unless it has not taken enough of what was sent."""
+        if session.waiting_input is not None and self._room(session):
+            self.link.send_counted(session.id, session.waiting_input)
+            session.waiting_input = None
+        if session.restart_due and session.opened:
+            self._restart(session)
+
+    def _room(self, session: PlayerSession) -> bool:
+        """Return whether the worker has taken enough to be sent more of this session."""
+        return self.link.credit.untaken(session.id) < MAX_UNTAKEN
+
+    def messages_taken(self) -> None:
+        """Send what waited while the worker was busy: of each kind the newest."""
+        for session in self.sessions:
+            self._send_waiting(session)
+        if not all(self._room(session) for session in self.sessions):
+            self.link.ask()
 
     def shift(self, session: PlayerSession, ms: float) -> None:
         """Ask for this session's frames to be sent `ms` later."""
@@ -267,13 +293,19 @@ class SessionManager:
             session.restart_due = True
 
     def _restart(self, session: PlayerSession) -> None:
-        session.restart_due = False
-        self.link.send(
-            RestartSession(session.id, session.theme, session.seed, session.prompt_frames)
-        )
+        """Restart at once, or when the worker took the one before: only the newest counts."""
+        now = now_ms()
+        early = session.restart_ms - now > RESTART_BURST * RESTART_MS
+        session.restart_due = early or not self._room(session)
+        if session.restart_due:
+            return
+        session.restart_ms = max(now, session.restart_ms) + RESTART_MS
+        message = RestartSession(session.id, session.theme, session.seed, session.prompt_frames)
+        self.link.send_counted(session.id, message)
 
     def _open(self, session: PlayerSession) -> None:
         session.opened = session.restart_due = False
+        session.waiting_input = None
         session.restoring = session.saved is not None
         frames = None if session.restoring else session.prompt_frames
         self.link.send(OpenSession(session.id, session.theme, session.seed, session.saved, frames))
@@ -386,5 +418,6 @@ class SessionManager:
         self._observer.announce(status)
 
     def _none_is_open(self) -> None:
+        self.link.credit.clear()
         for session in self.sessions:
             session.opened = False

@@ -27,11 +27,13 @@ from worldbridge.bridge.protocol import (
     decode_worker,
     encode_parts,
 )
+from worldbridge.clock import now_ms
 
 log = logging.getLogger(__name__)
 
 PING_EVERY_MS: Final = 500.0
 LOST_AFTER_MS: Final = 1_500.0
+MAX_UNTAKEN: Final = 8  # messages of a session that the worker may have to take
 
 
 class WorkerEvents(Protocol):
@@ -46,6 +48,7 @@ class WorkerEvents(Protocol):
     def session_saved(self, message: SavedSession) -> None: ...
     def frame_arrived(self, message: RawFrame) -> None: ...
     def worker_stats(self, message: WorkerStats) -> None: ...
+    def messages_taken(self) -> None: ...
 
 
 class Liveness:
@@ -96,6 +99,44 @@ class Liveness:
         return self.lost
 
 
+class Credit:
+    """How many messages of each session the worker has not taken yet. Pure.
+
+    A worker takes messages in order, so its answer to a ping says that it took all that was sent
+    before. One ping is under way at a time: a worker that is busy is not sent more of them.
+    """
+
+    def __init__(self) -> None:
+        self._open: dict[str, int] = {}  # sent since the ping, by session
+        self._asked: dict[str, int] = {}  # sent before the ping
+        self._time: float | None = None  # of the ping
+
+    def sent(self, session: str) -> None:
+        self._open[session] = self._open.get(session, 0) + 1
+
+    def untaken(self, session: str) -> int:
+        """Return how many messages may still wait at the worker."""
+        return self._open.get(session, 0) + self._asked.get(session, 0)
+
+    def ask(self, now_ms: float) -> WorkerPing | None:
+        """Return the ping to send now, None while one is under way."""
+        if self._time is not None:
+            return None
+        self._time, self._asked, self._open = now_ms, self._open, {}
+        return WorkerPing(now_ms)
+
+    def answered(self, time: float) -> bool:
+        """Return whether this pong says that messages were taken."""
+        if self._time is None or time < self._time:
+            return False
+        self._time, self._asked = None, {}
+        return True
+
+    def clear(self) -> None:
+        """Forget what was sent to a worker that is gone."""
+        self._open, self._asked, self._time = {}, {}, None
+
+
 class WorkerLink:
     """A ROUTER that the worker connects to.
 
@@ -114,6 +155,7 @@ class WorkerLink:
         self._worker: bytes | None = None
         self._liveness = Liveness()
         self._pinged_ms = 0.0
+        self.credit = Credit()
 
     def bind(self) -> str:
         """Listen and return the endpoint as bound. Raises zmq.ZMQError."""
@@ -181,7 +223,8 @@ class WorkerLink:
             case WorkerStats():
                 events.worker_stats(message)
             case WorkerPong():
-                pass
+                if self.credit.answered(message.time):
+                    events.messages_taken()
 
     def send(self, message: GatewayMessage) -> None:
         """Send without waiting. Nothing is sent while there is no worker."""
@@ -197,6 +240,19 @@ class WorkerLink:
     def excuse(self, now: float) -> None:
         """Give the worker time to answer, as it was us who did not run."""
         self._liveness.excuse(now)
+
+    def send_counted(self, session: str, message: GatewayMessage) -> None:
+        """Send a message whose number is limited, and ask when it was taken."""
+        self.send(message)
+        self.credit.sent(session)
+        if self.credit.untaken(session) >= MAX_UNTAKEN // 2:  # seldom in ordinary play
+            self.ask()
+
+    def ask(self) -> None:
+        """Ask the worker whether it took what was sent, unless it is being asked."""
+        ping = self.credit.ask(now_ms()) if self._worker is not None else None
+        if ping is not None:
+            self.send(ping)
 
     def tick(self, now: float) -> None:
         """Ping the worker and notice its silence. Call it a few times per second."""

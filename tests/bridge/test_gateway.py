@@ -107,6 +107,29 @@ class TestPlaying:
         await eventually(lambda: len(worker.of(RestartSession)) == 1)
         await client.until(Frame)  # and the client is still served
 
+    async def test_a_busy_worker_is_sent_the_newest_alone(self, rig: Rig) -> None:
+        worker = await rig.worker()
+        client = await rig.play()
+        await client.until(Status, playing)
+        worker.answers_pings = False  # as one that is busy with something long
+        for number in range(300):
+            await client.send(Start("night", number))
+            await client.send(Input((ControllerState(number, 1.0),)))
+        await client.send(Ping(1.0))
+        await client.until(Pong)
+        assert len(worker.of(RestartSession)) + len(worker.of(SessionInput)) <= 8
+        worker.answers_pings = True
+
+        def newest_came() -> bool:
+            inputs = [m for m in worker.of(SessionInput) if isinstance(m, SessionInput)]
+            starts = [m for m in worker.of(RestartSession) if isinstance(m, RestartSession)]
+            return bool(
+                inputs and starts and inputs[-1].state.sequence == 299 and starts[-1].seed == 299
+            )
+
+        await eventually(newest_came)
+        assert len(worker.of(RestartSession)) <= 8
+
     async def test_ping_stats_and_bye(self, rig: Rig) -> None:
         worker = await rig.worker()
         client = await rig.play()

@@ -8,7 +8,7 @@ import pytest
 
 from worldbridge.bridge.gateway.connection import Connection, Phase, PromptUpload
 from worldbridge.bridge.gateway.players import SeatAllocator, SequenceRebaser, SessionStore
-from worldbridge.bridge.gateway.workers import Liveness
+from worldbridge.bridge.gateway.workers import Credit, Liveness
 from worldbridge.bridge.media import LatestValue
 from worldbridge.bridge.protocol import (
     BridgeError,
@@ -248,3 +248,43 @@ class TestLiveness:
         life.restarting()
         assert not life.newly_lost(60_000)
         assert not life.gone()
+
+    def test_a_broken_connection_is_not_a_silent_process(self) -> None:
+        life = Liveness(1_500)
+        life.ready(0)
+        assert life.newly_lost(1_501) and life.silent
+        assert not life.gone() and not life.silent
+        life.ready(3_000)
+        assert not life.silent
+
+    def test_it_is_excused_when_we_did_not_run(self) -> None:
+        life = Liveness(1_500)
+        life.ready(0)
+        life.excuse(60_000)
+        assert not life.newly_lost(61_000)
+        assert life.newly_lost(61_501)
+
+
+class TestCredit:
+    def test_messages_are_untaken_until_the_ping_after_them_is_answered(self) -> None:
+        credit = Credit()
+        credit.sent("a")
+        credit.sent("a")
+        assert credit.untaken("a") == 2
+        assert credit.ask(10.0) is not None
+        credit.sent("a")
+        credit.sent("b")
+        assert credit.ask(11.0) is None, "one at a time"
+        assert not credit.answered(9.0), "an older ping"
+        assert credit.answered(10.0)
+        assert (credit.untaken("a"), credit.untaken("b")) == (1, 1)
+        assert credit.ask(12.0) is not None and credit.answered(12.5)
+        assert (credit.untaken("a"), credit.untaken("b")) == (0, 0)
+
+    def test_nothing_is_kept_of_a_worker_that_is_gone(self) -> None:
+        credit = Credit()
+        credit.sent("a")
+        credit.ask(1.0)
+        credit.sent("a")
+        credit.clear()
+        assert credit.untaken("a") == 0 and credit.ask(2.0) is not None
