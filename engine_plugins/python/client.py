@@ -51,6 +51,7 @@ from worldbridge.bridge.protocol import (
     Start,
     Status,
     Welcome,
+    decode_client,
     decode_server,
     encode,
     known_code,
@@ -156,7 +157,8 @@ class Client:
         """Send what the controller holds now; `pointer` counts all pixels moved so far.
 
         Send at least every 200 ms: a controller that is silent for 250 ms is released.
-        Raises ValueError for axes that are not four numbers.
+        What the server would refuse, and end the session for, is not sent: raises ValueError for
+        axes that are not four numbers, otherwise BridgeError with the path of the field at fault.
         """
         state = ControllerState(
             self._sequence,
@@ -167,6 +169,7 @@ class Client:
             (float(pointer[0]), float(pointer[1])),
             pose,
         )
+        decode_client(encode(Input((state,))))
         self._sequence += 1
         self._recent.appendleft(state)
         if self._writes.qsize() < MAX_QUEUED:  # while the network is behind, old controls are void

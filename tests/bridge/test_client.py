@@ -177,6 +177,24 @@ async def test_a_profile_accounts_for_every_millisecond(rig: Rig) -> None:
     assert shape["input_to_photon_ms"] == pytest.approx(percentiles(total))
 
 
+async def test_a_bad_sample_is_refused_here_and_the_session_goes_on(rig: Rig) -> None:
+    await rig.worker()
+    async with connect(rig.url) as client:
+        await client.frame()
+        for wrong, path in (
+            ({"keys": ["KeyW"] * 17}, "keys"),
+            ({"buttons": 1 << 17}, "buttons"),
+            ({"pointer": (float("nan"), 0.0)}, "pointer"),
+        ):
+            with pytest.raises(BridgeError, match="invalid_input") as caught:
+                client.steer(**wrong)  # type: ignore[arg-type]
+            assert path in caught.value.path
+        sent = client.steer(keys="KeyW", axes=np.float32([1, 0, 0, 0]), buttons=np.int64(3))  # type: ignore[arg-type]
+        while (await asyncio.wait_for(client.frame(), 10)).header.input_sequence < sent.sequence:
+            pass
+        assert client.reconnects == 0
+
+
 class Answering:
     """A TCP server that reads a request and answers each connection with the next of `answers`."""
 
