@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import math
+import time
 from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.applications import Starlette
@@ -18,6 +19,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from worldbridge.bridge.gateway.hub import Gateway
+from worldbridge.bridge.gateway.limits import ConnectionTable, WorkBudget
 from worldbridge.bridge.gateway.origin import OriginGuard
 from worldbridge.bridge.gateway.peer import CloseRequest, Peer
 from worldbridge.bridge.gateway.prompts import media_type
@@ -43,15 +45,24 @@ class AbortableWebSocket(WebSocketsSansIOProtocol):
     A close waits for the client to read what was written before; an abort does not.
     """
 
+    table: ClassVar[ConnectionTable]
     heard_ms = -math.inf
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
         self.transport.set_write_buffer_limits(high=WRITE_BUFFER)
+        self._budget = WorkBudget()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.table.remove(self.transport)
+        super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         self.heard_ms = now_ms()
+        begun = time.thread_time()
         super().data_received(data)
+        if not self._budget.spend(time.thread_time() - begun, self.heard_ms / 1000):
+            self.transport.abort()  # fragments and control frames that no message accounts for
 
     async def run_asgi(self) -> None:
         extensions: dict[str, Any] = self.scope["extensions"]

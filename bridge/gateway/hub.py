@@ -10,6 +10,7 @@ import asyncio
 import hmac
 import logging
 import math
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +19,7 @@ from typing import Any, Final
 from worldbridge.bridge.config import GatewayConfig
 from worldbridge.bridge.gateway.connection import Connection, Phase
 from worldbridge.bridge.gateway.latency import Metrics, client_spans, server_spans
+from worldbridge.bridge.gateway.limits import WORK_RATE
 from worldbridge.bridge.gateway.peer import Peer
 from worldbridge.bridge.gateway.players import PlayerSession
 from worldbridge.bridge.gateway.sessions import SessionManager, TaskSet
@@ -186,8 +188,14 @@ class Gateway:
         """Handle a message of a client, whatever its transport."""
         if peer.connection.phase is Phase.CLOSED:
             return
+        begun, now = time.thread_time(), now_ms()
         with self._guarding(peer):
-            self._handle(peer, peer.connection.receive(data, now_ms()))
+            self._handle(peer, peer.connection.receive(data, now))
+        if not peer.budget.spend(time.thread_time() - begun, now / 1000):
+            most = f"at most {WORK_RATE:.0%} of the server's time, on average"
+            text = "this client's messages take too much work"
+            error = BridgeError("bad_message", text, most, "more", "Send fewer messages.")
+            self.fail(peer, error)
 
     @contextmanager
     def _guarding(self, peer: Peer) -> Iterator[None]:

@@ -11,6 +11,7 @@ from typing import Final
 
 from worldbridge.bridge.gateway.connection import Connection, PromptUpload
 from worldbridge.bridge.gateway.latency import VsyncAligner
+from worldbridge.bridge.gateway.limits import WorkBudget
 from worldbridge.bridge.gateway.players import PlayerSession
 from worldbridge.bridge.media.encoder import VideoPacket
 from worldbridge.bridge.protocol import (
@@ -101,6 +102,7 @@ class Peer:
         self.connection = connection
         self._heard = heard
         self.outbox = Outbox()
+        self.budget = WorkBudget()
         self.session: PlayerSession | None = None
         self.transport: Transport = "websocket"
         self.codecs: tuple[str, ...] = ()

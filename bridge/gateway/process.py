@@ -21,6 +21,7 @@ import zmq
 from worldbridge.bridge.config import GatewayConfig
 from worldbridge.bridge.gateway.http import MAX_WEBSOCKET_MESSAGE, AbortableWebSocket, build_app
 from worldbridge.bridge.gateway.hub import Gateway
+from worldbridge.bridge.gateway.limits import ConnectionTable, LimitedHttp, descriptors
 from worldbridge.bridge.gateway.origin import OriginGuard
 from worldbridge.settings import HEALTH_VARIABLE, WORKER_ANSWERS, WORKER_SILENT
 from worldbridge.stderr import RepeatFilter, protect_stderr
@@ -92,9 +93,13 @@ async def serve(config: GatewayConfig) -> None:
 
 def _uvicorn_config(config: GatewayConfig, gateway: Gateway) -> uvicorn.Config:
     guard = OriginGuard(config.host, config.allow_hosts, config.allow_origins)
+    # a page loads its files over a few connections beside the one of its session
+    most = min(config.max_clients * 4, descriptors())
+    table = ConnectionTable(most, max(1, most // 2))
     return uvicorn.Config(
         build_app(gateway, guard),
-        ws=AbortableWebSocket,
+        http=type("Http", (LimitedHttp,), {"table": table}),
+        ws=type("WebSocket", (AbortableWebSocket,), {"table": table}),
         ws_max_size=MAX_WEBSOCKET_MESSAGE,
         ws_per_message_deflate=False,
         ws_ping_interval=None,  # clients ping us, by a message that also measures the clocks
@@ -103,7 +108,6 @@ def _uvicorn_config(config: GatewayConfig, gateway: Gateway) -> uvicorn.Config:
         log_config=None,
         server_header=False,
         proxy_headers=False,
-        limit_concurrency=config.max_clients * 2,
         timeout_graceful_shutdown=1,
     )
 

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from worldbridge.bridge.gateway.connection import Connection, Phase, PromptUpload
+from worldbridge.bridge.gateway.connection import MAX_MESSAGES, Connection, Phase, PromptUpload
 from worldbridge.bridge.gateway.players import SeatAllocator, SequenceRebaser, SessionStore
 from worldbridge.bridge.gateway.workers import Credit, Liveness
 from worldbridge.bridge.media import LatestValue
@@ -195,8 +195,8 @@ class TestConnection:
 
     def test_a_flood_of_messages_is_cut_off(self) -> None:
         talk = self.greeted()
-        for n in range(999):
-            talk.receive(encode(Ping(1.0)), n * 0.9)
+        for n in range(MAX_MESSAGES - 1):
+            talk.receive(encode(Ping(1.0)), n * 900 / MAX_MESSAGES)
         assert self.refused(talk, Ping(1.0)) == "bad_message"
         talk.receive(encode(Ping(1.0)), 1_000.0)
 

@@ -1,0 +1,154 @@
+"""What one connection may cost, from accept on."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import resource
+import time
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.bridge.conftest import Rig, RigMaker
+from worldbridge.bridge.gateway import limits
+from worldbridge.bridge.gateway.limits import ConnectionTable, WorkBudget
+from worldbridge.bridge.protocol import (
+    ControllerState,
+    Error,
+    Hello,
+    Input,
+    Ping,
+    Pong,
+    Status,
+    encode,
+)
+
+
+class _Transport:
+    def __init__(self) -> None:
+        self.aborted = False
+
+    def abort(self) -> None:
+        self.aborted = True
+
+
+def _table(most: int, per_address: int) -> tuple[ConnectionTable, Any]:
+    table = ConnectionTable(most, per_address)
+
+    def add(address: str = "a") -> Any:
+        transport: Any = _Transport()
+        table.add(transport, address)
+        return transport
+
+    return table, add
+
+
+def test_the_oldest_idle_connection_makes_room() -> None:
+    table, add = _table(2, 2)
+    session, idle = add("a"), add("b")
+    table.use(session)
+    newest = add("c")
+    assert (session.aborted, idle.aborted, newest.aborted) == (False, True, False)
+    assert len(table) == 2
+
+
+def test_one_address_does_not_take_the_place_of_others() -> None:
+    _, add = _table(10, 3)
+    other = add("b")
+    mine = [add("a") for _ in range(5)]
+    assert [t.aborted for t in mine] == [True, True, False, False, False]
+    assert not other.aborted
+
+
+def test_the_newest_goes_if_all_others_play() -> None:
+    table, add = _table(2, 2)
+    for transport in (add(), add()):
+        table.use(transport)
+    newest = add()
+    assert newest.aborted and len(table) == 2
+
+
+def test_a_budget_allows_its_rate_and_a_burst() -> None:
+    budget = WorkBudget(rate=0.1, burst=0.5)
+    assert all(budget.spend(0.001, n * 0.01) for n in range(10_000)), "0.1 s per second, for ever"
+    assert budget.spend(0.4, 200.0)
+    assert not budget.spend(0.4, 200.1)
+    assert budget.spend(0.4, 210.0)
+
+
+def test_the_limit_of_open_files_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
+    new: list[tuple[int, int]] = []
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (1_024, 4_096))
+    monkeypatch.setattr(resource, "setrlimit", lambda _, pair: new.append(pair))
+    assert limits.descriptors() == 4_096 - 256
+    assert new == [(4_096, 4_096)]
+
+
+async def _health(rig: Rig) -> int:
+    async with httpx.AsyncClient(trust_env=False) as client:
+        return (await client.get(f"http://127.0.0.1:{rig.port}/health", timeout=10)).status_code
+
+
+@pytest.mark.parametrize("said", [b"", b"GET / HTTP/1.1\r\nHost: localhost\r\nX: "])
+async def test_connections_that_say_nothing_end_and_stop_nobody(
+    make_rig: RigMaker, monkeypatch: pytest.MonkeyPatch, said: bytes
+) -> None:
+    monkeypatch.setattr(limits, "REQUEST_S", 2.0)
+    rig = await make_rig(max_clients=16)
+    streams = []
+    for _ in range(100):  # more than four per client
+        streams.append(await asyncio.open_connection("127.0.0.1", rig.port))
+        streams[-1][1].write(said)
+        assert len(streams) % 25 or await _health(rig) == 200
+    async with asyncio.timeout(20):
+        for reader, writer in streams:
+            with contextlib.suppress(ConnectionError):
+                assert await reader.read() == b""
+            writer.close()
+    assert await _health(rig) == 200
+
+
+async def test_empty_fragments_end_their_connection_alone(rig: Rig) -> None:
+    await rig.worker()
+    player = await rig.play()
+    await player.until(Status, lambda status: status.state == "playing")
+    reader, writer = await asyncio.open_connection("127.0.0.1", rig.port)
+    writer.write(
+        b"GET /session HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+        b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: MDEyMzQ1Njc4OWFiY2RlZg==\r\n\r\n"
+    )
+    await reader.readuntil(b"\r\n\r\n")
+    empty = b"\x00\x80\x00\x00\x00\x00"
+    writer.write(b"\x02\x80\x00\x00\x00\x00")
+    began = time.monotonic()
+    with contextlib.suppress(ConnectionError):
+        while time.monotonic() - began < 30:
+            writer.write(empty * 2_000)
+            await writer.drain()
+            await asyncio.sleep(0.01)
+    assert time.monotonic() - began < 30, "it was not ended"
+    await player.send(Ping(1.0))
+    await player.until(Pong)
+
+
+async def test_input_that_was_held_back_ends_nobody(rig: Rig) -> None:
+    await rig.worker()
+    player = await rig.play()
+    await player.until(Status, lambda status: status.state == "playing")
+    for number in range(3_900):  # 1000 Hz, held back for 3.9 s
+        await player.socket.send(encode(Input((ControllerState(number, 1.0),))))
+    await player.send(Ping(7.0))
+    while (await player.until(Pong)).time != 7.0:
+        pass
+
+
+async def test_a_first_message_that_is_dear_to_read_ends_its_client(rig: Rig) -> None:
+    client = await rig.raw()
+    with contextlib.suppress(Exception):
+        await client.send(b"\x82\xa4type\xa4ping\xa1x" + b"\xdd\x00\x00\xff\xff" + b"\x80" * 65_535)
+    error = await client.until(Error)
+    assert error.fatal
+    other = await rig.greet(Hello("test"))
+    await other.until(Status)
