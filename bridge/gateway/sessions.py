@@ -254,11 +254,14 @@ class SessionManager:
 
     def _send_waiting(self, session: PlayerSession) -> None:
         """Send what waits for the worker, unless it has not taken enough of what was sent."""
-        if session.waiting_input is not None and self._room(session):
-            self.link.send_counted(session.id, session.waiting_input)
-            session.waiting_input = None
         if session.restart_due and session.opened:
             self._restart(session)
+        # An input after a restart is never sent before it: a frame that answers the input is
+        # then of the new world.
+        waiting = None if session.restart_due else session.waiting_input
+        if waiting is not None and self._room(session):
+            self.link.send_counted(session.id, waiting)
+            session.waiting_input = None
 
     def _room(self, session: PlayerSession) -> bool:
         """Return whether the worker has taken enough to be sent more of this session."""

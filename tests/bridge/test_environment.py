@@ -58,6 +58,20 @@ async def test_seeds_decide_the_world_and_steps_are_limited(rig: Rig) -> None:
     assert seen[0] == seen[2] == 5 and seen[1] == seen[3]
 
 
+async def test_a_reset_waits_for_its_world_however_many_there_were(rig: Rig) -> None:
+    worker = await rig.worker()
+
+    def play() -> None:
+        env = WorldEnv(rig.url)
+        for count in range(1, 8):  # more than the gateway forwards at once
+            env.reset(seed=count)
+            seeds = [message.seed for message in worker.of(RestartSession)]  # type: ignore[attr-defined]
+            assert seeds[-1] == count, f"reset {count} returned a frame of an older world"
+        env.close()
+
+    await off_loop(play)
+
+
 async def test_a_lost_world_truncates_the_episode(rig: Rig) -> None:
     await rig.worker()
 
