@@ -121,7 +121,7 @@ class PlayerSession:
         started: the player asked for the world to begin.
         opened: the worker steps it.
         restoring: the worker is opening it from `saved`.
-        restart_due: the player restarted it, and the worker has to be told.
+        restart_due: the player restarted it, and the worker does not know yet.
         restart_ms: how far its restarts are ahead of their rate.
         waiting_input: the newest input, while the worker has older ones to take.
     """

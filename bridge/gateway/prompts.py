@@ -1,7 +1,8 @@
 """Image files of clients to prompt frames.
 
 The files come from anyone who can open a socket. All headers are checked before the first file is
-decoded, so that no file costs more memory than `MAX_PIXELS`.
+decoded, and each image is dropped before the next one is decoded, so that no request costs more
+memory than `MAX_PIXELS`, nor more time than `MAX_TOTAL_PIXELS`.
 `models/conditioning/prompt_frames.py` defines how an image is fitted; this does the same without
 torch.
 """
@@ -16,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
 import numpy as np
+import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
@@ -30,6 +32,7 @@ from worldbridge.bridge.protocol import (
 __all__ = [
     "MAX_ASPECT",
     "MAX_PIXELS",
+    "MAX_TOTAL_PIXELS",
     "MIN_SIDE",
     "PromptDecoder",
     "check_files",
@@ -37,9 +40,13 @@ __all__ = [
     "read_prompt_frames",
 ]
 
+_PNG: Final = b"\x89PNG\r\n\x1a\n"
+_NOTES: Final = {b"iCCP", b"tEXt", b"zTXt", b"iTXt"}
+_JPEG, _JPEG_SCAN, _JPEG_END = b"\xff\xd8", b"\xff\xda", b"\xff\xd9"
 FORMATS: Final = ("PNG", "JPEG", "WEBP")
 MIN_SIDE: Final = 16  # pixels
 MAX_PIXELS: Final = 36_000_000  # above 8K (7680x4320)
+MAX_TOTAL_PIXELS: Final = 80_000_000  # of all files of a start: nine of 4K
 MAX_ASPECT: Final = 8  # the longer side; enlarging a thread to a world's size would not end
 
 # What Pillow raises for bytes that are not what they say.
@@ -64,7 +71,7 @@ def read_prompt_frames(files: Sequence[bytes], height: int, width: int) -> Promp
     Transparent pixels lie over black; EXIF orientation is followed.
     Raises BridgeError bad_prompt_frame, which names the file.
     """
-    images = _open_all(files)
+    images = _open_all(files, (height, width))
     size = len(files) * height * width * 3
     if size > MAX_PAYLOAD:
         raise _bad(
@@ -73,14 +80,18 @@ def read_prompt_frames(files: Sequence[bytes], height: int, width: int) -> Promp
             f"{len(files)}",
             "Send fewer.",
         )
-    fitted = [_fit(_decode(image, name), height, width) for image, name in images]
-    return PromptFrames(len(files), height, width, b"".join(frame.tobytes() for frame in fitted))
+    rgb = bytearray()
+    while images:
+        image, name = images.pop(0)  # and drop it before the next one is decoded
+        rgb += _fit(_decode(image, name), height, width).tobytes()
+    return PromptFrames(len(files), height, width, bytes(rgb))
 
 
 def check_files(files: Sequence[bytes]) -> None:
     """Raise BridgeError bad_prompt_frame for files that `read_prompt_frames` would refuse."""
-    for image, name in _open_all(files):
-        _decode(image, name)
+    images = _open_all(files, (512, 512))
+    while images:
+        _decode(*images.pop(0))
 
 
 def media_type(file: bytes) -> str:
@@ -90,8 +101,14 @@ def media_type(file: bytes) -> str:
     return "image/webp" if file.startswith(b"RIFF") else "image/jpeg"
 
 
-def _open_all(files: Sequence[bytes]) -> list[tuple[Image.Image, str]]:
-    """Return every file with its header checked, and its name for errors."""
+def _open_all(
+    files: Sequence[bytes], fit: tuple[int, int] | None = None
+) -> list[tuple[Image.Image, str]]:
+    """Return every file with its header checked, and its name for errors.
+
+    `fit`: (height, width) that they will be scaled to. A JPEG is then decoded at a size that is
+    closer to it.
+    """
     if not 1 <= len(files) <= MAX_PROMPT_FRAMES:
         raise _bad(
             "this is not a number of prompt frames that a world can start from",
@@ -100,7 +117,20 @@ def _open_all(files: Sequence[bytes]) -> list[tuple[Image.Image, str]]:
             "Send the newest ones.",
         )
     names = [f"prompt frame {number} of {len(files)}" for number in range(1, len(files) + 1)]
-    return [(_open(data, name), name) for data, name in zip(files, names, strict=True)]
+    images = [(_open(data, name), name) for data, name in zip(files, names, strict=True)]
+    for image, _ in images:
+        if fit is not None:
+            side = 2 * max(fit)  # either side, as it may be turned; what is left is filtered
+            image.draft(image.mode, (side, side))
+    total = sum(image.width * image.height for image, _ in images)
+    if total > MAX_TOTAL_PIXELS:
+        raise _bad(
+            "the prompt frames are too large together",
+            f"at most {MAX_TOTAL_PIXELS} pixels",
+            f"{total}",
+            "Send them smaller; they are scaled to the world's size anyway.",
+        )
+    return images
 
 
 def _open(data: bytes, name: str) -> Image.Image:
@@ -110,7 +140,7 @@ def _open(data: bytes, name: str) -> Image.Image:
     if size is not None:  # opening the file makes room for its pixels
         _check_size(*size, name)
     try:
-        image = Image.open(io.BytesIO(data), formats=FORMATS)
+        image = Image.open(io.BytesIO(_with_end(_without_notes(data))), formats=FORMATS)
     except UnidentifiedImageError as error:
         got = f"{len(data)} bytes that begin with {data[:12].hex(' ')}"
         raise _bad(
@@ -131,6 +161,33 @@ def _open(data: bytes, name: str) -> Image.Image:
             f"Send up to {MAX_PROMPT_FRAMES} of its frames as files of their own.",
         )
     return image
+
+
+def _without_notes(data: bytes) -> bytes:
+    """Return a PNG without its colour profile and texts, which Pillow refuses if they are large.
+
+    Anything else is returned as it is. Source: PNG specification, third edition, chapter 11.
+    """
+    if not data.startswith(_PNG):
+        return data
+    kept, at = [_PNG], len(_PNG)
+    while at + 12 <= len(data):
+        end = at + 12 + int.from_bytes(data[at : at + 4])
+        if data[at + 4 : at + 8] not in _NOTES:
+            kept.append(data[at:end])
+        at = end
+    return b"".join([*kept, data[at:]])
+
+
+def _with_end(data: bytes) -> bytes:
+    """Return a JPEG with the end marker that some cameras leave out, if nothing else is missing."""
+    if data[:2] != _JPEG or data.rfind(_JPEG_END) > data.rfind(_JPEG_SCAN):
+        return data
+    try:  # strict: it does not fill in what is missing
+        simplejpeg.decode_jpeg(data + _JPEG_END, "GRAY", min_height=1, min_width=1, strict=True)
+    except ValueError:
+        return data
+    return data + _JPEG_END
 
 
 def _webp_size(data: bytes) -> tuple[int, int] | None:

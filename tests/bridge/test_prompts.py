@@ -6,6 +6,7 @@ import asyncio
 import io
 import struct
 import tracemalloc
+import weakref
 import zlib
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from PIL import Image
 
 from tests.bridge.conftest import Rig, RigMaker, eventually
 from tests.support.fake_worker import SPEC
+from worldbridge.bridge.gateway import prompts
 from worldbridge.bridge.gateway.prompts import check_files, read_prompt_frames
 from worldbridge.bridge.protocol import (
     BridgeError,
@@ -108,6 +110,48 @@ class TestReading:
         exif[0x0112] = 6
         [frame] = pixels(read_prompt_frames([encoded(image, exif=exif.tobytes())], 96, 64))
         assert frame[:40].min() == 255 and frame[-40:].max() == 0
+
+    @pytest.mark.parametrize("kind", ["iCCP", "zTXt", "tEXt"])
+    def test_a_large_colour_profile_or_text(self, kind: str) -> None:
+        body = bytes(1_500_000) if kind == "tEXt" else b"\0" + zlib.compress(bytes(1_500_000))
+        noted = kind.encode() + b"display\0" + body
+        note = struct.pack(">I", len(noted) - 4) + noted + struct.pack(">I", zlib.crc32(noted))
+        file = RED[:33] + note + RED[33:]
+        assert read_prompt_frames([file], 32, 48) == read_prompt_frames([RED], 32, 48)
+
+    @pytest.mark.parametrize("progressive", [False, True])
+    def test_a_jpeg_without_its_end_marker(self, progressive: bool) -> None:
+        noise = Image.effect_noise((320, 240), 80).convert("RGB")
+        whole = encoded(noise, "JPEG", progressive=progressive)
+        assert whole.endswith(b"\xff\xd9")
+        found = read_prompt_frames([whole[:-2]], 32, 48)
+        assert found == read_prompt_frames([whole], 32, 48)
+
+    def test_a_large_photo_is_scaled_as_it_is_decoded(self) -> None:
+        ramp = np.broadcast_to(np.arange(4_000) * 255 // 4_000, (3_000, 4_000)).astype(np.uint8)
+        photo = Image.fromarray(ramp).convert("RGB")
+        [small] = pixels(read_prompt_frames([encoded(photo, "JPEG", quality=95)], 60, 80))
+        [plain] = pixels(read_prompt_frames([encoded(photo)], 60, 80))
+        assert np.abs(small.astype(int) - plain).max() <= 3
+
+    def test_one_is_decoded_at_a_time(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        alive: list[weakref.ref[Image.Image]] = []
+        decode = prompts._decode
+
+        def counted(image: Image.Image, name: str) -> Image.Image:
+            assert not any(ref() is not None for ref in alive), "an image is still held"
+            result = decode(image, name)
+            alive.append(weakref.ref(result))
+            return result
+
+        monkeypatch.setattr(prompts, "_decode", counted)
+        read_prompt_frames([RED, BLUE, RED], 32, 48)
+        assert len(alive) == 3
+
+    def test_all_files_of_a_start_share_a_budget(self) -> None:
+        file = huge_png(6_000, 5_000)  # 30 megapixels, which is not too many for one
+        with pytest.raises(BridgeError, match="too large together.*80000000 pixels.*90000000"):
+            read_prompt_frames([file] * 3, 32, 48)
 
 
 REFUSED = {

@@ -187,7 +187,7 @@ def test_a_deep_folder_for_temporary_files_is_left_for_another(
     assert not list(deep.iterdir())
 
 
-def test_without_a_folder_for_temporary_files_the_reason_is_told(
+def test_without_a_folder_for_temporary_files_the_reason_is_said(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def refuse(*_: object, **__: object) -> None:

@@ -1,4 +1,4 @@
-"""A child that hangs is told from one that is busy, and is replaced."""
+"""A child that hangs, not one that is busy, is found and replaced."""
 
 from __future__ import annotations
 
