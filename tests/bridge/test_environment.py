@@ -16,6 +16,7 @@ from worldbridge.bridge.protocol import BridgeError, ControlSpec, RestartSession
 gymnasium = pytest.importorskip("gymnasium", reason="needs gymnasium (the extra `gym`)")
 from gymnasium.utils.env_checker import check_env  # noqa: E402
 
+from worldbridge.engine_plugins.python import Interruption  # noqa: E402
 from worldbridge.engine_plugins.python.environment import ENVIRONMENT_ID, WorldEnv, controller_of  # noqa: E402
 
 
@@ -84,7 +85,7 @@ async def test_a_lost_world_truncates_the_episode(rig: Rig) -> None:
                 client._hello = client._hello.replace(resume=None)  # as after an expired seat
             assert client._socket is not None
             env._player._on_loop(client._socket.transport.abort)
-            lost = []
+            lost: list[Interruption] = []
             while not lost:
                 _, reward, _, truncated, info = env.step(np.zeros(2, np.float32))
                 assert reward == info["frame"] / 2
