@@ -33,7 +33,7 @@ class Watchdog:
     """Tell a process that hangs from one that is busy. Pure: times come from the caller.
 
     Args:
-        idle_s: how long it may not answer while it uses no CPU: it is stopped or waits for ever.
+        idle_s: how long it may not answer while it uses no CPU: it is stopped, or stuck.
         busy_s: how long it may not answer at all.
     """
 

@@ -72,7 +72,9 @@ def test_the_newest_goes_if_all_others_play() -> None:
 
 def test_a_budget_allows_its_rate_and_a_burst() -> None:
     budget = WorkBudget(rate=0.1, burst=0.5)
-    assert all(budget.spend(0.001, n * 0.01) for n in range(10_000)), "0.1 s per second, for ever"
+    assert all(budget.spend(0.001, n * 0.01) for n in range(10_000)), (
+        "0.1 s per second, however long"
+    )
     assert budget.spend(0.4, 200.0)
     assert not budget.spend(0.4, 200.1)
     assert budget.spend(0.4, 210.0)

@@ -168,3 +168,19 @@ def test_an_error_of_ours_in_a_tick_ends_nobody_elses_game() -> None:
     assert machine.peers[0].connection.phase is Phase.CLOSED
     assert machine.peers[1].connection.phase is Phase.GREETING
     machine.teardown()
+
+
+def test_after_a_pause_of_the_machine_nobody_is_judged_at_once() -> None:
+    machine = GatewayMachine()
+    machine.connect()
+    machine.send(0, encode(Hello()))
+    [peer] = machine.peers
+    machine.wait(0.1)
+    machine.wait(60.0)  # the machine was suspended: what clients sent meanwhile is unread
+    assert peer.connection.phase is Phase.WAITING
+    for _ in range(19):
+        machine.wait(0.1)
+    assert peer.connection.phase is Phase.WAITING
+    machine.wait(0.2)
+    assert peer.connection.phase is Phase.CLOSED, "it had its time"
+    machine.teardown()

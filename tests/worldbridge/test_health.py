@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from worldbridge.children import Child, ChildSpec
-from worldbridge.errors import RestartBudgetError
+from worldbridge.errors import ChildError, RestartBudgetError
 from worldbridge.health import Watchdog, cpu_seconds, notify_systemd
+from worldbridge.settings import TOKEN_VARIABLE
 
 ANSWERS = """
 import os, socket
@@ -113,3 +114,17 @@ def test_systemd_hears_that_the_server_is_ready(
         monkeypatch.setenv("NOTIFY_SOCKET", name)
         notify_systemd("READY=1")
         assert systemd.recv(100) == b"READY=1"
+
+
+@pytest.mark.parametrize("name", ["worker", "gateway"])
+async def test_the_gateway_alone_gets_the_token(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    code = f"import os, sys\nsys.exit(2 if os.environ.get({TOKEN_VARIABLE!r}) else 4)"
+    (tmp_path / "a_curious_child.py").write_text(code)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv(TOKEN_VARIABLE, "open sesame")
+    secret = {TOKEN_VARIABLE: "open sesame"} if name == "gateway" else {}
+    with pytest.raises(ChildError) as caught:
+        await Child(ChildSpec(name, ["a_curious_child"], secret), lambda text: None).keep_running()
+    assert caught.value.exit_code == (2 if name == "gateway" else 4)
