@@ -46,7 +46,12 @@ from worldbridge.bridge.protocol import (
     Welcome,
     WorldSpec,
 )
-from worldbridge.bridge.transports.webrtc import RtcCallbacks, RtcConnection, choose_codec
+from worldbridge.bridge.transports.webrtc import (
+    RtcCallbacks,
+    RtcConnection,
+    choose_codec,
+    without_surplus,
+)
 from worldbridge.clock import now_ms
 
 log = logging.getLogger(__name__)
@@ -180,6 +185,8 @@ class Gateway:
             self.worlds.leave(session)
         if peer.greeted:
             self.metrics.clients.labels(peer.connection.role).dec()
+        if peer.negotiation is not None:
+            peer.negotiation.cancel()
         if peer.rtc is not None:
             self._tasks.spawn(peer.rtc.close())
             peer.rtc = None
@@ -398,25 +405,30 @@ class Gateway:
         if peer.offers > MAX_OFFERS:
             most, got = f"at most {MAX_OFFERS}", f"{peer.offers}"
             raise BridgeError("bad_message", "too many offers", most, got, "Connect again.")
-        self._tasks.spawn(self._negotiate(peer, message.sdp))
+        if peer.negotiation is not None:
+            peer.negotiation.cancel()  # the newest offer counts
+        work = self._negotiate(peer, without_surplus(message.sdp))
+        peer.negotiation = self._tasks.spawn(work)
 
     async def _negotiate(self, peer: Peer, sdp: str) -> None:
         """Answer an offer. A client whose video fails may go on without: that is not fatal."""
         old, peer.rtc, peer.rtc_open = peer.rtc, None, False
-        if old is not None:
-            await old.close()
+        if old is not None:  # also if a newer offer ends this
+            await asyncio.shield(self._tasks.spawn(old.close()))
+        rtc, answered = None, False
         try:
-            rtc = peer.rtc = RtcConnection(
-                choose_codec(sdp, peer.codecs), self._rtc_callbacks(peer)
-            )
+            rtc = RtcConnection(choose_codec(sdp, peer.codecs), self._rtc_callbacks(peer))
+            peer.rtc = rtc
             answer = await rtc.answer(sdp)
+            answered = peer.rtc is rtc and peer in self._peers
+            if answered:
+                peer.send(Answer(answer))
         except BridgeError as error:
             self.fail(peer, error, fatal=False)
-            return
-        if peer.rtc is rtc and peer in self._peers:
-            peer.send(Answer(answer))
-        else:  # replaced or gone in the meantime
-            await rtc.close()
+        finally:  # refused, replaced, or gone in the meantime
+            if rtc is not None and not answered:
+                peer.rtc = None if peer.rtc is rtc else peer.rtc
+                await rtc.close()
 
     def _rtc_callbacks(self, peer: Peer) -> RtcCallbacks:
         def keyframe() -> None:

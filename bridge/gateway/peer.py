@@ -108,6 +108,7 @@ class Peer:
         self.codecs: tuple[str, ...] = ()
         self.upload = PromptUpload()
         self.rtc: RtcConnection | None = None
+        self.negotiation: asyncio.Task[None] | None = None
         self.rtc_open = False
         self.abort = abort
         self.sent_frames = 0

@@ -37,6 +37,8 @@ PLAYOUT_DELAY_NONE: Final = bytes(3)  # 12 bits of minimum, 12 bits of maximum, 
 MAX_WAITING_PACKETS: Final = 8
 MAX_BUFFERED: Final = 64 * 1024  # of headers that wait in the control channel
 MAX_REASSEMBLY: Final = 1024  # SCTP chunks of half-received messages, about 1.2 MB
+MAX_CANDIDATES: Final = 16
+MAX_LOCAL_NAMES: Final = 2  # among them: each is a multicast query in the server's network
 CHANNELS: Final = ("input", "control")
 
 
@@ -71,6 +73,20 @@ def offer_playout_delay() -> None:
     video = HEADER_EXTENSIONS["video"]
     if all(extension.uri != PLAYOUT_DELAY_URI for extension in video):
         video.append(RTCRtpHeaderExtensionParameters(id=PLAYOUT_DELAY_ID, uri=PLAYOUT_DELAY_URI))
+
+
+def without_surplus(sdp: str) -> str:
+    """Return an offer with its first candidates alone: each costs the server checks or queries."""
+    kept, left, names = [], MAX_CANDIDATES, MAX_LOCAL_NAMES
+    for line in sdp.splitlines(keepends=True):
+        if line.startswith("a=candidate:"):
+            fields = line.split()
+            local = len(fields) > 4 and fields[4].lower().endswith(".local")
+            if left == 0 or (local and names == 0):
+                continue
+            left, names = left - 1, names - local
+        kept.append(line)
+    return "".join(kept)
 
 
 def choose_codec(sdp: str, allowed: Collection[str] = ("h264", "vp8")) -> VideoCodec:

@@ -33,10 +33,12 @@ from worldbridge.bridge.protocol import (
 from worldbridge.bridge.transports.webrtc import (
     PLAYOUT_DELAY_ID,
     PLAYOUT_DELAY_URI,
+    RtcConnection,
     choose_codec,
     last_rtp_timestamp,
     offer_playout_delay,
     patch_sender,
+    without_surplus,
 )
 
 
@@ -244,6 +246,45 @@ class TestOffers:
             with pytest.raises(BridgeError) as caught:
                 choose_codec(await self.offer(*media))
             assert caught.value.code == "bad_message"
+
+    async def test_an_offer_costs_a_few_candidates_and_fewer_names(self) -> None:
+        sdp = await self.offer("video")
+        head = "a=candidate:1 1 udp 2130706431 "
+        flood = "".join(f"{head}a{n}.local 5000 typ host\r\n" for n in range(1_000))
+        flood += "".join(f"{head}10.0.{n // 250}.{n % 250} 5000 typ host\r\n" for n in range(1_000))
+        kept = without_surplus(sdp + flood)
+        lines = [line for line in kept.splitlines() if line.startswith("a=candidate:")]
+        assert len(lines) == 16
+        assert sum(".local" in line for line in lines) <= 2
+        assert choose_codec(kept) == "h264"
+        few = sdp + f"{head}192.0.2.1 5000 typ host\r\n"
+        own = sdp.count("a=candidate:")
+        assert without_surplus(few) == few or own >= 16
+
+    async def test_of_many_offers_at_once_the_newest_is_answered_and_the_others_are_closed(
+        self, rig: Rig, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        made: list[RtcConnection] = []
+        closed: list[RtcConnection] = []
+
+        class Counted(RtcConnection):
+            def __init__(self, *arguments: Any) -> None:
+                super().__init__(*arguments)
+                made.append(self)
+
+            async def close(self) -> None:
+                closed.append(self)
+                await super().close()
+
+        monkeypatch.setattr("worldbridge.bridge.gateway.hub.RtcConnection", Counted)
+        await rig.worker()
+        client = await playing(rig)
+        sdp = await self.offer("video")
+        for _ in range(5):
+            await client.send(Offer(sdp))
+        await client.until(Answer)
+        await client.socket.close()
+        await eventually(lambda: bool(made) and set(made) == set(closed))
 
     async def test_the_codec_is_the_best_that_both_have(self) -> None:
         sdp = await self.offer("video")
