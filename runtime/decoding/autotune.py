@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import time
 from collections.abc import Callable, Iterator
@@ -168,6 +169,7 @@ def _change(world: DecodedWorld, wanted: Wanted) -> None:
     """Gives a world another decoder. Where nobody else holds the one that it has, its memory is
     free before the other one takes some."""
     world.decoder = None
+    gc.collect()  # a trial that was given up is held by the frames of its exception
     world.decoder = world.make_decoder(wanted)
 
 
@@ -190,6 +192,7 @@ def _fastest(world: WorldModel[Any], decoding: DecodedWorld, progress: Progress)
         if best is None or trial.beats(best):
             best, decoder = trial, decoding.decoder
     decoding.decoder = decoder
+    gc.collect()
     assert best is not None
     text = _told(best, trials, world.spec.fps)
     progress(text, 0.9)

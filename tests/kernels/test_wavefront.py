@@ -96,14 +96,14 @@ def test_a_step_sees_what_its_wave_says(height: int, width: int, k: int, least: 
     table, size, first = tables_of(schedule, CPU), height * width, 7
     buffer = buffer_of([0], size)
     buffer.first_entries.fill_(first)
-    for step, wave in enumerate(schedule.stairs):
+    for step, wave in enumerate(schedule.waves):
         buffer.num_accepted.fill_(step)
         inputs = poisoned(1, table.rows, first + size + 4)
         gather_wave(buffer, table, torch.zeros(1, dtype=torch.int64), inputs)
-        used = wave.places < size
-        assert torch.equal(inputs.entries[0, used], first + wave.places[used])
+        used = wave.offsets < size
+        assert torch.equal(inputs.entries[0, used], first + wave.offsets[used])
         assert torch.equal(inputs.tokens[0, used], buffer.tokens[0, wave.sources[used]])
-        assert (inputs.positions[0] >= 0).sum() == len(wave.drawn)
+        assert (inputs.positions[0] >= 0).sum() == len(wave.sampled)
         assert inputs.mask[0, used, :first].all()
         assert torch.equal(inputs.mask[0, used, first : first + wave.end], wave.mask[used])
         assert not inputs.mask[0, :, first + wave.end :].any() and not inputs.mask[0, ~used].any()

@@ -42,6 +42,7 @@ from worldbridge.models.tokenizer import (
 )
 from worldbridge.models.transformer import TransformerConfig, VideoTransformer
 from worldbridge.models.transformer.config import COSMOS
+from worldbridge.runtime.config import WorkerConfig
 from worldbridge.runtime.errors import DamagedWeightsError
 from worldbridge.runtime.worlds.cosmos import load_cosmos
 from worldbridge.runtime.worlds.registry import spec_of
@@ -577,9 +578,9 @@ def test_rate_and_context_are_the_worlds_own(source: Path, tmp_path: Path) -> No
     manifest = read_manifest(out)
     assert manifest["frames_per_second"] == 12.5
     assert manifest["window"] == {"latents": 2, "slide": "rotate"}
-    world = load_cosmos(out, seats=1, device="cpu", progress=lambda *_: None)
+    world = load_cosmos(out, WorkerConfig(seats=1, device="cpu"), lambda *_: None)
     assert (world.spec.fps, world.spec.context_latents) == (12.5, 2)
-    assert (world.decoder.max_latents, world.decoder.slide) == (2, "rotate")
+    assert (world.decoder.max_latents, world.decoder.options.slide) == (2, "rotate")
     for wrong in (1, trained + 1):
         with pytest.raises(ConvertError, match=f"2 to {trained} latents.*got {wrong}"):
             convert(source, tmp_path / "no", context=wrong)

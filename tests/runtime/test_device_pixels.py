@@ -65,7 +65,7 @@ def test_compiled_pictures_are_those_of_pytorch() -> None:
     compiled = CompiledPatchDecoder(network, GRID, WINDOW)
     compiled.prepare(CPU, lambda stage, share: told.append((stage, share)))
     counted = torch._dynamo.utils.counters["stats"]["unique_graphs"]
-    assert told[0] == ("compiling the first pictures of a stream", 0.0) and len(told) == 3
+    assert told[0] == ("compiling the first frames of a stream", 0.0) and len(told) == 3
     eager = EagerPatchDecoder(network, GRID, WINDOW)
     for seed in (0, 1):
         expected, found = stream(eager, WINDOW + 3, seed), stream(compiled, WINDOW + 3, seed)

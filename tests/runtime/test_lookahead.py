@@ -347,7 +347,7 @@ def broken(world: CosmosWorld, stage: str, call: int = 0) -> Iterator[None]:
         "pixels": world.maker,
     }[stage]
     name = {
-        "drawing": "_draw",
+        "drawing": "_sample",
         "appending": "_append",
         "recording": "snapshot",
         "decoding": "decode_step",

@@ -119,7 +119,7 @@ class TestCosmos:
 def test_a_rendered_world_says_that_it_cannot() -> None:
     world = ProceduralWorld()
     assert world.spec.max_prompt_frames == 0
-    with pytest.raises(BadPromptFrameError, match="expected no pictures, got 1"):
+    with pytest.raises(BadPromptFrameError, match="expected no prompt frames, got 1"):
         world.open(WorldStart("city", 1, film(1)))
 
 

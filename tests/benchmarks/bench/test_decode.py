@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from worldbridge.benchmarks.decode.streams import RasterStream, random_past
 from worldbridge.models.checkpoint import World
 from worldbridge.models.tokenizer import TokenizerConfig
 from worldbridge.models.transformer import TransformerConfig
-from worldbridge.runtime.decoding import Decoder, Sampling
+from worldbridge.runtime.decoding import DecodeOptions, Sampling, make_decoder
 from worldbridge.runtime.errors import NoDeviceError
 
 SIZE = 12  # tokens of a latent
@@ -66,7 +67,11 @@ def test_forwards_and_bytes_are_counted(result: dict[str, Any]) -> None:
     # each token one forward; a decoder then feeds the latent once more
     assert modes["plain"]["forwards_per_latent"] == SIZE
     assert modes["sequential"]["forwards_per_latent"] == SIZE + 1
-    assert [modes[n]["rows_per_forward"] for n in ("sequential", "jacobi", "medusa")] == [1, 16, 4]
+    assert [modes[n]["rows_per_forward"] for n in ("sequential", "jacobi", "medusa")] == [
+        1,
+        SIZE,
+        4,
+    ]
     assert result["context_tokens"] == 3 * SIZE + SIZE // 2
     layer = 2 * 64 * 32 + 2 * 32 * 32 + 3 * 32 * 48  # queries and output; keys, values; SwiGLU
     weights = 4 * (2 * layer + 240 * 32)
@@ -159,27 +164,32 @@ def test_a_fixed_context_of_a_world_is_reached_by_drawing(world: World) -> None:
     assert not torch.equal(first, second), "the noise has to differ"
 
 
-def test_steps_that_a_decoder_enqueues_in_groups_are_marked_one_by_one(world: World) -> None:
+def test_steps_that_a_decoder_enqueues_in_groups_are_marked_one_by_one(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     class Steps:
         buckets = (1,)
         ran = 0
 
-        def run(self, bucket: int) -> None:
+        def run(self, bucket: int, given: bool = False) -> None:
             self.ran += 1
 
-    class Grouped(Decoder):
-        """Enqueues three groups of four steps, and tells of the groups alone."""
+    decoder = make_decoder(world.transformer, 2, Sampling(), DecodeOptions("sequential"))
+    executor: Any = decoder.executor
+    executor.steps = Steps()
 
-        steps: Any = Steps()
+    def in_groups(self: Any, batch: Any, on_step: Callable[[], None]) -> None:
+        """Enqueue three groups of four steps, and report the groups alone."""
+        for _ in range(3):
+            on_step()
+            for _ in range(4):
+                self.steps.run(1)
 
-        def _draw(self, sessions: Any, pairs: Any) -> torch.Tensor:
-            for _ in range(3):
-                self.on_step()
-                for _ in range(4):
-                    self.steps.run(1)
-            return torch.zeros(len(sessions), 3, 4, dtype=torch.long)
+    def zeros(self: Any, batch: Any) -> torch.Tensor:
+        return torch.zeros(len(batch.sessions), 3, 4, dtype=torch.long)
 
-    decoder = Grouped(world.transformer, 2, Sampling(), "sequential")
+    monkeypatch.setattr(type(executor), "run_latent", in_groups)
+    monkeypatch.setattr(type(executor), "codes", zeros)
     stream = RasterStream(decoder, *random_past(world, 1), fixed=True)
     for number in range(2):
         marks: list[int] = []

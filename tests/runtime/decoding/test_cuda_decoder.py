@@ -259,4 +259,4 @@ def test_what_it_cannot_do_is_said() -> None:
     told = cuda_decoder(build(config), 1, SAMPLING, context_rows=2)
     with pytest.raises(ValueError, match="at most 2 rows, got 6"):
         opened(told)
-    assert len(told.free) == 1
+    assert len(told.cache.free) == 1
