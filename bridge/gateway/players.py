@@ -123,6 +123,8 @@ class PlayerSession:
         restoring: the worker is opening it from `saved`.
         restart_due: the player restarted it, and the worker does not know yet.
         restart_ms: how far its restarts are ahead of their rate.
+        deaths: how many workers ended while they had this session, one soon after the other.
+        open_ms: when the worker was asked to open it, None while it was not.
         waiting_input: the newest input, while the worker has older ones to take.
     """
 
@@ -139,6 +141,8 @@ class PlayerSession:
     restart_due: bool = False
     restart_ms: float = -math.inf
     waiting_input: SessionInput | None = None
+    deaths: int = 0
+    open_ms: float | None = None
 
 
 class SessionStore:

@@ -46,6 +46,9 @@ log = logging.getLogger(__name__)
 
 
 RESTART_MS: Final = 500.0  # between two restarts of a session, on average: each one is dear
+SUSPECT_DEATHS: Final = 2  # of workers that had a session: then it comes back last and alone
+PROBATION_MS: Final = 2_000.0  # that a suspect has to be open
+INNOCENT_MS: Final = 30_000.0  # that any other has to be open for its deaths to be forgotten
 RESTART_BURST: Final = 3  # more of them may come at once
 
 
@@ -124,6 +127,7 @@ class SessionManager:
     def tick(self, now: float) -> None:
         """End the sessions whose players did not come back, and ping the worker."""
         self.link.tick(now)
+        self._acquit(now)
         for each in self.sessions:
             self._send_waiting(each)
         for session_id in self._seats.expired(now):
@@ -308,6 +312,7 @@ class SessionManager:
 
     def _open(self, session: PlayerSession) -> None:
         session.opened = session.restart_due = False
+        session.open_ms = now_ms()
         session.waiting_input = None
         session.restoring = session.saved is not None
         frames = None if session.restoring else session.prompt_frames
@@ -328,13 +333,46 @@ class SessionManager:
         self._none_is_open()
         self._take_world(message)
         self._answers()
-        for session in self.sessions:
-            if session.started:
-                self._open(session)
+        self._open_all()
         if restored:
             self._observer.announce(Event("world_restored"))
         self._observer.notify_all()
         self._observer.world_is_ready()
+
+    def _count_death(self) -> None:
+        """Note who was open when a worker ended: what one session did must not recur."""
+        open_ = [session for session in self.sessions if session.open_ms is not None]
+        suspects = [s for s in open_ if s.deaths >= SUSPECT_DEATHS]
+        newest = max(suspects, key=lambda s: s.open_ms or 0.0, default=None)
+        for session in [newest] if newest is not None else open_:
+            session.deaths += 1
+        for session in open_:
+            session.open_ms = None
+        if newest is not None:
+            text = "the worker ended each time it had this session"
+            remedy = "Begin another world."
+            error = BridgeError("world_failed", text, "", f"{newest.deaths} times", remedy)
+            self._observer.session_broke(newest, error)
+            self.end(newest)
+
+    def _open_all(self) -> None:
+        """Open what is not open: all that are beyond suspicion, and of the others one at a time."""
+        waiting = [s for s in self.sessions if s.started and s.open_ms is None]
+        for session in waiting:
+            if session.deaths < SUSPECT_DEATHS:
+                self._open(session)
+        suspects = [s for s in self.sessions if s.started and s.deaths >= SUSPECT_DEATHS]
+        if suspects and all(s.open_ms is None for s in suspects):
+            self._open(suspects[0])
+
+    def _acquit(self, now: float) -> None:
+        """Forget the deaths before sessions that have been open for a while."""
+        for session in self.sessions:
+            patience = PROBATION_MS if session.deaths >= SUSPECT_DEATHS else INNOCENT_MS
+            if session.deaths and session.opened and now - (session.open_ms or now) > patience:
+                session.deaths = 0
+        if self.status.state == "playing":
+            self._open_all()
 
     def _answers(self) -> None:
         self.lost_ms = None
@@ -422,5 +460,6 @@ class SessionManager:
 
     def _none_is_open(self) -> None:
         self.link.credit.clear()
+        self._count_death()
         for session in self.sessions:
             session.opened = False
