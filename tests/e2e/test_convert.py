@@ -75,7 +75,7 @@ async def test_a_checkpoint_is_converted_served_and_played(tmp_path: Path) -> No
         assert server.process.poll() is None
     numbers = [header.frame for header in headers]
     assert sum(b > a + 1 for a, b in itertools.pairwise(numbers)) <= 3, numbers
-    times = [header.t_pixels for header in headers]
+    times = [header.t_frame for header in headers]
     # otherwise the eight frames of a latent would come at once, and then none for a while
     found = sorted(b - a for a, b in itertools.pairwise(times[5:45]))
     assert found[-4] < 3 * statistics.median(found), found
