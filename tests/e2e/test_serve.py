@@ -102,7 +102,7 @@ def test_a_missing_gpu_is_reported() -> None:
 @pytest.mark.parametrize(
     ("world", "said"),
     [
-        ("procedural", "expected a world that draws tokens"),
+        ("procedural", "expected a world that samples tokens"),
         ("embedded", "expected a converted Cosmos world, got one with a token grid"),
         ("converted", "got the device cpu; add --device cuda"),
     ],
