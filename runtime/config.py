@@ -39,7 +39,9 @@ class WorkerConfig:
     silent for `silence_s` seconds.
     """
 
-    world: str = setting("embedded", "World to serve: embedded, procedural, or a directory.", low=1)
+    world: str = setting(
+        "guided", "World to serve: guided, embedded, procedural, or a directory.", low=1
+    )
     seats: int | None = setting(
         None,
         "Players at once.  [default: as many as this machine serves, as measured]",

@@ -2,7 +2,14 @@
 
 import { sameTheme, themeKey } from "../js/session.js";
 
-const artwork = (name) => new URL(`theme-${name}.svg`, import.meta.url).href;
+const artwork = (name, kind = "svg") => new URL(`theme-${name}.${kind}`, import.meta.url).href;
+
+const locality = (name, title, line) => ({
+  id: `city/${name}`,
+  title,
+  line,
+  art: artwork(name, "webp"),
+});
 
 export const THEMES = [
   {
@@ -35,7 +42,14 @@ export const THEMES = [
     line: "Wheel, coaster and a thousand bulbs",
     art: artwork("park"),
   },
+  locality("new_york", "New York", "Yellow cabs, brownstones and glass towers"),
+  locality("paris", "Paris", "Stone facades, balconies and plane trees"),
+  locality("tokyo", "Tokyo", "Signs above signs, and cherry trees in bloom"),
+  locality("marrakesh", "Marrakesh", "Red walls, horseshoe arches and lanterns"),
 ];
+
+// What the page offers before the server has answered: no localities, as not every world has them.
+const WITHOUT_SERVER = THEMES.map((theme) => theme.id).filter((id) => !id.includes("/"));
 
 const titled = (id) => {
   const words = id.replace(/[_-]+/g, " ").trim();
@@ -45,7 +59,7 @@ const titled = (id) => {
 /** Describe a theme; one without artwork gets a generic image and a title made from its name. */
 export function describeTheme(id) {
   const known = THEMES.find((theme) => sameTheme(theme.id, id));
-  if (known) return { ...known, id, key: themeKey(id) };
+  if (known) return { ...known, id, key: themeKey(id.split("/")[0]) };
   return {
     id,
     key: "other",
@@ -57,4 +71,4 @@ export function describeTheme(id) {
 
 /** Describe the server's themes, or all known ones before it answered. */
 export const describeThemes = (ids) =>
-  (ids?.length ? ids : THEMES.map((theme) => theme.id)).map(describeTheme);
+  (ids?.length ? ids : WITHOUT_SERVER).map(describeTheme);

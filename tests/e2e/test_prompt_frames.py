@@ -31,7 +31,7 @@ ALIKE = 0.8  # the tokenizer is lossy; frames of two places are below 0.5
 @pytest.fixture(scope="module")
 def embedded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     log = tmp_path_factory.mktemp("embedded") / "server.log"
-    with serving(log, "--seats", "2", "--threads", "1") as running:
+    with serving(log, "--world", "embedded", "--seats", "2", "--threads", "1") as running:
         yield running
 
 
@@ -202,7 +202,7 @@ async def test_a_rendered_world_does_not_offer_it(
 
 
 async def test_serve_and_profile_take_prompt_frames(tmp_path: Path, files: dict[str, Path]) -> None:
-    prompt = ("--prompt-frame", str(files["museum"]))
+    prompt = ("--world", "embedded", "--prompt-frame", str(files["museum"]))
     with serving(tmp_path / "log", "--threads", "1", *prompt) as server:
         async with connect(server.url, theme="museum") as client, asyncio.timeout(120):
             assert likeness(await _seen(client), small(files["museum"])) > ALIKE

@@ -111,7 +111,7 @@ test("themes are found under their usual names", () => {
   assert.ok(!sameTheme("zoo", "city"));
   assert.deepEqual(
     describeThemes([]).map((t) => t.id),
-    THEMES.map((t) => t.id),
+    THEMES.map((t) => t.id).filter((id) => !id.includes("/")),
   );
 });
 
@@ -119,4 +119,15 @@ test("a theme without artwork still gets a name and an image", () => {
   const theme = describeTheme("deep_forest");
   assert.deepEqual([theme.id, theme.title, theme.key], ["deep_forest", "Deep forest", "other"]);
   assert.ok(theme.art.endsWith(".svg"));
+});
+
+test("a locality of the city has its own title and image, and the city's colours", () => {
+  const theme = describeTheme("city/new_york");
+  assert.equal(theme.title, "New York");
+  assert.equal(theme.key, "city");
+  assert.ok(theme.art.endsWith("theme-new_york.webp"));
+  assert.deepEqual(
+    describeThemes(["city", "city/paris"]).map((t) => t.title),
+    ["City", "Paris"],
+  );
 });
