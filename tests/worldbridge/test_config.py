@@ -20,7 +20,7 @@ from worldbridge.supervisor import gateway_spec, scratch_folder, worker_spec
 
 def test_defaults_are_valid_and_local() -> None:
     config = load_config(None, {})
-    assert (config.worker.world, config.worker.mode) == ("embedded", "auto")
+    assert (config.worker.world, config.worker.mode) == ("guided", "auto")
     assert (config.gateway.host, config.gateway.port) == ("127.0.0.1", 8080)
     assert config.worker.model_threads >= 1
 
