@@ -1,0 +1,171 @@
+extends Node
+## Streams a world of a worldbridge server into `texture`, and sends keys, pointer, gamepad and the
+## camera's pose to it.
+
+const Connection = preload("connection.gd")
+const Coordinates = preload("core/coordinates.gd")
+const Fault = preload("core/fault.gd")
+const InputSampler = preload("core/input_sampler.gd")
+const Protocol = preload("core/protocol.gd")
+
+## The session's state changed: connecting, queued, loading, playing, reconnecting, full, error, idle.
+signal state_changed(state: String, detail: String)
+## The server admitted this client. `world` is its WorldSpec.
+signal welcomed(world: Dictionary)
+## A new frame is in `texture`. `header` is the protocol's FrameHeader.
+signal frame_shown(header: Dictionary)
+## Something was refused or failed: the protocol's code, a message, and what to do.
+signal failed(code: String, message: String, remedy: String)
+
+## host:port, http://host:port or ws://host:port.
+@export var server := "127.0.0.1:8000"
+## Refuse to play any world but this one; empty: whatever the server has.
+@export var world := ""
+## Empty: the world's first theme.
+@export var theme := ""
+## Below 0: the server's choice.
+@export var world_seed := -1
+## The server's secret, if it requires one.
+@export var token := ""
+@export var autoplay := true
+@export var send_keyboard := true
+@export var send_pointer := true
+@export var send_gamepad := true
+## Its pose goes out with every controller state, for worlds with the conditioning `camera`.
+@export var camera: Camera3D
+## Where the texture is shown, if anywhere.
+@export var texture_rect: TextureRect
+
+var texture: ImageTexture
+var state := "idle"
+## While true the newest frame stays and nothing is sent: the server then holds neutral controls.
+var paused := false
+
+var _connection: Connection = null
+var _sampler := InputSampler.new()
+var _shown := 0
+
+
+func _ready() -> void:
+	process_mode = Node.PROCESS_MODE_ALWAYS
+	if autoplay:
+		play()
+
+
+func _exit_tree() -> void:
+	stop()
+
+
+func _notification(what: int) -> void:
+	if what == NOTIFICATION_APPLICATION_FOCUS_OUT:
+		_sampler.release_all()
+
+
+## Connect and start the world; an earlier session ends.
+func play() -> void:
+	stop()
+	_connection = Connection.new(server, token if token else null, world if world else null,
+			"engine" if camera else "player")
+	_connection.play(theme if theme else null, world_seed if world_seed >= 0 else null)
+	_set_state("connecting", "Contacting the server")
+
+
+## Leave: the seat is free at once, the thread and the socket are gone.
+func stop() -> void:
+	if _connection == null:
+		return
+	_connection.stop()
+	_connection = null
+	_sampler = InputSampler.new()
+	_set_state("idle", "")
+
+
+## Restart the world with the present `theme` and `world_seed`.
+func reset() -> void:
+	if _connection:
+		_connection.restart(theme if theme else null, world_seed if world_seed >= 0 else null)
+
+
+## Return frames received and shown, the last round trip in ms and the clock's offset.
+func statistics() -> Dictionary:
+	var result := _connection.view() if _connection else {}
+	result["shown"] = _shown
+	return result
+
+
+func _unhandled_input(event: InputEvent) -> void:
+	if event is InputEventKey and send_keyboard and not event.is_echo():
+		var code := InputSampler.key_code(event)
+		if code and event.is_pressed():
+			_sampler.press(code, Connection.now())
+		elif code:
+			_sampler.release(code, Connection.now())
+	elif event is InputEventMouseMotion and send_pointer \
+			and Input.mouse_mode == Input.MOUSE_MODE_CAPTURED:
+		_sampler.move_pointer(event.relative)
+
+
+func _process(_delta: float) -> void:
+	if _connection == null:
+		return
+	for event: Dictionary in _connection.events():
+		_handle(event)
+		if _connection == null:  # a signal's receiver called stop()
+			return
+	if paused:
+		return
+	_send_input()
+	_show()
+
+
+func _handle(event: Dictionary) -> void:
+	match event["event"]:
+		"state":
+			_set_state(event["state"], event["detail"])
+		"welcomed":
+			var spec: Dictionary = event["welcome"]["world"]
+			_sampler.hold_ms = 1000.0 / spec["fps"]
+			welcomed.emit(spec)
+		"fault":
+			var fault: Fault = event["fault"]
+			failed.emit(fault.code, fault.message, fault.remedy)
+
+
+func _set_state(state_: String, detail: String) -> void:
+	state = state_
+	state_changed.emit(state, detail)
+
+
+func _send_input() -> void:
+	if state != "playing":
+		return
+	if send_gamepad:
+		_sampler.read_gamepad()
+	if camera and camera.is_inside_tree():
+		var fov := camera.fov
+		if camera.keep_aspect == Camera3D.KEEP_WIDTH:
+			var size := camera.get_viewport().get_visible_rect().size
+			fov = Coordinates.vertical_fov(fov, size.x / size.y)
+		_sampler.camera = Coordinates.to_pose(camera.global_transform, fov)
+	_sampler.sample(Connection.now())
+	_connection.send(Protocol.input(_sampler.history()))
+
+
+func _show() -> void:
+	var frame := _connection.frames.take()
+	if frame.is_empty():
+		return
+	var image: Image = frame["image"]
+	if texture == null or Vector2i(texture.get_size()) != image.get_size() \
+			or texture.get_format() != image.get_format():
+		texture = ImageTexture.create_from_image(image)
+	else:
+		texture.update(image)
+	if texture_rect:
+		texture_rect.texture = texture
+	_shown += 1
+	var header: Dictionary = frame["header"]
+	var offset: Variant = null if is_nan(_connection.clock.offset) else _connection.clock.offset
+	_connection.send(Protocol.frame_shown(header["frame"], frame["received"], Connection.now(),
+			offset))
+	frame_shown.emit(header)
