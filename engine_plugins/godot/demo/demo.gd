@@ -1,5 +1,5 @@
 extends Control
-## Walks through a world: `godot --path . -- --server=127.0.0.1:8000 [--theme=city] [--seed=1]
+## Walks through a world: `godot --path . -- --server=127.0.0.1:8080 [--theme=city] [--seed=1]
 ## [--screenshot=FILE --after=FRAMES]`. A click captures the pointer, Escape releases it.
 
 @onready var _stream: Node = $WorldStream

@@ -18,7 +18,7 @@ signal frame_shown(header: Dictionary)
 signal failed(code: String, message: String, remedy: String)
 
 ## host:port, http://host:port or ws://host:port.
-@export var server := "127.0.0.1:8000"
+@export var server := "127.0.0.1:8080"
 ## Refuse to play any world but this one; empty: whatever the server has.
 @export var world := ""
 ## Empty: the world's first theme.
@@ -147,7 +147,10 @@ func _send_input() -> void:
 			var size := camera.get_viewport().get_visible_rect().size
 			fov = Coordinates.vertical_fov(fov, size.x / size.y)
 		_sampler.camera = Coordinates.to_pose(camera.global_transform, fov)
-	_sampler.sample(Connection.now())
+	var now := Connection.now()
+	if not _sampler.due(now):
+		return
+	_sampler.sample(now)
 	_connection.send(Protocol.input(_sampler.history()))
 
 

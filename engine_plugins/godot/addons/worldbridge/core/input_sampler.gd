@@ -9,6 +9,8 @@ const JOY_BUTTONS: Array[int] = [0, 1, 2, 3, 9, 10, -1, -1, 4, 6, 7, 8, 11, 12, 
 ## The triggers' buttons of the W3C standard gamepad, and their JoyAxis.
 const JOY_TRIGGERS: Dictionary[int, int] = {6: JOY_AXIS_TRIGGER_LEFT, 7: JOY_AXIS_TRIGGER_RIGHT}
 const TRIGGER_PRESSED := 0.5
+const SAMPLE_MS := 1000.0 / 60.0  # interval while nothing changes; a change is sent at once
+const MIN_GAP_MS := 6.0  # a 1000 Hz mouse must not send 1000 messages per second
 const KEYS: Dictionary[int, String] = {
 	KEY_UP: "ArrowUp", KEY_DOWN: "ArrowDown", KEY_LEFT: "ArrowLeft", KEY_RIGHT: "ArrowRight",
 	KEY_SPACE: "Space", KEY_ENTER: "Enter", KEY_TAB: "Tab", KEY_BACKSPACE: "Backspace",
@@ -30,6 +32,9 @@ var _axes: Array[float] = [0.0, 0.0, 0.0, 0.0]
 var _buttons := 0
 var _history: Array[Dictionary] = []
 var _next := 0
+var _changed := false
+var _last_due := -INF
+var _next_due := -INF
 
 
 ## Return the `KeyboardEvent.code` of a physical key, or "" if the protocol's worlds use none.
@@ -57,6 +62,7 @@ func press(code: String, now: float) -> void:
 	_releases.erase(code)
 	if not _keys.has(code) and _keys.size() < Protocol.MAX_KEYS:
 		_keys[code] = now
+		_changed = true
 
 
 func release(code: String, now: float) -> void:
@@ -64,6 +70,7 @@ func release(code: String, now: float) -> void:
 		return
 	if now >= _keys[code] + hold_ms:
 		_keys.erase(code)
+		_changed = true
 	else:
 		_releases[code] = _keys[code] + hold_ms
 
@@ -72,12 +79,16 @@ func release(code: String, now: float) -> void:
 func move_pointer(movement: Vector2) -> void:
 	_pointer[0] += movement.x
 	_pointer[1] += movement.y
+	_changed = true
 
 
 ## Set the sticks (left X, left Y, right X, right Y; down is +1) and the button bits.
 func set_gamepad(axes: Array, buttons: int) -> void:
 	for i in 4:
-		_axes[i] = clampf(axes[i], -1.0, 1.0)
+		var value := clampf(axes[i], -1.0, 1.0)
+		_changed = _changed or value != _axes[i]
+		_axes[i] = value
+	_changed = _changed or buttons != _buttons
 	_buttons = buttons
 
 
@@ -106,6 +117,19 @@ func release_all() -> void:
 	_keys.clear()
 	_releases.clear()
 	set_gamepad([0.0, 0.0, 0.0, 0.0], 0)
+
+
+## Return whether the next state is due: soon after a change, at 60 Hz otherwise. Counting from when
+## it was due, not from now, keeps 60 Hz on average with a coarse main loop.
+func due(now: float) -> bool:
+	var regular := now >= _next_due
+	if not regular and not (_changed and now - _last_due >= MIN_GAP_MS):
+		return false
+	var late := regular and now - _next_due < SAMPLE_MS
+	_next_due = (_next_due if late else now) + SAMPLE_MS
+	_last_due = now
+	_changed = false
+	return true
 
 
 ## Take the next controller state and remember it for `history`.

@@ -1,0 +1,109 @@
+extends SceneTree
+## Plays without a window and prints one line of JSON: what arrived, what was shown, how far the
+## camera moved. `godot --headless --path . --script res://demo/console_player.gd -- --server=HOST:PORT
+## [--seconds=5] [--hold=W] [--stall=SECONDS] [--rounds=N] [--theme=T] [--seed=N] [--token=T]`
+
+const WorldStream = preload("res://addons/worldbridge/world_stream.gd")
+
+const START_SECONDS := 10.0
+
+var _options := {"server": "127.0.0.1:8080", "seconds": "5", "hold": "", "stall": "0", "rounds": "1",
+	"theme": "", "seed": "-1", "token": ""}
+var _stream: WorldStream
+var _report := {"states": [], "faults": [], "rounds": []}
+var _headers: Array[Dictionary] = []
+
+
+func _initialize() -> void:
+	Engine.max_fps = 120
+	for argument in OS.get_cmdline_user_args():
+		var parts := argument.trim_prefix("--").split("=", true, 1)
+		if not _options.has(parts[0]) or parts.size() != 2:
+			printerr("unknown option %s; known: %s" % [argument, ", ".join(_options.keys())])
+			quit(2)
+			return
+		_options[parts[0]] = parts[1]
+	_stream = WorldStream.new()
+	_stream.autoplay = false
+	_stream.server = _options["server"]
+	_stream.theme = _options["theme"]
+	_stream.world_seed = int(_options["seed"])
+	_stream.token = _options["token"]
+	_stream.state_changed.connect(func(state: String, _detail: String) -> void:
+		_report["states"].append(state))
+	_stream.failed.connect(func(code: String, message: String, remedy: String) -> void:
+		_report["faults"].append({"code": code, "message": message, "remedy": remedy}))
+	_stream.frame_shown.connect(func(header: Dictionary) -> void: _headers.append(header))
+	root.add_child(_stream)
+	_play.call_deferred()
+
+
+func _play() -> void:
+	for i in int(_options["rounds"]):
+		_report["rounds"].append(await _round())
+	print("REPORT " + JSON.stringify(_report))
+	_stream.free()
+	quit(0)
+
+
+func _round() -> Dictionary:
+	_headers.clear()
+	_stream.play()
+	var end := Time.get_ticks_msec() + START_SECONDS * 1000
+	while _headers.is_empty() and _stream.state != "error" and Time.get_ticks_msec() < end:
+		await process_frame
+	var result := {}
+	if not _headers.is_empty():
+		result = await _measure()
+	var began := Time.get_ticks_usec()
+	_stream.stop()
+	result["stop_ms"] = (Time.get_ticks_usec() - began) / 1000.0
+	return result
+
+
+func _measure() -> Dictionary:
+	var result := {"width": _stream.texture.get_width(), "height": _stream.texture.get_height()}
+	_key(true)
+	if float(_options["stall"]) > 0:
+		await _seconds(0.3)
+		result["before_stall"] = _headers[-1]["frame"]
+		var count := _headers.size()
+		OS.delay_msec(int(1000 * float(_options["stall"])))
+		while _headers.size() == count:
+			await process_frame
+		result["after_stall"] = _headers[count]["frame"]
+	var first: Dictionary = _headers[-1]
+	var before: Dictionary = _stream.statistics()
+	var began := Time.get_ticks_usec()
+	await _seconds(float(_options["seconds"]))
+	var seconds := (Time.get_ticks_usec() - began) / 1e6
+	var after: Dictionary = _stream.statistics()
+	_key(false)
+	result["received_per_s"] = (after["received"] - before["received"]) / seconds
+	result["shown_per_s"] = (after["shown"] - before["shown"]) / seconds
+	result["rtt_ms"] = after["rtt"]
+	result["moved_m"] = _position(first).distance_to(_position(_headers[-1]))
+	result["answered"] = _headers[-1]["input_sequence"]
+	return result
+
+
+func _seconds(duration: float) -> void:
+	var end := Time.get_ticks_usec() + duration * 1e6
+	while Time.get_ticks_usec() < end:
+		await process_frame
+
+
+func _position(header: Dictionary) -> Vector3:
+	var p: Array = header["camera"]["position"]
+	return Vector3(p[0], p[1], p[2])
+
+
+func _key(pressed: bool) -> void:
+	if not _options["hold"]:
+		return
+	var event := InputEventKey.new()
+	event.physical_keycode = OS.find_keycode_from_string(_options["hold"])
+	event.keycode = event.physical_keycode
+	event.pressed = pressed
+	Input.parse_input_event(event)
+	Input.flush_buffered_events()
