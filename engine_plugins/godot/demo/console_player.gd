@@ -1,14 +1,15 @@
 extends SceneTree
 ## Plays without a window and prints one line of JSON: what arrived, what was shown, how far the
 ## camera moved. `godot --headless --path . --script res://demo/console_player.gd -- --server=HOST:PORT
-## [--seconds=5] [--hold=W] [--stall=SECONDS] [--rounds=N] [--theme=T] [--seed=N] [--token=T]`
+## [--seconds=5] [--hold=W] [--stall=SECONDS] [--rounds=N] [--theme=T] [--seed=N] [--token=T]
+## [--timeout=SECONDS]`
 
 const WorldStream = preload("res://addons/worldbridge/world_stream.gd")
 
-const START_SECONDS := 10.0
+const START_SECONDS := 60.0
 
 var _options := {"server": "127.0.0.1:8080", "seconds": "5", "hold": "", "stall": "0", "rounds": "1",
-	"theme": "", "seed": "-1", "token": ""}
+	"theme": "", "seed": "-1", "token": "", "timeout": "12"}
 var _stream: WorldStream
 var _report := {"states": [], "faults": [], "rounds": []}
 var _headers: Array[Dictionary] = []
@@ -29,6 +30,7 @@ func _initialize() -> void:
 	_stream.theme = _options["theme"]
 	_stream.world_seed = int(_options["seed"])
 	_stream.token = _options["token"]
+	_stream.connect_timeout = float(_options["timeout"])
 	_stream.state_changed.connect(func(state: String, _detail: String) -> void:
 		_report["states"].append(state))
 	_stream.failed.connect(func(code: String, message: String, remedy: String) -> void:

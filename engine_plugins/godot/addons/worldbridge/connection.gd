@@ -41,11 +41,12 @@ static func session_url(server: String) -> String:
 	return url + "/session"
 
 
-func _init(server: String, token: Variant, world: Variant, role := "player") -> void:
+func _init(server: String, token: Variant, world: Variant, role: String, timeout_ms: float) -> void:
 	_url = session_url(server)
 	_session.token = token
 	_session.world = world
 	_session.role = role
+	_session.first_contact_ms = timeout_ms
 
 
 func play(theme: Variant, seed_: Variant) -> void:

@@ -27,6 +27,8 @@ signal failed(code: String, message: String, remedy: String)
 @export var world_seed := -1
 ## The server's secret, if it requires one.
 @export var token := ""
+## Seconds to try to reach a server that never answered.
+@export var connect_timeout := 12.0
 @export var autoplay := true
 @export var send_keyboard := true
 @export var send_pointer := true
@@ -65,7 +67,7 @@ func _notification(what: int) -> void:
 func play() -> void:
 	stop()
 	_connection = Connection.new(server, token if token else null, world if world else null,
-			"engine" if camera else "player")
+			"engine" if camera else "player", 1000.0 * connect_timeout)
 	_connection.play(theme if theme else null, world_seed if world_seed >= 0 else null)
 	_set_state("connecting", "Contacting the server")
 

@@ -23,7 +23,6 @@ const PING_MS := 500.0
 # The first pings come quickly, to match the clocks before the first frame.
 const FAST_PINGS := 6
 const FAST_PING_MS := 80.0
-const FIRST_CONTACT_MS := 12000.0  # how long to try to reach a server that never answered
 const GIVE_UP_MS := 60000.0
 const FULL_RETRY_MS := 5000.0
 const SILENT_MS := 3000.0  # after this long without a ping the gateway may have ended the session
@@ -42,6 +41,8 @@ var client := "godot"
 var role := "player"
 var token: Variant = null
 var world: Variant = null
+## How long to try to reach a server that never answered.
+var first_contact_ms := 12000.0
 
 var _commands: Array[Dictionary] = []
 var _wire := Wire.CLOSED
@@ -133,7 +134,7 @@ func closed(reason: String, now: float) -> void:
 	if state in [ERROR, IDLE, FULL]:
 		return
 	_enter(CONNECTING if state == CONNECTING else RECONNECTING, now, reason)
-	if now - _since > (FIRST_CONTACT_MS if state == CONNECTING else GIVE_UP_MS):
+	if now - _since > (first_contact_ms if state == CONNECTING else GIVE_UP_MS):
 		_give_up(reason, now)
 		return
 	_retry_at = now + minf(BACKOFF_MS[1], BACKOFF_MS[0] * pow(2.0, attempt))

@@ -1,0 +1,182 @@
+"""The Godot addon in a real Godot: its core on the fixtures, and its node on a real server."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.proxy import proxy_to
+from tests.support.server import Server, serving
+
+ROOT = Path(__file__).parents[3]
+PROJECT = ROOT / "engine_plugins" / "godot"
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "worldbridge" / "godot"
+HTML = b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 6\r\n\r\n<html>"
+
+pytestmark = [pytest.mark.e2e, pytest.mark.serial]
+
+
+def find_godot() -> str | None:
+    """Return a Godot 4: of $GODOT, of the PATH, or the one that build.sh sets up."""
+    for name in (os.environ.get("GODOT"), "godot4", "godot", str(CACHE / "run-godot")):
+        if name and (binary := shutil.which(name)):
+            version = subprocess.run(
+                [binary, "--headless", "--version"], capture_output=True, text=True, timeout=30
+            )
+            if version.returncode == 0 and version.stdout.startswith("4."):
+                return binary
+    return None
+
+
+@pytest.fixture(scope="module")
+def godot() -> str:
+    binary = find_godot()
+    if binary is None:
+        pytest.skip(
+            "no Godot 4 found; ./build.sh godot installs one, or name it: GODOT=/path/to/godot"
+        )
+    return binary
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the project: Godot writes into the folder it runs in."""
+    copy = tmp_path_factory.mktemp("godot") / "project"
+    shutil.copytree(PROJECT, copy, ignore=shutil.ignore_patterns(".godot"))
+    return copy
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    log = tmp_path_factory.mktemp("server") / "server.log"
+    with serving(log, "--world", "procedural", "--seats", "1") as running:
+        yield running
+
+
+def command(godot: str, project: Path, *options: str) -> list[str]:
+    script = ["--script", "res://demo/console_player.gd"]
+    return [godot, "--headless", "--path", str(project), *script, "--", *options]
+
+
+def report(printed: str) -> dict[str, Any]:
+    assert "SCRIPT ERROR" not in printed and "ERROR:" not in printed, printed
+    lines = [line for line in printed.splitlines() if line.startswith("REPORT ")]
+    assert len(lines) == 1, printed
+    result: dict[str, Any] = json.loads(lines[0].removeprefix("REPORT "))
+    return result
+
+
+def play(godot: str, project: Path, *options: str) -> dict[str, Any]:
+    result = subprocess.run(
+        command(godot, project, *options), capture_output=True, text=True, timeout=60
+    )
+    return report(result.stdout + result.stderr)
+
+
+async def play_beside(godot: str, project: Path, *options: str) -> dict[str, Any]:
+    process = await asyncio.create_subprocess_exec(
+        *command(godot, project, *options),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    printed, _ = await asyncio.wait_for(process.communicate(), 60)
+    return report(printed.decode())
+
+
+def test_the_core_passes_every_fixture(godot: str, project: Path) -> None:
+    script = ["--script", str(Path(__file__).parent / "core_test.gd")]
+    result = subprocess.run(
+        [godot, "--headless", "--path", project, *script, "--", ROOT / "engine_plugins/fixtures"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    printed = result.stdout + result.stderr
+    assert result.returncode == 0 and " FAILED 0" in printed, printed
+    assert "SCRIPT ERROR" not in printed, printed
+    assert int(printed.partition("CHECKS ")[2].split()[0]) > 1500
+
+
+def test_the_demo_scene_and_the_editor_plugin_load(godot: str, project: Path) -> None:
+    for script in ("addons/worldbridge/plugin.gd", "demo/demo.gd"):
+        result = subprocess.run(
+            [godot, "--headless", "--path", project, "--check-only", "--script", f"res://{script}"],
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_frames_arrive_and_keys_steer(godot: str, project: Path, server: Server) -> None:
+    result = play(godot, project, f"--server={server.url}", "--seconds=2", "--hold=W")
+    (round_,) = result["rounds"]
+    assert result["faults"] == []
+    assert (round_["width"], round_["height"]) == (512, 320)
+    assert round_["shown_per_s"] > 20  # of 30; machines may be busy
+    assert round_["moved_m"] > 1
+    assert round_["answered"] > 20
+    assert round_["stop_ms"] < 500
+
+
+def test_a_main_loop_that_stalls_gets_the_newest_frame(
+    godot: str, project: Path, server: Server
+) -> None:
+    result = play(godot, project, f"--server={server.url}", "--seconds=0.5", "--stall=3")
+    (round_,) = result["rounds"]
+    assert result["states"] == ["connecting", "loading", "loading", "playing", "idle"]
+    assert round_["after_stall"] - round_["before_stall"] > 45  # it skipped what was late
+
+
+def test_stop_frees_the_only_seat_at_once(godot: str, project: Path, server: Server) -> None:
+    result = play(godot, project, f"--server={server.url}", "--seconds=0.1", "--rounds=20")
+    assert result["faults"] == []
+    assert len(result["rounds"]) == 20 and all("width" in round_ for round_ in result["rounds"])
+    assert max(round_["stop_ms"] for round_ in result["rounds"]) < 500
+
+
+async def test_a_cut_network_is_mended(godot: str, project: Path, server: Server) -> None:
+    async with proxy_to(server.port) as proxy:
+        url = f"--server=127.0.0.1:{proxy.port}"
+        playing = asyncio.create_task(play_beside(godot, project, url, "--seconds=4"))
+        await asyncio.sleep(2.5)
+        proxy.cut()
+        await asyncio.sleep(0.3)
+        proxy.mend()
+        result = await playing
+    states = result["states"]
+    assert "reconnecting" in states, result
+    assert "playing" in states[states.index("reconnecting") :], result
+    assert result["faults"] == []
+
+
+def test_a_refusal_has_the_servers_code_and_remedy(
+    godot: str, project: Path, server: Server
+) -> None:
+    result = play(godot, project, f"--server={server.url}", "--theme=nonsense")
+    (fault,) = result["faults"]
+    assert fault["code"] == "unknown_theme" and "theme" in fault["remedy"]
+
+
+async def test_a_server_that_answers_with_html_is_an_error(godot: str, project: Path) -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(HTML)
+        await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as other:
+        port = other.sockets[0].getsockname()[1]
+        url = f"--server=127.0.0.1:{port}"
+        result = await play_beside(godot, project, url, "--timeout=1")
+    (fault,) = result["faults"]
+    assert fault["code"] == "unreachable" and "server" in fault["remedy"]
+    assert result["rounds"][0]["stop_ms"] < 500
