@@ -5,6 +5,7 @@ extends Node
 const Connection = preload("connection.gd")
 const Coordinates = preload("core/coordinates.gd")
 const Fault = preload("core/fault.gd")
+const FrameWarp = preload("frame_warp.gd")
 const InputSampler = preload("core/input_sampler.gd")
 const Protocol = preload("core/protocol.gd")
 
@@ -37,6 +38,9 @@ signal failed(code: String, message: String, remedy: String)
 @export var camera: Camera3D
 ## Where the texture is shown, if anywhere.
 @export var texture_rect: TextureRect
+## Turn each frame in `texture_rect` to the present `camera` at every refresh. It has an effect where
+## the world follows the camera: its conditionings name `camera`.
+@export var warp := true
 
 var texture: ImageTexture
 var state := "idle"
@@ -45,6 +49,9 @@ var paused := false
 
 var _connection: Connection = null
 var _sampler := InputSampler.new()
+var _warp: FrameWarp = null
+var _frame_pose := {}
+var _follows_camera := false
 var _shown := 0
 
 
@@ -118,6 +125,7 @@ func _process(_delta: float) -> void:
 		return
 	_send_input()
 	_show()
+	_turn()
 
 
 func _handle(event: Dictionary) -> void:
@@ -127,6 +135,7 @@ func _handle(event: Dictionary) -> void:
 		"welcomed":
 			var spec: Dictionary = event["welcome"]["world"]
 			_sampler.hold_ms = 1000.0 / spec["fps"]
+			_follows_camera = "camera" in spec["conditionings"]
 			welcomed.emit(spec)
 		"fault":
 			var fault: Fault = event["fault"]
@@ -144,11 +153,7 @@ func _send_input() -> void:
 	if send_gamepad:
 		_sampler.read_gamepad()
 	if camera and camera.is_inside_tree():
-		var fov := camera.fov
-		if camera.keep_aspect == Camera3D.KEEP_WIDTH:
-			var size := camera.get_viewport().get_visible_rect().size
-			fov = Coordinates.vertical_fov(fov, size.x / size.y)
-		_sampler.camera = Coordinates.to_pose(camera.global_transform, fov)
+		_sampler.camera = Coordinates.to_pose(camera.global_transform, _vertical_fov())
 	var now := Connection.now()
 	if not _sampler.due(now):
 		return
@@ -170,7 +175,29 @@ func _show() -> void:
 		texture_rect.texture = texture
 	_shown += 1
 	var header: Dictionary = frame["header"]
+	_frame_pose = header["camera"]
 	var offset: Variant = null if is_nan(_connection.clock.offset) else _connection.clock.offset
 	_connection.send(Protocol.frame_shown(header["frame"], frame["received"], Connection.now(),
 			offset))
 	frame_shown.emit(header)
+
+
+func _vertical_fov() -> float:
+	if camera.keep_aspect != Camera3D.KEEP_WIDTH:
+		return camera.fov
+	var size := camera.get_viewport().get_visible_rect().size
+	return Coordinates.vertical_fov(camera.fov, size.x / size.y)
+
+
+func _turn() -> void:
+	var active := warp and _follows_camera and texture and texture_rect and camera != null \
+			and camera.is_inside_tree()
+	if active and _warp == null:
+		_warp = FrameWarp.new()
+		texture_rect.material = _warp.material
+	elif not active and _warp:
+		_warp = null
+		texture_rect.material = null
+	if active:
+		var size := texture.get_size()
+		_warp.aim(_frame_pose, camera.global_transform, _vertical_fov(), size.x / size.y)

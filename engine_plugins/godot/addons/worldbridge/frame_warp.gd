@@ -1,0 +1,25 @@
+extends RefCounted
+## Turns the newest frame to the display's present camera, so that looking around responds at the
+## display's rate whatever the world's. Only the rotation: movement waits for the next frame.
+
+const Coordinates = preload("core/coordinates.gd")
+
+var material := ShaderMaterial.new()
+
+
+func _init() -> void:
+	material.shader = preload("frame_warp.gdshader")
+
+
+## Warp from the frame's Pose to a camera. `aspect` is width / height of frame and display; `fov_y`
+## is the display's vertical field of view in degrees.
+func aim(frame: Dictionary, display: Transform3D, fov_y: float, aspect: float) -> void:
+	material.set_shader_parameter("to_frame",
+			Coordinates.rotation_homography(Coordinates.from_pose(frame), display))
+	material.set_shader_parameter("display_tangents", _tangents(fov_y, aspect))
+	material.set_shader_parameter("frame_tangents", _tangents(frame["fov_y"], aspect))
+
+
+static func _tangents(fov_y: float, aspect: float) -> Vector2:
+	var vertical := tan(deg_to_rad(fov_y) / 2.0)
+	return Vector2(vertical * aspect, vertical)
