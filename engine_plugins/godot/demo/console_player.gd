@@ -2,14 +2,15 @@ extends SceneTree
 ## Plays without a window and prints one line of JSON: what arrived, what was shown, how far the
 ## camera moved. `godot --headless --path . --script res://demo/console_player.gd -- --server=HOST:PORT
 ## [--seconds=5] [--hold=W] [--stall=SECONDS] [--rounds=N] [--theme=T] [--seed=N] [--token=T]
-## [--timeout=SECONDS]`
+## [--timeout=SECONDS] [--camera=yes]`
 
 const WorldStream = preload("res://addons/worldbridge/world_stream.gd")
 
 const START_SECONDS := 60.0
 
 var _options := {"server": "127.0.0.1:8080", "seconds": "5", "hold": "", "stall": "0", "rounds": "1",
-	"theme": "", "seed": "-1", "token": "", "timeout": "12"}
+	"theme": "", "seed": "-1", "token": "", "timeout": "12",
+	"camera": "no"}
 var _stream: WorldStream
 var _report := {"states": [], "faults": [], "rounds": []}
 var _headers: Array[Dictionary] = []
@@ -37,6 +38,9 @@ func _initialize() -> void:
 		_report["faults"].append({"code": code, "message": message, "remedy": remedy}))
 	_stream.frame_shown.connect(func(header: Dictionary) -> void: _headers.append(header))
 	root.add_child(_stream)
+	if _options["camera"] == "yes":
+		_stream.camera = Camera3D.new()
+		root.add_child(_stream.camera)
 	_play.call_deferred()
 
 

@@ -127,6 +127,13 @@ def test_frames_arrive_and_keys_steer(godot: str, project: Path, server: Server)
     assert round_["stop_ms"] < 500
 
 
+def test_a_scene_camera_goes_along(godot: str, project: Path, server: Server) -> None:
+    """The server refuses a state whose camera is no pose, and then ends the session."""
+    result = play(godot, project, f"--server={server.url}", "--seconds=0.5", "--camera=yes")
+    assert result["faults"] == [] and "error" not in result["states"]
+    assert result["rounds"][0]["answered"] > 0
+
+
 def test_a_main_loop_that_stalls_gets_the_newest_frame(
     godot: str, project: Path, server: Server
 ) -> None:
