@@ -1,6 +1,6 @@
 extends SceneTree
 ## Plays without a window and prints one line of JSON: what arrived, what was shown, how far the
-## camera moved. `godot --headless --path . --script res://demo/console_player.gd -- --server=HOST:PORT
+## camera moved. "playing" on standard error: the first frame is there. `godot --headless --path . --script res://demo/console_player.gd -- --server=HOST:PORT
 ## [--seconds=5] [--hold=W] [--stall=SECONDS] [--rounds=N] [--theme=T] [--seed=N] [--token=T]
 ## [--timeout=SECONDS] [--camera=yes]`
 
@@ -68,6 +68,7 @@ func _round() -> Dictionary:
 
 
 func _measure() -> Dictionary:
+	printerr("playing")
 	var result := {"width": _stream.texture.get_width(), "height": _stream.texture.get_height()}
 	_key(true)
 	if float(_options["stall"]) > 0:

@@ -176,9 +176,9 @@ func _show() -> void:
 	_shown += 1
 	var header: Dictionary = frame["header"]
 	_frame_pose = header["camera"]
-	var offset: Variant = null if is_nan(_connection.clock.offset) else _connection.clock.offset
+	var offset: float = _connection.view()["offset"]
 	_connection.send(Protocol.frame_shown(header["frame"], frame["received"], Connection.now(),
-			offset))
+			null if is_nan(offset) else offset))
 	frame_shown.emit(header)
 
 
