@@ -126,13 +126,13 @@ def test_the_demo_scene_and_the_editor_plugin_load(godot: str, project: Path) ->
 
 
 def test_frames_arrive_and_keys_steer(godot: str, project: Path, server: Server) -> None:
-    result = play(godot, project, f"--server={server.url}", "--seconds=2", "--hold=W")
+    result = play(godot, project, f"--server={server.url}", "--seconds=1", "--hold=W")
     (round_,) = result["rounds"]
     assert result["faults"] == []
     assert (round_["width"], round_["height"]) == (512, 320)
     assert round_["shown_per_s"] > 10  # of 30; machines may be busy
     assert round_["moved_m"] > 1
-    assert round_["answered"] > 20
+    assert round_["answered"] > 10
     assert round_["stop_ms"] < 500
 
 
@@ -162,7 +162,7 @@ def test_stop_frees_the_only_seat_at_once(godot: str, project: Path, server: Ser
 async def test_a_cut_network_is_mended(godot: str, project: Path, server: Server) -> None:
     async with proxy_to(server.port) as proxy:
         url = f"--server=127.0.0.1:{proxy.port}"
-        async with playing(godot, project, url, "--seconds=3") as output:
+        async with playing(godot, project, url, "--seconds=2") as output:
             await asyncio.wait_for(output.readuntil(b"playing\n"), 30)
             proxy.cut()
             await asyncio.sleep(0.3)
