@@ -199,19 +199,24 @@ async def test_a_server_that_answers_with_html_is_an_error(godot: str, project: 
     assert result["rounds"][0]["stop_ms"] < 500
 
 
-def test_a_warped_frame_is_near_the_true_one(server: Server) -> None:
+@pytest.fixture(scope="module")
+def screen() -> list[str]:
+    """How a command is started under a virtual screen, in the tree of setup.sh."""
     if os.geteuid() != 0 or not (CACHE / "usr/bin/xvfb-run").exists():
         pytest.skip("no virtual screen: run tests/engines/godot/setup.sh as root")
+    return ["chroot", str(CACHE), "xvfb-run", "-a", "-s", "-screen 0 1280x720x24"]
+
+
+def test_a_warped_frame_is_near_the_true_one(screen: list[str], server: Server) -> None:
     work = CACHE / "tmp" / f"warp-{os.getpid()}"  # inside the tree that Godot is started in
     shutil.copytree(PROJECT, work, ignore=shutil.ignore_patterns(".godot"))
     try:
         shutil.copy(Path(__file__).parent / "warp_test.gd", work)
         inside = f"/tmp/{work.name}"
-        screen = ["xvfb-run", "-a", "-s", "-screen 0 1280x720x24"]
         options = ["--audio-driver", "Dummy", "--rendering-driver", "opengl3"]
         script = ["--script", f"{inside}/warp_test.gd", "--", server.url, inside]
         result = subprocess.run(
-            ["chroot", str(CACHE), *screen, "godot", "--path", inside, *options, *script],
+            [*screen, "godot", "--path", inside, *options, *script],
             capture_output=True,
             text=True,
             timeout=60,
