@@ -1,0 +1,202 @@
+using System;
+
+namespace WorldBridge
+{
+    /// <summary>Encode the messages of a client, protocol version 2.</summary>
+    public static class Protocol
+    {
+        /// <summary>Version of the protocol.</summary>
+        public const int Version = 2;
+
+        /// <summary>Longest message of a server in bytes.</summary>
+        public const int MaxServerMessage = 8388608;
+
+        /// <summary>Most bytes of an image file in one <c>prompt_frame</c>.</summary>
+        public const int PromptPart = 262144;
+
+        /// <summary>Write <c>hello</c>.</summary>
+        public static void WriteHello(MessagePackWriter to, Hello hello)
+        {
+            Begin(to, "hello", 12);
+            Text(to, "client", hello.Client);
+            Text(to, "role", hello.Role);
+            Texts(to, "transports", hello.Transports);
+            Texts(to, "codecs", hello.Codecs);
+            Text(to, "token", hello.Token);
+            Text(to, "resume", hello.Resume);
+            Text(to, "session", hello.Session);
+            Text(to, "world", hello.World);
+            to.String("max_frame");
+            if (hello.MaxWidth == 0) to.Nil();
+            else
+            {
+                to.Array(2);
+                to.Int(hello.MaxWidth);
+                to.Int(hello.MaxHeight);
+            }
+            to.String("depth");
+            to.Bool(hello.Depth);
+            to.String("version");
+            to.Int(Version);
+        }
+
+        /// <summary>Write one part of an image file, where <paramref name="part"/> counts from 0.</summary>
+        public static void WritePromptFrame(
+            MessagePackWriter to,
+            int index,
+            int count,
+            byte[] file,
+            int part
+        )
+        {
+            int start = part * PromptPart;
+            Begin(to, "prompt_frame", 6);
+            Int(to, "index", index);
+            Int(to, "count", count);
+            Int(to, "part", part);
+            Int(to, "parts", PromptParts(file));
+            to.String("data");
+            to.Bytes(file, start, Math.Min(PromptPart, file.Length - start));
+        }
+
+        /// <summary>Return how many messages an image file needs.</summary>
+        public static int PromptParts(byte[] file) => (file.Length + PromptPart - 1) / PromptPart;
+
+        /// <summary>Write <c>start</c>; null and -1 stand for absent fields.</summary>
+        public static void WriteStart(
+            MessagePackWriter to,
+            string theme,
+            long seed,
+            string prompt,
+            int promptFrames
+        )
+        {
+            Begin(to, "start", 5);
+            Text(to, "theme", theme);
+            OptionalInt(to, "seed", seed);
+            Text(to, "prompt", prompt);
+            OptionalInt(to, "prompt_frames", promptFrames);
+        }
+
+        /// <summary>Write <c>input</c> with the sampler's last states, newest first.</summary>
+        public static void WriteInput(MessagePackWriter to, InputSampler sampler)
+        {
+            Begin(to, "input", 2);
+            to.String("states");
+            to.Array(sampler.Count);
+            for (int i = 0; i < sampler.Count; i++) WriteState(to, sampler.State(i));
+        }
+
+        /// <summary>Write <c>ping</c>.</summary>
+        public static void WritePing(MessagePackWriter to, double time)
+        {
+            Begin(to, "ping", 2);
+            Float(to, "time", time);
+        }
+
+        /// <summary>Write <c>frame_shown</c>; NaN stands for absent fields.</summary>
+        public static void WriteFrameShown(
+            MessagePackWriter to,
+            long frame,
+            double received,
+            double shown,
+            double offset,
+            double refresh
+        )
+        {
+            Begin(to, "frame_shown", 6);
+            Int(to, "frame", frame);
+            Float(to, "received", received);
+            Float(to, "shown", shown);
+            OptionalFloat(to, "offset", offset);
+            OptionalFloat(to, "refresh", refresh);
+        }
+
+        /// <summary>Write <c>bye</c>.</summary>
+        public static void WriteBye(MessagePackWriter to) => Begin(to, "bye", 1);
+
+        private static void WriteState(MessagePackWriter to, ControllerState state)
+        {
+            to.Map(7);
+            Int(to, "sequence", state.Sequence);
+            Float(to, "time", state.Time);
+            to.String("axes");
+            to.Array(4);
+            for (int i = 0; i < 4; i++) to.Float(state.Axes[i]);
+            Int(to, "buttons", state.Buttons);
+            to.String("keys");
+            to.Array(state.KeyCount);
+            for (int i = 0; i < state.KeyCount; i++) to.String(state.Keys[i]);
+            to.String("pointer");
+            to.Array(2);
+            to.Float(state.PointerX);
+            to.Float(state.PointerY);
+            to.String("camera");
+            if (state.HasCamera) WritePose(to, state.Camera);
+            else to.Nil();
+        }
+
+        private static void WritePose(MessagePackWriter to, in Pose pose)
+        {
+            to.Map(3);
+            to.String("position");
+            to.Array(3);
+            to.Float(pose.X);
+            to.Float(pose.Y);
+            to.Float(pose.Z);
+            to.String("orientation");
+            to.Array(4);
+            to.Float(pose.QX);
+            to.Float(pose.QY);
+            to.Float(pose.QZ);
+            to.Float(pose.QW);
+            Float(to, "fov_y", pose.FovY);
+        }
+
+        private static void Begin(MessagePackWriter to, string type, int keys)
+        {
+            to.Reset();
+            to.Map(keys);
+            Text(to, "type", type);
+        }
+
+        private static void Text(MessagePackWriter to, string key, string value)
+        {
+            to.String(key);
+            to.String(value);
+        }
+
+        private static void Texts(MessagePackWriter to, string key, string[] values)
+        {
+            to.String(key);
+            to.Array(values.Length);
+            foreach (string value in values) to.String(value);
+        }
+
+        private static void Int(MessagePackWriter to, string key, long value)
+        {
+            to.String(key);
+            to.Int(value);
+        }
+
+        private static void Float(MessagePackWriter to, string key, double value)
+        {
+            to.String(key);
+            to.Float(value);
+        }
+
+        private static void OptionalInt(MessagePackWriter to, string key, long value)
+        {
+            to.String(key);
+            if (value < 0) to.Nil();
+            else to.Int(value);
+        }
+
+        private static void OptionalFloat(MessagePackWriter to, string key, double value)
+        {
+            to.String(key);
+            if (double.IsNaN(value)) to.Nil();
+            else to.Float(value);
+        }
+    }
+}

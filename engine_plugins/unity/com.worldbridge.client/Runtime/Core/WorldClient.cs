@@ -1,0 +1,421 @@
+using System;
+using System.Diagnostics;
+using System.IO;
+using System.Net.Sockets;
+using System.Threading;
+
+namespace WorldBridge
+{
+    /// <summary>
+    /// Run a <see cref="Session"/> on two background threads: one reads, one keeps the session's time
+    /// and sends. All methods may be called from the engine's thread and never wait for the network.
+    /// </summary>
+    public sealed class WorldClient : IDisposable
+    {
+        private const int TickMs = 4;
+        private const int ConnectTimeoutMs = 5000;
+        private const int JoinMs = 500;
+
+        private readonly object gate = new object();
+        private readonly Stopwatch clock = Stopwatch.StartNew();
+        private readonly Uri address;
+        private readonly Session session;
+        private readonly InputSampler sampler = new InputSampler();
+        private readonly ClockOffset clockOffset = new ClockOffset();
+        private readonly LatestFrame frames = new LatestFrame();
+        private readonly MessagePackWriter writer = new MessagePackWriter();
+        private readonly Thread pump;
+        private WebSocketConnection connection;
+        private int generation; // of connections: what an old one reports is ignored
+        private long shownFrame = -1;
+        private double shownReceived;
+        private double shownAt;
+        private volatile bool disposed;
+
+        /// <summary>Create a client of a server such as <c>ws://127.0.0.1:8000</c>.</summary>
+        public WorldClient(string server, Hello hello)
+        {
+            address = SessionAddress(server);
+            session = new Session(hello);
+            pump = new Thread(Pump) { IsBackground = true, Name = "worldbridge session" };
+            pump.Start();
+        }
+
+        /// <summary>Get client time in ms.</summary>
+        public double Now => clock.Elapsed.TotalMilliseconds;
+
+        /// <summary>Get the state.</summary>
+        public SessionState State
+        {
+            get { lock (gate) return session.State; }
+        }
+
+        /// <summary>Get what people should know about the state.</summary>
+        public string Detail
+        {
+            get { lock (gate) return session.Detail; }
+        }
+
+        /// <summary>Get how much is loaded, 0 to 1; NaN: unknown.</summary>
+        public double Progress
+        {
+            get { lock (gate) return session.Progress; }
+        }
+
+        /// <summary>Get the last error; null: none.</summary>
+        public ProtocolError Error
+        {
+            get { lock (gate) return session.Error; }
+        }
+
+        /// <summary>Get the world; null before the welcome.</summary>
+        public WorldSpec World
+        {
+            get { lock (gate) return session.Welcome?.World; }
+        }
+
+        /// <summary>Get the latest round trip in ms; NaN: unknown.</summary>
+        public double RoundTrip
+        {
+            get { lock (gate) return clockOffset.RoundTrip; }
+        }
+
+        /// <summary>Get client time minus server time in ms; NaN: unknown.</summary>
+        public double Offset
+        {
+            get { lock (gate) return clockOffset.Offset; }
+        }
+
+        /// <summary>Get how many frames arrived but were replaced by newer ones.</summary>
+        public long Replaced => frames.Replaced;
+
+        /// <summary>
+        /// Return the address of the session's WebSocket. Accepts ws, wss, http and https; a path is
+        /// kept. Raises <see cref="ArgumentException"/>.
+        /// </summary>
+        public static Uri SessionAddress(string server)
+        {
+            if (!Uri.TryCreate(server, UriKind.Absolute, out Uri given))
+                throw new ArgumentException($"an address such as ws://127.0.0.1:8000 was expected, got {server}");
+            string scheme = given.Scheme.Replace("http", "ws");
+            if (scheme != "ws" && scheme != "wss")
+                throw new ArgumentException($"ws, wss, http or https was expected, got {given.Scheme}");
+            int port = given.Port > 0 ? given.Port : scheme == "wss" ? 443 : 80;
+            string path = given.AbsolutePath.TrimEnd('/');
+            if (!path.EndsWith("/session")) path += "/session";
+            return new UriBuilder(scheme, given.Host, port, path).Uri;
+        }
+
+        /// <summary>
+        /// Connect and start a world. Null theme, seed -1: any. Prompt frames are PNG, JPEG or WebP
+        /// files, oldest first; null: as the server is set up, empty: from the theme.
+        /// </summary>
+        public void Play(string theme = null, long seed = -1, byte[][] promptFrames = null)
+        {
+            lock (gate) session.Play(theme, seed, promptFrames, Now);
+        }
+
+        /// <summary>Restart the world. Null prompt frames keep the present ones.</summary>
+        public void Restart(string theme = null, long seed = -1, byte[][] promptFrames = null)
+        {
+            lock (gate) session.Restart(theme ?? session.Theme, seed, promptFrames, Now);
+        }
+
+        /// <summary>Leave: the seat is free at once.</summary>
+        public void Leave()
+        {
+            lock (gate) session.Leave(Now);
+        }
+
+        /// <summary>Set whether a key (<c>KeyboardEvent.code</c>) is held.</summary>
+        public void SetKey(string code, bool held)
+        {
+            lock (gate) sampler.SetKey(code, held);
+        }
+
+        /// <summary>Set sticks and buttons; see <see cref="InputSampler.SetPad"/>.</summary>
+        public void SetPad(double leftX, double leftY, double rightX, double rightY, int buttons)
+        {
+            lock (gate) sampler.SetPad(leftX, leftY, rightX, rightY, buttons);
+        }
+
+        /// <summary>Add pointer movement in pixels; +x right, +y down.</summary>
+        public void MovePointer(double dx, double dy)
+        {
+            lock (gate) sampler.MovePointer(dx, dy);
+        }
+
+        /// <summary>Set the client's own camera, in the protocol's coordinates.</summary>
+        public void SetCamera(Pose pose)
+        {
+            lock (gate) sampler.SetCamera(pose);
+        }
+
+        /// <summary>Release all keys, sticks and buttons, as when the window loses the focus.</summary>
+        public void ReleaseAll()
+        {
+            lock (gate) sampler.ReleaseAll();
+        }
+
+        /// <summary>Take the newest frame; see <see cref="LatestFrame.TryTake"/>.</summary>
+        public bool TryTakeFrame(out Frame frame) => frames.TryTake(out frame);
+
+        /// <summary>Report that a taken frame is on the screen.</summary>
+        public void FrameShown(Frame frame)
+        {
+            lock (gate)
+            {
+                shownFrame = frame.Header.Frame;
+                shownReceived = frame.Received;
+                shownAt = Now;
+                session.FrameShown(shownAt);
+            }
+        }
+
+        /// <summary>Leave and end the threads; waits 500 ms at most.</summary>
+        public void Dispose()
+        {
+            if (disposed) return;
+            Leave();
+            disposed = true;
+            if (Thread.CurrentThread != pump) pump.Join(JoinMs);
+            Disconnect();
+        }
+
+        private void Pump()
+        {
+            while (!disposed)
+            {
+                Step();
+                Thread.Sleep(TickMs);
+            }
+            Step(); // says bye
+        }
+
+        private void Step()
+        {
+            lock (gate) session.Tick(Now);
+            while (true)
+            {
+                SessionCommand command;
+                lock (gate)
+                    if (!session.TryCommand(out command))
+                        break;
+                Do(command);
+            }
+            SendShown();
+            SendInput();
+        }
+
+        private void Do(SessionCommand command)
+        {
+            switch (command)
+            {
+                case SessionCommand.Connect:
+                    Connect();
+                    break;
+                case SessionCommand.Disconnect:
+                    Disconnect();
+                    break;
+                case SessionCommand.SendPromptFrames:
+                    SendPromptFrames();
+                    break;
+                default:
+                    lock (gate) Write(command);
+                    Send();
+                    break;
+            }
+        }
+
+        private void Write(SessionCommand command)
+        {
+            if (command == SessionCommand.SendHello) Protocol.WriteHello(writer, session.Hello);
+            else if (command == SessionCommand.SendPing) Protocol.WritePing(writer, Now);
+            else if (command == SessionCommand.SendBye) Protocol.WriteBye(writer);
+            else
+            {
+                int count = session.SendsPromptFrames ? session.PromptFrames.Length : -1;
+                Protocol.WriteStart(writer, session.Theme, session.Seed, null, count);
+                frames.Clear();
+            }
+        }
+
+        private void SendPromptFrames()
+        {
+            byte[][] files;
+            lock (gate) files = session.PromptFrames;
+            for (int index = 0; index < files.Length; index++)
+                for (int part = 0; part < Protocol.PromptParts(files[index]); part++)
+                {
+                    Protocol.WritePromptFrame(writer, index, files.Length, files[index], part);
+                    Send();
+                    lock (gate) session.Tick(Now, sending: true);
+                }
+        }
+
+        private void SendShown()
+        {
+            lock (gate)
+            {
+                if (shownFrame < 0 || !session.Greeted) return;
+                double offset = clockOffset.Offset;
+                Protocol.WriteFrameShown(
+                    writer,
+                    shownFrame,
+                    shownReceived,
+                    shownAt,
+                    offset,
+                    double.NaN
+                );
+                shownFrame = -1;
+            }
+            Send();
+        }
+
+        private void SendInput()
+        {
+            lock (gate)
+            {
+                if (!session.AcceptsInput || !sampler.Due(Now)) return;
+                sampler.Sample(Now);
+                Protocol.WriteInput(writer, sampler);
+            }
+            Send();
+        }
+
+        private void Send()
+        {
+            WebSocketConnection to = connection;
+            if (to == null) return;
+            try
+            {
+                to.Send(writer.Buffer, writer.Length);
+            }
+            catch (IOException error)
+            {
+                Lost(generation, error.Message);
+            }
+        }
+
+        private void Connect()
+        {
+            Disconnect();
+            int mine = generation;
+            new Thread(() => Read(mine)) { IsBackground = true, Name = "worldbridge reader" }.Start();
+        }
+
+        private void Disconnect()
+        {
+            lock (gate)
+            {
+                generation++;
+                connection?.Close();
+                connection = null;
+            }
+        }
+
+        private void Read(int mine)
+        {
+            try
+            {
+                var opened = new WebSocketConnection(address, ConnectTimeoutMs);
+                lock (gate)
+                {
+                    if (mine != generation)
+                    {
+                        opened.Close();
+                        return;
+                    }
+                    connection = opened;
+                    clockOffset.Reset();
+                    session.Opened(Now);
+                }
+                ReadMessages(opened, mine);
+            }
+            catch (IOException error)
+            {
+                Lost(mine, error.Message);
+            }
+            catch (SocketException error)
+            {
+                Lost(mine, error.Message);
+            }
+            catch (System.Security.Authentication.AuthenticationException error)
+            {
+                Lost(mine, error.Message);
+            }
+            catch (ProtocolError error)
+            {
+                lock (gate)
+                    if (mine == generation)
+                        session.Invalid(error, Now);
+            }
+        }
+
+        private void ReadMessages(WebSocketConnection from, int mine)
+        {
+            var messages = new ServerMessages();
+            Action heard = () =>
+            {
+                lock (gate)
+                    if (mine == generation)
+                        session.Heard(Now);
+            };
+            while (true)
+            {
+                int length = from.Receive(heard);
+                double received = Now;
+                // Only this thread fills frames while its connection is the present one.
+                lock (gate)
+                {
+                    if (mine != generation) return;
+                    MessageKind kind = messages.Read(from.Message, 0, length, frames.Next);
+                    Take(kind, messages, received);
+                }
+            }
+        }
+
+        private void Take(MessageKind kind, ServerMessages messages, double received)
+        {
+            switch (kind)
+            {
+                case MessageKind.Frame:
+                    session.ReceivedOther(received);
+                    if (frames.Next.ImageLength < 0) return; // travels by WebRTC
+                    frames.Next.Received = received;
+                    frames.Publish();
+                    return;
+                case MessageKind.Pong:
+                    session.ReceivedOther(received);
+                    clockOffset.Pong(messages.PongTime, received, messages.PongServerTime);
+                    return;
+                case MessageKind.Welcome:
+                    session.Received(messages.Welcome, received);
+                    return;
+                case MessageKind.Status:
+                    session.Received(messages.Status, received);
+                    return;
+                case MessageKind.Event:
+                    session.ReceivedEvent(messages.EventName, messages.EventDetail, received);
+                    return;
+                case MessageKind.Error:
+                    session.Received(messages.Error, received);
+                    return;
+                default:
+                    session.ReceivedOther(received);
+                    return;
+            }
+        }
+
+        private void Lost(int mine, string reason)
+        {
+            lock (gate)
+            {
+                if (mine != generation) return;
+                connection?.Close();
+                connection = null;
+                session.Closed(reason, Now);
+            }
+        }
+    }
+}
