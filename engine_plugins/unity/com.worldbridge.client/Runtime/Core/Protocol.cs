@@ -87,6 +87,15 @@ namespace WorldBridge
             for (int i = 0; i < sampler.Count; i++) WriteState(to, sampler.State(i));
         }
 
+        /// <summary>Write <c>input</c> with these states, newest first.</summary>
+        public static void WriteInput(MessagePackWriter to, ControllerState[] states)
+        {
+            Begin(to, "input", 2);
+            to.String("states");
+            to.Array(states.Length);
+            foreach (ControllerState state in states) WriteState(to, state);
+        }
+
         /// <summary>Write <c>ping</c>.</summary>
         public static void WritePing(MessagePackWriter to, double time)
         {
