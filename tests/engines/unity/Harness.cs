@@ -260,7 +260,7 @@ internal static class Harness
                     + $"\"state\": \"{client.State}\", \"error\": {Json.Quote(client.Error?.Code)}, "
                     + $"\"frames\": {shown}, \"replaced\": {client.Replaced}, "
                     + $"\"fps\": {Json.Number((shown - 30) / span)}, "
-                    + $"\"allocated_per_frame\": {Json.Number((double)allocated / (shown - 30))}, "
+                    + $"\"allocated_per_frame\": {Json.Number(shown > 30 ? (double)allocated / (shown - 30) : double.NaN)}, "
                     + $"\"collections\": {collections}, "
                     + $"\"round_trip_ms\": {Json.Number(client.RoundTrip)}, "
                     + $"\"input_to_frame_ms\": {Json.Number(middle)}, "
@@ -323,8 +323,16 @@ internal sealed class Json
     public static string Number(double value) =>
         double.IsNaN(value) || double.IsInfinity(value) ? "null" : value.ToString("R");
 
-    public static string Quote(string text) =>
-        text == null ? "null" : "\"" + text.Replace("\\", "\\\\").Replace("\"", "\\\"") + "\"";
+    public static string Quote(string text)
+    {
+        if (text == null) return "null";
+        var quoted = new StringBuilder("\"");
+        foreach (char unit in text)
+            if (unit < ' ' || unit > '~' || unit == '"' || unit == '\\')
+                quoted.Append($"\\u{(int)unit:x4}");
+            else quoted.Append(unit);
+        return quoted.Append('"').ToString();
+    }
 
     public static string List(params double[] values) =>
         "[" + string.Join(", ", Array.ConvertAll(values, Number)) + "]";

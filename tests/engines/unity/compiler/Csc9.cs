@@ -34,7 +34,11 @@ internal static class Csc9
             optimizationLevel: OptimizationLevel.Release,
             generalDiagnosticOption: ReportDiagnostic.Error
         ).WithSpecificDiagnosticOptions(
-            new Dictionary<string, ReportDiagnostic> { ["CS1701"] = ReportDiagnostic.Suppress }
+            new Dictionary<string, ReportDiagnostic>
+            {
+                ["CS0649"] = ReportDiagnostic.Suppress, // Unity assigns serialized fields
+                ["CS1701"] = ReportDiagnostic.Suppress, // references to other versions of .NET
+            }
         );
         string name = Path.GetFileNameWithoutExtension(output);
         var result = CSharpCompilation.Create(name, trees, references, options).Emit(output);

@@ -1,0 +1,63 @@
+using System.Collections;
+using UnityEngine;
+
+namespace WorldBridge.Samples
+{
+    /// <summary>
+    /// Open a world that begins with what a camera of the scene sees, and show it on a surface such
+    /// as a quad. Switch off "Play On Enable" of the <see cref="WorldStream"/>; the server's world
+    /// must take prompt frames.
+    /// </summary>
+    [RequireComponent(typeof(WorldStream))]
+    public sealed class Portal : MonoBehaviour
+    {
+        [SerializeField]
+        [Tooltip("The camera whose picture the world begins with.")]
+        private Camera view;
+
+        [SerializeField]
+        [Tooltip("The surface that shows the world.")]
+        private Renderer surface;
+
+        [SerializeField]
+        [Tooltip("Size of the picture in pixels.")]
+        private Vector2Int size = new Vector2Int(640, 384);
+
+        private WorldStream stream;
+
+        private void Awake()
+        {
+            stream = GetComponent<WorldStream>();
+            stream.TextureChanged.AddListener(OnTextureChanged);
+        }
+
+        private IEnumerator Start()
+        {
+            yield return new WaitForEndOfFrame();
+            stream.Play(new[] { Picture() });
+        }
+
+        private void OnDestroy() => stream.TextureChanged.RemoveListener(OnTextureChanged);
+
+        private void OnTextureChanged() => surface.material.mainTexture = stream.Texture;
+
+        private byte[] Picture()
+        {
+            RenderTexture target = RenderTexture.GetTemporary(size.x, size.y, 24);
+            RenderTexture targetBefore = view.targetTexture;
+            RenderTexture activeBefore = RenderTexture.active;
+            view.targetTexture = target;
+            view.Render();
+            view.targetTexture = targetBefore;
+            RenderTexture.active = target;
+            var pixels = new Texture2D(size.x, size.y, TextureFormat.RGB24, false);
+            pixels.ReadPixels(new Rect(0, 0, size.x, size.y), 0, 0);
+            pixels.Apply();
+            RenderTexture.active = activeBefore;
+            RenderTexture.ReleaseTemporary(target);
+            byte[] file = pixels.EncodeToPNG();
+            Destroy(pixels);
+            return file;
+        }
+    }
+}
