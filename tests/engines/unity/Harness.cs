@@ -121,6 +121,20 @@ internal static class Harness
         Print("client_input");
         Protocol.WriteBye(to);
         Print("client_bye");
+        Protocol.WriteFrameShown(to, 7, 1300.25, 1310.5, -5.5, 16.68);
+        Print("client_frame_shown");
+        Protocol.WriteFrameShown(to, 8, 1300.25, 1310.5, double.NaN, double.NaN);
+        Print("client_frame_shown_smallest");
+        Protocol.WritePing(to, 99.5);
+        Print("client_ping");
+        var file = new byte[18];
+        new byte[] { 0x89, 0x50, 0x4e, 0x47, 0x0d, 0x0a }.CopyTo(file, 0);
+        Protocol.WritePromptFrame(to, 1, 2, file, 0, partSize: 6);
+        Print("client_prompt_frame");
+        Protocol.WriteStart(to, "city", 9007199254740991, "a city at night", 2);
+        Print("client_start");
+        Protocol.WriteStart(to, null, -1, null, -1);
+        Print("client_start_smallest");
     }
 
     /// <summary>Encode what each line says; the numbers come from the fixtures.</summary>

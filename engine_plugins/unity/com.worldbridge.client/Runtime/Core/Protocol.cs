@@ -46,21 +46,23 @@ namespace WorldBridge
             int index,
             int count,
             byte[] file,
-            int part
+            int part,
+            int partSize = PromptPart
         )
         {
-            int start = part * PromptPart;
+            int start = part * partSize;
             Begin(to, "prompt_frame", 6);
             Int(to, "index", index);
             Int(to, "count", count);
             Int(to, "part", part);
-            Int(to, "parts", PromptParts(file));
+            Int(to, "parts", PromptParts(file, partSize));
             to.String("data");
-            to.Bytes(file, start, Math.Min(PromptPart, file.Length - start));
+            to.Bytes(file, start, Math.Min(partSize, file.Length - start));
         }
 
         /// <summary>Return how many messages an image file needs.</summary>
-        public static int PromptParts(byte[] file) => (file.Length + PromptPart - 1) / PromptPart;
+        public static int PromptParts(byte[] file, int partSize = PromptPart) =>
+            (file.Length + partSize - 1) / partSize;
 
         /// <summary>Write <c>start</c>; null and -1 stand for absent fields.</summary>
         public static void WriteStart(

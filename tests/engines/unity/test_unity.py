@@ -1,0 +1,287 @@
+"""The Unity package: its core runs on .NET, its Unity layer compiles against declarations of Unity.
+
+``./build.sh test`` installs the compiler; without it the tests that need one are skipped.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from tests.engines.unity.metas import PACKAGE, expected
+from tests.engines.unity.replay import MODES, Replay, replaying
+from tests.support.server import serving
+
+HERE = Path(__file__).parent
+FIXTURES = HERE.parents[2] / "engine_plugins" / "fixtures"
+# one of Unity's, and what the test runner and the Input System bring
+UNITYS = {"UnityEngine.TestRunner", "UnityEditor.TestRunner", "UnityEngine.UI", "Unity.InputSystem"}
+
+
+@dataclass(frozen=True, slots=True)
+class Compiler:
+    root: Path
+    out: Path
+
+    def environment(self) -> dict[str, str]:
+        return os.environ | {
+            "DOTNET_SYSTEM_GLOBALIZATION_INVARIANT": "1",
+            "LD_LIBRARY_PATH": str(self.root / "openssl" / "psycopg2_binary.libs"),
+        }
+
+    def dotnet(self, *arguments: str, stdin: str = "", timeout: float = 60) -> str:
+        """Run a program and return what it printed. Fails the test where the program fails."""
+        done = subprocess.run(
+            [str(self.root / "dotnet" / "dotnet"), *arguments],
+            input=stdin,
+            capture_output=True,
+            text=True,
+            env=self.environment(),
+            timeout=timeout,
+            check=False,
+        )
+        assert done.returncode == 0, (
+            f"{arguments[:3]}: {done.returncode}\n{done.stderr}{done.stdout}"
+        )
+        return done.stdout
+
+    def compile(self, name: str, sources: list[Path], *options: str, app: bool = False) -> None:
+        pack = "Microsoft.NETCore.App.Ref/3.1.0/ref/netcoreapp3.1" if app else ""
+        pack = pack or "NETStandard.Library.Ref/2.1.0/ref/netstandard2.1"
+        references = sorted((self.root / "dotnet" / "packs" / pack).glob("*.dll"))
+        self.dotnet(
+            str(self.root / "compiler" / "csc9.dll"),
+            f"-out:{self.out / name}.dll",
+            *(["-exe"] if app else []),
+            *(f"-r:{path}" for path in references),
+            *options,
+            *map(str, sources),
+        )
+
+    def reference(self, *names: str) -> list[str]:
+        return [f"-r:{self.out / name}.dll" for name in names]
+
+    def harness(self, *arguments: str, stdin: str = "", timeout: float = 60) -> str:
+        return self.dotnet(str(self.out / "Harness.dll"), *arguments, stdin=stdin, timeout=timeout)
+
+
+def sources(*folders: str) -> list[Path]:
+    found = [path for folder in folders for path in sorted((PACKAGE / folder).rglob("*.cs"))]
+    assert found
+    return found
+
+
+@pytest.fixture(scope="module")
+def compiler(tmp_path_factory: pytest.TempPathFactory) -> Compiler:
+    """The core and the harness, compiled as C# 9; the core against .NET Standard 2.1."""
+    root = Path(os.environ.get("WORLDBRIDGE_CSHARP", Path(sys.prefix) / "csharp"))
+    if not (root / "compiler" / "csc9.dll").exists():
+        pytest.skip(f"no C# 9 compiler in {root}: ./build.sh test installs one by setup.sh")
+    compiler = Compiler(root, tmp_path_factory.mktemp("csharp"))
+    compiler.compile("WorldBridge.Client.Core", sources("Runtime/Core"))
+    compiler.compile(
+        "Harness",
+        [HERE / "Harness.cs", HERE / "stubs" / "NUnit.cs", *sources("Tests/Editor")],
+        *compiler.reference("WorldBridge.Client.Core"),
+        app=True,
+    )
+    config = (HERE / "compiler" / "csc9.runtimeconfig.json").read_text()
+    (compiler.out / "Harness.runtimeconfig.json").write_text(config)
+    return compiler
+
+
+# -- the package's files ---------------------------------------------------------------------------
+
+
+def test_every_file_has_its_meta() -> None:
+    metas = expected()
+    found = {path: path.read_text() for path in PACKAGE.rglob("*.meta")}
+    assert found == metas, "run: python tests/engines/unity/metas.py"
+    assert len(set(found.values())) == len(found) > 30
+
+
+def test_assemblies_refer_to_assemblies_that_exist() -> None:
+    assemblies = {path: json.loads(path.read_text()) for path in PACKAGE.rglob("*.asmdef")}
+    names = {assembly["name"] for assembly in assemblies.values()}
+    assert len(names) == len(assemblies) == 7
+    for path, assembly in assemblies.items():
+        assert path.stem == assembly["name"]
+        assert set(assembly["references"]) <= names | UNITYS, path.name
+        assert not (assembly["includePlatforms"] and assembly["excludePlatforms"]), path.name
+    covered = {path.parent for path in assemblies}
+    for source in PACKAGE.rglob("*.cs"):
+        assert covered & set(source.parents), f"{source.name} is in no assembly of the package"
+
+
+def test_the_manifest_names_what_exists() -> None:
+    manifest = json.loads((PACKAGE / "package.json").read_text())
+    assert manifest["name"] == PACKAGE.name
+    assert all((PACKAGE / sample["path"]).is_dir() for sample in manifest["samples"])
+    for name in ("README.md", "CHANGELOG.md", "LICENSE.md"):
+        assert (PACKAGE / name).stat().st_size > 0
+    assert f"## [{manifest['version']}]" in (PACKAGE / "CHANGELOG.md").read_text()
+
+
+def test_the_core_knows_no_engine() -> None:
+    for path in sources("Runtime/Core"):
+        assert "Unity" not in "".join(
+            line for line in path.read_text().splitlines() if line.startswith("using")
+        )
+
+
+# -- the Unity layer -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("symbols", ["", "UNITY_6000_0_OR_NEWER"])
+def test_the_unity_layer_compiles(compiler: Compiler, symbols: str) -> None:
+    defined = [f"-d:{symbols}"] if symbols else []
+    layers = sources("Runtime/Unity", "Runtime/InputSystem", "Editor", "Samples~")
+    declarations = HERE / "stubs" / "UnityEngine.cs"
+    references = compiler.reference("WorldBridge.Client.Core")
+    compiler.compile("UnityLayer", [declarations, *layers], *references, *defined)
+
+
+# -- the core --------------------------------------------------------------------------------------
+
+
+def test_the_packages_own_tests_pass(compiler: Compiler) -> None:
+    result = json.loads(compiler.harness("unit"))
+    assert result["failed"] == 0 and result["passed"] >= 30
+
+
+def _example(path: Path) -> Any:
+    return json.loads(path.with_suffix(".json").read_text())
+
+
+def test_messages_of_a_server_are_decoded_whole(compiler: Compiler) -> None:
+    files = sorted((FIXTURES / "valid").glob("server_*.msgpack"))
+    lines = compiler.harness("decode", *map(str, files)).splitlines()
+    assert len(lines) == len(files) >= 14
+    for file, line in zip(files, lines, strict=True):
+        message = _example(file)["message"]
+        if message["type"] == "stats":  # the client does not ask for them, and skips them
+            message = {"type": "stats"}
+        assert json.loads(line) == message, file.name
+
+
+def test_invalid_messages_are_refused_with_their_path(compiler: Compiler) -> None:
+    files = sorted((FIXTURES / "invalid").glob("server_*.msgpack"))
+    # a client's malformed bytes are malformed in the other direction, too
+    files += [
+        file
+        for file in sorted((FIXTURES / "invalid").glob("client_*.msgpack"))
+        if _example(file)["path"] in ("", "type")
+        and "server" not in file.name
+        and file.stem != "client_hello_too_large"
+    ]
+    lines = compiler.harness("decode", *map(str, files)).splitlines()
+    assert len(lines) == len(files) >= 13
+    for file, line in zip(files, lines, strict=True):
+        want = _example(file)
+        assert json.loads(line) == {"code": want["code"], "path": want["path"]}, file.name
+
+
+def test_damaged_messages_raise_nothing_else(compiler: Compiler) -> None:
+    files = sorted((FIXTURES / "valid").glob("server_*.msgpack"))
+    result = json.loads(compiler.harness("garbage", *map(str, files)))
+    assert result["refused"] > result["accepted"] > 0
+
+
+def _bytes(text: str) -> bytes:
+    return bytes.fromhex(text.strip().replace("-", ""))
+
+
+def test_messages_of_a_client_are_byte_equal(compiler: Compiler) -> None:
+    lines = dict(line.split() for line in compiler.harness("encode").splitlines())
+    assert len(lines) == 10
+    for name, text in lines.items():
+        assert _bytes(text) == (FIXTURES / "valid" / f"{name}.msgpack").read_bytes(), name
+
+
+def test_gamepads_are_byte_equal(compiler: Compiler) -> None:
+    pads = json.loads((FIXTURES / "gamepads.json").read_text())
+    order = [pads[0], *reversed(pads[1:])]
+    lines = [
+        " ".join(map(str, [16.5 * number, *pad["axes"], *pad["pressed"]]))
+        for number, pad in enumerate(order)
+    ]
+    output = compiler.harness("gamepads", stdin="\n".join(lines))
+    assert _bytes(output) == (FIXTURES / "valid" / "client_input_gamepads.msgpack").read_bytes()
+
+
+def test_poses_survive_unitys_coordinates(compiler: Compiler) -> None:
+    poses = json.loads((FIXTURES / "poses.json").read_text())
+    lines = [
+        " ".join(map(repr, [*pose["position"], *pose["orientation"], pose["fov_y"]]))
+        for pose in poses
+    ]
+    output = compiler.harness("poses", stdin="\n".join(lines)).splitlines()
+    for pose, line in zip(poses, output, strict=True):
+        got = json.loads(line)
+        camera = msgspec.msgpack.decode(_bytes(got["hex"]))["states"][0]["camera"]
+        want = {key: pose[key] for key in ("position", "orientation", "fov_y")}
+        assert msgspec.msgpack.encode(camera) == msgspec.msgpack.encode(want), pose["name"]
+        matrix = [value for row in pose["matrix"] for value in row]
+        assert got["rows"] == pytest.approx(matrix, abs=1e-15), pose["name"]
+        # Unity's matrix is the protocol's between two mirrors in z: M' = F M F.
+        mirror = [1, 1, -1, 1]
+        mirrored = [mirror[i // 4] * mirror[i % 4] * value for i, value in enumerate(matrix)]
+        assert got["unity"] == pytest.approx(mirrored, abs=1e-15), pose["name"]
+
+
+# -- over the network ------------------------------------------------------------------------------
+
+
+Played = dict[str, tuple[dict[str, Any], Replay]]
+
+
+@pytest.fixture(scope="module")
+def played(compiler: Compiler) -> Played:
+    """What the player and the replay server say after one session in each mode, side by side."""
+
+    def play(mode: str) -> tuple[dict[str, Any], Replay]:
+        with replaying(mode) as replay:
+            return json.loads(compiler.harness("play", replay.url, "0.3", "")), replay
+
+    with ThreadPoolExecutor(len(MODES)) as pool:
+        return dict(zip(MODES, pool.map(play, MODES), strict=True))
+
+
+@pytest.mark.serial
+@pytest.mark.parametrize("mode", MODES)
+def test_a_session_survives_its_transport(played: Played, mode: str) -> None:
+    result, replay = played[mode]
+    assert result["state"] == "Playing" and result["frames"] >= 30, result
+    kinds = {message["type"] for message in replay.received}
+    assert kinds >= {"hello", "ping", "input", "frame_shown"} and "start" not in kinds
+    hellos = [message for message in replay.received if message["type"] == "hello"]
+    again = mode in ("unfinished", "stall", "restart")
+    assert len(hellos) == replay.connections == (2 if again else 1)
+    assert [hello["resume"] for hello in hellos] == [None, "resume-2"][: len(hellos)]
+    sequences = [m["states"][0]["sequence"] for m in replay.received if m["type"] == "input"]
+    assert sequences == list(range(len(sequences)))
+    assert replay.received[-1]["type"] == "bye"
+    if mode == "pings":
+        assert len(replay.pongs) > 30 and set(replay.pongs) == {b"still"}
+
+
+@pytest.mark.e2e
+@pytest.mark.serial
+def test_plays_on_a_real_server(compiler: Compiler, tmp_path: Path) -> None:
+    with serving(tmp_path / "log", "--world", "procedural", "--seats", "1") as server:
+        result = json.loads(compiler.harness("play", server.url, "2", "procedural"))
+        refused = json.loads(compiler.harness("play", server.url, "1", "nowhere"))
+    assert result["state"] == "Playing"
+    assert result["fps"] > 10 and result["input_to_frame_ms"] > 0 and result["round_trip_ms"] > 0
+    # A frame is thousands of bytes: one copy of it per frame would show.
+    assert result["allocated_per_frame"] < 2000
+    assert (refused["state"], refused["error"]) == ("Error", "unknown_world")
