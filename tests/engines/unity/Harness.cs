@@ -233,7 +233,7 @@ internal static class Harness
         using (var client = new WorldClient(server, hello))
         {
             client.Play();
-            double first = double.NaN, end = 60000, answered = -1;
+            double first = double.NaN, end = 25000, answered = -1;
             long shown = 0, allocated = 0, lastFrame = -1;
             int collections = 0;
             var trips = new List<double>(4096);

@@ -39,7 +39,8 @@ def _welcome() -> bytes:
 def _frame(number: int) -> bytes:
     message = _message("server_frame")
     header = message["header"] | {"frame": number, "input_sequence": number - 1}
-    image = b"\xff\xd8" + bytes(3000 + 40 * number)
+    # the largest need lengths of 64 bits
+    image = b"\xff\xd8" + bytes(70_000 if number % 50 == 49 else 3000 + 40 * (number % 100))
     return msgspec.msgpack.encode(message | {"header": header, "image": image, "depth": None})
 
 
@@ -138,7 +139,9 @@ def _head(opcode: int, length: int, *, last: bool = True) -> bytes:
     first = (0x80 if last else 0) | opcode
     if length < 126:
         return struct.pack(">BB", first, length)
-    return struct.pack(">BBH", first, 126, length)
+    if length < 65536:
+        return struct.pack(">BBH", first, 126, length)
+    return struct.pack(">BBQ", first, 127, length)
 
 
 def _exactly(stream: Any, count: int) -> bytes:

@@ -1,6 +1,6 @@
 """The Unity package: its core runs on .NET, its Unity layer compiles against declarations of Unity.
 
-``./build.sh test`` installs the compiler; without it the tests that need one are skipped.
+tests/engines/unity/setup.sh installs the compiler; without it the tests that need one are skipped.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def compiler(tmp_path_factory: pytest.TempPathFactory) -> Compiler:
     """The core and the harness, compiled as C# 9; the core against .NET Standard 2.1."""
     root = Path(os.environ.get("WORLDBRIDGE_CSHARP", Path(sys.prefix) / "csharp"))
     if not (root / "compiler" / "csc9.dll").exists():
-        pytest.skip(f"no C# 9 compiler in {root}: ./build.sh test installs one by setup.sh")
+        pytest.skip(f"no C# 9 compiler: run tests/engines/unity/setup.sh {root}")
     compiler = Compiler(root, tmp_path_factory.mktemp("csharp"))
     compiler.compile("WorldBridge.Client.Core", sources("Runtime/Core"))
     compiler.compile(
