@@ -23,7 +23,7 @@ from tests.support.server import serving
 
 HERE = Path(__file__).parent
 FIXTURES = HERE.parents[2] / "engine_plugins" / "fixtures"
-# one of Unity's, and what the test runner and the Input System bring
+# assemblies of Unity and of its packages
 UNITYS = {"UnityEngine.TestRunner", "UnityEditor.TestRunner", "UnityEngine.UI", "Unity.InputSystem"}
 
 
@@ -54,18 +54,18 @@ class Compiler:
         )
         return done.stdout
 
-    def compile(self, name: str, sources: list[Path], *options: str, app: bool = False) -> None:
+    def assembly(
+        self, name: str, sources: list[Path], *options: str, app: bool = False
+    ) -> list[str]:
+        """Return the compiler's arguments for a library of .NET Standard 2.1, or for a program."""
         pack = "Microsoft.NETCore.App.Ref/3.1.0/ref/netcoreapp3.1" if app else ""
         pack = pack or "NETStandard.Library.Ref/2.1.0/ref/netstandard2.1"
         references = sorted((self.root / "dotnet" / "packs" / pack).glob("*.dll"))
-        self.dotnet(
-            str(self.root / "compiler" / "csc9.dll"),
-            f"-out:{self.out / name}.dll",
-            *(["-exe"] if app else []),
-            *(f"-r:{path}" for path in references),
-            *options,
-            *map(str, sources),
-        )
+        out = [f"-out:{self.out / name}.dll", *(["-exe"] if app else [])]
+        return [*out, *(f"-r:{path}" for path in references), *options, *map(str, sources)]
+
+    def compile(self, first: list[str], second: list[str]) -> None:
+        self.dotnet(str(self.root / "compiler" / "csc9.dll"), *first, "--", *second)
 
     def reference(self, *names: str) -> list[str]:
         return [f"-r:{self.out / name}.dll" for name in names]
@@ -87,13 +87,14 @@ def compiler(tmp_path_factory: pytest.TempPathFactory) -> Compiler:
     if not (root / "compiler" / "csc9.dll").exists():
         pytest.skip(f"no C# 9 compiler: run tests/engines/unity/setup.sh {root}")
     compiler = Compiler(root, tmp_path_factory.mktemp("csharp"))
-    compiler.compile("WorldBridge.Client.Core", sources("Runtime/Core"))
-    compiler.compile(
+    core = compiler.assembly("WorldBridge.Client.Core", sources("Runtime/Core"))
+    harness = compiler.assembly(
         "Harness",
         [HERE / "Harness.cs", HERE / "stubs" / "NUnit.cs", *sources("Tests/Editor")],
         *compiler.reference("WorldBridge.Client.Core"),
         app=True,
     )
+    compiler.compile(core, harness)
     config = (HERE / "compiler" / "csc9.runtimeconfig.json").read_text()
     (compiler.out / "Harness.runtimeconfig.json").write_text(config)
     return compiler
@@ -141,13 +142,14 @@ def test_the_core_knows_no_engine() -> None:
 # -- the Unity layer -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("symbols", ["", "UNITY_6000_0_OR_NEWER"])
-def test_the_unity_layer_compiles(compiler: Compiler, symbols: str) -> None:
-    defined = [f"-d:{symbols}"] if symbols else []
+def test_the_unity_layer_compiles_for_unity_2022_and_6(compiler: Compiler) -> None:
     layers = sources("Runtime/Unity", "Runtime/InputSystem", "Editor", "Samples~")
-    declarations = HERE / "stubs" / "UnityEngine.cs"
-    references = compiler.reference("WorldBridge.Client.Core")
-    compiler.compile("UnityLayer", [declarations, *layers], *references, *defined)
+    files = [HERE / "stubs" / "UnityEngine.cs", *layers]
+    core = compiler.reference("WorldBridge.Client.Core")
+    compiler.compile(
+        compiler.assembly("Unity2022", files, *core),
+        compiler.assembly("Unity6", files, *core, "-d:UNITY_6000_0_OR_NEWER"),
+    )
 
 
 # -- the core --------------------------------------------------------------------------------------

@@ -1,4 +1,5 @@
 // A C# 9 compiler on Roslyn: dotnet csc9.dll -out:FILE [-exe] [-r:REFERENCE]... [-d:A;B] SOURCE...
+// Several assemblies, separated by `--`, are compiled in order: the compiler's start takes longest.
 // Every warning is an error. Returns 0, or 1 with the diagnostics on standard error.
 
 using System;
@@ -10,6 +11,19 @@ using Microsoft.CodeAnalysis.CSharp;
 internal static class Csc9
 {
     private static int Main(string[] arguments)
+    {
+        for (int start = 0; start < arguments.Length; )
+        {
+            int end = Array.IndexOf(arguments, "--", start);
+            if (end < 0) end = arguments.Length;
+            var assembly = new ArraySegment<string>(arguments, start, end - start);
+            if (!Compile(assembly)) return 1;
+            start = end + 1;
+        }
+        return 0;
+    }
+
+    private static bool Compile(ArraySegment<string> arguments)
     {
         string output = null;
         var symbols = new string[0];
@@ -46,6 +60,6 @@ internal static class Csc9
             if (diagnostic.Severity >= DiagnosticSeverity.Warning)
                 Console.Error.WriteLine(diagnostic);
         if (!result.Success) File.Delete(output);
-        return result.Success ? 0 : 1;
+        return result.Success;
     }
 }
