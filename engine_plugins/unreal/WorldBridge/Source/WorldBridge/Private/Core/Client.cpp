@@ -1,0 +1,195 @@
+#include "Client.h"
+
+#include <algorithm>
+
+namespace worldbridge {
+namespace {
+
+constexpr int ReadSize = 65536;
+constexpr int ReadsPerStep = 512;  // a fast server must not keep Step() from returning
+constexpr size_t MaxNotices = 16;
+constexpr int GoodbyeMs = 200, GoodbyeStepMs = 20;
+
+}  // namespace
+
+Client::Client(SessionOptions options, Address to, Socket& stream, std::function<uint32_t()> random)
+    : session(std::move(options)), address(std::move(to)), socket(stream), random_bits(std::move(random)) {}
+
+void Client::Play(const std::string& theme, std::optional<int64_t> seed, double now, std::vector<Bytes> prompt_frames) {
+    const std::lock_guard<std::mutex> lock(mutex);
+    session.Play(theme, seed, now, std::move(prompt_frames));
+}
+
+void Client::Restart(const std::string& theme, std::optional<int64_t> seed, double now) {
+    const std::lock_guard<std::mutex> lock(mutex);
+    session.Restart(theme, seed, now);
+}
+
+void Client::Leave(double now) {
+    const std::lock_guard<std::mutex> lock(mutex);
+    session.Leave(now);
+    Execute(now);
+}
+
+void Client::FrameShown(const FrameHeader& header, double received, double shown) {
+    const std::lock_guard<std::mutex> lock(mutex);
+    session.FrameShown(shown);
+    if (!web || !session.Greeted()) return;
+    worldbridge::FrameShown report;
+    report.frame = header.frame;
+    report.received = received;
+    report.shown = shown;
+    report.offset = clock.Offset();
+    web->SendBinary(Encode(report));
+}
+
+View Client::Look() {
+    const std::lock_guard<std::mutex> lock(mutex);
+    View view;
+    view.state = session.Current();
+    view.detail = session.Detail();
+    view.error = session.Fault();
+    view.notices.swap(notices);
+    view.frames = frames;
+    view.dropped = latest.Dropped();
+    view.round_trip = clock.ShortestRoundTrip().value_or(-1);
+    view.latency = latency;
+    if (session.Greeting()) {
+        const WorldSpec& world = session.Greeting()->world;
+        view.world = world.name;
+        view.themes = world.themes;
+        view.width = world.width, view.height = world.height;
+        view.fps = world.fps;
+        view.has_depth = world.depth;
+        const auto& given = world.conditionings;
+        view.wants_camera = std::find(given.begin(), given.end(), "camera") != given.end();
+    }
+    return view;
+}
+
+void Client::Step(double now) {
+    const std::lock_guard<std::mutex> lock(mutex);
+    if (session.Current() != Session::State::Idle) session.Tick(now);
+    Execute(now);
+    if (!web) return;
+    if (connecting) {
+        const Socket::Link link = socket.Poll();
+        if (link == Socket::Link::Pending) return;
+        if (link == Socket::Link::Failed) return Lost("the connection was refused", now);
+        connecting = false;
+    }
+    if (!Flush()) return Lost("the connection broke", now);
+    ReadAll(now);
+    if (web && session.TakesInput() && sampler.Due(now)) {
+        EncodeInput(sampler.Sample(now), input);
+        web->SendBinary(input);
+    }
+    Execute(now);
+    if (web && !connecting && !Flush()) Lost("the connection broke", now);
+}
+
+void Client::ReadAll(double now) {
+    uint8_t data[ReadSize];
+    for (int i = 0; i < ReadsPerStep && web; ++i) {
+        const int size = socket.Read(data, ReadSize);
+        if (size == 0) return;
+        if (size < 0) return Lost("the connection broke", now);
+        const bool before = web->IsOpen();
+        const bool good = web->Feed(data, size_t(size));
+        if (!before && web->IsOpen()) {
+            clock.Reset();
+            sampler.Reset();
+            last_answered = -1;
+            session.Opened(now);
+        }
+        while (web && web->Next(message)) {
+            Handle(message, now);
+            Execute(now);
+        }
+        if (!good && web) return Lost(web->Reason(), now);
+    }
+}
+
+void Client::Handle(Bytes& bytes, double now) {
+    ServerMessage decoded;
+    if (const auto error = DecodeServer(bytes.data(), bytes.size(), decoded)) return session.Invalid(*error, now);
+    session.Received(decoded, now);
+    if (decoded.type == ServerMessage::Type::Pong) clock.Pong(decoded.time, now, decoded.server_time);
+    if (decoded.type != ServerMessage::Type::Frame || !decoded.frame.image) return;
+    ++frames;
+    const FrameHeader& header = decoded.frame.header;
+    if (header.input_sequence > last_answered) {
+        last_answered = header.input_sequence;
+        const double sample = now - header.input_time;
+        if (sample >= 0) latency = latency < 0 ? sample : latency + (sample - latency) / 16;
+    }
+    spare.message.swap(bytes);  // the views in the frame stay valid: the bytes do not move
+    spare.frame = std::move(decoded.frame);
+    spare.received = now;
+    latest.Put(spare);
+}
+
+void Client::Execute(double now) {
+    for (std::vector<Command> todo = session.Commands(); !todo.empty(); todo = session.Commands()) {
+        for (Command& command : todo) {
+            switch (command.kind) {
+                case Command::Kind::Connect:
+                    web.emplace(address, MaxServerMessage, random_bits);
+                    connecting = true;
+                    if (!socket.Open(address)) Lost("the host \"" + address.host + "\" was not found", now);
+                    break;
+                case Command::Kind::Disconnect: Disconnect(session.Current() == Session::State::Idle); break;
+                case Command::Kind::Send:
+                    if (web) web->SendBinary(command.message);
+                    break;
+                case Command::Kind::Notice:
+                    if (notices.size() < MaxNotices) notices.push_back(std::move(command.text));
+                    break;
+            }
+        }
+    }
+}
+
+void Client::Lost(const std::string& reason, double now) {
+    const std::string why = reason;  // may belong to `web`
+    web.reset();
+    socket.Close();
+    latest.Clear();
+    session.Closed(why, now);
+}
+
+void Client::Disconnect(bool politely) {
+    if (web && !connecting) {
+        web->Close();
+        Flush();
+        if (politely) {
+            // Closing with unread frames resets the connection, and the goodbye might be lost with it.
+            socket.EndWriting();
+            uint8_t unread[4096];
+            for (int waited = 0; waited < GoodbyeMs; waited += GoodbyeStepMs) {
+                int size;
+                while ((size = socket.Read(unread, sizeof unread)) > 0) {}
+                if (size < 0) break;
+                socket.Wait(GoodbyeStepMs);
+            }
+        }
+    }
+    web.reset();
+    socket.Close();
+    latest.Clear();
+}
+
+bool Client::Flush() {
+    Bytes& out = web->Outgoing();
+    size_t sent = 0;
+    while (sent < out.size()) {
+        const int size = socket.Write(out.data() + sent, int(std::min<size_t>(out.size() - sent, 1 << 20)));
+        if (size < 0) return false;
+        if (size == 0) break;
+        sent += size_t(size);
+    }
+    out.erase(out.begin(), out.begin() + std::ptrdiff_t(sent));
+    return true;
+}
+
+}  // namespace worldbridge
