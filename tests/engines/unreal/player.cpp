@@ -16,8 +16,8 @@ int main(int count, char** words) {
     const double seconds = std::atof(words[2]), stall = count > 3 ? std::atof(words[3]) : 0;
     PosixSocket socket;
     std::random_device device;
-    Client client({}, address, socket, [&] { return uint32_t(device()); });
-    client.Play("", 7, NowMs());
+    Client client({}, address, socket, NowMs, [&] { return uint32_t(device()); });
+    client.Play("", 7);
     // The network has its own thread, as in the engine: a main loop that stalls cannot silence it.
     bool stop = false;
     std::mutex guard;
@@ -27,10 +27,10 @@ int main(int count, char** words) {
                 const std::lock_guard<std::mutex> lock(guard);
                 if (stop) break;
             }
-            client.Step(NowMs());
+            client.Step();
             socket.Wait(2);
         }
-        client.Leave(NowMs());
+        client.Leave();
     });
     
     int64_t shown = 0, pictures = 0, answered = -1, first_frame = -1, last_frame = -1, after_stall = -1, ordered = 1;

@@ -12,23 +12,23 @@ constexpr int GoodbyeMs = 200, GoodbyeStepMs = 20;
 
 }  // namespace
 
-Client::Client(SessionOptions options, Address to, Socket& stream, std::function<uint32_t()> random)
-    : session(std::move(options)), address(std::move(to)), socket(stream), random_bits(std::move(random)) {}
+Client::Client(SessionOptions options, Address to, Socket& stream, std::function<double()> clock, std::function<uint32_t()> random)
+    : session(std::move(options)), address(std::move(to)), socket(stream), now_ms(std::move(clock)), random_bits(std::move(random)) {}
 
-void Client::Play(const std::string& theme, std::optional<int64_t> seed, double now, std::vector<Bytes> prompt_frames) {
+void Client::Play(const std::string& theme, std::optional<int64_t> seed, std::vector<Bytes> prompt_frames) {
     const std::lock_guard<std::mutex> lock(mutex);
-    session.Play(theme, seed, now, std::move(prompt_frames));
+    session.Play(theme, seed, now_ms(), std::move(prompt_frames));
 }
 
-void Client::Restart(const std::string& theme, std::optional<int64_t> seed, double now) {
+void Client::Restart(const std::string& theme, std::optional<int64_t> seed) {
     const std::lock_guard<std::mutex> lock(mutex);
-    session.Restart(theme, seed, now);
+    session.Restart(theme, seed, now_ms());
 }
 
-void Client::Leave(double now) {
+void Client::Leave() {
     const std::lock_guard<std::mutex> lock(mutex);
-    session.Leave(now);
-    Execute(now);
+    session.Leave(now_ms());
+    Execute();
 }
 
 void Client::FrameShown(const FrameHeader& header, double received, double shown) {
@@ -39,7 +39,7 @@ void Client::FrameShown(const FrameHeader& header, double received, double shown
     report.frame = header.frame;
     report.received = received;
     report.shown = shown;
-    report.offset = clock.Offset();
+    report.offset = offset.Offset();
     web->SendBinary(Encode(report));
 }
 
@@ -52,7 +52,7 @@ View Client::Look() {
     view.notices.swap(notices);
     view.frames = frames;
     view.dropped = latest.Dropped();
-    view.round_trip = clock.ShortestRoundTrip().value_or(-1);
+    view.round_trip = offset.ShortestRoundTrip().value_or(-1);
     view.latency = latency;
     if (session.Greeting()) {
         const WorldSpec& world = session.Greeting()->world;
@@ -67,46 +67,48 @@ View Client::Look() {
     return view;
 }
 
-void Client::Step(double now) {
+void Client::Step() {
     const std::lock_guard<std::mutex> lock(mutex);
-    if (session.Current() != Session::State::Idle) session.Tick(now);
-    Execute(now);
+    if (session.Current() != Session::State::Idle) session.Tick(now_ms());
+    Execute();
     if (!web) return;
     if (connecting) {
         const Socket::Link link = socket.Poll();
         if (link == Socket::Link::Pending) return;
-        if (link == Socket::Link::Failed) return Lost("the connection was refused", now);
+        if (link == Socket::Link::Failed) return Lost("the connection was refused");
         connecting = false;
     }
-    if (!Flush()) return Lost("the connection broke", now);
-    ReadAll(now);
+    if (!Flush()) return Lost("the connection broke");
+    ReadAll();
+    const double now = now_ms();
     if (web && session.TakesInput() && sampler.Due(now)) {
         EncodeInput(sampler.Sample(now), input);
         web->SendBinary(input);
     }
-    Execute(now);
-    if (web && !connecting && !Flush()) Lost("the connection broke", now);
+    Execute();
+    if (web && !connecting && !Flush()) Lost("the connection broke");
 }
 
-void Client::ReadAll(double now) {
+void Client::ReadAll() {
     uint8_t data[ReadSize];
     for (int i = 0; i < ReadsPerStep && web; ++i) {
         const int size = socket.Read(data, ReadSize);
         if (size == 0) return;
-        if (size < 0) return Lost("the connection broke", now);
+        if (size < 0) return Lost("the connection broke");
+        const double now = now_ms();
         const bool before = web->IsOpen();
         const bool good = web->Feed(data, size_t(size));
         if (!before && web->IsOpen()) {
-            clock.Reset();
+            offset.Reset();
             sampler.Reset();
             last_answered = -1;
             session.Opened(now);
         }
         while (web && web->Next(message)) {
             Handle(message, now);
-            Execute(now);
+            Execute();
         }
-        if (!good && web) return Lost(web->Reason(), now);
+        if (!good && web) return Lost(web->Reason());
     }
 }
 
@@ -114,7 +116,7 @@ void Client::Handle(Bytes& bytes, double now) {
     ServerMessage decoded;
     if (const auto error = DecodeServer(bytes.data(), bytes.size(), decoded)) return session.Invalid(*error, now);
     session.Received(decoded, now);
-    if (decoded.type == ServerMessage::Type::Pong) clock.Pong(decoded.time, now, decoded.server_time);
+    if (decoded.type == ServerMessage::Type::Pong) offset.Pong(decoded.time, now, decoded.server_time);
     if (decoded.type != ServerMessage::Type::Frame || !decoded.frame.image) return;
     ++frames;
     const FrameHeader& header = decoded.frame.header;
@@ -129,14 +131,14 @@ void Client::Handle(Bytes& bytes, double now) {
     latest.Put(spare);
 }
 
-void Client::Execute(double now) {
+void Client::Execute() {
     for (std::vector<Command> todo = session.Commands(); !todo.empty(); todo = session.Commands()) {
         for (Command& command : todo) {
             switch (command.kind) {
                 case Command::Kind::Connect:
                     web.emplace(address, MaxServerMessage, random_bits);
                     connecting = true;
-                    if (!socket.Open(address)) Lost("the host \"" + address.host + "\" was not found", now);
+                    if (!socket.Open(address)) Lost("the host \"" + address.host + "\" was not found");
                     break;
                 case Command::Kind::Disconnect: Disconnect(session.Current() == Session::State::Idle); break;
                 case Command::Kind::Send:
@@ -150,12 +152,12 @@ void Client::Execute(double now) {
     }
 }
 
-void Client::Lost(const std::string& reason, double now) {
+void Client::Lost(const std::string& reason) {
     const std::string why = reason;  // may belong to `web`
     web.reset();
     socket.Close();
     latest.Clear();
-    session.Closed(why, now);
+    session.Closed(why, now_ms());
 }
 
 void Client::Disconnect(bool politely) {

@@ -47,14 +47,15 @@ struct View {
 
 class Client {
 public:
-    Client(SessionOptions options, Address to, Socket& stream, std::function<uint32_t()> random);
+    // `clock` returns ms of a steady clock, `random` 32 unpredictable bits.
+    Client(SessionOptions options, Address to, Socket& stream, std::function<double()> clock, std::function<uint32_t()> random);
 
-    void Play(const std::string& theme, std::optional<int64_t> seed, double now, std::vector<Bytes> prompt_frames = {});
-    void Restart(const std::string& theme, std::optional<int64_t> seed, double now);
+    void Play(const std::string& theme, std::optional<int64_t> seed, std::vector<Bytes> prompt_frames = {});
+    void Restart(const std::string& theme, std::optional<int64_t> seed);
     // Say goodbye and close; takes at most 0.2 s. Call it where Step() is called, as the last thing.
-    void Leave(double now);
-    // Advance: read, write, send what is due. `now` in ms of a steady clock.
-    void Step(double now);
+    void Leave();
+    // Advance: read, write, send what is due. Wait at most a few ms before the next call.
+    void Step();
     // Report the frame that is on the screen.
     void FrameShown(const FrameHeader& header, double received, double shown);
 
@@ -67,22 +68,23 @@ public:
     View Look();
 
 private:
-    void Execute(double now);
+    void Execute();
     void Disconnect(bool politely);
     bool Flush();
-    void Lost(const std::string& reason, double now);
-    void ReadAll(double now);
+    void Lost(const std::string& reason);
+    void ReadAll();
     void Handle(Bytes& message, double now);
 
     std::mutex mutex;
     Session session;
     Address address;
     Socket& socket;
+    std::function<double()> now_ms;
     std::function<uint32_t()> random_bits;
     std::optional<WebSocket> web;
     bool connecting = false;
     InputSampler sampler;
-    ClockOffset clock;
+    ClockOffset offset;
     LatestFrame latest;
     ReceivedFrame spare;
     Bytes message, input;

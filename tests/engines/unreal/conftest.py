@@ -1,0 +1,29 @@
+"""The core, built with sanitizers as the engine builds it: without exceptions and RTTI."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from tests.engines.unreal.native import CORE, FLAGS, HERE, SANITIZERS, Build, compiler, run
+
+
+@pytest.fixture(scope="session")
+def build(tmp_path_factory: pytest.TempPathFactory) -> Build:
+    """Return a function that builds a program of this folder with the core, and its path."""
+    cxx = compiler("g++", "clang++")
+    folder = tmp_path_factory.mktemp("unreal")
+    sources = sorted(CORE.glob("*.cpp"))
+    assert sources
+    command = [cxx, *FLAGS, *SANITIZERS, "-O0", "-g1", "-pthread", f"-I{CORE}"]
+    objects = [folder / f"{source.stem}.o" for source in sources]
+    for source, target in zip(sources, objects, strict=True):
+        run(*command, "-c", source, "-o", target)
+
+    def program(name: str) -> Path:
+        target = folder / name
+        if not target.exists():
+            run(*command, HERE / f"{name}.cpp", *objects, "-o", target)
+        return target
+
+    return program
