@@ -1,0 +1,337 @@
+#include "WorldStreamComponent.h"
+
+#include "Camera/PlayerCameraManager.h"
+#include "Engine/LocalPlayer.h"
+#include "Engine/Texture2D.h"
+#include "Engine/World.h"
+#include "EnhancedInputComponent.h"
+#include "EnhancedInputSubsystems.h"
+#include "GameFramework/PlayerController.h"
+#include "InputAction.h"
+#include "InputCoreTypes.h"
+#include "InputMappingContext.h"
+#include "RHI.h"
+
+#include "Core/Coordinates.h"
+#include "WorldStreamNetwork.h"
+
+namespace
+{
+// Buttons 0 to 16 of the W3C standard gamepad; 6 and 7 are the triggers, 16 has no key in Unreal.
+TArray<FKey> GamepadButtons()
+{
+    return {
+        EKeys::Gamepad_FaceButton_Bottom, EKeys::Gamepad_FaceButton_Right, EKeys::Gamepad_FaceButton_Left, EKeys::Gamepad_FaceButton_Top,
+        EKeys::Gamepad_LeftShoulder, EKeys::Gamepad_RightShoulder, EKeys::Gamepad_LeftTrigger, EKeys::Gamepad_RightTrigger,
+        EKeys::Gamepad_Special_Left, EKeys::Gamepad_Special_Right, EKeys::Gamepad_LeftThumbstick, EKeys::Gamepad_RightThumbstick,
+        EKeys::Gamepad_DPad_Up, EKeys::Gamepad_DPad_Down, EKeys::Gamepad_DPad_Left, EKeys::Gamepad_DPad_Right};
+}
+
+struct FWorldStreamKey
+{
+    FKey Key;
+    const char* Code;
+};
+
+TArray<FWorldStreamKey> Keyboard()
+{
+    return {
+        {EKeys::W, "KeyW"}, {EKeys::A, "KeyA"}, {EKeys::S, "KeyS"}, {EKeys::D, "KeyD"}, {EKeys::Q, "KeyQ"}, {EKeys::E, "KeyE"},
+        {EKeys::R, "KeyR"}, {EKeys::F, "KeyF"}, {EKeys::Up, "ArrowUp"}, {EKeys::Down, "ArrowDown"}, {EKeys::Left, "ArrowLeft"},
+        {EKeys::Right, "ArrowRight"}, {EKeys::SpaceBar, "Space"}, {EKeys::LeftShift, "ShiftLeft"}, {EKeys::LeftControl, "ControlLeft"},
+        {EKeys::One, "Digit1"}, {EKeys::Two, "Digit2"}, {EKeys::Three, "Digit3"}, {EKeys::Four, "Digit4"}};
+}
+
+FString Text(const std::string& From)
+{
+    return FString(UTF8_TO_TCHAR(From.c_str()));
+}
+
+std::string Plain(const FString& From)
+{
+    return std::string(TCHAR_TO_UTF8(*From));
+}
+}  // namespace
+
+UWorldStreamComponent::UWorldStreamComponent()
+{
+    PrimaryComponentTick.bCanEverTick = true;
+}
+
+UWorldStreamComponent::~UWorldStreamComponent() = default;
+
+void UWorldStreamComponent::BeginPlay()
+{
+    Super::BeginPlay();
+    if (bPlayOnBegin)
+    {
+        Play();
+    }
+}
+
+void UWorldStreamComponent::EndPlay(const EEndPlayReason::Type Reason)
+{
+    Stop();
+    Super::EndPlay(Reason);
+}
+
+void UWorldStreamComponent::Play()
+{
+    if (Network.IsValid() && State != EWorldStreamState::Error)
+    {
+        return;
+    }
+    Stop();
+    worldbridge::Address Address;
+    if (!worldbridge::ReadAddress(Plain(Server), Address))
+    {
+        FWorldStreamError Error;
+        Error.Code = TEXT("bad_address");
+        Error.Message = TEXT("The server's address is not valid");
+        Error.Expected = TEXT("ws://host:port/session");
+        Error.Got = Server;
+        Error.Remedy = TEXT("Correct the property Server.");
+        State = EWorldStreamState::Error;
+        OnFailed.Broadcast(Error);
+        return;
+    }
+    worldbridge::SessionOptions Options;
+    Options.role = bSendCamera ? "engine" : "player";
+    if (!Token.IsEmpty())
+    {
+        Options.token = Plain(Token);
+    }
+    if (!World.IsEmpty())
+    {
+        Options.world = Plain(World);
+    }
+    Network = MakeShared<FWorldStreamNetwork>(MoveTemp(Options), Address, Theme, Seed);
+    State = EWorldStreamState::Connecting;
+    OnStateChanged.Broadcast(State, FString());
+}
+
+void UWorldStreamComponent::Stop()
+{
+    UnmapInput();
+    if (!Network.IsValid())
+    {
+        return;
+    }
+    Network.Reset();
+    State = EWorldStreamState::Idle;
+    OnStateChanged.Broadcast(State, FString());
+}
+
+void UWorldStreamComponent::Restart(const FString& NewTheme, int64 NewSeed)
+{
+    Theme = NewTheme;
+    Seed = NewSeed;
+    if (Network.IsValid())
+    {
+        Network->Client().Restart(Plain(NewTheme), NewSeed >= 0 ? std::optional<int64_t>(NewSeed) : std::nullopt);
+    }
+}
+
+void UWorldStreamComponent::SetKey(const FString& KeyCode, bool bHeld)
+{
+    if (Network.IsValid())
+    {
+        Network->Client().Input([&](worldbridge::InputSampler& Sampler) { Sampler.SetKey(Plain(KeyCode), bHeld); });
+    }
+}
+
+void UWorldStreamComponent::TickComponent(float DeltaTime, ELevelTick TickType, FActorComponentTickFunction* ThisTickFunction)
+{
+    Super::TickComponent(DeltaTime, TickType, ThisTickFunction);
+    if (!Network.IsValid())
+    {
+        return;
+    }
+    SampleInput();
+    SampleCamera();
+    ShowNewestFrame();
+    ShowState();  // last: what it calls may stop the stream
+}
+
+UInputAction* UWorldStreamComponent::Map(const FKey& Key, bool bAxis)
+{
+    UInputAction* Action = NewObject<UInputAction>(this);
+    Action->ValueType = bAxis ? EInputActionValueType::Axis1D : EInputActionValueType::Boolean;
+    Action->bConsumeInput = false;  // the game may use the same keys
+    Mapping->MapKey(Action, Key);
+    Input->BindActionValue(Action);
+    return Action;
+}
+
+void UWorldStreamComponent::MapInput(APlayerController& Player)
+{
+    ULocalPlayer* Local = Player.GetLocalPlayer();
+    UEnhancedInputLocalPlayerSubsystem* Subsystem = ULocalPlayer::GetSubsystem<UEnhancedInputLocalPlayerSubsystem>(Local);
+    if (Subsystem == nullptr)
+    {
+        return;
+    }
+    MappedPlayer = &Player;
+    Mapping = NewObject<UInputMappingContext>(this);
+    Input = NewObject<UEnhancedInputComponent>(&Player);
+    Input->RegisterComponent();
+    for (const FKey& Key : {EKeys::Gamepad_LeftX, EKeys::Gamepad_LeftY, EKeys::Gamepad_RightX, EKeys::Gamepad_RightY, EKeys::MouseX, EKeys::MouseY})
+    {
+        AxisActions.Add(Map(Key, true));
+    }
+    for (const FKey& Key : GamepadButtons())
+    {
+        ButtonActions.Add(Map(Key, false));
+    }
+    for (const FWorldStreamKey& Item : Keyboard())
+    {
+        KeyActions.Add(Map(Item.Key, false));
+    }
+    Player.PushInputComponent(Input);
+    Subsystem->AddMappingContext(Mapping, 0);
+}
+
+void UWorldStreamComponent::UnmapInput()
+{
+    if (MappedPlayer != nullptr)
+    {
+        if (UEnhancedInputLocalPlayerSubsystem* Subsystem =
+                ULocalPlayer::GetSubsystem<UEnhancedInputLocalPlayerSubsystem>(MappedPlayer->GetLocalPlayer()))
+        {
+            Subsystem->RemoveMappingContext(Mapping);
+        }
+        MappedPlayer->PopInputComponent(Input);
+        Input->DestroyComponent();
+    }
+    MappedPlayer = nullptr;
+    Mapping = nullptr;
+    Input = nullptr;
+    AxisActions.Empty();
+    ButtonActions.Empty();
+    KeyActions.Empty();
+}
+
+void UWorldStreamComponent::SampleInput()
+{
+    APlayerController* Player = GetWorld() != nullptr ? GetWorld()->GetFirstPlayerController() : nullptr;
+    if (!bSendInput || Player != MappedPlayer)
+    {
+        UnmapInput();
+    }
+    if (!bSendInput || Player == nullptr)
+    {
+        return;
+    }
+    if (MappedPlayer == nullptr)
+    {
+        MapInput(*Player);
+    }
+    if (MappedPlayer == nullptr)
+    {
+        return;
+    }
+    const auto Axis = [this](int32 Index) { return double(Input->GetBoundActionValue(AxisActions[Index]).Get<float>()); };
+    Network->Client().Input([&](worldbridge::InputSampler& Sampler) {
+        // Unreal counts up as positive; the protocol, like the web, counts down as positive.
+        Sampler.SetAxis(0, Axis(0));
+        Sampler.SetAxis(1, -Axis(1));
+        Sampler.SetAxis(2, Axis(2));
+        Sampler.SetAxis(3, -Axis(3));
+        Sampler.MovePointer(Axis(4), -Axis(5));
+        for (int32 Index = 0; Index < ButtonActions.Num(); ++Index)
+        {
+            Sampler.SetButton(Index, Input->GetBoundActionValue(ButtonActions[Index]).Get<bool>());
+        }
+        const TArray<FWorldStreamKey> Keys = Keyboard();
+        for (int32 Index = 0; Index < KeyActions.Num(); ++Index)
+        {
+            Sampler.SetKey(Keys[Index].Code, Input->GetBoundActionValue(KeyActions[Index]).Get<bool>());
+        }
+    });
+}
+
+void UWorldStreamComponent::SampleCamera()
+{
+    APlayerController* Player = GetWorld() != nullptr ? GetWorld()->GetFirstPlayerController() : nullptr;
+    std::optional<worldbridge::Pose> Pose;
+    if (bSendCamera && bWantsCamera && Player != nullptr && Player->PlayerCameraManager != nullptr)
+    {
+        int32 Width = 0;
+        int32 Height = 0;
+        Player->GetViewportSize(Width, Height);
+        const FVector Location = Player->PlayerCameraManager->GetCameraLocation();
+        const FQuat Rotation = Player->PlayerCameraManager->GetCameraRotation().Quaternion();
+        const worldbridge::UnrealPose Camera{
+            {Location.X, Location.Y, Location.Z},
+            {Rotation.X, Rotation.Y, Rotation.Z, Rotation.W},
+            double(Player->PlayerCameraManager->GetFOVAngle())};
+        Pose = worldbridge::ToProtocol(Camera, Width > 0 && Height > 0 ? double(Width) / Height : 16.0 / 9);
+    }
+    Network->Client().Input([&](worldbridge::InputSampler& Sampler) { Sampler.SetCamera(Pose); });
+}
+
+void UWorldStreamComponent::ShowNewestFrame()
+{
+    TSharedPtr<FWorldStreamPicture> Picture = MakeShared<FWorldStreamPicture>();
+    if (!Network->TakePicture(*Picture))
+    {
+        return;
+    }
+    if (Texture == nullptr || Texture->GetSizeX() != Picture->Width || Texture->GetSizeY() != Picture->Height)
+    {
+        Texture = UTexture2D::CreateTransient(Picture->Width, Picture->Height, PF_B8G8R8A8);
+        Texture->SRGB = true;
+        Texture->UpdateResource();  // once: it makes a new texture of the renderer
+        OnTextureChanged.Broadcast(Texture);
+    }
+    // The renderer reads the pixels later, in its own thread: it owns them until it calls back.
+    FUpdateTextureRegion2D* Region = new FUpdateTextureRegion2D(0, 0, 0, 0, uint32(Picture->Width), uint32(Picture->Height));
+    TSharedPtr<FWorldStreamPicture>* Owner = new TSharedPtr<FWorldStreamPicture>(Picture);
+    Texture->UpdateTextureRegions(
+        0, 1, Region, uint32(Picture->Width) * 4, 4, Picture->Pixels.GetData(),
+        [Owner](uint8*, const FUpdateTextureRegion2D* Done) {
+            delete Owner;
+            delete Done;
+        });
+    const worldbridge::FrameHeader& Header = Picture->Header;
+    const worldbridge::UnrealPose Camera = worldbridge::ToUnreal(Header.camera, double(Picture->Width) / Picture->Height);
+    FrameCamera = FTransform(
+        FQuat(Camera.rotation[0], Camera.rotation[1], Camera.rotation[2], Camera.rotation[3]),
+        FVector(Camera.position[0], Camera.position[1], Camera.position[2]));
+    FrameFieldOfView = Camera.fov_x;
+    Network->Client().FrameShown(Header, Picture->Received, FWorldStreamNetwork::Now());
+    OnFrameShown.Broadcast(Header.frame);
+}
+
+void UWorldStreamComponent::ShowState()
+{
+    if (!Network.IsValid())  // stopped by an event of the frame
+    {
+        return;
+    }
+    const worldbridge::View View = Network->Client().Look();
+    LatencyMs = View.latency;
+    RoundTripMs = View.round_trip;
+    bWantsCamera = View.wants_camera;
+    for (const std::string& Notice : View.notices)
+    {
+        OnNotice.Broadcast(Text(Notice));
+    }
+    const EWorldStreamState Now = static_cast<EWorldStreamState>(View.state);
+    if (Now == State)
+    {
+        return;
+    }
+    State = Now;
+    OnStateChanged.Broadcast(State, Text(View.detail));
+    if (View.error && (Now == EWorldStreamState::Error || Now == EWorldStreamState::Full))
+    {
+        FWorldStreamError Error;
+        Error.Code = Text(View.error->code);
+        Error.Message = Text(View.error->message);
+        Error.Expected = Text(View.error->expected);
+        Error.Got = Text(View.error->got);
+        Error.Remedy = Text(View.error->remedy);
+        OnFailed.Broadcast(Error);
+    }
+}

@@ -1,0 +1,205 @@
+#include "WorldStreamNetwork.h"
+
+#include "AddressInfoTypes.h"
+#include "HAL/PlatformTime.h"
+#include "HAL/RunnableThread.h"
+#include "IImageWrapper.h"
+#include "IImageWrapperModule.h"
+#include "Misc/Guid.h"
+#include "Misc/ScopeLock.h"
+#include "Modules/ModuleManager.h"
+#include "SocketSubsystem.h"
+#include "Sockets.h"
+
+FWorldStreamSocket::~FWorldStreamSocket()
+{
+    Close();
+}
+
+void FWorldStreamSocket::Resolve(const worldbridge::Address& Address)
+{
+    Subsystem = ISocketSubsystem::Get(PLATFORM_SOCKETSUBSYSTEM);
+    if (Subsystem == nullptr)
+    {
+        return;
+    }
+    const FString Host(UTF8_TO_TCHAR(Address.host.c_str()));
+    const FAddressInfoResult Found =
+        Subsystem->GetAddressInfo(*Host, nullptr, EAddressInfoFlags::Default, NAME_None, ESocketType::SOCKTYPE_Streaming);
+    if (Found.Results.Num() > 0)
+    {
+        Peer = Found.Results[0].Address;
+        Peer->SetPort(Address.port);
+    }
+}
+
+bool FWorldStreamSocket::Open(const worldbridge::Address&)
+{
+    Close();
+    if (Subsystem == nullptr || !Peer.IsValid())
+    {
+        return false;
+    }
+    Stream = Subsystem->CreateSocket(NAME_Stream, TEXT("WorldBridge"), Peer->GetProtocolType());
+    if (Stream == nullptr)
+    {
+        return false;
+    }
+    Stream->SetNonBlocking(true);
+    Stream->SetNoDelay(true);
+    return Stream->Connect(*Peer) || WouldBlock();
+}
+
+bool FWorldStreamSocket::WouldBlock() const
+{
+    const ESocketErrors Code = Subsystem->GetLastErrorCode();
+    return Code == SE_EWOULDBLOCK || Code == SE_EINPROGRESS;
+}
+
+worldbridge::Socket::Link FWorldStreamSocket::Poll()
+{
+    if (Stream == nullptr)
+    {
+        return Link::Failed;
+    }
+    const ESocketConnectionState Connection = Stream->GetConnectionState();
+    if (Connection == SCS_ConnectionError)
+    {
+        return Link::Failed;
+    }
+    return Stream->Wait(ESocketWaitConditions::WaitForWrite, FTimespan::Zero()) ? Link::Connected : Link::Pending;
+}
+
+int FWorldStreamSocket::Read(uint8_t* Data, int Size)
+{
+    int32 Done = 0;
+    if (Stream == nullptr)
+    {
+        return -1;
+    }
+    if (Stream->Recv(Data, Size, Done))
+    {
+        return Done;
+    }
+    return Done < 0 && WouldBlock() ? 0 : -1;
+}
+
+int FWorldStreamSocket::Write(const uint8_t* Data, int Size)
+{
+    int32 Done = 0;
+    if (Stream == nullptr)
+    {
+        return -1;
+    }
+    if (Stream->Send(Data, Size, Done))
+    {
+        return Done;
+    }
+    return WouldBlock() ? 0 : -1;
+}
+
+void FWorldStreamSocket::Wait(int Milliseconds)
+{
+    if (Stream == nullptr)
+    {
+        FPlatformProcess::Sleep(Milliseconds / 1000.0f);
+        return;
+    }
+    Stream->Wait(ESocketWaitConditions::WaitForRead, FTimespan::FromMilliseconds(Milliseconds));
+}
+
+void FWorldStreamSocket::EndWriting()
+{
+    if (Stream != nullptr)
+    {
+        Stream->Shutdown(ESocketShutdownMode::Write);
+    }
+}
+
+void FWorldStreamSocket::Close()
+{
+    if (Stream != nullptr)
+    {
+        Stream->Close();
+        Subsystem->DestroySocket(Stream);
+        Stream = nullptr;
+    }
+}
+
+FWorldStreamNetwork::FWorldStreamNetwork(
+    worldbridge::SessionOptions Options, const worldbridge::Address& Address, const FString& Theme, int64 Seed)
+    : Server(Address)
+    , Stream(MoveTemp(Options), Address, Link, &FWorldStreamNetwork::Now, [] { return FGuid::NewGuid().A; })
+{
+    // Modules may be loaded on the game thread only; the decoder then works on any.
+    IImageWrapperModule& Images = FModuleManager::LoadModuleChecked<IImageWrapperModule>(TEXT("ImageWrapper"));
+    Decoder = Images.CreateImageWrapper(EImageFormat::JPEG);
+    Stream.Play(TCHAR_TO_UTF8(*Theme), Seed >= 0 ? std::optional<int64_t>(Seed) : std::nullopt);
+    Thread = FRunnableThread::Create(this, TEXT("WorldBridge"));
+}
+
+FWorldStreamNetwork::~FWorldStreamNetwork()
+{
+    if (Thread != nullptr)
+    {
+        Thread->Kill(true);  // asks Stop() and waits: at most 0.2 s for the goodbye
+        delete Thread;
+    }
+}
+
+double FWorldStreamNetwork::Now()
+{
+    return FPlatformTime::Seconds() * 1000.0;
+}
+
+uint32 FWorldStreamNetwork::Run()
+{
+    Link.Resolve(Server);
+    worldbridge::ReceivedFrame Frame;
+    while (!bStopping)
+    {
+        Stream.Step();
+        if (Stream.TakeFrame(Frame))
+        {
+            Decode(Frame);
+        }
+        Link.Wait(2);
+    }
+    Stream.Leave();
+    return 0;
+}
+
+void FWorldStreamNetwork::Decode(worldbridge::ReceivedFrame& Frame)
+{
+    const worldbridge::ByteView Image = *Frame.frame.image;
+    FWorldStreamPicture Picture;
+    if (!Decoder.IsValid() || !Decoder->SetCompressed(Image.data, int64(Image.size)) ||
+        !Decoder->GetRaw(ERGBFormat::BGRA, 8, Picture.Pixels))
+    {
+        UE_LOG(LogTemp, Warning, TEXT("WorldBridge: frame %lld is no JPEG picture"), (long long)Frame.frame.header.frame);
+        return;
+    }
+    Picture.Width = int32(Decoder->GetWidth());
+    Picture.Height = int32(Decoder->GetHeight());
+    if (Picture.Width <= 0 || Picture.Height <= 0 || Picture.Pixels.Num() != int64(Picture.Width) * Picture.Height * 4)
+    {
+        return;
+    }
+    Picture.Header = Frame.frame.header;
+    Picture.Received = Frame.received;
+    FScopeLock Lock(&PictureLock);
+    Newest = MoveTemp(Picture);
+    bHasNewest = true;
+}
+
+bool FWorldStreamNetwork::TakePicture(FWorldStreamPicture& Picture)
+{
+    FScopeLock Lock(&PictureLock);
+    if (!bHasNewest)
+    {
+        return false;
+    }
+    bHasNewest = false;
+    Picture = MoveTemp(Newest);
+    return true;
+}

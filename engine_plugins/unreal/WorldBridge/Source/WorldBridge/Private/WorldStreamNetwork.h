@@ -1,0 +1,78 @@
+// The network thread of a stream. A level load or a breakpoint in the game thread cannot silence it.
+#pragma once
+
+#include "CoreMinimal.h"
+#include "HAL/Runnable.h"
+#include "HAL/ThreadSafeBool.h"
+
+#include "Core/Client.h"
+
+class FRunnableThread;
+class FSocket;
+class IImageWrapper;
+class ISocketSubsystem;
+class FInternetAddr;
+
+// The client's socket interface over the engine's.
+class FWorldStreamSocket final : public worldbridge::Socket
+{
+public:
+    virtual ~FWorldStreamSocket() override;
+    // Look the host up. May take seconds; call it where nothing waits.
+    void Resolve(const worldbridge::Address& Address);
+
+    virtual bool Open(const worldbridge::Address& Address) override;
+    virtual Link Poll() override;
+    virtual int Read(uint8_t* Data, int Size) override;
+    virtual int Write(const uint8_t* Data, int Size) override;
+    virtual void Wait(int Milliseconds) override;
+    virtual void EndWriting() override;
+    virtual void Close() override;
+
+private:
+    bool WouldBlock() const;
+
+    ISocketSubsystem* Subsystem = nullptr;
+    TSharedPtr<FInternetAddr> Peer;
+    FSocket* Stream = nullptr;
+};
+
+// A decoded frame: B, G, R, A bytes, top row first.
+struct FWorldStreamPicture
+{
+    TArray64<uint8> Pixels;
+    int32 Width = 0;
+    int32 Height = 0;
+    worldbridge::FrameHeader Header;
+    double Received = 0;
+};
+
+class FWorldStreamNetwork final : public FRunnable
+{
+public:
+    // Call on the game thread.
+    FWorldStreamNetwork(worldbridge::SessionOptions Options, const worldbridge::Address& Address, const FString& Theme, int64 Seed);
+    virtual ~FWorldStreamNetwork() override;
+
+    worldbridge::Client& Client() { return Stream; }
+    // Take the newest picture. Returns whether there is one that was not taken yet.
+    bool TakePicture(FWorldStreamPicture& Picture);
+
+    virtual uint32 Run() override;
+    virtual void Stop() override { bStopping = true; }
+
+    static double Now();
+
+private:
+    void Decode(worldbridge::ReceivedFrame& Frame);
+
+    worldbridge::Address Server;
+    FWorldStreamSocket Link;
+    worldbridge::Client Stream;
+    TSharedPtr<IImageWrapper> Decoder;
+    FThreadSafeBool bStopping = false;
+    FCriticalSection PictureLock;
+    FWorldStreamPicture Newest;
+    bool bHasNewest = false;
+    FRunnableThread* Thread = nullptr;
+};
