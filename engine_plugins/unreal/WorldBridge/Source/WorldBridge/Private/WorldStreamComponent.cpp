@@ -272,8 +272,9 @@ void UWorldStreamComponent::SampleCamera()
 
 void UWorldStreamComponent::ShowNewestFrame()
 {
+    const TSharedPtr<FWorldStreamNetwork> Live = Network;  // an event may call Stop()
     TSharedPtr<FWorldStreamPicture> Picture = MakeShared<FWorldStreamPicture>();
-    if (!Network->TakePicture(*Picture))
+    if (!Live->TakePicture(*Picture))
     {
         return;
     }
@@ -299,7 +300,7 @@ void UWorldStreamComponent::ShowNewestFrame()
         FQuat(Camera.rotation[0], Camera.rotation[1], Camera.rotation[2], Camera.rotation[3]),
         FVector(Camera.position[0], Camera.position[1], Camera.position[2]));
     FrameFieldOfView = Camera.fov_x;
-    Network->Client().FrameShown(Header, Picture->Received, FWorldStreamNetwork::Now());
+    Live->Client().FrameShown(Header, Picture->Received, FWorldStreamNetwork::Now());
     OnFrameShown.Broadcast(Header.frame);
 }
 

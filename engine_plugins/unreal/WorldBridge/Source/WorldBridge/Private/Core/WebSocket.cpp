@@ -181,7 +181,7 @@ bool WebSocket::ReadFrames() {
         }
         const bool control = opcode >= 8;
         if (control && (size > 125 || !last)) return Fail("a control frame that is too long or in parts", 1002);
-        if (size > largest || (!control && message.size() + size > largest))
+        if (size > largest || (!control && partial.size() + size > largest))
             return Fail("a message of more than " + std::to_string(largest) + " bytes", 1009);
         if (left - head < size) {
             incoming.reserve(begin + head + size_t(size));
@@ -196,11 +196,11 @@ bool WebSocket::ReadFrames() {
         if (opcode == 1) return Fail("a text message; every message is binary", 1003);
         if (opcode > 2) return Fail("a WebSocket frame of an unknown kind", 1002);
         if ((opcode == 0) != fragmented) return Fail("WebSocket fragments out of order", 1002);
-        if (size > 0) message.insert(message.end(), body, body + size);
+        if (size > 0) partial.insert(partial.end(), body, body + size);
         fragmented = !last;
         if (!last) continue;
-        whole.push_back(std::move(message));
-        message.clear();
+        whole.push_back(std::move(partial));
+        partial.clear();
     }
     if (begin > 0) {  // keep only what is not read
         incoming.erase(incoming.begin(), incoming.begin() + std::ptrdiff_t(begin));

@@ -49,7 +49,7 @@ private:
     std::function<uint32_t()> random_bits;
     Phase phase = Phase::Handshake;
     std::string accept, reason;
-    Bytes incoming, outgoing, message;
+    Bytes incoming, outgoing, partial;
     size_t begin = 0;  // of what is not read yet in `incoming`
     std::vector<Bytes> whole;
     size_t taken = 0;  // messages of `whole` that were returned
