@@ -15,7 +15,7 @@ MODULE = PLUGIN / "Source" / "WorldBridge"
 CORE = MODULE / "Private" / "Core"
 FIXTURES = ROOT / "engine_plugins" / "fixtures"
 HERE = Path(__file__).parent
-FLAGS = ["-std=c++17", "-fno-exceptions", "-fno-rtti", "-Wall", "-Wextra", "-Werror"]
+FLAGS = ["-std=c++17", "-fno-exceptions", "-fno-rtti", "-Wall", "-Wextra", "-Werror", "-Wshadow"]
 SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 
 Build = Callable[[str], Path]

@@ -1,5 +1,5 @@
 // A console player: connects, walks ahead, and prints what it measured as JSON.
-//   player ADDRESS SECONDS [seconds of a main loop that stalls]
+//   player ADDRESS SECONDS [SECONDS that its main loop stalls [TOKEN]]
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -16,7 +16,9 @@ int main(int count, char** words) {
     const double seconds = std::atof(words[2]), stall = count > 3 ? std::atof(words[3]) : 0;
     PosixSocket socket;
     std::random_device device;
-    Client client({}, address, socket, NowMs, [&] { return uint32_t(device()); });
+    SessionOptions options;
+    if (count > 4) options.token = words[4];
+    Client client(options, address, socket, NowMs, [&] { return uint32_t(device()); });
     client.Play("", 7);
     // The network has its own thread, as in the engine: a main loop that stalls cannot silence it.
     bool stop = false;
@@ -63,7 +65,7 @@ int main(int count, char** words) {
             client.FrameShown(header, frame.received, now);
             if (stalled && after_stall < 0) after_stall = header.frame, stall_age = stall_end - frame.received;
         }
-        if (stall > 0 && !stalled && shown > 60) {
+        if (stall > 0 && !stalled && shown > 15) {
             std::this_thread::sleep_for(std::chrono::duration<double>(stall));
             stalled = true;
             stall_end = NowMs();

@@ -1,0 +1,49 @@
+"""The core plays on a real server: the console player has the network thread of the engine layer."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.engines.unreal.native import Build
+from tests.support.server import Server, serving
+
+pytestmark = [pytest.mark.e2e, pytest.mark.serial]
+FPS = 30  # of the procedural world; a busy machine makes fewer
+
+
+def play(build: Build, server: Server, *arguments: str) -> dict[str, Any]:
+    """Return what the console player measured."""
+    address = server.url.replace("http://", "ws://") + "/session"
+    command = [str(build("player")), address, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.stdout and not done.stderr, f"{done.stdout}{done.stderr}{server.output()}"
+    measured: dict[str, Any] = json.loads(done.stdout)
+    print(measured)
+    return measured
+
+
+def test_plays_walks_shows_the_newest_frame_and_leaves(build: Build, tmp_path: Path) -> None:
+    token = "open sesame"
+    options = ("--world", "procedural", "--seats", "1", "--token", token)
+    with serving(tmp_path / "log", *options) as server:
+        refused = play(build, server, "1")
+        assert (refused["state"], refused["error"]) == ("error", "unauthorized")
+
+        # The main loop stalls for a second: the network goes on, and the newest frame is shown.
+        measured = play(build, server, "3", "1", token)
+        assert measured["state"] == "playing" and measured["error"] == ""
+        assert measured["pictures"] == measured["shown"] > FPS and measured["ordered"]
+        made = measured["last_frame"] - measured["first_frame"] + 1
+        assert measured["received_fps"] > 10
+        assert measured["shown"] > 0.8 * (made - FPS), "frames were lost outside the stall"
+        assert 0 <= measured["stall_age_ms"] < 250, "not the newest frame after the stall"
+        assert measured["answered"] > FPS and measured["walked_m"] > 0.5
+        assert measured["round_trip_ms"] > 0 and measured["latency_ms"] > 0
+        assert measured["leave_ms"] < 500
+
+        # The only seat is free again: the next player gets it.
+        assert play(build, server, "0.2", "0", token)["state"] == "playing"
