@@ -35,7 +35,7 @@ int main(int count, char** words) {
         client.Leave();
     });
     
-    int64_t shown = 0, pictures = 0, answered = -1, first_frame = -1, last_frame = -1, after_stall = -1, ordered = 1;
+    int64_t shown = 0, images = 0, answered = -1, first_frame = -1, last_frame = -1, after_stall = -1, ordered = 1;
     double first = 0, last = 0, stall_end = 0, stall_age = -1;
     bool stalled = false;
     ReceivedFrame frame;
@@ -60,7 +60,7 @@ int main(int count, char** words) {
             camera = header.camera;
             answered = std::max(answered, header.input_sequence);
             const ByteView image = *frame.frame.image;
-            pictures += image.size > 4 && image.data[0] == 0xff && image.data[1] == 0xd8 &&
+            images += image.size > 4 && image.data[0] == 0xff && image.data[1] == 0xd8 &&
                         image.data[image.size - 2] == 0xff && image.data[image.size - 1] == 0xd9;
             client.FrameShown(header, frame.received, now);
             if (stalled && after_stall < 0) after_stall = header.frame, stall_age = stall_end - frame.received;
@@ -82,10 +82,10 @@ int main(int count, char** words) {
     const double left = NowMs() - leaving;
     const double dx = camera.position[0] - first_camera.position[0], dz = camera.position[2] - first_camera.position[2];
     std::printf(
-        "{\"state\": \"%s\", \"error\": \"%s\", \"shown\": %lld, \"pictures\": %lld, \"ordered\": %s, \"fps\": %.2f, "
+        "{\"state\": \"%s\", \"error\": \"%s\", \"shown\": %lld, \"images\": %lld, \"ordered\": %s, \"fps\": %.2f, "
         "\"received_fps\": %.2f, \"first_frame\": %lld, \"last_frame\": %lld, \"answered\": %lld, \"round_trip_ms\": %.3f, "
         "\"latency_ms\": %.2f, \"walked_m\": %.3f, \"leave_ms\": %.1f, \"stall_age_ms\": %.1f, \"width\": %lld, \"height\": %lld}\n",
-        NameOf(view.state), view.error ? view.error->code.c_str() : "", (long long)shown, (long long)pictures, ordered ? "true" : "false",
+        NameOf(view.state), view.error ? view.error->code.c_str() : "", (long long)shown, (long long)images, ordered ? "true" : "false",
         shown > 1 ? double(shown - 1) * 1000 / (last - first) : 0.0,
         shown > 1 ? double(view.frames) * 1000 / (last - first) : 0.0, (long long)first_frame, (long long)last_frame,
         (long long)answered, view.round_trip, view.latency, std::sqrt(dx * dx + dz * dz), left, stall_age,

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from tests.engines.unreal.native import FIXTURES, Build, run
 
 DIRECTIONS = ("client", "server")
@@ -15,7 +16,9 @@ DIRECTIONS = ("client", "server")
 
 def examples(kind: str) -> list[tuple[Path, dict[str, Any]]]:
     """Return the messages between client and server, and what is known about each."""
-    pages = [(path, json.loads(path.read_text())) for path in sorted((FIXTURES / kind).glob("*.json"))]
+    pages = [
+        (path, json.loads(path.read_text())) for path in sorted((FIXTURES / kind).glob("*.json"))
+    ]
     return [(path, page) for path, page in pages if page["direction"] in DIRECTIONS]
 
 
@@ -51,7 +54,10 @@ def test_gamepads_are_sampled_as_the_example(build: Build) -> None:
     lines = [" ".join(map(str, [*pad["axes"], *pad["pressed"]])) for pad in order]
     printed = run(build("core_test"), "gamepads", stdin="\n".join(lines))
     assert len(pads) > count, "the input carries the newest states, not all"
-    assert bytes.fromhex(printed) == (FIXTURES / "valid" / "client_input_gamepads.msgpack").read_bytes()
+    assert (
+        bytes.fromhex(printed)
+        == (FIXTURES / "valid" / "client_input_gamepads.msgpack").read_bytes()
+    )
 
 
 def rotated(quaternion: list[float], vector: list[float]) -> list[float]:

@@ -1,4 +1,4 @@
-"""The core plays on a real server: the console player has the network thread of the engine layer."""
+"""The core plays on a real server, with the network thread of the engine layer."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from tests.engines.unreal.native import Build
 from tests.support.server import Server, serving
 
@@ -36,7 +37,7 @@ def test_plays_walks_shows_the_newest_frame_and_leaves(build: Build, tmp_path: P
         # The main loop stalls for a second: the network goes on, and the newest frame is shown.
         measured = play(build, server, "3", "1", token)
         assert measured["state"] == "playing" and measured["error"] == ""
-        assert measured["pictures"] == measured["shown"] > FPS and measured["ordered"]
+        assert measured["images"] == measured["shown"] > FPS and measured["ordered"]
         made = measured["last_frame"] - measured["first_frame"] + 1
         assert measured["received_fps"] > 10
         assert measured["shown"] > 0.8 * (made - FPS), "frames were lost outside the stall"

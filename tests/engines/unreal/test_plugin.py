@@ -10,6 +10,7 @@ import re
 from pathlib import Path
 
 import pytest
+
 from tests.engines.unreal.native import CORE, HERE, MODULE, PLUGIN, compiler, run
 
 FLAGS = ["-std=c++20", "-fno-exceptions", "-fno-rtti", "-Wall", "-Wextra", "-Werror", "-Wshadow"]

@@ -273,34 +273,34 @@ void UWorldStreamComponent::SampleCamera()
 void UWorldStreamComponent::ShowNewestFrame()
 {
     const TSharedPtr<FWorldStreamNetwork> Live = Network;  // an event may call Stop()
-    TSharedPtr<FWorldStreamPicture> Picture = MakeShared<FWorldStreamPicture>();
-    if (!Live->TakePicture(*Picture))
+    TSharedPtr<FWorldStreamDecodedFrame> Decoded = MakeShared<FWorldStreamDecodedFrame>();
+    if (!Live->TakeDecoded(*Decoded))
     {
         return;
     }
-    if (Texture == nullptr || Texture->GetSizeX() != Picture->Width || Texture->GetSizeY() != Picture->Height)
+    if (Texture == nullptr || Texture->GetSizeX() != Decoded->Width || Texture->GetSizeY() != Decoded->Height)
     {
-        Texture = UTexture2D::CreateTransient(Picture->Width, Picture->Height, PF_B8G8R8A8);
+        Texture = UTexture2D::CreateTransient(Decoded->Width, Decoded->Height, PF_B8G8R8A8);
         Texture->SRGB = true;
         Texture->UpdateResource();  // once: it makes a new texture of the renderer
         OnTextureChanged.Broadcast(Texture);
     }
     // The renderer reads the pixels later, in its own thread: it owns them until it calls back.
-    FUpdateTextureRegion2D* Region = new FUpdateTextureRegion2D(0, 0, 0, 0, uint32(Picture->Width), uint32(Picture->Height));
-    TSharedPtr<FWorldStreamPicture>* Owner = new TSharedPtr<FWorldStreamPicture>(Picture);
+    FUpdateTextureRegion2D* Region = new FUpdateTextureRegion2D(0, 0, 0, 0, uint32(Decoded->Width), uint32(Decoded->Height));
+    TSharedPtr<FWorldStreamDecodedFrame>* Owner = new TSharedPtr<FWorldStreamDecodedFrame>(Decoded);
     Texture->UpdateTextureRegions(
-        0, 1, Region, uint32(Picture->Width) * 4, 4, Picture->Pixels.GetData(),
+        0, 1, Region, uint32(Decoded->Width) * 4, 4, Decoded->Pixels.GetData(),
         [Owner](uint8*, const FUpdateTextureRegion2D* Done) {
             delete Owner;
             delete Done;
         });
-    const worldbridge::FrameHeader& Header = Picture->Header;
-    const worldbridge::UnrealPose Camera = worldbridge::ToUnreal(Header.camera, double(Picture->Width) / Picture->Height);
+    const worldbridge::FrameHeader& Header = Decoded->Header;
+    const worldbridge::UnrealPose Camera = worldbridge::ToUnreal(Header.camera, double(Decoded->Width) / Decoded->Height);
     FrameCamera = FTransform(
         FQuat(Camera.rotation[0], Camera.rotation[1], Camera.rotation[2], Camera.rotation[3]),
         FVector(Camera.position[0], Camera.position[1], Camera.position[2]));
     FrameFieldOfView = Camera.fov_x;
-    Live->Client().FrameShown(Header, Picture->Received, FWorldStreamNetwork::Now());
+    Live->Client().FrameShown(Header, Decoded->Received, FWorldStreamNetwork::Now());
     OnFrameShown.Broadcast(Header.frame);
 }
 

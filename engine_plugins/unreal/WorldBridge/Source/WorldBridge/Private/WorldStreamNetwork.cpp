@@ -172,34 +172,34 @@ uint32 FWorldStreamNetwork::Run()
 void FWorldStreamNetwork::Decode(worldbridge::ReceivedFrame& Frame)
 {
     const worldbridge::ByteView Image = *Frame.frame.image;
-    FWorldStreamPicture Picture;
+    FWorldStreamDecodedFrame Decoded;
     if (!Decoder.IsValid() || !Decoder->SetCompressed(Image.data, int64(Image.size)) ||
-        !Decoder->GetRaw(ERGBFormat::BGRA, 8, Picture.Pixels))
+        !Decoder->GetRaw(ERGBFormat::BGRA, 8, Decoded.Pixels))
     {
-        UE_LOG(LogTemp, Warning, TEXT("WorldBridge: frame %lld is no JPEG picture"), (long long)Frame.frame.header.frame);
+        UE_LOG(LogTemp, Warning, TEXT("WorldBridge: frame %lld is no JPEG image"), (long long)Frame.frame.header.frame);
         return;
     }
-    Picture.Width = int32(Decoder->GetWidth());
-    Picture.Height = int32(Decoder->GetHeight());
-    if (Picture.Width <= 0 || Picture.Height <= 0 || Picture.Pixels.Num() != int64(Picture.Width) * Picture.Height * 4)
+    Decoded.Width = int32(Decoder->GetWidth());
+    Decoded.Height = int32(Decoder->GetHeight());
+    if (Decoded.Width <= 0 || Decoded.Height <= 0 || Decoded.Pixels.Num() != int64(Decoded.Width) * Decoded.Height * 4)
     {
         return;
     }
-    Picture.Header = Frame.frame.header;
-    Picture.Received = Frame.received;
-    FScopeLock Lock(&PictureLock);
-    Newest = MoveTemp(Picture);
+    Decoded.Header = Frame.frame.header;
+    Decoded.Received = Frame.received;
+    FScopeLock Lock(&DecodedLock);
+    Newest = MoveTemp(Decoded);
     bHasNewest = true;
 }
 
-bool FWorldStreamNetwork::TakePicture(FWorldStreamPicture& Picture)
+bool FWorldStreamNetwork::TakeDecoded(FWorldStreamDecodedFrame& Decoded)
 {
-    FScopeLock Lock(&PictureLock);
+    FScopeLock Lock(&DecodedLock);
     if (!bHasNewest)
     {
         return false;
     }
     bHasNewest = false;
-    Picture = MoveTemp(Newest);
+    Decoded = MoveTemp(Newest);
     return true;
 }

@@ -38,7 +38,7 @@ private:
 };
 
 // A decoded frame: B, G, R, A bytes, top row first.
-struct FWorldStreamPicture
+struct FWorldStreamDecodedFrame
 {
     TArray64<uint8> Pixels;
     int32 Width = 0;
@@ -55,8 +55,8 @@ public:
     virtual ~FWorldStreamNetwork() override;
 
     worldbridge::Client& Client() { return Stream; }
-    // Take the newest picture. Returns whether there is one that was not taken yet.
-    bool TakePicture(FWorldStreamPicture& Picture);
+    // Take the newest decoded frame. Returns whether there is one that was not taken yet.
+    bool TakeDecoded(FWorldStreamDecodedFrame& Decoded);
 
     virtual uint32 Run() override;
     virtual void Stop() override { bStopping = true; }
@@ -71,8 +71,8 @@ private:
     worldbridge::Client Stream;
     TSharedPtr<IImageWrapper> Decoder;
     FThreadSafeBool bStopping = false;
-    FCriticalSection PictureLock;
-    FWorldStreamPicture Newest;
+    FCriticalSection DecodedLock;
+    FWorldStreamDecodedFrame Newest;
     bool bHasNewest = false;
     FRunnableThread* Thread = nullptr;
 };

@@ -24,7 +24,7 @@ inline double HorizontalFieldOfView(double fov_y, double aspect) {
     return VerticalFieldOfView(fov_y, 1 / aspect);
 }
 
-// `aspect` is width / height of the camera's picture. The field of view is limited to 1..179.
+// `aspect` is width / height of the image. The field of view is limited to 1..179.
 inline Pose ToProtocol(const UnrealPose& from, double aspect) {
     const double* p = from.position;
     const double* q = from.rotation;
