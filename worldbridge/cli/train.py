@@ -77,16 +77,66 @@ def train_embedded(
         )
 
 
+Threads = Annotated[int, typer.Option(min=1, help="CPU threads to use.")]
+Nice = Annotated[int, typer.Option(min=0, max=19, help="Priority: 19 gives way to all.")]
+Start = Annotated[
+    Path | None, typer.Option(help="World whose weights the run begins with, such as OUT/world.")
+]
+
+
+@train.command("tokenizer")
+def train_guided_tokenizer(
+    out: Annotated[Path, typer.Option(help="Directory of the run.")],
+    scenes: Annotated[int, typer.Option(min=10, help="Scenes to render, 4 MB each.")] = 1_120,
+    steps: Annotated[int, typer.Option(min=1, help="Training steps.")] = 6_000,
+    start: Start = None,
+    seed: Annotated[int, typer.Option(help="Seed of the training.")] = 1,
+    threads: Threads = 1,
+    nice: Nice = 10,
+) -> None:
+    """Train the tokenizer of a world with a spatial memory.
+
+    Renders frames with depth and trains on them. An interrupted run continues with the same
+    command; OUT/log.jsonl and OUT/sheet-*.png show how it goes. The result is OUT/tokenizer.pt.
+    """
+    import os
+    from dataclasses import replace
+
+    import torch
+
+    from worldbridge.models.training.guided.frame_pool import write_pools
+    from worldbridge.models.training.guided.train_tokenizer import FramePool, TokenizerRecipe
+    from worldbridge.models.training.guided.train_tokenizer import train as run_training
+    from worldbridge.models.training.guided.world_stages import load_guided_tokenizer
+
+    with progress_scope() as progress:
+        os.nice(nice)
+        torch.set_num_threads(threads)
+        recipe = TokenizerRecipe(steps=steps, seed=seed)
+        weights = None
+        if start is not None:
+            weights = load_guided_tokenizer(start).state_dict()
+            # Its codes are in use: they are rounded from the first step.
+            recipe = replace(recipe, rounding_from=0.0)
+        known, held_out = write_pools(out / "frames", scenes, progress)
+        pools = FramePool(known), FramePool(held_out)
+        run_training(*pools, recipe, out, weights, progress=progress)
+    print(f"finished: {out / 'tokenizer.pt'}  (next: worldbridge train world)")
+
+
 @train.command("world")
 def train_guided_world(
     out: Annotated[Path, typer.Option(help="Directory of the run and of the finished world.")],
-    tokenizer: Annotated[Path, typer.Option(help="Checkpoint of a trained guided tokenizer.")],
+    tokenizer: Annotated[
+        Path, typer.Option(help="tokenizer.pt of `train tokenizer`, or a world's directory.")
+    ],
     clips: Annotated[int, typer.Option(min=30, help="Clips of play to record.")] = 320,
     frames: Annotated[int, typer.Option(min=2, help="Frames of a clip.")] = 24,
     steps: Annotated[int, typer.Option(min=1, help="Training steps.")] = 6_000,
     seed: Annotated[int, typer.Option(help="Seed of the play and of the training.")] = 1,
-    threads: Annotated[int, typer.Option(min=1, help="CPU threads to use.")] = 1,
-    nice: Annotated[int, typer.Option(min=0, max=19, help="Priority: 19 gives way to all.")] = 10,
+    start: Start = None,
+    threads: Threads = 1,
+    nice: Nice = 10,
 ) -> None:
     """Train the transformer of a world with a spatial memory.
 
@@ -104,5 +154,5 @@ def train_guided_world(
         os.nice(nice)
         plan = ClipPlan(clips, frames, seed, clips_per_shard=10)
         recipe = WorldRecipe(steps=steps, seed=seed)
-        world = make_world(out, tokenizer, plan, recipe, threads, progress)
+        world = make_world(out, tokenizer, plan, recipe, threads, progress, start)
     print(f"finished: {world}  (play it: worldbridge serve --world {world})")

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -26,9 +25,12 @@ from worldbridge.models.guided.config import (
 )
 from worldbridge.models.guided.tokenizer import Drawn, GuidedTokenizer
 from worldbridge.models.procedural.actions import FOV_Y_DEG
+from worldbridge.models.progress import Progress, silent
 from worldbridge.models.training.checkpoints import save_checkpoint
 from worldbridge.models.training.guided.masks import random_mask
 from worldbridge.models.training.guided.sheet import write_sheet
+
+Weights = Mapping[str, Tensor]
 
 __all__ = ["Batch", "FramePool", "TokenizerRecipe", "TrainingError", "tokenizer_loss", "train"]
 
@@ -177,7 +179,7 @@ def _temperature(step: int, recipe: TokenizerRecipe) -> float:
 class _Run:
     """The state of a run: network, average, optimizer and step."""
 
-    def __init__(self, recipe: TokenizerRecipe, out: Path, start: Path | None = None) -> None:
+    def __init__(self, recipe: TokenizerRecipe, out: Path, start: Weights | None = None) -> None:
         torch.manual_seed(recipe.seed)
         self.recipe, self.out = recipe, out
         self.model = GuidedTokenizer()
@@ -307,11 +309,10 @@ def _crispness(color: Tensor, new: Tensor) -> dict[str, float]:
     }
 
 
-def _take_weights(model: GuidedTokenizer, path: Path) -> None:
-    """Load the average weights of an earlier run, as far as their shapes are the model's."""
+def _take_weights(model: GuidedTokenizer, weights: Weights) -> None:
+    """Load the weights of an earlier run, as far as their shapes are the model's."""
     own = model.state_dict()
-    earlier = torch.load(path, weights_only=True)["average"]
-    fitting = {k: v for k, v in earlier.items() if k in own and v.shape == own[k].shape}
+    fitting = {k: v for k, v in weights.items() if k in own and v.shape == own[k].shape}
     model.load_state_dict({**own, **fitting})
 
 
@@ -329,12 +330,13 @@ def train(
     held_out: FramePool,
     recipe: TokenizerRecipe,
     out: Path,
-    start: Path | None = None,
+    start: Weights | None = None,
     log_every: int = 25,
+    progress: Progress = silent,
 ) -> GuidedTokenizer:
     """Train into `out`, from its checkpoint where there is one; returns the average network.
 
-    Without one, weights that fit are taken from the checkpoint `start` of another run.
+    Without one, the run begins with the weights of `start` that fit.
 
     Every step draws from the seed and its own number, so an interrupted run continues with the
     steps that it would have taken.
@@ -351,6 +353,10 @@ def train(
         if run.step % log_every == 0:
             speed = (run.step - first) / (time.monotonic() - began)
             _log(out, {"step": run.step, "loss": float(np.mean(losses)), "steps_per_s": speed})
+            total = recipe.steps + recipe.decoder_steps
+            left = (total - run.step) / speed / 60
+            text = f"tokenizer, step {run.step}, loss {np.mean(losses):.3f}, {left:.0f} min left"
+            progress(text, run.step / total)
         if run.step % recipe.sheet_every == 0:
             figures, color, nearness = run.measure(test)
             _log(out, {"step": run.step, "skipped": run.skipped, **figures})
@@ -374,34 +380,5 @@ def _steps(run: _Run) -> Iterator[int]:
 
 def _log(out: Path, entry: dict[str, float]) -> None:
     line = json.dumps({k: round(v, 5) for k, v in entry.items()})
-    print(line, flush=True)
     with (out / "log.jsonl").open("a") as file:
         file.write(line + "\n")
-
-
-def main() -> None:
-    """Train from the command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--pool", type=Path, required=True, help="prefix of the frames' files")
-    parser.add_argument("--held-out", type=Path, required=True, help="the same, never trained on")
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=TokenizerRecipe().steps)
-    parser.add_argument("--decoder-steps", type=int, default=0)
-    parser.add_argument("--start", type=Path, help="checkpoint whose weights the run begins with")
-    parser.add_argument("--rate", type=float, default=TokenizerRecipe().rate)
-    parser.add_argument("--rounding-from", type=float, default=TokenizerRecipe().rounding_from)
-    parser.add_argument("--threads", type=int, default=1)
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    recipe = TokenizerRecipe(
-        steps=options.steps,
-        decoder_steps=options.decoder_steps,
-        rate=options.rate,
-        rounding_from=options.rounding_from,
-    )
-    held_out = FramePool(options.held_out)
-    train(FramePool(options.pool), held_out, recipe, options.out, options.start)
-
-
-if __name__ == "__main__":
-    main()

@@ -86,11 +86,17 @@ class WorldTraining:
     """The state of a run: network, average, optimizer and step."""
 
     def __init__(
-        self, recipe: WorldRecipe, out: Path, config: TransformerConfig = GUIDED_TRANSFORMER
+        self,
+        recipe: WorldRecipe,
+        out: Path,
+        config: TransformerConfig = GUIDED_TRANSFORMER,
+        start: VideoTransformer | None = None,
     ) -> None:
         torch.manual_seed(recipe.seed)
         self.recipe, self.out = recipe, out
         self.model, self.average = VideoTransformer(config), VideoTransformer(config)
+        if start is not None:
+            self.model.load_state_dict(start.state_dict())
         self.average.load_state_dict(self.model.state_dict())
         self.average.requires_grad_(False).eval()
         groups: list[dict[str, Any]] = [
@@ -229,8 +235,11 @@ def train_world(
     progress: Progress = silent,
     log_every: int = 25,
     sheet: Callable[[VideoTransformer, int], None] | None = None,
+    start: VideoTransformer | None = None,
 ) -> VideoTransformer:
     """Train into `out`, from its checkpoint where there is one; returns the average network.
+
+    Without a checkpoint the run begins with the weights of `start`.
 
     `samples` are files of samples; the last `recipe.held_out` are measured on alone. Every step
     draws from the seed and its own number, so an interrupted run takes the steps that it would
@@ -244,7 +253,7 @@ def train_world(
         )
     count = len(samples) - recipe.held_out
     known, test = Samples.join(samples[:count]), Samples.join(samples[count:] or samples[:1])
-    run = WorldTraining(recipe, out, config)
+    run = WorldTraining(recipe, out, config, start)
     _log(out, {"step": run.step, "samples": len(known), "unigram_nats": unigram_nats(test)})
     began, first = time.monotonic(), run.step
     losses: deque[float] = deque(maxlen=100)

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from worldbridge.models.errors import InputError
-from worldbridge.models.guided.checkpoint import save_guided_world
+from worldbridge.models.guided.checkpoint import load_guided_world, save_guided_world
 from worldbridge.models.guided.config import GuidedConfig
 from worldbridge.models.guided.tokenizer import GuidedTokenizer
 from worldbridge.models.guided.transformer import GUIDED_TRANSFORMER, draw_active
@@ -38,10 +38,12 @@ _SHEET_FRAMES = (0, 3, 8, 16)
 
 
 def load_guided_tokenizer(path: Path) -> GuidedTokenizer:
-    """Return the average network of a tokenizer's checkpoint.
+    """Return the average network of a tokenizer's checkpoint, or the tokenizer of a world folder.
 
     Raises InputError for a file that is none.
     """
+    if path.is_dir():
+        return load_guided_world(path).tokenizer
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
         tokenizer = GuidedTokenizer(GuidedConfig(**state["config"]))
@@ -63,8 +65,11 @@ def make_world(
     recipe: WorldRecipe,
     threads: int = 1,
     progress: Progress = silent,
+    start: Path | None = None,
 ) -> Path:
     """Train a transformer beside a trained tokenizer; returns the world folder `out/world`.
+
+    The transformer begins with the weights of the world folder `start`, if there is one.
 
     `threads` are processes while play is rendered and encoded, then threads of the training.
 
@@ -90,7 +95,10 @@ def make_world(
         latent_shape=(1, sizes.rows, sizes.columns),
         vocab_size=sizes.levels**sizes.digits,
     )
-    model = train_world(load_samples(samples), recipe, out, config, progress, sheet=sheet)
+    earlier = None if start is None else load_guided_world(start).transformer
+    model = train_world(
+        load_samples(samples), recipe, out, config, progress, sheet=sheet, start=earlier
+    )
     training = {"clips": plan.clips, "frames": plan.clips * plan.frames, "steps": recipe.steps}
     save_guided_world(out / "world", network, model, {"training": training})
     return out / "world"

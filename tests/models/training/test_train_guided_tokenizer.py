@@ -6,6 +6,7 @@ import torch
 from PIL import Image
 
 from worldbridge.models.training.guided import train_tokenizer
+from worldbridge.models.training.guided.frame_pool import write_frames
 from worldbridge.models.training.guided.train_tokenizer import (
     FramePool,
     TokenizerRecipe,
@@ -84,8 +85,7 @@ def test_a_run_begins_with_the_weights_of_another_as_far_as_they_fit(pool, tmp_p
     train(pool, pool, RECIPE, tmp_path / "first")
     state = torch.load(tmp_path / "first" / "tokenizer.pt", weights_only=True)
     state["average"]["decoder.paint.weight"] = torch.zeros(1, 2, 1, 1)
-    torch.save(state, tmp_path / "other.pt")
-    run = train_tokenizer._Run(RECIPE, tmp_path / "second", tmp_path / "other.pt")
+    run = train_tokenizer._Run(RECIPE, tmp_path / "second", state["average"])
     own = run.model.state_dict()
     assert torch.equal(own["encoder.stem.weight"], state["average"]["encoder.stem.weight"])
     assert own["decoder.paint.weight"].shape[0] == 4 * 6
@@ -101,3 +101,12 @@ def test_crispness_tells_a_step_from_a_ramp():
     ramp = torch.linspace(-1, 1, 8).repeat(2).expand(1, 3, 16, 16)
     assert train_tokenizer._crispness(ramp, new)["steepness"] < 0.2
     assert train_tokenizer._crispness(color, ~new)["edge_windows"] == 0.0
+
+
+def test_frames_are_rendered_once_and_held_out_ones_are_of_other_scenes(tmp_path):
+    write_frames(tmp_path / "frames000000", range(2), 32, 48)
+    pool = FramePool(tmp_path / "frames")
+    rgb, near, _ = pool.frame(9)
+    assert (len(pool), rgb.shape, near.shape) == (10, (3, 32, 48), (32, 48))
+    assert not list(tmp_path.glob(".*"))
+    assert float(near.max()) > 0.05
