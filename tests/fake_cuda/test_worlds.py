@@ -103,9 +103,9 @@ def test_the_embedded_world_shows_the_same_frames() -> None:
         both = ACTION.expand(2, -1)
         return [advance(world, states, both).i420 for _ in range(2)], world.save(states[1])
 
-    expected, saved = frames(open_world(WorkerConfig(mode=None)))  # type: ignore[arg-type]
+    expected, saved = frames(open_world(WorkerConfig(world="embedded", mode=None)))  # type: ignore[arg-type]
     with fake_cuda():
-        world = open_world(WorkerConfig(mode=None, device="cuda"))
+        world = open_world(WorkerConfig(world="embedded", mode=None, device="cuda"))
         assert isinstance(world, ArWorld) and world.decoder.device.type == "cuda"
         found, also = frames(world)
         again = world.load(saved)

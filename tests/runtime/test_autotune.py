@@ -79,7 +79,7 @@ def test_it_is_told_before_weights_are_read(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr("worldbridge.runtime.worlds.autoregressive.load_embedded", None)
     grid = read_manifest(EMBEDDED_WORLD)["transformer"]["grid"]
     with pytest.raises(ModeError, match="another diagonal"):
-        open_world(WorkerConfig(mode="diagonal", row_lag=grid["diagonal"] + 1))
+        open_world(WorkerConfig(world="embedded", mode="diagonal", row_lag=grid["diagonal"] + 1))
     with pytest.raises(ModeError, match="it is rendered"):
         open_world(WorkerConfig(world="procedural", mode="diagonal"))
 

@@ -66,7 +66,7 @@ def test_who_cannot_have_them_is_told(
 def test_it_is_told_before_weights_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("worldbridge.runtime.worlds.autoregressive.load_embedded", None)
     with pytest.raises(WeightDtypeError, match="a token grid"):
-        open_world(WorkerConfig(mode=None, weight_dtype="int8"))
+        open_world(WorkerConfig(world="embedded", mode=None, weight_dtype="int8"))
     with pytest.raises(WeightDtypeError, match="one that is rendered"):
         open_world(WorkerConfig(world="procedural", mode=None, weight_dtype="fp8"))
 
