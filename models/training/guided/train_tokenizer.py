@@ -15,7 +15,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from worldbridge.models.guided.config import (
     active_blocks,
@@ -26,8 +26,8 @@ from worldbridge.models.guided.config import (
 from worldbridge.models.guided.tokenizer import Drawn, GuidedTokenizer
 from worldbridge.models.procedural.actions import FOV_Y_DEG
 from worldbridge.models.progress import Progress, silent
-from worldbridge.models.training.checkpoints import save_checkpoint
 from worldbridge.models.training.guided.masks import random_mask
+from worldbridge.models.training.guided.run import TrainingError, TrainingRun
 from worldbridge.models.training.guided.sheet import write_sheet
 
 Weights = Mapping[str, Tensor]
@@ -35,8 +35,7 @@ Weights = Mapping[str, Tensor]
 __all__ = ["Batch", "FramePool", "TokenizerRecipe", "TrainingError", "tokenizer_loss", "train"]
 
 
-class TrainingError(RuntimeError):
-    """Training cannot go on; the last checkpoint is good."""
+_OUTLIER = 6.0  # times the usual norm of a gradient
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,77 +175,29 @@ def _temperature(step: int, recipe: TokenizerRecipe) -> float:
     return float(recipe.coolest ** min(1.0, step / (0.8 * recipe.steps)))
 
 
-class _Run:
-    """The state of a run: network, average, optimizer and step."""
+class _Run(TrainingRun[GuidedTokenizer]):
+    """A run of the tokenizer, which may begin with another's weights."""
 
     def __init__(self, recipe: TokenizerRecipe, out: Path, start: Weights | None = None) -> None:
         torch.manual_seed(recipe.seed)
         self.recipe, self.out = recipe, out
-        self.model = GuidedTokenizer()
+        model = GuidedTokenizer()
         if start is not None:
-            _take_weights(self.model, start)
-        self.average = GuidedTokenizer()
-        self.average.load_state_dict(self.model.state_dict())
-        self.average.requires_grad_(False).eval()
-        self.optimizer = torch.optim.AdamW(
-            self.model.parameters(), lr=recipe.rate, betas=(0.9, 0.95), weight_decay=0.01
+            _take_weights(model, start)
+        optimizer = torch.optim.AdamW(
+            model.parameters(), lr=recipe.rate, betas=(0.9, 0.95), weight_decay=0.01
         )
-        self.step, self.skipped = 0, 0
-        self.norms: deque[float] = deque(maxlen=50)
-        out.mkdir(parents=True, exist_ok=True)
-        if self.checkpoint.exists():
-            self._resume()
-
-    @property
-    def checkpoint(self) -> Path:
-        return self.out / "tokenizer.pt"
-
-    def _resume(self) -> None:
-        state = torch.load(self.checkpoint, weights_only=True)
-        self.model.load_state_dict(state["model"])
-        self.average.load_state_dict(state["average"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.step, self.skipped = state["step"], state["skipped"]
-        self.norms.extend(state["norms"])
-
-    def save(self) -> None:
-        state: dict[str, Any] = {
-            "model": self.model.state_dict(),
-            "average": self.average.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "step": self.step,
-            "skipped": self.skipped,
-            "norms": list(self.norms),
-            "config": asdict(self.model.config),
-        }
-        save_checkpoint(self.checkpoint, state)
+        checkpoint = out / "tokenizer.pt"
+        super().__init__(model, GuidedTokenizer(), optimizer, checkpoint, asdict(model.config))
 
     def learn(self, batch: Batch) -> float:
-        """Take one step and return its loss; an outlier among the gradients is skipped."""
+        """Take one step and return its loss."""
         recipe = self.recipe
         if self.step == recipe.steps:  # codes stay from here on: those of the average
             self.model.load_state_dict(self.average.state_dict())
-        for group in self.optimizer.param_groups:
-            group["lr"] = _rate(self.step, recipe)
         loss = tokenizer_loss(self._draw(batch), batch, recipe)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        norm = float(nn.utils.clip_grad_norm_(self.model.parameters(), recipe.clip))
-        value = float(loss.detach())
-        if not math.isfinite(value) or not math.isfinite(norm):
-            raise TrainingError(
-                f"step {self.step}: the loss is {value}, its gradient {norm}; the checkpoint "
-                f"{self.checkpoint} is good; lower the rate (now {recipe.rate}) and continue"
-            )
-        usual = float(np.median(self.norms)) if len(self.norms) >= 20 else math.inf
-        self.norms.append(norm)
-        if norm > 6.0 * usual:
-            self.skipped += 1
-        else:
-            self.optimizer.step()
-            self._follow()
-        self.step += 1
-        return value
+        rate = _rate(self.step, recipe)
+        return self.descend(loss, rate, clip=recipe.clip, outlier=_OUTLIER, ema=recipe.ema)
 
     def _draw(self, batch: Batch) -> Drawn:
         recipe, model = self.recipe, self.model
@@ -259,13 +210,6 @@ class _Run:
             codes = model.fsq.perturb(z) if early else model.fsq.quantize(z)
         temperature = _temperature(self.step, recipe)
         return model.paint(codes.movedim(-1, 1), active, features, temperature)
-
-    def _follow(self) -> None:
-        decay = min(self.recipe.ema, (self.step + 1) / (self.step + 20))
-        with torch.no_grad():
-            pairs = zip(self.average.parameters(), self.model.parameters(), strict=True)
-            for ours, new in pairs:
-                ours.lerp_(new, 1.0 - decay)
 
     @torch.inference_mode()
     def measure(self, batch: Batch) -> tuple[dict[str, float], Tensor, Tensor]:

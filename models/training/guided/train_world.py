@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from worldbridge.models.guided.transformer import GUIDED_TRANSFORMER
 from worldbridge.models.progress import Progress, silent
-from worldbridge.models.training.checkpoints import save_checkpoint
+from worldbridge.models.training.guided.run import TrainingRun
 from worldbridge.models.training.guided.samples import Samples
 from worldbridge.models.transformer import TransformerConfig, VideoTransformer
 from worldbridge.models.transformer.wavefront import DigitHead
@@ -82,8 +82,8 @@ def take_batch(samples: Samples, recipe: WorldRecipe, step: int) -> WorldBatch:
     return WorldBatch.of(samples, found[torch.from_numpy(random.integers(len(found), size=count))])
 
 
-class WorldTraining:
-    """The state of a run: network, average, optimizer and step."""
+class WorldTraining(TrainingRun[VideoTransformer]):
+    """A run of the transformer, which may begin with another's weights."""
 
     def __init__(
         self,
@@ -94,88 +94,32 @@ class WorldTraining:
     ) -> None:
         torch.manual_seed(recipe.seed)
         self.recipe, self.out = recipe, out
-        self.model, self.average = VideoTransformer(config), VideoTransformer(config)
+        model, average = VideoTransformer(config), VideoTransformer(config)
         if start is not None:
-            self.model.load_state_dict(start.state_dict())
-        self.average.load_state_dict(self.model.state_dict())
-        self.average.requires_grad_(False).eval()
+            model.load_state_dict(start.state_dict())
         groups: list[dict[str, Any]] = [
-            {"params": [p for p in self.model.parameters() if p.ndim >= 2]},
-            {"params": [p for p in self.model.parameters() if p.ndim < 2], "weight_decay": 0.0},
+            {"params": [p for p in model.parameters() if p.ndim >= 2]},
+            {"params": [p for p in model.parameters() if p.ndim < 2], "weight_decay": 0.0},
         ]
-        self.optimizer = torch.optim.AdamW(
+        optimizer = torch.optim.AdamW(
             groups, lr=recipe.rate, betas=(0.9, 0.95), weight_decay=recipe.weight_decay
         )
-        self.step, self.skipped = 0, 0
-        self.norms: deque[float] = deque(maxlen=50)
-        out.mkdir(parents=True, exist_ok=True)
-        if self.checkpoint.exists():
-            self._resume()
-
-    @property
-    def checkpoint(self) -> Path:
-        return self.out / "transformer.pt"
-
-    def _resume(self) -> None:
-        state = torch.load(self.checkpoint, weights_only=True)
-        self.model.load_state_dict(state["model"])
-        self.average.load_state_dict(state["average"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.step, self.skipped = state["step"], state["skipped"]
-        self.norms.extend(state["norms"])
-
-    def save(self) -> None:
-        """Write the checkpoint; the old one stays valid until the new one is whole."""
-        state: dict[str, Any] = {
-            "model": self.model.state_dict(),
-            "average": self.average.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "step": self.step,
-            "skipped": self.skipped,
-            "norms": list(self.norms),
-            "config": self.model.config.to_dict(),
-        }
-        save_checkpoint(self.checkpoint, state)
+        checkpoint = out / "transformer.pt"
+        super().__init__(model, average, optimizer, checkpoint, config.to_dict())
 
     def learn(self, batch: WorldBatch) -> float:
-        """Take one step and return its loss in nats a block; an outlier is skipped.
-
-        Raises RuntimeError when the loss is no longer a number; the last checkpoint is good.
-        """
+        """Take one step and return its loss in nats a block."""
         recipe = self.recipe
-        for group in self.optimizer.param_groups:
-            group["lr"] = self._rate()
         generator = torch.Generator().manual_seed(recipe.seed * 1_000_003 + self.step)
         loss = loss_of(self.model, batch, recipe.disturbed, generator)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        norm = float(nn.utils.clip_grad_norm_(self.model.parameters(), recipe.clip))
-        value = float(loss.detach())
-        if not math.isfinite(value) or not math.isfinite(norm):
-            raise RuntimeError(
-                f"step {self.step}: the loss is {value} and its gradient {norm}; the checkpoint "
-                f"{self.checkpoint} is good; lower the rate (now {recipe.rate}) and continue"
-            )
-        usual = statistics.median(self.norms) if len(self.norms) >= 20 else math.inf
-        self.norms.append(norm)
-        if norm > recipe.outlier * usual:
-            self.skipped += 1
-        else:
-            self.optimizer.step()
-            self._follow()
-        self.step += 1
-        return value
+        return self.descend(
+            loss, self._rate(), clip=recipe.clip, outlier=recipe.outlier, ema=recipe.ema
+        )
 
     def _rate(self) -> float:
         share = min(1.0, self.step / self.recipe.steps)
         ramp = min(1.0, (self.step + 1) / self.recipe.warmup)
         return self.recipe.rate * ramp * (0.05 + 0.475 * (1 + math.cos(math.pi * share)))
-
-    @torch.no_grad()
-    def _follow(self) -> None:
-        decay = min(self.recipe.ema, (self.step + 1) / (self.step + 20))
-        for ours, new in zip(self.average.parameters(), self.model.parameters(), strict=True):
-            ours.lerp_(new, 1.0 - decay)
 
 
 def loss_of(

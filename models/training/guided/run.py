@@ -1,0 +1,104 @@
+"""The state of a training run: network, average, optimizer and step, kept in one checkpoint."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections import deque
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from worldbridge.models.training.checkpoints import save_checkpoint
+
+__all__ = ["TrainingError", "TrainingRun"]
+
+_USUAL = 20  # gradients that are seen before one of them can be an outlier
+
+Network = TypeVar("Network", bound=nn.Module)
+
+
+class TrainingError(RuntimeError):
+    """Training cannot go on; the last checkpoint is good."""
+
+
+class TrainingRun(Generic[Network]):
+    """A network that learns, its moving average, and what a resumed run needs."""
+
+    def __init__(
+        self,
+        model: Network,
+        average: Network,
+        optimizer: torch.optim.Optimizer,
+        checkpoint: Path,
+        config: Mapping[str, Any],
+    ) -> None:
+        """Continue from the checkpoint, if there is one. The average begins as the network."""
+        self.model, self.average, self.optimizer = model, average, optimizer
+        self.average.load_state_dict(self.model.state_dict())
+        self.average.requires_grad_(False).eval()
+        self.checkpoint, self._config = checkpoint, dict(config)
+        self.step, self.skipped = 0, 0
+        self.norms: deque[float] = deque(maxlen=50)
+        checkpoint.parent.mkdir(parents=True, exist_ok=True)
+        if checkpoint.exists():
+            self._resume()
+
+    def _resume(self) -> None:
+        state = torch.load(self.checkpoint, weights_only=True)
+        self.model.load_state_dict(state["model"])
+        self.average.load_state_dict(state["average"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.step, self.skipped = state["step"], state["skipped"]
+        self.norms.extend(state["norms"])
+
+    def save(self) -> None:
+        """Write the checkpoint; the old one stays valid until the new one is whole."""
+        state: dict[str, Any] = {
+            "model": self.model.state_dict(),
+            "average": self.average.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "step": self.step,
+            "skipped": self.skipped,
+            "norms": list(self.norms),
+            "config": self._config,
+        }
+        save_checkpoint(self.checkpoint, state)
+
+    def descend(
+        self, loss: Tensor, rate: float, *, clip: float, outlier: float, ema: float
+    ) -> float:
+        """Take one step and return the loss.
+
+        Gradients are clipped to the norm `clip`; a step whose norm is more than `outlier` times the
+        usual one is skipped. Raises TrainingError when the loss is no longer a number.
+        """
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        norm = float(nn.utils.clip_grad_norm_(self.model.parameters(), clip))
+        value = float(loss.detach())
+        if not math.isfinite(value) or not math.isfinite(norm):
+            raise TrainingError(
+                f"step {self.step}: the loss is {value} and its gradient {norm}; the checkpoint "
+                f"{self.checkpoint} is good; lower the rate (now {rate}) and continue"
+            )
+        usual = statistics.median(self.norms) if len(self.norms) >= _USUAL else math.inf
+        self.norms.append(norm)
+        if norm > outlier * usual:
+            self.skipped += 1
+        else:
+            self.optimizer.step()
+            self._follow(ema)
+        self.step += 1
+        return value
+
+    @torch.no_grad()
+    def _follow(self, ema: float) -> None:
+        decay = min(ema, (self.step + 1) / (self.step + 20))
+        for ours, new in zip(self.average.parameters(), self.model.parameters(), strict=True):
+            ours.lerp_(new, 1.0 - decay)
