@@ -41,9 +41,10 @@ def test_plays_walks_shows_the_newest_frame_and_leaves(build: Build, tmp_path: P
         made = measured["last_frame"] - measured["first_frame"] + 1
         assert measured["received_fps"] > 10
         assert measured["shown"] > 0.8 * (made - FPS), "frames were lost outside the stall"
-        assert 0 <= measured["stall_age_ms"] < 250, "not the newest frame after the stall"
+        # The age is measured across two clocks whose offset is an estimate: it may be below zero.
+        assert -50 < measured["stall_age_ms"] < 250, "not the newest frame after the stall"
         assert measured["answered"] > FPS and measured["walked_m"] > 0.5
-        assert measured["round_trip_ms"] > 0 and measured["latency_ms"] > 0
+        assert measured["round_trip_ms"] > 0 and measured["latency_ms"] > -50
         assert measured["leave_ms"] < 500
 
         # The only seat is free again: the next player gets it.
