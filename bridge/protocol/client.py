@@ -44,12 +44,14 @@ __all__ = [
     "Event",
     "Frame",
     "FrameShown",
+    "HandOver",
     "Hello",
     "Input",
     "Offer",
     "Ping",
     "Pong",
     "PromptFramePart",
+    "RequestControl",
     "ServerMessage",
     "Start",
     "Stats",
@@ -92,6 +94,9 @@ class Hello(Record, frozen=True, tag_field="type", tag="hello"):
         about("largest frame that the client takes: width, height; a larger world is refused"),
     ] = None
     depth: Annotated[bool, about("send depth with every frame, if the world has it")] = False
+    wait: Annotated[
+        bool, about("wait in the queue if every seat is taken, instead of `no_free_seat`")
+    ] = False
     version: Annotated[Count, about("2. Checked before everything else")] = PROTOCOL_VERSION
 
 
@@ -169,8 +174,22 @@ class StatsRequest(Record, frozen=True, tag_field="type", tag="stats"):
     """Ask for `stats`."""
 
 
-class Bye(Record, frozen=True, tag_field="type", tag="bye"):
-    """Leave for good: the seat is free at once and the session cannot be resumed."""
+class RequestControl(Record, frozen=True, tag_field="type", tag="request_control"):
+    """Ask, as a spectator, for the controls of the session that is watched."""
+
+
+class HandOver(Record, frozen=True, tag_field="type", tag="hand_over"):
+    """Give the controls to the spectator who asked first; both receive a new `welcome`."""
+
+
+class Bye(Record, frozen=True, omit_defaults=True, tag_field="type", tag="bye"):
+    """Leave: the seat is free at once."""
+
+    keep: Annotated[
+        bool,
+        about("keep the world for `kept_s`, unless another player needs the seat: a page that is "
+              "closed may be loaded again. Absent: the session cannot be resumed"),
+    ] = False  # fmt: skip
 
 
 # --- server to client -------------------------------------------------------------------------
@@ -194,6 +213,9 @@ class Welcome(Record, frozen=True, tag_field="type", tag="welcome"):
         bool, about("whether the session's world runs already; if not, send `start`")
     ] = False
     ice_servers: Annotated[tuple[IceServer, ...], Meta(max_length=8)] = ()
+    kept_s: Annotated[
+        float | None, about("seconds that the seat is kept once the connection is lost")
+    ] = None
     version: Count = PROTOCOL_VERSION
 
     def __post_init__(self) -> None:
@@ -206,12 +228,13 @@ class Status(Record, frozen=True, tag_field="type", tag="status"):
 
     state: Annotated[
         State,
-        about("`ready`: the server waits for `start`; `reconnecting`: the worker died, frames "
-              "stop; `queued` is reserved"),
+        about("`ready`: the server waits for `start`; `queued`: for a seat; `reconnecting`: the "
+              "worker died, frames stop"),
     ]  # fmt: skip
     detail: Annotated[Text, about("for people")] = ""
     progress: Annotated[Share | None, about("how much is loaded")] = None
-    position: Annotated[Count | None, about("place in the queue")] = None
+    position: Annotated[Count | None, about("place in the queue, 0 is next")] = None
+    expected_wait_s: Annotated[float | None, about("seconds; absent: unknown")] = None
 
 
 class Frame(Record, frozen=True, tag_field="type", tag="frame"):
@@ -231,9 +254,23 @@ class Event(Record, frozen=True, tag_field="type", tag="event"):
     """Something happened that is no change of state."""
 
     name: Annotated[
-        Literal["world_lost", "world_restored", "seat_warning"], about("`seat_warning` is reserved")
-    ]
+        Literal[
+            "world_lost",
+            "world_restored",
+            "world_reset",
+            "session_resumed",
+            "seat_warning",
+            "control_requested",
+        ],
+        about("`world_reset`: the world could not be kept and begins again; `session_resumed`: "
+              "what passed while the client was away; `seat_warning`: the seat of an idle player "
+              "is free soon; `control_requested`: a spectator asks for the controls"),
+    ]  # fmt: skip
     detail: Annotated[Text, about("for people")] = ""
+    seconds: Annotated[
+        float | None, about("since the client was lost, or until the seat is free")
+    ] = None
+    frames: Annotated[Count | None, about("that the client missed")] = None
 
 
 class Error(Record, frozen=True, tag_field="type", tag="error"):
@@ -281,6 +318,16 @@ class Stats(Record, frozen=True, tag_field="type", tag="stats"):
 
 
 ClientMessage = (
-    Hello | PromptFramePart | Start | Input | Ping | Offer | FrameShown | StatsRequest | Bye
+    Hello
+    | PromptFramePart
+    | Start
+    | Input
+    | Ping
+    | Offer
+    | FrameShown
+    | StatsRequest
+    | RequestControl
+    | HandOver
+    | Bye
 )
 ServerMessage = Welcome | Status | Frame | Event | Error | Pong | Answer | Stats

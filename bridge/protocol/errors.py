@@ -19,6 +19,7 @@ ErrorCode = Literal[
     "invalid_input",
     "bad_prompt_frame",
     "no_free_seat",
+    "seat_lost",
     "world_failed",
     "unauthorized",
     "forbidden_origin",

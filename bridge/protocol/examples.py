@@ -114,6 +114,7 @@ VALID: Final[Mapping[str, Mapping[str, Record]]] = {
             "tiny",
             (1920, 1080),
             True,
+            True,
         ),
         "hello_smallest": c.Hello(),
         "prompt_frame": c.PromptFramePart(1, 2, 0, 3, b"\x89PNG\r\n"),
@@ -126,7 +127,10 @@ VALID: Final[Mapping[str, Mapping[str, Record]]] = {
         "frame_shown": c.FrameShown(7, 1300.25, 1310.5, -5.5, 16.68),
         "frame_shown_smallest": c.FrameShown(8, 1300.25, 1310.5),
         "stats": c.StatsRequest(),
+        "request_control": c.RequestControl(),
+        "hand_over": c.HandOver(),
         "bye": c.Bye(),
+        "bye_keep": c.Bye(True),
     },
     "server": {
         "welcome": c.Welcome(
@@ -141,6 +145,7 @@ VALID: Final[Mapping[str, Mapping[str, Record]]] = {
             "h264",
             False,
             (IceServer(("stun:stun.example.org",), "user", "secret"),),
+            30.0,
         ),
         "welcome_spectator": c.Welcome(
             "worldbridge 0",
@@ -166,11 +171,12 @@ VALID: Final[Mapping[str, Mapping[str, Record]]] = {
         ),
         "status": c.Status("loading", "reading weights", 0.25),
         "status_ready": c.Status("ready"),
-        "status_queued": c.Status("queued", position=3),
+        "status_queued": c.Status("queued", position=3, expected_wait_s=90.0),
         "status_playing": c.Status("playing"),
         "frame": c.Frame(_HEADER, _JPEG, "jpeg", b"\x10\x00\x20\x00", 0.001),
         "frame_header_alone": c.Frame(_HEADER.replace(input_sequence=-1, rtp=None)),
         "event": c.Event("world_lost", "the worker's process ended"),
+        "event_resumed": c.Event("session_resumed", "5 s were missed", 5.25, 158),
         "error": c.Error(
             "invalid_input",
             "message",

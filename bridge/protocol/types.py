@@ -218,7 +218,7 @@ class WorldSpec(Record, frozen=True):
 class Seats(Record, frozen=True):
     """The seats of a server."""
 
-    used: Count
+    used: Annotated[Count, about("also those that are kept for vanished players")]
     total: Count
 
 
@@ -227,10 +227,12 @@ class Seat(Record, frozen=True):
 
     state: Annotated[
         Literal["seated", "queued", "watching"],
-        about("`queued` is reserved: today a full server answers `no_free_seat`"),
+        about("`queued`: every seat is taken; a `status` follows whenever the place changes"),
     ]
     position: Annotated[Count | None, about("place in the queue, 0 is next")] = None
-    expected_wait_s: Annotated[float | None, about("seconds")] = None
+    expected_wait_s: Annotated[
+        float | None, about("seconds, from how long seats were held so far; absent: unknown")
+    ] = None
 
 
 class IceServer(Record, frozen=True):

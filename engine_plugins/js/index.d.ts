@@ -321,6 +321,7 @@ export namespace protocol {
     world?: string | null;
     maxFrame?: [number, number] | null;
     depth?: boolean;
+    wait?: boolean;
   }): object;
   function promptFrames(files: Uint8Array[]): object[];
   function start(fields?: {
@@ -340,7 +341,9 @@ export namespace protocol {
     refresh?: number | null;
   }): object;
   function statsRequest(): object;
-  function bye(): object;
+  function requestControl(): object;
+  function handOver(): object;
+  function bye(fields?: { keep?: boolean }): object;
   function encode(message: object): Uint8Array;
   function decode(data: Uint8Array): ServerMessage;
 }

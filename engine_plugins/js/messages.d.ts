@@ -92,6 +92,7 @@ export interface Welcome {
   codec: "h264" | "vp8" | "jpeg";
   started: boolean;
   ice_servers: IceServer[];
+  kept_s: number | null;
   version: number;
 }
 
@@ -101,6 +102,7 @@ export interface Status {
   detail: string;
   progress: number | null;
   position: number | null;
+  expected_wait_s: number | null;
 }
 
 export interface Frame {
@@ -114,8 +116,16 @@ export interface Frame {
 
 export interface Event {
   type: "event";
-  name: "world_lost" | "world_restored" | "seat_warning";
+  name:
+    | "world_lost"
+    | "world_restored"
+    | "world_reset"
+    | "session_resumed"
+    | "seat_warning"
+    | "control_requested";
   detail: string;
+  seconds: number | null;
+  frames: number | null;
 }
 
 export interface Error {

@@ -37,6 +37,7 @@ export const hello = ({
   world = null,
   maxFrame = null,
   depth = false,
+  wait = false,
 } = {}) => ({
   type: "hello",
   client,
@@ -49,6 +50,7 @@ export const hello = ({
   world,
   max_frame: maxFrame,
   depth,
+  wait,
   version: VERSION,
 });
 
@@ -117,7 +119,14 @@ export const frameShown = ({ frame, received, shown, offset = null, refresh = nu
 
 export const statsRequest = () => ({ type: "stats" });
 
-export const bye = () => ({ type: "bye" });
+/** Ask, as a spectator, for the controls. */
+export const requestControl = () => ({ type: "request_control" });
+
+/** Give the controls to the spectator who asked first. */
+export const handOver = () => ({ type: "hand_over" });
+
+/** Leave. `keep`: the world may be resumed, unless another player needs the seat. */
+export const bye = ({ keep = false } = {}) => (keep ? { type: "bye", keep } : { type: "bye" });
 
 /** Encode a message. @returns {Uint8Array} */
 export const encode = (message) => pack(message);
@@ -262,6 +271,7 @@ const SERVER_MESSAGES = {
     codec,
     started: [flag, false],
     ice_servers: [list(iceServer, { longest: 8 }), []],
+    kept_s: [number(-Infinity, Infinity), null],
     version: [integer(), VERSION],
   }),
   status: record({
@@ -269,6 +279,7 @@ const SERVER_MESSAGES = {
     detail: [text(), ""],
     progress: [number(0, 1), null],
     position: [integer(), null],
+    expected_wait_s: [number(-Infinity, Infinity), null],
   }),
   frame: record({
     header,
@@ -278,8 +289,17 @@ const SERVER_MESSAGES = {
     depth_scale: [number(0, 1e6), null],
   }),
   event: record({
-    name: oneOf("world_lost", "world_restored", "seat_warning"),
+    name: oneOf(
+      "world_lost",
+      "world_restored",
+      "world_reset",
+      "session_resumed",
+      "seat_warning",
+      "control_requested",
+    ),
     detail: [text(), ""],
+    seconds: [number(-Infinity, Infinity), null],
+    frames: [integer(), null],
   }),
   error: record({
     code: name,

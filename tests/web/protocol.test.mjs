@@ -28,10 +28,12 @@ for (const { name, bytes } of fixtures("invalid"))
 const BUILDERS = {
   bye: protocol.bye,
   frame_shown: protocol.frameShown,
+  hand_over: protocol.handOver,
   hello: ({ max_frame: maxFrame, ...fields }) => protocol.hello({ ...fields, maxFrame }),
   input: ({ states }) => protocol.input(states),
   offer: ({ sdp }) => protocol.offer(sdp),
   ping: ({ time }) => protocol.ping(time),
+  request_control: protocol.requestControl,
   start: ({ prompt_frames: promptFrames, ...fields }) =>
     protocol.start({ ...fields, promptFrames }),
   stats: protocol.statsRequest,
@@ -50,6 +52,7 @@ test("a message with absent fields gets their defaults", () => {
     detail: "",
     progress: null,
     position: null,
+    expected_wait_s: null,
   });
   const { header } = example("server_frame");
   delete header.rtp;

@@ -102,6 +102,7 @@ internal static class Harness
                 MaxWidth = 1920,
                 MaxHeight = 1080,
                 Depth = true,
+                Wait = true,
             }
         );
         Print("client_hello");
@@ -308,10 +309,13 @@ internal sealed class Json
                 Add("detail", Quote(m.Status.Detail));
                 Add("progress", Number(m.Status.Progress));
                 Add("position", Optional(m.Status.Position));
+                Add("expected_wait_s", Number(m.Status.ExpectedWaitS));
                 break;
             case MessageKind.Event:
                 Add("name", Quote(m.EventName));
                 Add("detail", Quote(m.EventDetail));
+                Add("seconds", Number(m.EventSeconds));
+                Add("frames", Optional(m.EventFrames));
                 break;
             case MessageKind.Error:
                 Add("code", Quote(m.Error.Code));
@@ -426,6 +430,7 @@ internal sealed class Json
         Add("codec", Quote(w.Codec));
         Add("started", Bool(w.Started));
         Add("ice_servers", "[" + string.Join(", ", Array.ConvertAll(w.IceServers, Ice)) + "]");
+        Add("kept_s", Number(w.KeptS));
         Add("version", Protocol.Version.ToString());
     }
 

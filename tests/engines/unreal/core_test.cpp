@@ -66,7 +66,7 @@ int Encodings(const std::string& folder) {
     hello.client = "page 1.0", hello.role = "spectator";
     hello.transports = {"webrtc", "websocket"}, hello.codecs = {"h264", "vp8", "jpeg"};
     hello.token = "secret", hello.resume = "resume-1", hello.session = "s-1", hello.world = "tiny";
-    hello.max_frame = {1920, 1080}, hello.depth = true;
+    hello.max_frame = {1920, 1080}, hello.depth = true, hello.wait = true;
     same("hello", Encode(hello));
     same("start_smallest", Encode(Start()));
     same("start", Encode(Start{"city", MaxInteger, "a city at night", 2}));

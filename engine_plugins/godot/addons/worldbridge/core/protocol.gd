@@ -25,7 +25,7 @@ static func hello(client: String, role: String, token: Variant = null, resume: V
 		world: Variant = null) -> Dictionary:
 	return {"type": "hello", "client": client, "role": role, "transports": ["websocket"],
 		"codecs": ["jpeg"], "token": token, "resume": resume, "session": null, "world": world,
-		"max_frame": null, "depth": false, "version": VERSION}
+		"max_frame": null, "depth": false, "wait": false, "version": VERSION}
 
 
 ## Begin the session's world, or restart it; what is null stays as it was.
@@ -314,20 +314,23 @@ static func _server_messages() -> Dictionary:
 			"codec": codec,
 			"started": _or(_rule("flag"), false),
 			"ice_servers": _or(_list(ice_server, 8), []),
+			"kept_s": _optional(_number()),
 			"version": _or(_integer(0), VERSION),
 		}),
 		"status": _record({
 			"state": _one_of(["loading", "playing", "queued", "ready", "reconnecting"]),
 			"detail": _or(text, ""), "progress": _optional(_number(0, 1)),
-			"position": _optional(_integer(0)),
+			"position": _optional(_integer(0)), "expected_wait_s": _optional(_number()),
 		}),
 		"frame": _record({
 			"header": _frame_header(), "image": _optional(bytes), "codec": _optional(codec),
 			"depth": _optional(bytes), "depth_scale": _optional(_number()),
 		}),
 		"event": _record({
-			"name": _one_of(["seat_warning", "world_lost", "world_restored"]),
-			"detail": _or(text, ""),
+			"name": _one_of(["control_requested", "seat_warning", "session_resumed", "world_lost",
+				"world_reset", "world_restored"]),
+			"detail": _or(text, ""), "seconds": _optional(_number()),
+			"frames": _optional(_integer(0)),
 		}),
 		"error": _record({
 			"code": name, "message": text, "expected": _or(text, ""), "got": _or(text, ""),
@@ -361,6 +364,7 @@ static func _client_messages() -> Dictionary:
 			"session": _optional(name), "world": _optional(name),
 			"max_frame": _optional(_list(_integer(1, 8192), 2, 2)),
 			"depth": _or(_rule("flag"), false),
+			"wait": _or(_rule("flag"), false),
 			"version": _or(_integer(0), VERSION),
 		}),
 		"prompt_frame": _record({
@@ -379,5 +383,7 @@ static func _client_messages() -> Dictionary:
 			"offset": _optional(_number()), "refresh": _optional(_number(1, 1000)),
 		}),
 		"stats": _record({}),
-		"bye": _record({}),
+		"request_control": _record({}),
+		"hand_over": _record({}),
+		"bye": _record({"keep": _or(_rule("flag"), false)}),
 	}

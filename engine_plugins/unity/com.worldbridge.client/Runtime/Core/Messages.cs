@@ -60,6 +60,9 @@ namespace WorldBridge
 
         /// <summary>Whether to send depth with every frame.</summary>
         public bool Depth;
+
+        /// <summary>Whether to wait in the queue if every seat is taken.</summary>
+        public bool Wait;
     }
 
     /// <summary>The full state of one controller at one moment. Its arrays are filled, never replaced.</summary>
@@ -191,6 +194,9 @@ namespace WorldBridge
 
         /// <summary>Servers for WebRTC.</summary>
         public IceServer[] IceServers = { };
+
+        /// <summary>How long the seat is kept once the connection is lost, in s; NaN: unknown.</summary>
+        public double KeptS = double.NaN;
     }
 
     /// <summary>The <c>status</c> message.</summary>
@@ -207,6 +213,9 @@ namespace WorldBridge
 
         /// <summary>Place in the queue; -1: none.</summary>
         public long Position = -1;
+
+        /// <summary>Expected wait in s; NaN: unknown.</summary>
+        public double ExpectedWaitS = double.NaN;
     }
 
     /// <summary>Which input a frame answers, its camera, and its time stamps in ms of server time.</summary>

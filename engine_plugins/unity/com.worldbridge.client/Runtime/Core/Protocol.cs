@@ -17,7 +17,7 @@ namespace WorldBridge
         /// <summary>Write <c>hello</c>.</summary>
         public static void WriteHello(MessagePackWriter to, Hello hello)
         {
-            Begin(to, "hello", 12);
+            Begin(to, "hello", 13);
             Text(to, "client", hello.Client);
             Text(to, "role", hello.Role);
             Texts(to, "transports", hello.Transports);
@@ -36,6 +36,8 @@ namespace WorldBridge
             }
             to.String("depth");
             to.Bool(hello.Depth);
+            to.String("wait");
+            to.Bool(hello.Wait);
             to.String("version");
             to.Int(Version);
         }

@@ -24,7 +24,15 @@ namespace WorldBridge
             "ready",
             "reconnecting",
         };
-        private static readonly string[] Events = { "seat_warning", "world_lost", "world_restored" };
+        private static readonly string[] Events =
+        {
+            "control_requested",
+            "seat_warning",
+            "session_resumed",
+            "world_lost",
+            "world_reset",
+            "world_restored",
+        };
         private static readonly string[] WorldKinds = { "autoregressive", "procedural" };
         private static readonly string[] ControlKinds = { "axis", "button", "look" };
 
@@ -45,6 +53,12 @@ namespace WorldBridge
 
         /// <summary>Get the detail of the last <c>event</c>.</summary>
         public string EventDetail { get; private set; }
+
+        /// <summary>Get the seconds of the last <c>event</c>; NaN: none.</summary>
+        public double EventSeconds { get; private set; } = double.NaN;
+
+        /// <summary>Get the missed frames of the last <c>event</c>; -1: none.</summary>
+        public long EventFrames { get; private set; } = -1;
 
         /// <summary>Get the client time of the last <c>pong</c> in ms.</summary>
         public double PongTime { get; private set; }
@@ -295,6 +309,8 @@ namespace WorldBridge
                 else if (reader.Is("progress"))
                     status.Progress = OptionalFloat("status.progress", 0, 1);
                 else if (reader.Is("position")) status.Position = OptionalInt("status.position");
+                else if (reader.Is("expected_wait_s"))
+                    status.ExpectedWaitS = OptionalFloat("status.expected_wait_s");
                 else reader.Skip(1);
             }
             Required("status.state", status.State);
@@ -304,17 +320,23 @@ namespace WorldBridge
         private void ReadEvent()
         {
             string name = null, detail = "";
+            double seconds = double.NaN;
+            long frames = -1;
             int keys = reader.Map("event");
             for (int i = 0; i < keys; i++)
             {
                 reader.Text("event");
                 if (reader.Is("name")) name = OneOf("event.name", Events);
                 else if (reader.Is("detail")) detail = reader.String("event.detail", Sentence);
+                else if (reader.Is("seconds")) seconds = OptionalFloat("event.seconds");
+                else if (reader.Is("frames")) frames = OptionalInt("event.frames");
                 else reader.Skip(1);
             }
             Required("event.name", name);
             EventName = name;
             EventDetail = detail;
+            EventSeconds = seconds;
+            EventFrames = frames;
         }
 
         private void ReadError()
@@ -375,6 +397,7 @@ namespace WorldBridge
                 else if (reader.Is("codec")) welcome.Codec = OneOf("welcome.codec", Codecs);
                 else if (reader.Is("started")) welcome.Started = reader.Bool("welcome.started");
                 else if (reader.Is("ice_servers")) welcome.IceServers = ReadIceServers();
+                else if (reader.Is("kept_s")) welcome.KeptS = OptionalFloat("welcome.kept_s");
                 else if (reader.Is("version")) version = reader.Int("welcome.version");
                 else reader.Skip(1);
             }

@@ -115,7 +115,8 @@ constexpr Record StateRecord = Of("", StateFields);
 constexpr Field HelloFields[] = {
     Str("client", 64).Or(), One("role", Roles).Or(), Str("transports", 64).List(0, 8).Or(), Str("codecs", 64).List(0, 8).Or(),
     Str("token", 256).OrNil(), Str("resume", 256).OrNil(), Str("session", 64).OrNil(), Str("world", 64).OrNil(),
-    Int("max_frame", 1, 8192).List(2, 2).OrNil(), Flag("depth").Or(), Int("version").Or()};
+    Int("max_frame", 1, 8192).List(2, 2).OrNil(), Flag("depth").Or(), Flag("wait").Or(), Int("version").Or()};
+constexpr Field ByeFields[] = {Flag("keep").Or()};
 constexpr Field PromptFrameFields[] = {
     Int("index", 0, 8), Int("count", 1, 9), Int("part", 0, 31), Int("parts", 1, 32), Bin("data", double(MaxPart))};
 constexpr Field StartFields[] = {
@@ -128,7 +129,7 @@ constexpr Field FrameShownFields[] = {
 constexpr Record ClientRecords[] = {
     Of("hello", HelloFields), Of("prompt_frame", PromptFrameFields, PartsInOrder), Of("start", StartFields),
     Of("input", InputFields), Of("ping", PingFields), Of("offer", SdpFields), Of("frame_shown", FrameShownFields),
-    {"stats", nullptr, 0}, {"bye", nullptr, 0}};
+    {"stats", nullptr, 0}, {"request_control", nullptr, 0}, {"hand_over", nullptr, 0}, Of("bye", ByeFields)};
 
 constexpr Field ControlFields[] = {
     Str("name", 64), One("kind", "axis|button|look"), Real("range", -HUGE_VAL, HUGE_VAL).List(2, 2).Or(),
@@ -151,10 +152,11 @@ constexpr Record IceRecord = Of("", IceFields);
 constexpr Field WelcomeFields[] = {
     Str("server", 64), Str("session", 64), Str("resume", 256), One("role", Roles), Sub("world", WorldRecord),
     Sub("seat", SeatRecord), Sub("seats", SeatsRecord), One("transport", "webrtc|websocket"), One("codec", Codecs),
-    Flag("started").Or(), Sub("ice_servers", IceRecord).List(0, 8).Or(), Int("version").Or()};
+    Flag("started").Or(), Sub("ice_servers", IceRecord).List(0, 8).Or(), Real("kept_s", -HUGE_VAL, HUGE_VAL).OrNil(),
+    Int("version").Or()};
 constexpr Field StatusFields[] = {
     One("state", "loading|playing|queued|ready|reconnecting"), Str("detail", 2000).Or(), Real("progress", 0, 1).OrNil(),
-    Int("position").OrNil()};
+    Int("position").OrNil(), Real("expected_wait_s", -HUGE_VAL, HUGE_VAL).OrNil()};
 constexpr Field HeaderFields[] = {
     Int("frame"), Int("input_sequence", -1), Ms("input_time"), Ms("t_input"), Ms("t_controls"), Ms("t_tokens"), Ms("t_frame"),
     Sub("camera", PoseRecord), Ms("t_gateway").Or(), Ms("t_encoded").Or(), Ms("t_sent").Or(), Int("width", 0, 8192).Or(),
@@ -163,7 +165,9 @@ constexpr Record HeaderRecord = Of("", HeaderFields);
 constexpr Field FrameFields[] = {
     Sub("header", HeaderRecord), Bin("image", double(MaxServerMessage)).OrNil(), One("codec", Codecs).OrNil(),
     Bin("depth", double(MaxServerMessage)).OrNil(), Real("depth_scale", 0, 1e6).AboveLow().OrNil()};
-constexpr Field EventFields[] = {One("name", "seat_warning|world_lost|world_restored"), Str("detail", 2000).Or()};
+constexpr Field EventFields[] = {
+    One("name", "control_requested|seat_warning|session_resumed|world_lost|world_reset|world_restored"), Str("detail", 2000).Or(),
+    Real("seconds", -HUGE_VAL, HUGE_VAL).OrNil(), Int("frames").OrNil()};
 constexpr Field ErrorFields[] = {
     Str("code", 64), Str("message", 2000), Str("expected", 2000).Or(), Str("got", 2000).Or(), Str("remedy", 2000).Or(),
     Str("path", 2000).Or(), Flag("fatal").Or()};
@@ -543,7 +547,7 @@ std::optional<Error> DecodeServer(const uint8_t* data, size_t size, ServerMessag
 
 Bytes Encode(const Hello& m) {
     Bytes out;
-    Writer w = Begin(out, "hello", 11);
+    Writer w = Begin(out, "hello", 12);
     w.String("client"), w.String(m.client);
     w.String("role"), w.String(m.role);
     w.String("transports"), Put(w, m.transports);
@@ -556,6 +560,7 @@ Bytes Encode(const Hello& m) {
     if (m.max_frame) w.Array(2), w.Integer((*m.max_frame)[0]), w.Integer((*m.max_frame)[1]);
     else w.Nil();
     w.String("depth"), w.Bool(m.depth);
+    w.String("wait"), w.Bool(m.wait);
     w.String("version"), w.Integer(ProtocolVersion);
     return out;
 }

@@ -47,6 +47,7 @@ struct Hello {
     std::optional<std::string> token, resume, session, world;
     std::optional<std::array<int64_t, 2>> max_frame;
     bool depth = false;
+    bool wait = false;  // in the queue, if every seat is taken
 };
 
 struct Start {
