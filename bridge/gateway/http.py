@@ -24,7 +24,7 @@ from worldbridge.bridge.gateway.origin import OriginGuard
 from worldbridge.bridge.gateway.peer import CloseRequest, Peer
 from worldbridge.bridge.gateway.prompts import media_type
 from worldbridge.bridge.gateway.static import StaticPage
-from worldbridge.bridge.protocol import MAX_CLIENT_MESSAGE, MAX_PART_MESSAGE, BridgeError
+from worldbridge.bridge.protocol import MAX_CLIENT_MESSAGE, MAX_PART_MESSAGE, BridgeError, encode
 from worldbridge.clock import now_ms
 
 # A message just above our limit is answered with an error of ours; one far above is refused by the
@@ -163,12 +163,12 @@ async def _read(gateway: Gateway, receive: Callable[[], Awaitable[Message]], pee
 async def _write(websocket: WebSocket, peer: Peer) -> None:
     try:
         while True:
-            data = await peer.next_bytes()
+            message = await peer.next_message()
             peer.writing_since_ms = now_ms()
-            if isinstance(data, CloseRequest):
-                await _close(websocket, data.reason)
+            if isinstance(message, CloseRequest):
+                await _close(websocket, message.reason)
                 return
-            await websocket.send_bytes(data)
+            await websocket.send_bytes(encode(message))
             peer.writing_since_ms = None
     except WebSocketDisconnect:
         pass  # the reader ends as well

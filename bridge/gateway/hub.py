@@ -20,7 +20,7 @@ from worldbridge.bridge.config import GatewayConfig
 from worldbridge.bridge.gateway.connection import Connection, Phase
 from worldbridge.bridge.gateway.latency import Metrics, client_spans, server_spans
 from worldbridge.bridge.gateway.limits import WORK_RATE
-from worldbridge.bridge.gateway.peer import Peer
+from worldbridge.bridge.gateway.peer import Link, Peer
 from worldbridge.bridge.gateway.players import PlayerSession
 from worldbridge.bridge.gateway.sessions import SessionManager, TaskSet
 from worldbridge.bridge.gateway.starts import Starter
@@ -30,6 +30,7 @@ from worldbridge.bridge.protocol import (
     Bye,
     ClientMessage,
     Codec,
+    Credit,
     Event,
     FrameShown,
     Hello,
@@ -156,7 +157,10 @@ class Gateway:
     # --- connections --------------------------------------------------------------------------
 
     def connect(
-        self, abort: Callable[[], None], heard: Callable[[], float] = lambda: -math.inf
+        self,
+        abort: Callable[[], None],
+        heard: Callable[[], float] = lambda: -math.inf,
+        link: Link = "websocket",
     ) -> Peer:
         """Return the peer of a new client.
 
@@ -165,7 +169,7 @@ class Gateway:
         """
         config = self._config
         connection = Connection(now_ms(), config.hello_s * 1000, config.silence_s * 1000)
-        peer = Peer(connection, abort, heard)
+        peer = Peer(connection, abort, heard, link)
         self._peers.add(peer)
         if len(self._peers) > config.max_clients:
             most, got = f"at most {config.max_clients} connections", f"{len(self._peers)}"
@@ -232,6 +236,8 @@ class Gateway:
                 peer.send(Pong(message.time, now_ms()))
             case FrameShown():
                 self._shown(peer, message)
+            case Credit():
+                peer.outbox.grant(message.frames)
             case Hello():
                 self._greet(peer, message)
             case PromptFramePart():

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import OrderedDict, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal, cast
 
 from worldbridge.bridge.gateway.connection import Connection, PromptUpload
 from worldbridge.bridge.gateway.latency import VsyncAligner
@@ -15,6 +15,7 @@ from worldbridge.bridge.gateway.limits import WorkBudget
 from worldbridge.bridge.gateway.players import PlayerSession
 from worldbridge.bridge.media.encoder import VideoPacket
 from worldbridge.bridge.protocol import (
+    MAX_CREDIT,
     BridgeError,
     Codec,
     Error,
@@ -24,14 +25,14 @@ from worldbridge.bridge.protocol import (
     ServerMessage,
     Start,
     Transport,
-    encode,
 )
 from worldbridge.bridge.transports.webrtc import RtcConnection
 from worldbridge.clock import now_ms
 
-CODECS: Final[Mapping[str, tuple[Codec, ...]]] = {  # by transport, the best first
-    "webrtc": ("h264", "vp8"),
-    "websocket": ("jpeg",),
+Link = Literal["websocket", "zeromq"]  # what carries the messages
+CODECS: Final[Mapping[Link, Mapping[str, tuple[Codec, ...]]]] = {  # by transport, the best first
+    "websocket": {"webrtc": ("h264", "vp8"), "websocket": ("jpeg",)},
+    "zeromq": {"zeromq": ("i420", "rgb", "bgra", "jpeg")},
 }
 MAX_WAITING: Final = 64
 REMEMBERED_FRAMES: Final = 64
@@ -45,12 +46,16 @@ class CloseRequest:
 
 
 class Outbox:
-    """Messages in order, and beside them the newest frame. Bounded in number."""
+    """Messages in order, and beside them the newest frame. Bounded in number.
+
+    `credit` is how many frames may be taken; None: any number.
+    """
 
     def __init__(self) -> None:
         self._messages: deque[ServerMessage | CloseRequest] = deque()
         self._frame: Frame | None = None
         self._filled = asyncio.Event()
+        self.credit: int | None = None
         self.dropped = 0
 
     def put(self, message: ServerMessage | CloseRequest) -> bool:
@@ -66,6 +71,11 @@ class Outbox:
         self._frame = frame
         self._filled.set()
 
+    def grant(self, frames: int) -> None:
+        """Let that number of frames more be taken, up to MAX_CREDIT altogether."""
+        self.credit = min(MAX_CREDIT, (self.credit or 0) + frames)
+        self._filled.set()
+
     def clear(self) -> None:
         self._messages.clear()
         self._frame = None
@@ -74,8 +84,10 @@ class Outbox:
         while True:
             if self._messages:
                 return self._messages.popleft()
-            if self._frame is not None:
+            if self._frame is not None and self.credit != 0:
                 frame, self._frame = self._frame, None
+                if self.credit is not None:
+                    self.credit -= 1
                 return frame
             self._filled.clear()
             await self._filled.wait()
@@ -91,20 +103,24 @@ class PendingStart:
 
 
 class Peer:
-    """A client as the gateway sees it; the WebSocket behind it belongs to `http`."""
+    """A client as the gateway sees it; the socket behind it belongs to `http` or `zeromq`."""
 
     def __init__(
         self,
         connection: Connection,
         abort: Callable[[], None],
         heard: Callable[[], float] = lambda: -math.inf,
+        link: Link = "websocket",
     ) -> None:
         self.connection = connection
+        self.link = link
         self._heard = heard
         self.outbox = Outbox()
+        self.outbox.credit = 0 if link == "zeromq" else None
         self.budget = WorkBudget()
         self.session: PlayerSession | None = None
-        self.transport: Transport = "websocket"
+        self.transport: Transport = link
+        self.image_codec: Codec = "jpeg"  # of frames that do not travel as video
         self.codecs: tuple[str, ...] = ()
         self.upload = PromptUpload()
         self.rtc: RtcConnection | None = None
@@ -131,18 +147,21 @@ class Peer:
 
         Raises BridgeError unsupported.
         """
+        offered = CODECS[self.link]
         for transport in hello.transports:
-            for codec in CODECS.get(transport, ()):
-                if codec in hello.codecs:
-                    self.transport = "webrtc" if transport == "webrtc" else "websocket"
-                    self.codecs = hello.codecs
-                    return codec
+            codec = _first_common(offered.get(transport, ()), hello.codecs, self.link)
+            if codec is not None:
+                self.transport, self.codecs = cast(Transport, transport), hello.codecs
+                if transport == self.link:
+                    self.image_codec = codec
+                return codec
+        ways = (f"{transport} with {' or '.join(codecs)}" for transport, codecs in offered.items())
         raise BridgeError(
             "unsupported",
             "client and server have no way to send frames in common",
-            "webrtc with h264 or vp8, or websocket with jpeg",
+            ", or ".join(ways),
             f"{', '.join(hello.transports)} with {', '.join(hello.codecs)}"[:200],
-            "Offer `websocket` and `jpeg`, which every server has.",
+            f"Offer `{self.link}` and `jpeg`, which every server has.",
             "hello.transports",
         )
 
@@ -153,13 +172,13 @@ class Peer:
         """The codec of the frames that can be sent now, None if none can."""
         if self.closing_since_ms is not None:
             return None
-        if self.transport == "websocket":
-            return "jpeg"
+        if self.transport != "webrtc":
+            return self.image_codec
         return self.rtc.codec if self.rtc is not None and self.rtc_open else None
 
-    def show_jpeg(self, header: FrameHeader, jpeg: bytes) -> None:
-        """Send a frame by WebSocket, instead of one that still waits."""
-        self.outbox.put_frame(Frame(self._localised(header), jpeg, "jpeg"))
+    def show_image(self, header: FrameHeader, image: bytes, codec: Codec) -> None:
+        """Send a frame by WebSocket or ZeroMQ, instead of one that still waits."""
+        self.outbox.put_frame(Frame(self._localised(header), image, codec))
 
     def show_packet(self, header: FrameHeader, packet: VideoPacket) -> None:
         """Send a frame by WebRTC."""
@@ -195,8 +214,8 @@ class Peer:
             self.outbox.put(CloseRequest(reason))
             self.connection.close()
 
-    async def next_bytes(self) -> bytes | CloseRequest:
-        """Return what to write to the WebSocket next. A frame is stamped at the last moment."""
+    async def next_message(self) -> ServerMessage | CloseRequest:
+        """Return what to write to the socket next. A frame is stamped at the last moment."""
         message = await self.outbox.take()
         if isinstance(message, CloseRequest):
             return message
@@ -205,7 +224,7 @@ class Peer:
             header = message.header.replace(t_sent=now_ms(), dropped=dropped)
             self.remember(header)
             message = message.replace(header=header)
-        return encode(message)
+        return message
 
     def overdue(self, stall_ms: float, now: float) -> BridgeError | None:
         """Return why this client should be dropped now, or None."""
@@ -230,6 +249,13 @@ class Peer:
     def recall(self, frame: int) -> FrameHeader | None:
         """Return and forget the header of a frame that was sent."""
         return self._headers.pop(frame, None)
+
+
+def _first_common(ours: Sequence[Codec], theirs: Sequence[str], link: Link) -> Codec | None:
+    """Return our best codec that the client has; of ZeroMQ, where all cost little, its best."""
+    if link == "zeromq":
+        return next((cast(Codec, codec) for codec in theirs if codec in ours), None)
+    return next((codec for codec in ours if codec in theirs), None)
 
 
 def too_slow(got: str) -> BridgeError:

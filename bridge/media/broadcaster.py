@@ -10,7 +10,13 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from worldbridge.bridge.media import LatestValue
-from worldbridge.bridge.media.encoder import JpegEncoder, VideoCodec, VideoEncoder, VideoPacket
+from worldbridge.bridge.media.encoder import (
+    JpegEncoder,
+    VideoCodec,
+    VideoEncoder,
+    VideoPacket,
+    raw_pixels,
+)
 from worldbridge.bridge.protocol import Codec, FrameHeader, RawFrame, WorldSpec
 from worldbridge.clock import now_ms
 
@@ -25,7 +31,7 @@ class Viewer(Protocol):
         """The codec of its frames, None while none can be sent."""
         ...
 
-    def show_jpeg(self, header: FrameHeader, jpeg: bytes) -> None: ...
+    def show_image(self, header: FrameHeader, image: bytes, codec: Codec) -> None: ...
     def show_packet(self, header: FrameHeader, packet: VideoPacket) -> None: ...
 
 
@@ -38,7 +44,7 @@ class Quality:
 @dataclass(frozen=True, slots=True)
 class _Encoded:
     header: FrameHeader
-    jpeg: bytes | None
+    images: dict[Codec, bytes]
     packets: dict[VideoCodec, VideoPacket]
 
 
@@ -103,10 +109,19 @@ class Broadcaster:
         packets = {codec: self._encode_video(codec, frame) for codec in _VIDEO if codec in wanted}
         for unwanted in [codec for codec in self._video if codec not in wanted]:
             del self._video[unwanted]  # the next viewer begins with a key frame anyway
-        jpeg = self._jpeg.encode(frame.payload) if "jpeg" in wanted else None
+        images: dict[Codec, bytes] = {
+            codec: self._encode_image(codec, frame)
+            for codec in wanted
+            if codec is not None and codec not in packets
+        }
         dropped = frame.header.dropped + self.dropped
         header = frame.header.replace(t_encoded=now_ms(), dropped=dropped)
-        return _Encoded(header, jpeg, packets)
+        return _Encoded(header, images, packets)
+
+    def _encode_image(self, codec: Codec, frame: RawFrame) -> bytes:
+        if codec == "jpeg":
+            return self._jpeg.encode(frame.payload)
+        return raw_pixels(frame.payload, self._spec.width, self._spec.height, codec)
 
     def _encode_video(self, codec: VideoCodec, frame: RawFrame) -> VideoPacket:
         encoder = self._video.get(codec)
@@ -119,10 +134,9 @@ class Broadcaster:
     def _deliver(self, encoded: _Encoded) -> None:
         for viewer in list(self.viewers):
             wants = viewer.wants
-            if wants == "jpeg":
-                if encoded.jpeg is not None:
-                    viewer.show_jpeg(encoded.header, encoded.jpeg)
-            elif wants is not None and wants in encoded.packets:
+            if wants in encoded.images:
+                viewer.show_image(encoded.header, encoded.images[wants], wants)
+            elif wants in encoded.packets:
                 viewer.show_packet(encoded.header, encoded.packets[wants])
 
 

@@ -17,7 +17,7 @@ from av.video.frame import PictureType
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
-from worldbridge.bridge.protocol import Buffer, i420_bytes
+from worldbridge.bridge.protocol import Buffer, Codec, i420_bytes
 
 VideoCodec = Literal["h264", "vp8"]
 Plane = NDArray[np.uint8]
@@ -142,6 +142,20 @@ class JpegEncoder:
             self._luma[y], self._chroma[u], self._chroma[v], quality=self._quality, fastdct=True
         )
         return data
+
+
+_RAW: Final[dict[Codec, str]] = {"rgb": "rgb24", "bgra": "bgra"}  # as PyAV names them
+
+
+def raw_pixels(i420: Buffer, width: int, height: int, codec: Codec) -> bytes:
+    """Return a frame uncompressed, as `codec` (`i420`, `rgb` or `bgra`) lays it out; full range."""
+    if codec == "i420":
+        return bytes(i420)
+    split_i420(i420, width, height)  # raises with the sizes
+    planes = np.frombuffer(i420, np.uint8).reshape(height * 3 // 2, width)
+    frame = av.VideoFrame.from_ndarray(planes, format="yuv420p")
+    pixels: bytes = frame.to_ndarray(format=_RAW[codec]).tobytes()
+    return pixels
 
 
 def _table(values: NDArray[np.float64]) -> Plane:

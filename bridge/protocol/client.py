@@ -8,6 +8,7 @@ from msgspec import Meta
 
 from worldbridge.bridge.protocol.errors import BridgeError
 from worldbridge.bridge.protocol.types import (
+    MAX_CREDIT,
     MAX_PART,
     MAX_PROMPT_FRAMES,
     MAX_TEXT,
@@ -40,6 +41,7 @@ __all__ = [
     "Answer",
     "Bye",
     "ClientMessage",
+    "Credit",
     "Error",
     "Event",
     "Frame",
@@ -73,13 +75,17 @@ class Hello(Record, frozen=True, tag_field="type", tag="hello"):
     transports: Annotated[
         tuple[Name, ...],
         Meta(max_length=8),
-        about("ways to receive frames, the preferred one first: `webrtc`, `websocket`"),
+        about(
+            "ways to receive frames, the preferred one first: `webrtc`, `websocket`; over ZeroMQ: "
+            "`zeromq`"
+        ),
     ] = ("websocket",)
     codecs: Annotated[
         tuple[Name, ...],
         Meta(max_length=8),
         about("codecs that the client decodes: `h264` and `vp8` by `webrtc`, `jpeg` by "
-              "`websocket`"),
+              "`websocket`, `i420`, `rgb`, `bgra` and `jpeg` by `zeromq`: there the first one "
+              "is taken"),
     ] = ("jpeg",)  # fmt: skip
     token: Annotated[Token | None, about("the server's secret, if it requires one")] = None
     resume: Annotated[
@@ -170,6 +176,18 @@ class FrameShown(Record, frozen=True, tag_field="type", tag="frame_shown"):
     ] = None  # fmt: skip
 
 
+class Credit(Record, frozen=True, tag_field="type", tag="credit"):
+    """Let the server send more frames: the newest ones, as they come.
+
+    Over ZeroMQ none is sent without; over a WebSocket only what was granted is sent once one came.
+    """
+
+    frames: Annotated[
+        Annotated[int, Meta(ge=1, le=MAX_CREDIT)],
+        about(f"how many more; what is granted and not used yet is at most {MAX_CREDIT}"),
+    ]
+
+
 class StatsRequest(Record, frozen=True, tag_field="type", tag="stats"):
     """Ask for `stats`."""
 
@@ -241,8 +259,16 @@ class Frame(Record, frozen=True, tag_field="type", tag="frame"):
     """One frame; without `image` it travels as WebRTC video."""
 
     header: FrameHeader
-    image: Annotated[bytes | None, about("the frame as a file")] = None
-    codec: Annotated[Codec | None, about("of `image`: `jpeg`, full range")] = None
+    image: Annotated[
+        bytes | None, about("the frame, as `codec` says; over ZeroMQ in a part of its own")
+    ] = None
+    codec: Annotated[
+        Codec | None,
+        about(
+            "of `image`: `jpeg`, full range; `rgb`: uint8 [height, width, 3]; `bgra`: uint8 "
+            "[height, width, 4]; `i420`: planes Y, U and V, BT.601, limited range"
+        ),
+    ] = None
     depth: Annotated[
         bytes | None,
         about("uint16 little-endian [height, width]; metres are value * `depth_scale`"),
@@ -325,6 +351,7 @@ ClientMessage = (
     | Ping
     | Offer
     | FrameShown
+    | Credit
     | StatsRequest
     | RequestControl
     | HandOver

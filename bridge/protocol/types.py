@@ -18,6 +18,7 @@ __all__ = [
     "AXES",
     "BUTTONS",
     "MAX_CLIENT_MESSAGE",
+    "MAX_CREDIT",
     "MAX_HELLO",
     "MAX_INPUT",
     "MAX_PART",
@@ -59,6 +60,7 @@ MAX_PROMPT_BYTES: Final = 8 * 1024 * 1024  # all prompt frames of one start, as 
 MAX_SERVER_MESSAGE: Final = 8 * 1024 * 1024
 MAX_SAVED_SESSION: Final = 16 * 1024 * 1024
 MAX_PAYLOAD: Final = 64 * 1024 * 1024
+MAX_CREDIT: Final = 8  # frames
 
 STATES_PER_INPUT: Final = 4
 AXES: Final = 4
@@ -68,8 +70,8 @@ MAX_SIDE: Final = 8192
 MAX_INT: Final = 2**53 - 1  # the largest integer that a JavaScript client can hold
 
 Role = Literal["player", "spectator", "engine"]
-Transport = Literal["webrtc", "websocket"]
-Codec = Literal["h264", "vp8", "jpeg"]
+Transport = Literal["webrtc", "websocket", "zeromq"]
+Codec = Literal["h264", "vp8", "jpeg", "rgb", "bgra", "i420"]
 State = Literal["loading", "ready", "queued", "playing", "reconnecting"]
 WorldKind = Literal["procedural", "autoregressive"]
 Buffer = bytes | bytearray | memoryview
@@ -270,7 +272,9 @@ class FrameHeader(Record, frozen=True):
     t_encoded: Annotated[Milliseconds, about("it was compressed")] = 0.0
     t_sent: Annotated[
         Milliseconds,
-        about("its first byte (WebSocket) or last packet (WebRTC) was handed to the network"),
+        about(
+            "its first byte (WebSocket, ZeroMQ) or last packet (WebRTC) was handed to the network"
+        ),
     ] = 0.0
     width: Annotated[Annotated[int, Meta(ge=0, le=MAX_SIDE)], about("pixels")] = 0
     height: Annotated[Annotated[int, Meta(ge=0, le=MAX_SIDE)], about("pixels")] = 0

@@ -382,6 +382,7 @@ static func _client_messages() -> Dictionary:
 			"frame": _integer(0), "received": _number(), "shown": _number(),
 			"offset": _optional(_number()), "refresh": _optional(_number(1, 1000)),
 		}),
+		"credit": _record({"frames": _integer(1, 8)}),
 		"stats": _record({}),
 		"request_control": _record({}),
 		"hand_over": _record({}),

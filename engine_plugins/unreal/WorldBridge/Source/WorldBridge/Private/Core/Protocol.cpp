@@ -126,10 +126,12 @@ constexpr Field PingFields[] = {Ms("time")};
 constexpr Field SdpFields[] = {Str("sdp", 60000)};
 constexpr Field FrameShownFields[] = {
     Int("frame"), Ms("received"), Ms("shown"), Ms("offset").OrNil(), Real("refresh", 1, 1000).OrNil()};
+constexpr Field CreditFields[] = {Int("frames", 1, 8)};
 constexpr Record ClientRecords[] = {
     Of("hello", HelloFields), Of("prompt_frame", PromptFrameFields, PartsInOrder), Of("start", StartFields),
     Of("input", InputFields), Of("ping", PingFields), Of("offer", SdpFields), Of("frame_shown", FrameShownFields),
-    {"stats", nullptr, 0}, {"request_control", nullptr, 0}, {"hand_over", nullptr, 0}, Of("bye", ByeFields)};
+    Of("credit", CreditFields), {"stats", nullptr, 0}, {"request_control", nullptr, 0}, {"hand_over", nullptr, 0},
+    Of("bye", ByeFields)};
 
 constexpr Field ControlFields[] = {
     Str("name", 64), One("kind", "axis|button|look"), Real("range", -HUGE_VAL, HUGE_VAL).List(2, 2).Or(),
