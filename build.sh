@@ -200,12 +200,19 @@ run_node_tests() {
   (cd "$ROOT" && node --test tests/web/*.test.*)
 }
 
-# One pytest run; its counts go into the closing line of them all.
+# One pytest run; its counts go into the closing line of them all. A handful of failures run once
+# more, alone: a machine that is shared with others pauses a test for seconds now and then. A test
+# that fails twice has failed; one that passes then is named at the end.
 part() { # part WHAT ARGS...
   local rc=0
   say "$1"
   shift
-  CHROMIUM="$(find_browser)" "$PY" -m pytest --junitxml="$results/$((++parts)).xml" "$@" || rc=$?
+  "$PY" -m pytest --cache-clear --junitxml="$results/$((++parts)).xml" "$@" || rc=$?
+  if ((rc == 1)) && (($(grep -cE '<(failure|error)' "$results/$parts.xml") <= 5)); then
+    rc=0
+    say "once more, alone: what failed"
+    "$PY" -m pytest --last-failed --junitxml="$results/$((++parts)).xml" "$@" -n 0 || rc=$?
+  fi
   if ((rc != 0 && rc != 5)); then failed=$rc; fi # 5: nothing to run in this part
 }
 
@@ -224,6 +231,8 @@ run_tests() { # run_tests [--fast | --all] [ARGS of pytest]
   if [[ "$which" == default ]] && (($# > 0)); then
     CHROMIUM="$(find_browser)" exec "$PY" -m pytest "$@"
   fi
+  CHROMIUM="$(find_browser)"
+  export CHROMIUM
   parts=0 failed=0 results="$(mktemp -d)" # not local: the trap runs after the function
   trap 'rm -rf "$results"' EXIT
   jobs="$(nproc)"
