@@ -9,11 +9,10 @@ torch.
 
 from __future__ import annotations
 
-import asyncio
 import io
 import struct
+import warnings
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
 import numpy as np
@@ -21,20 +20,14 @@ import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from worldbridge.bridge.protocol import (
-    MAX_PAYLOAD,
-    MAX_PROMPT_FRAMES,
-    BridgeError,
-    PromptFrames,
-    WorldSpec,
-)
+from worldbridge.bridge.protocol import MAX_PAYLOAD, MAX_PROMPT_FRAMES, BridgeError, PromptFrames
 
 __all__ = [
     "MAX_ASPECT",
+    "MAX_JPEG_PIXELS",
     "MAX_PIXELS",
     "MAX_TOTAL_PIXELS",
     "MIN_SIDE",
-    "PromptDecoder",
     "check_files",
     "media_type",
     "read_prompt_frames",
@@ -45,7 +38,11 @@ _NOTES: Final = {b"iCCP", b"tEXt", b"zTXt", b"iTXt"}
 _JPEG, _JPEG_SCAN, _JPEG_END = b"\xff\xd8", b"\xff\xda", b"\xff\xd9"
 FORMATS: Final = ("PNG", "JPEG", "WEBP")
 MIN_SIDE: Final = 16  # pixels
-MAX_PIXELS: Final = 36_000_000  # above 8K (7680x4320)
+MAX_PIXELS: Final = 64_000_000
+MAX_JPEG_PIXELS: Final = (
+    128_000_000  # scaled while it is decoded; cameras have up to 108 megapixels
+)
+_WHOLE_PIXELS: Final = 36_000_000  # above 8K (7680x4320); larger ones are halved as they are
 MAX_TOTAL_PIXELS: Final = 80_000_000  # of all files of a start: nine of 4K
 MAX_ASPECT: Final = 8  # the longer side; enlarging a thread to a world's size would not end
 
@@ -101,9 +98,7 @@ def media_type(file: bytes) -> str:
     return "image/webp" if file.startswith(b"RIFF") else "image/jpeg"
 
 
-def _open_all(
-    files: Sequence[bytes], fit: tuple[int, int] | None = None
-) -> list[tuple[Image.Image, str]]:
+def _open_all(files: Sequence[bytes], fit: tuple[int, int]) -> list[tuple[Image.Image, str]]:
     """Return every file with its header checked, and its name for errors.
 
     `fit`: (height, width) that they will be scaled to. A JPEG is then decoded at a size that is
@@ -117,11 +112,7 @@ def _open_all(
             "Send the newest ones.",
         )
     names = [f"prompt frame {number} of {len(files)}" for number in range(1, len(files) + 1)]
-    images = [(_open(data, name), name) for data, name in zip(files, names, strict=True)]
-    for image, _ in images:
-        if fit is not None:
-            side = 2 * max(fit)  # either side, as it may be turned; what is left is filtered
-            image.draft(image.mode, (side, side))
+    images = [(_open(data, name, fit), name) for data, name in zip(files, names, strict=True)]
     total = sum(image.width * image.height for image, _ in images)
     if total > MAX_TOTAL_PIXELS:
         raise _bad(
@@ -133,14 +124,18 @@ def _open_all(
     return images
 
 
-def _open(data: bytes, name: str) -> Image.Image:
+def _open(data: bytes, name: str, fit: tuple[int, int]) -> Image.Image:
     if not data:
         raise _bad(f"{name} is empty", _FORMATS_TEXT, "0 bytes", "Send the file's bytes.")
     size = _webp_size(data)
     if size is not None:  # opening the file makes room for its pixels
         _check_size(*size, name)
     try:
-        image = Image.open(io.BytesIO(_with_end(_without_notes(data))), formats=FORMATS)
+        with warnings.catch_warnings():
+            warnings.simplefilter(
+                "ignore", Image.DecompressionBombWarning
+            )  # we have our own limits
+            image = Image.open(io.BytesIO(_with_end(_without_notes(data))), formats=FORMATS)
     except UnidentifiedImageError as error:
         got = f"{len(data)} bytes that begin with {data[:12].hex(' ')}"
         raise _bad(
@@ -150,7 +145,12 @@ def _open(data: bytes, name: str) -> Image.Image:
         raise _too_large(name, str(error)) from error
     except _DAMAGED as error:
         raise _unreadable(name, error) from error
-    _check_size(*image.size, name)
+    if image.width * image.height <= MAX_JPEG_PIXELS:
+        side = 2 * max(fit)  # either side, as it may be turned; what is left is filtered
+        image.draft(image.mode, (side, side))  # changes the size of JPEGs alone
+    _check_size(
+        *image.size, name, MAX_JPEG_PIXELS if image.format in ("JPEG", "MPO") else MAX_PIXELS
+    )
     # A camera's JPEG may hold a second image, such as a preview: that is no animation.
     frames = getattr(image, "n_frames", 1)
     if image.format != "MPO" and frames > 1:
@@ -211,10 +211,10 @@ def _webp_size(data: bytes) -> tuple[int, int] | None:
     return None
 
 
-def _check_size(width: int, height: int, name: str) -> None:
+def _check_size(width: int, height: int, name: str, most: int = MAX_PIXELS) -> None:
     got = f"{width}x{height}"
-    if width * height > MAX_PIXELS:
-        raise _too_large(name, f"{got}, which is {width * height}")
+    if width * height > most:
+        raise _too_large(name, f"{got}, which is {width * height}", most)
     if min(width, height) < MIN_SIDE or max(width, height) > MAX_ASPECT * min(width, height):
         raise _bad(
             f"{name} is too small or too narrow",
@@ -228,6 +228,8 @@ def _decode(image: Image.Image, name: str) -> Image.Image:
     """Return the image as RGB, upright, over black."""
     try:
         image.load()
+        if image.width * image.height > _WHOLE_PIXELS and not image.mode.startswith("I;16"):
+            image = image.convert("RGBA" if image.has_transparency_data else "RGB").reduce(2)
         upright = ImageOps.exif_transpose(image)
         if upright.mode.startswith("I;16"):  # Pillow would clip 16 bits to 8
             return Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8)).convert("RGB")
@@ -253,16 +255,23 @@ def _fit(image: Image.Image, height: int, width: int) -> NDArray[np.uint8]:
     return np.asarray(image.crop((left, top, left + width, top + height)))
 
 
-def _too_large(name: str, got: str) -> BridgeError:
+def _too_large(name: str, got: str, most: int = MAX_PIXELS) -> BridgeError:
     return _bad(
         f"{name} is too large",
-        f"at most {MAX_PIXELS} pixels",
+        f"at most {most} pixels",
         got,
         "Send it smaller; it is scaled to the world's size anyway.",
     )
 
 
 def _unreadable(name: str, error: Exception) -> BridgeError:
+    if isinstance(error, MemoryError):
+        return _bad(
+            f"{name} takes too much memory to decode",
+            "an image that fits into the decoder's memory",
+            "a larger one",
+            "Send it smaller; it is scaled to the world's size anyway.",
+        )
     return _bad(
         f"{name} is damaged",
         f"{_FORMATS_TEXT}, whole",
@@ -273,31 +282,3 @@ def _unreadable(name: str, error: Exception) -> BridgeError:
 
 def _bad(message: str, expected: str, got: str, remedy: str) -> BridgeError:
     return BridgeError("bad_prompt_frame", message, expected, got, remedy)
-
-
-class PromptDecoder:
-    """Decodes prompt frames in one thread, beside the event loop.
-
-    What waits for the thread can be cancelled, so a client that keeps changing its mind cannot
-    pile up megabytes.
-    """
-
-    def __init__(self) -> None:
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="prompt frames")
-        self._free = asyncio.Lock()
-
-    async def decode(self, files: Sequence[bytes], spec: WorldSpec) -> PromptFrames:
-        """Return the frames at the size of a world. Raises BridgeError bad_prompt_frame."""
-        async with self._free:
-            loop = asyncio.get_running_loop()
-            work = loop.run_in_executor(
-                self._thread, read_prompt_frames, files, spec.height, spec.width
-            )
-            try:
-                return await asyncio.shield(work)
-            except asyncio.CancelledError:
-                await asyncio.wait([work])  # a thread cannot be cancelled: it is not free before
-                raise
-
-    def close(self) -> None:
-        self._thread.shutdown(wait=False, cancel_futures=True)

@@ -7,7 +7,7 @@ from typing import Protocol
 
 from worldbridge.bridge.gateway.peer import Peer, PendingStart
 from worldbridge.bridge.gateway.players import PlayerSession
-from worldbridge.bridge.gateway.prompts import PromptDecoder
+from worldbridge.bridge.gateway.prompt_process import PromptDecoder
 from worldbridge.bridge.gateway.sessions import SessionManager, TaskSet
 from worldbridge.bridge.protocol import BridgeError, PromptFrames, Start, Status
 

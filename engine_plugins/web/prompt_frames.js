@@ -7,6 +7,7 @@ import { byId, setText, toast } from "./dom.js";
 const SERVER_IMAGE = "prompt-frame"; // URL of the server's own prompt frame
 const TYPES = ["image/png", "image/jpeg", "image/webp"];
 const MAX_BYTES = 2_000_000; // of one image; a larger one has more detail than a world uses
+const MAX_PIXELS = 36_000_000; // of one image; above it the server has to scale as well
 const MAX_SIDE = 2048; // pixels
 
 const counted = (count) => (count === 1 ? "1 image" : `${count} images`);
@@ -40,7 +41,7 @@ async function bytesOf(file, budget) {
     throw new Error(`${file.name} is damaged or not an image.`);
   }
   const { width, height } = bitmap;
-  const fits = file.size <= budget;
+  const fits = file.size <= budget && width * height <= MAX_PIXELS;
   try {
     if (fits) return new Uint8Array(await file.arrayBuffer());
     const scale = Math.min(1, MAX_SIDE / Math.max(width, height));

@@ -29,7 +29,7 @@ __all__ = [
 
 MAX_PROMPT_FRAMES = 9
 MIN_SIDE = 16  # pixels
-MAX_PIXELS = 36_000_000  # of one image
+MAX_PIXELS = 64_000_000  # of one image
 MAX_ASPECT = 8  # the longer side
 
 
