@@ -1,4 +1,4 @@
-"""`worldbridge bench`: measure kernels, decode modes, concurrent sessions and the memory."""
+"""`worldbridge bench`: kernels, decode modes, concurrent sessions, the memory and the bridge."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from worldbridge.runtime.config import MODES
 __all__ = ["bench"]
 
 bench = typer.Typer(
-    help="Measure kernels, decoding, players and memory on this machine.",
+    help="Measure kernels, decoding, players, memory and the bridge on this machine.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -217,6 +217,51 @@ def memory(
         )
 
     _report(work, memory_table, out, as_json)
+
+
+@bench.command()
+def bridge(
+    transport: Annotated[
+        list[str] | None,
+        typer.Option(help="Transport to measure besides naive; repeatable.  [default: all]"),
+    ] = None,
+    fps: Annotated[
+        list[float] | None,
+        typer.Option(min=1, max=240, help="Frames per second; repeatable.  [default: 30 and 60]"),
+    ] = None,
+    viewers: Annotated[
+        list[int] | None,
+        typer.Option(
+            min=1,
+            max=64,
+            help="Viewers at the same time: a player and spectators; repeatable.  "
+            "[default: 1, 9 and 16]",
+        ),
+    ] = None,
+    seconds: Annotated[
+        float | None,
+        typer.Option(min=0.5, max=3600, help="How long each case is measured.  [default: 10]"),
+    ] = None,
+    quick: Quick = False,
+    out: Out = None,
+    as_json: Json = False,
+) -> None:
+    """Measure how long frames take through the gateway, by transport.
+
+    Hands a recorded walk to a real gateway and stamps the last packet of each frame in another
+    process. The same run measures the naive way: a FIFO that is polled every 10 ms, and a stock
+    encoder for each viewer.
+    --quick measures one viewer at 60 frames/s and finishes within a minute on two cores.
+    """
+    from worldbridge.benchmarks.bridge.bench import bench_bridge
+    from worldbridge.cli.bench_tables import bridge_table
+
+    def work(progress: Any) -> dict[str, Any]:
+        return bench_bridge(
+            transport or (), fps or (), viewers or (), seconds, quick=quick, progress=progress
+        )
+
+    _report(work, bridge_table, out, as_json)
 
 
 @bench.command()

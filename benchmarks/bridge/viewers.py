@@ -1,0 +1,330 @@
+"""Viewers that stamp the arrival of every frame and decode none.
+
+`python -m worldbridge.benchmarks.bridge.viewers` reads one JSON request per line, the arguments of
+`watch`, and prints one JSON result per line. A new transport is one class and one entry in
+`TRANSPORTS`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+import time
+from abc import ABC, abstractmethod
+from collections import OrderedDict
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from aiortc import RTCConfiguration, RTCPeerConnection, RTCRtpReceiver, RTCSessionDescription
+from aiortc.rtp import RtpPacket
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import WebSocketException
+
+from worldbridge.benchmarks.bridge.naive import RTP_PER_MS
+from worldbridge.bridge.protocol import (
+    MAX_SERVER_MESSAGE,
+    Answer,
+    Bye,
+    ClientMessage,
+    ControllerState,
+    Error,
+    Frame,
+    FrameHeader,
+    Hello,
+    Input,
+    Offer,
+    Ping,
+    Role,
+    ServerMessage,
+    Start,
+    Status,
+    Welcome,
+    decode_server,
+    encode,
+)
+from worldbridge.bridge.transports.webrtc import offer_playout_delay
+from worldbridge.clock import now_ms
+
+__all__ = ["TRANSPORTS", "Viewer", "watch"]
+
+PATIENCE_S: Final = 30.0
+INPUTS_PER_S: Final = 60
+_PING_EVERY: Final = 30  # inputs
+_REMEMBERED: Final = 256
+
+
+class Viewer(ABC):
+    """One receiver of frames. `seen` is called for every frame, with times in ms of one clock."""
+
+    def __init__(self, url: str, role: Role, session: str | None) -> None:
+        self.url = url
+        self.role = role
+        self.session = session
+        self.measuring = False
+        self.first = asyncio.Event()
+        self.latencies: list[float] = []
+
+    def seen(self, handed_ms: float, received_ms: float) -> None:
+        self.first.set()
+        if self.measuring:
+            self.latencies.append(received_ms - handed_ms)
+
+    @abstractmethod
+    async def open(self) -> None:
+        """Connect and begin to receive. A player sets `session`."""
+
+    async def finish(self) -> None:  # noqa: B027 (most have nothing to ask)
+        """Complete the latencies, while still connected."""
+
+    @abstractmethod
+    async def close(self) -> None: ...
+
+
+# --- through the gateway -----------------------------------------------------------------------
+
+
+class WebSocketViewer(Viewer):
+    """Frames in WebSocket messages. Players send controls 60 times per second."""
+
+    transports: tuple[str, ...] = ("websocket",)
+    codecs: tuple[str, ...] = ("jpeg",)
+
+    async def open(self) -> None:
+        parts = urlsplit(self.url)
+        self._socket: ClientConnection = await connect(
+            f"ws://{parts.netloc}/session",
+            compression=None,
+            proxy=None,
+            max_size=MAX_SERVER_MESSAGE,
+            ping_interval=None,
+        )
+        self._answers: asyncio.Queue[Answer] = asyncio.Queue()
+        self._playing = asyncio.Event()
+        self._tasks = [asyncio.create_task(work()) for work in (self._read, self._steer)]
+        await self._send(self._hello())
+        await self._until(self._playing)
+
+    def _hello(self) -> Hello:
+        return Hello("bench", self.role, self.transports, self.codecs, session=self.session)
+
+    async def _until(self, event: asyncio.Event) -> None:
+        """Wait for an event, and raise what ends the reader before."""
+        waiting = asyncio.create_task(event.wait())
+        done, _ = await asyncio.wait(
+            [waiting, self._tasks[0]], timeout=PATIENCE_S, return_when=asyncio.FIRST_COMPLETED
+        )
+        if waiting in done:
+            return
+        waiting.cancel()
+        if self._tasks[0] in done:
+            self._tasks[0].result()
+        raise TimeoutError(f"no answer within {PATIENCE_S:g} s")
+
+    async def _send(self, message: ClientMessage) -> None:
+        await self._socket.send(encode(message))
+
+    async def _read(self) -> None:
+        while True:
+            data = await self._socket.recv()
+            received = now_ms()
+            assert isinstance(data, bytes)
+            await self._handle(decode_server(data), received)
+
+    async def _handle(self, message: ServerMessage, received: float) -> None:
+        match message:
+            case Frame(header, image) if image is not None:
+                self.seen(header.t_frame, received)
+            case Welcome() as welcome:
+                self.session = welcome.session
+                if self.role == "player":
+                    await self._send(Start())
+            case Status("playing"):
+                self._playing.set()
+            case Answer() as answer:
+                self._answers.put_nowait(answer)
+            case Error() as error:
+                raise ConnectionError(f"{error.code}: {error.message}, got {error.got}")
+
+    async def _steer(self) -> None:
+        for number in range(2**31):
+            if number % _PING_EVERY == 0:
+                await self._send(Ping(now_ms()))
+            if self.role == "player" and self._playing.is_set():
+                await self._send(Input((ControllerState(number, now_ms()),)))
+            await asyncio.sleep(1 / INPUTS_PER_S)
+
+    async def close(self) -> None:
+        await self._send(Bye())
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._socket.close()
+
+
+class PacketWatch:
+    """A peer connection that stamps packets with the marker bit, and decodes none."""
+
+    def __init__(self) -> None:
+        offer_playout_delay()
+        self.pc = RTCPeerConnection(RTCConfiguration(iceServers=[]))
+        transceiver = self.pc.addTransceiver("video", direction="recvonly")
+        capabilities = RTCRtpReceiver.getCapabilities("video")
+        assert capabilities is not None
+        wanted = ("video/H264", "video/rtx")
+        transceiver.setCodecPreferences([c for c in capabilities.codecs if c.mimeType in wanted])
+        private: Any = transceiver.receiver
+        private._handle_rtp_packet = self._stamp
+        self.arrived: OrderedDict[int, float] = OrderedDict()  # RTP timestamp -> ms
+        self.control = self.pc.createDataChannel("control")
+        self.input = self.pc.createDataChannel("input", ordered=False, maxRetransmits=0)
+
+    async def _stamp(self, packet: RtpPacket, arrival_time_ms: int) -> None:
+        if packet.marker:
+            self.arrived[packet.timestamp] = now_ms()
+
+    async def offer(self) -> str:
+        await self.pc.setLocalDescription(await self.pc.createOffer())
+        return self.pc.localDescription.sdp
+
+    async def accept(self, sdp: str) -> None:
+        await self.pc.setRemoteDescription(RTCSessionDescription(sdp, "answer"))
+
+
+class WebRtcViewer(WebSocketViewer):
+    """Video packets, matched with the headers of the control channel by RTP timestamp."""
+
+    transports = ("webrtc",)
+    codecs = ("h264",)
+
+    async def open(self) -> None:
+        await super().open()
+        self._packets = PacketWatch()
+        self._packets.control.on("message", self._header)
+        await self._send(Offer(await self._packets.offer()))
+        answer = await asyncio.wait_for(self._answers.get(), PATIENCE_S)
+        await self._packets.accept(answer.sdp)
+
+    def _header(self, data: bytes) -> None:
+        match decode_server(data):
+            case Frame(header):
+                self._match(header)
+
+    def _match(self, header: FrameHeader) -> None:
+        arrived = self._packets.arrived
+        received = arrived.pop(header.rtp or 0, None)
+        if received is not None:
+            self.seen(header.t_frame, received)
+        while len(arrived) > _REMEMBERED:
+            arrived.popitem(last=False)
+
+    async def close(self) -> None:
+        await super().close()
+        await self._packets.pc.close()
+
+
+# --- the baseline ------------------------------------------------------------------------------
+
+
+class NaiveViewer(Viewer):
+    """Packets of `naive`. When a frame was handed over follows from its RTP timestamp."""
+
+    async def open(self) -> None:
+        parts = urlsplit(self.url)
+        self._reader, self._writer = await asyncio.open_connection(parts.hostname, parts.port)
+        self._packets = PacketWatch()
+        answer = await self._ask({"sdp": await self._packets.offer()})
+        await self._packets.accept(answer["sdp"])
+        self._waiting = asyncio.create_task(self._first())
+
+    async def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
+        self._writer.write(json.dumps(request).encode() + b"\n")
+        line = await asyncio.wait_for(self._reader.readline(), PATIENCE_S)
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+    async def _first(self) -> None:
+        while not self._packets.arrived:
+            await asyncio.sleep(0.01)
+        self.first.set()
+        while not self.measuring:
+            await asyncio.sleep(0.01)
+        self._packets.arrived.clear()
+
+    async def finish(self) -> None:
+        arrived = dict(self._packets.arrived)
+        origin = (await self._ask({"origin": True}))["origin"]
+        for timestamp, received in arrived.items():
+            ticks = (round(received * RTP_PER_MS) - timestamp + origin) % 2**32
+            self.latencies.append(ticks / RTP_PER_MS)
+
+    async def close(self) -> None:
+        self._waiting.cancel()
+        self._writer.close()
+        await self._packets.pc.close()
+
+
+TRANSPORTS: Final[Mapping[str, type[Viewer]]] = MappingProxyType(
+    {"webrtc": WebRtcViewer, "websocket_jpeg": WebSocketViewer, "naive": NaiveViewer}
+)
+
+
+async def watch(
+    transport: str, url: str, server: int, viewers: int, seconds: float, warm_up_s: float
+) -> dict[str, Any]:
+    """Connect a player and spectators; return the latencies of all their frames, in ms.
+
+    `cpu_share` is what the process `server` used of one core in the meantime.
+
+    Raises:
+        TimeoutError: no frame came.
+        ConnectionError: the server refused a viewer.
+    """
+    kind = TRANSPORTS[transport]
+    opened: list[Viewer] = []
+    try:
+        for number in range(viewers):
+            session = opened[0].session if opened else None
+            viewer = kind(url, "spectator" if number else "player", session)
+            await viewer.open()
+            opened.append(viewer)
+            await asyncio.wait_for(viewer.first.wait(), PATIENCE_S)
+        await asyncio.sleep(warm_up_s)
+        for viewer in opened:
+            viewer.measuring = True
+        cpu, began = _cpu_seconds(server), time.monotonic()
+        await asyncio.sleep(seconds)
+        share = (_cpu_seconds(server) - cpu) / (time.monotonic() - began)
+        for viewer in opened:
+            await viewer.finish()
+            viewer.measuring = False
+    finally:
+        for viewer in reversed(opened):
+            await viewer.close()
+    latencies = [ms for viewer in opened for ms in viewer.latencies]
+    return {"latencies": latencies, "cpu_share": share}
+
+
+def _cpu_seconds(pid: int) -> float:
+    """Return the user and system time of a process so far."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def main() -> None:
+    import uvloop
+
+    for line in sys.stdin:
+        try:
+            answer = uvloop.run(watch(**json.loads(line)))
+        except (OSError, TimeoutError, WebSocketException) as error:
+            answer = {"error": str(error) or "no frame within 30 s"}
+        print(json.dumps(answer), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,46 @@
+"""`worldbridge bench bridge`: a real gateway, real viewers and the naive server."""
+
+from __future__ import annotations
+
+import itertools
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from worldbridge.benchmarks.bridge.bench import bench_bridge
+from worldbridge.benchmarks.bridge.source import forth_and_back
+from worldbridge.cli import app
+from worldbridge.cli.bench_tables import bridge_table
+from worldbridge.errors import ConfigError
+
+
+@pytest.mark.serial
+@pytest.mark.timeout(600)
+def test_every_transport_and_the_naive_way_are_measured() -> None:
+    arguments = ["bench", "bridge", "--fps", "30", "--viewers", "2", "--seconds", "1", "--quick"]
+    done = CliRunner().invoke(app, [*arguments, "--json"])
+    assert done.exit_code == 0, done.output
+    result = json.loads(done.stdout)
+    assert {"webrtc", "websocket_jpeg", "naive"} == {run["transport"] for run in result["runs"]}
+    for name in ("webrtc", "websocket_jpeg", "naive"):
+        case = result[name]
+        ms = case["handed_to_received_ms"]
+        assert 0 < ms["p50"] <= ms["p95"] <= ms["p99"] < 60_000
+        assert case["fps"] == 30 and case["viewers"] == 2 and case["frames"] > 0
+        assert case["server_cpu_percent"] > 0
+        print(name, ms, case["frames_per_second_each"])
+    assert result["times_naive_p99"].keys() == {"webrtc", "websocket_jpeg"}
+    assert result["environment"]["processor"]
+    assert bridge_table(result) is not None
+
+
+def test_an_unknown_transport_is_named() -> None:
+    with pytest.raises(ConfigError, match="carrier_pigeon") as caught:
+        bench_bridge(("carrier_pigeon",))
+    assert "webrtc" in caught.value.expected
+
+
+def test_the_walk_has_no_cut() -> None:
+    order = list(itertools.islice(forth_and_back(4), 12))
+    assert order == [0, 1, 2, 3, 2, 1, 0, 1, 2, 3, 2, 1]
