@@ -34,6 +34,8 @@ internal static class Harness
                 return 0;
             case "play":
                 return Play(arguments[1], double.Parse(arguments[2]), arguments[3]);
+            case "replay":
+                return Replay(arguments[1], long.Parse(arguments[2]));
             case "garbage":
                 return Garbage(arguments);
         }
@@ -227,6 +229,33 @@ internal static class Harness
     }
 
     // -- a player ------------------------------------------------------------------------------
+
+    /// <summary>Play to the last frame and print the hash of every image.</summary>
+    private static int Replay(string server, long last)
+    {
+        var shown = new List<uint>();
+        using (var client = new WorldClient(server, new Hello { Client = "unity core" }))
+        {
+            client.Play();
+            for (long number = -1; number != last && client.State != SessionState.Error; )
+            {
+                client.SetPad(0, -1, 0, 0, 0);
+                if (client.TryTakeFrame(out Frame frame))
+                {
+                    number = frame.Header.Frame;
+                    uint hash = 0x811c9dc5;
+                    for (int i = 0; i < frame.ImageLength; i++)
+                        hash = (hash ^ frame.Image[i]) * 0x01000193;
+                    shown.Add(hash);
+                    client.FrameShown(frame);
+                }
+                Thread.Sleep(1);
+            }
+            string error = Json.Quote(client.Error?.Code);
+            Console.WriteLine($"{{\"shown\": [{string.Join(", ", shown)}], \"error\": {error}}}");
+        }
+        return 0;
+    }
 
     private static int Play(string server, double seconds, string world)
     {

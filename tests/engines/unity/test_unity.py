@@ -9,7 +9,6 @@ import json
 import os
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ import msgspec
 import pytest
 
 from tests.engines.unity.metas import PACKAGE, expected
-from tests.engines.unity.replay import MODES, Replay, replaying
+from tests.support.client_server import LAST, MODES, Played, check_session, play_all
 from tests.support.server import serving
 
 HERE = Path(__file__).parent
@@ -243,37 +242,22 @@ def test_poses_survive_unitys_coordinates(compiler: Compiler) -> None:
 # -- over the network ------------------------------------------------------------------------------
 
 
-Played = dict[str, tuple[dict[str, Any], Replay]]
-
-
 @pytest.fixture(scope="module")
-def played(compiler: Compiler) -> Played:
-    """What the player and the replay server say after one session in each mode, side by side."""
-
-    def play(mode: str) -> tuple[dict[str, Any], Replay]:
-        with replaying(mode) as replay:
-            return json.loads(compiler.harness("play", replay.url, "0.3", "")), replay
-
-    with ThreadPoolExecutor(len(MODES)) as pool:
-        return dict(zip(MODES, pool.map(play, MODES), strict=True))
+def played(compiler: Compiler) -> dict[str, Played]:
+    return play_all(lambda url: json.loads(compiler.harness("replay", url, str(LAST), timeout=120)))
 
 
 @pytest.mark.serial
 @pytest.mark.parametrize("mode", MODES)
-def test_a_session_survives_its_transport(played: Played, mode: str) -> None:
-    result, replay = played[mode]
-    assert result["state"] == "Playing" and result["frames"] >= 30, result
-    kinds = {message["type"] for message in replay.received}
-    assert kinds >= {"hello", "ping", "input", "frame_shown"} and "start" not in kinds
-    hellos = [message for message in replay.received if message["type"] == "hello"]
-    again = mode in ("unfinished", "stall", "restart")
-    assert len(hellos) == replay.connections == (2 if again else 1)
-    assert [hello["resume"] for hello in hellos] == [None, "resume-2"][: len(hellos)]
-    sequences = [m["states"][0]["sequence"] for m in replay.received if m["type"] == "input"]
-    assert sequences == list(range(len(sequences)))
-    assert replay.received[-1]["type"] == "bye"
-    if mode == "pings":
-        assert len(replay.pongs) > 30 and set(replay.pongs) == {b"still"}
+def test_the_core_shows_every_frame(played: dict[str, Played], mode: str) -> None:
+    report, server = played[mode]
+    assert report["error"] is None
+    check_session(server, report["shown"])
+
+
+@pytest.mark.serial
+def test_a_web_page_instead_of_a_session_is_an_error(played: dict[str, Played]) -> None:
+    assert played["html"][0] == {"shown": [], "error": "unreachable"}
 
 
 @pytest.mark.e2e

@@ -1,5 +1,6 @@
 // A console player: connects, walks ahead, and prints what it measured as JSON.
-//   player ADDRESS SECONDS [SECONDS that its main loop stalls [TOKEN]]
+//   player ADDRESS SECONDS [SECONDS that its main loop stalls [TOKEN [LAST]]]
+// With LAST it plays to the frame of that number, and prints the hash of every image.
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -17,7 +18,9 @@ int main(int count, char** words) {
     PosixSocket socket;
     std::random_device device;
     SessionOptions options;
-    if (count > 4) options.token = words[4];
+    if (count > 4 && *words[4]) options.token = words[4];
+    const int64_t until = count > 5 ? std::atoll(words[5]) : -1;
+    std::string hashes;
     Client client(options, address, socket, NowMs, [&] { return uint32_t(device()); });
     client.Play("", 7);
     // The network has its own thread, as in the engine: a main loop that stalls cannot silence it.
@@ -34,7 +37,7 @@ int main(int count, char** words) {
         }
         client.Leave();
     });
-    
+
     int64_t shown = 0, images = 0, answered = -1, first_frame = -1, last_frame = -1, after_stall = -1, ordered = 1;
     double first = 0, last = 0, stall_end = 0, stall_age = -1;
     bool stalled = false;
@@ -44,7 +47,12 @@ int main(int count, char** words) {
     Pose camera, first_camera;
     while (true) {
         const double now = NowMs();
-        if (shown > 0 ? now - first > seconds * 1000 : now - begin > 30000) break;
+        if (until >= 0) {
+            if (last_frame == until || now - begin > 60000) break;
+        } else if (shown > 0) {  // a busy machine needs longer for 15 frames per second
+            const double played = (now - first) / 1000;
+            if (played > seconds && (shown >= 15 * seconds || played > 15 * seconds)) break;
+        } else if (now - begin > 30000) break;
         view = client.Look();
         if (view.state == Session::State::Error) break;
         if (client.TakeFrame(frame)) {
@@ -62,6 +70,11 @@ int main(int count, char** words) {
             const ByteView image = *frame.frame.image;
             images += image.size > 4 && image.data[0] == 0xff && image.data[1] == 0xd8 &&
                         image.data[image.size - 2] == 0xff && image.data[image.size - 1] == 0xd9;
+            if (until >= 0) {
+                uint32_t hash = 0x811c9dc5u;
+                for (size_t i = 0; i < image.size; ++i) hash = (hash ^ image.data[i]) * 0x01000193u;
+                hashes += (hashes.empty() ? "" : ", ") + std::to_string(hash);
+            }
             client.FrameShown(header, frame.received, now);
             if (stalled && after_stall < 0) after_stall = header.frame, stall_age = stall_end - frame.received;
         }
@@ -84,11 +97,11 @@ int main(int count, char** words) {
     std::printf(
         "{\"state\": \"%s\", \"error\": \"%s\", \"shown\": %lld, \"images\": %lld, \"ordered\": %s, \"fps\": %.2f, "
         "\"received_fps\": %.2f, \"first_frame\": %lld, \"last_frame\": %lld, \"answered\": %lld, \"round_trip_ms\": %.3f, "
-        "\"latency_ms\": %.2f, \"walked_m\": %.3f, \"leave_ms\": %.1f, \"stall_age_ms\": %.1f, \"width\": %lld, \"height\": %lld}\n",
+        "\"latency_ms\": %.2f, \"walked_m\": %.3f, \"leave_ms\": %.1f, \"stall_age_ms\": %.1f, \"width\": %lld, \"height\": %lld, \"hashes\": [%s]}\n",
         NameOf(view.state), view.error ? view.error->code.c_str() : "", (long long)shown, (long long)images, ordered ? "true" : "false",
         shown > 1 ? double(shown - 1) * 1000 / (last - first) : 0.0,
         shown > 1 ? double(view.frames) * 1000 / (last - first) : 0.0, (long long)first_frame, (long long)last_frame,
         (long long)answered, view.round_trip, view.latency, std::sqrt(dx * dx + dz * dz), left, stall_age,
-        (long long)view.width, (long long)view.height);
+        (long long)view.width, (long long)view.height, hashes.c_str());
     return view.error ? 1 : 0;
 }
