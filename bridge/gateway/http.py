@@ -24,6 +24,7 @@ from worldbridge.bridge.gateway.origin import OriginGuard
 from worldbridge.bridge.gateway.peer import CloseRequest, Peer
 from worldbridge.bridge.gateway.prompts import media_type
 from worldbridge.bridge.gateway.static import StaticPage
+from worldbridge.bridge.gateway.whep import WhepEndpoint
 from worldbridge.bridge.protocol import MAX_CLIENT_MESSAGE, MAX_PART_MESSAGE, BridgeError, encode
 from worldbridge.clock import now_ms
 
@@ -131,6 +132,7 @@ def build_app(gateway: Gateway, guard: OriginGuard) -> ASGIApp:
         Route("/metrics", metrics),
         Route("/worlds", worlds),
         Route("/prompt-frame", prompt_frame),
+        *WhepEndpoint(gateway).routes("/whep"),
         Route("/{path:path}", asset),
     ]
     return _Guarded(Starlette(routes=routes), guard)

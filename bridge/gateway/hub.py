@@ -11,7 +11,7 @@ import hmac
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -100,6 +100,10 @@ class Gateway:
                 tasks.create_task(self._tick_forever())
         finally:
             await self._close()
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Run `work` until it ends or the gateway does."""
+        return self._tasks.spawn(work)
 
     async def _tick_forever(self) -> None:
         while True:

@@ -60,6 +60,12 @@ class RawClient:
         assert isinstance(data, bytes)
         return decode_server(data)
 
+    async def keep_reading(self) -> None:
+        """Ping and read until cancelled, as a page does all the time."""
+        while True:
+            with suppress(AssertionError):
+                await self.until(Welcome)
+
     async def until(
         self, kind: type[Message], wanted: Callable[[Message], bool] = lambda message: True
     ) -> Message:
