@@ -169,6 +169,33 @@ setup_browser() {
     "name one that does: CHROMIUM=/path/to/chrome ./build.sh test"
 }
 
+# --- the engines of the tests ------------------------------------------------------------------
+
+# As step, but a failure only leaves out the tests that need it: they say what they miss.
+try_step() { # try_step WHAT REMEDY COMMAND...
+  (step "$@") || say "LEFT OUT: $1. The tests that need it are skipped; $2"
+}
+
+has_godot() {
+  local name
+  for name in "${GODOT:-}" godot4 godot "$1/run-godot"; do
+    if [[ -n "$name" ]] && command -v "$name" >/dev/null; then return; fi
+  done
+  return 1
+}
+
+setup_engines() {
+  local tree="${XDG_CACHE_HOME:-$HOME/.cache}/worldbridge/godot" folder="$ROOT/tests/engines"
+  if [[ -z "${WORLDBRIDGE_CSHARP:-}" && ! -e "$VENV/csharp/compiler" ]]; then
+    try_step "a C# compiler for the tests of the Unity client" "see docs/unity.md" \
+      env PYTHON="$PY" timeout 300 "$folder/unity/setup.sh" "$VENV/csharp"
+  fi
+  if ! has_godot "$tree"; then
+    try_step "Godot for the tests of its client" "see docs/godot.md" \
+      as_root timeout 600 "$folder/godot/setup.sh" "$tree"
+  fi
+}
+
 # --- verbs ---------------------------------------------------------------------------------
 
 setup() {
@@ -233,6 +260,7 @@ run_tests() { # run_tests [--fast | --all] [ARGS of pytest]
   fi
   CHROMIUM="$(find_browser)"
   export CHROMIUM
+  if [[ "$which" != fast ]] && (($# == 0)); then setup_engines; fi
   parts=0 failed=0 results="$(mktemp -d)" # not local: the trap runs after the function
   trap 'rm -rf "$results"' EXIT
   jobs="$(nproc)"
@@ -293,7 +321,7 @@ usage: ./build.sh COMMAND [ARGS]
 
   setup          create .venv with the locked packages; does nothing if that is done
   serve [ARGS]   setup, then start the server with the bundled world (ARGS: see serve --help)
-  test [ARGS]    setup with test tools and a browser, then run the tests (ARGS go to pytest)
+  test [ARGS]    setup with test tools, a browser, Godot and C#, then run the tests (ARGS go to pytest)
   test --fast    the tests of the daily loop, under three minutes; says what it leaves out
   test --all     also the tests marked `long`, which repeat a behaviour at more sizes
   check          ruff, formatting, strict mypy, import rule, vocabulary, generated files

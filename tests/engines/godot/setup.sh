@@ -10,16 +10,29 @@ if [[ "$(id -u)" != 0 ]]; then
   exit 1
 fi
 if [[ -x "$TREE/run-godot" ]]; then exit 0; fi
-command -v debootstrap >/dev/null || apt-get install -y --no-install-recommends debootstrap
-# The mirror that this machine uses already. debootstrap checks the release's signature.
-mirror="$(apt-get indextargets --format '$(REPO_URI)' \
-  'Created-By: Packages' 'Origin: Debian' 'Label: Debian' | sort -u | head -n 1)"
-if [[ -z "$mirror" ]]; then
-  echo "setup.sh: apt knows no Debian mirror; run apt-get update, or name a Godot 4: GODOT=/path" >&2
+if [[ -e "$TREE" ]]; then
+  echo "setup.sh: $TREE exists and holds no Godot; delete it, or name another folder" >&2
   exit 1
 fi
-debootstrap --variant=minbase --include=godot,xvfb,xauth,libgl1-mesa-dri sid "$TREE" "$mirror"
-cat >"$TREE/run-godot" <<'RUN'
+# The mirror that this machine uses already. debootstrap checks the release's signature.
+find_mirror() {
+  apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' 'Origin: Debian' \
+    'Label: Debian' | sort -u | head -n 1
+}
+mirror="$(find_mirror)"
+if [[ -z "$mirror" ]]; then
+  apt-get update
+  mirror="$(find_mirror)"
+fi
+if [[ -z "$mirror" ]]; then
+  echo "setup.sh: apt knows no Debian mirror; name a Godot 4: GODOT=/path" >&2
+  exit 1
+fi
+command -v debootstrap >/dev/null || apt-get install -y --no-install-recommends debootstrap
+rm -rf "$TREE.new" # what an interrupted run left
+mkdir -p "$(dirname "$TREE")"
+debootstrap --variant=minbase --include=godot,xvfb,xauth,libgl1-mesa-dri sid "$TREE.new" "$mirror"
+cat >"$TREE.new/run-godot" <<'RUN'
 #!/bin/sh
 # Runs the Godot of this tree with the tree's own libraries.
 tree="$(cd "$(dirname "$0")" && pwd)"
@@ -27,5 +40,6 @@ libraries="$tree/usr/lib/$(uname -m)-linux-gnu"
 exec "$tree"/lib64/ld-linux-*.so.2 --library-path "$libraries:$libraries/pulseaudio" \
   "$tree/usr/bin/godot" "$@"
 RUN
-chmod +x "$TREE/run-godot"
-"$TREE/run-godot" --headless --version
+chmod +x "$TREE.new/run-godot"
+"$TREE.new/run-godot" --headless --version
+mv "$TREE.new" "$TREE"
