@@ -110,6 +110,11 @@ export interface Counters {
 }
 
 /** A player's devices as a sequence of controller states. */
+export class Gamepads {
+  constructor(pads?: () => Iterable<Gamepad | null>);
+  poll(): { pad: Gamepad | null; axes: number[]; buttons: number };
+}
+
 export class Controller {
   constructor(options?: Counters & { holdMs?: number });
   camera: Pose | null;

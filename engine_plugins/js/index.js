@@ -1,6 +1,7 @@
-// The client library: messages, session, input, latency and transport, without DOM.
+// The client library: messages, session, input, gamepads, latency and transport, without DOM.
 
 export * from "./client.js";
+export * from "./gamepads.js";
 export * from "./input.js";
 export * from "./latency.js";
 export * as msgpack from "./msgpack.js";

@@ -64,10 +64,9 @@ export class Controller {
    */
   setPad(name, axes, buttons) {
     const before = this.#sources.get(name);
-    const same = before && before.buttons === buttons && before.axes.every((v, i) => v === axes[i]);
-    if (same) return false;
-    this.#sources.set(name, { axes: axes.map(clamp), buttons });
-    return true;
+    const now = { axes: axes.map(clamp), buttons };
+    this.#sources.set(name, now);
+    return !(before?.buttons === buttons && before.axes.every((v, i) => v === now.axes[i]));
   }
 
   /** Release all keys, sticks and buttons. Pointer totals are kept. */

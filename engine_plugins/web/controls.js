@@ -1,14 +1,11 @@
 // Keyboard, mouse and gamepad of a browser as input of a Controller.
 
+import { Gamepads } from "../js/gamepads.js";
+
 const TYPING = "input, select, textarea, [contenteditable]";
 
-/** Return the four stick axes and the button bits of a gamepad with the standard layout. */
-export const readGamepad = (pad) => ({
-  axes: [0, 1, 2, 3].map((i) => pad.axes[i] ?? 0),
-  buttons: pad.buttons
-    .slice(0, 17)
-    .reduce((bits, button, i) => bits | (button.pressed ? 1 << i : 0), 0),
-});
+/** Modifier keys by the property of an event that says whether one of them is down. */
+const MODIFIERS = { shiftKey: "Shift", ctrlKey: "Control", altKey: "Alt", metaKey: "Meta" };
 
 export class Controls {
   /**
@@ -20,7 +17,8 @@ export class Controls {
     this.stage = stage;
     this.preferences = preferences;
     this.hooks = hooks;
-    this.padIndex = null;
+    this.pads = new Gamepads();
+    this.pad = null; // the one that steers
     this.#keyboard();
     this.#mouse();
     this.#gamepad();
@@ -34,8 +32,22 @@ export class Controls {
     this.#note(this.state.releaseAll());
   }
 
+  /**
+   * Release modifiers that an event says are up. Their own release may never have come: the system
+   * took it, or both keys of a kind were pressed.
+   */
+  #healModifiers(event) {
+    for (const [property, name] of Object.entries(MODIFIERS)) {
+      if (event[property] !== false) continue;
+      for (const side of ["Left", "Right"])
+        this.#note(this.state.release(name + side, performance.now()));
+    }
+  }
+
   #keyboard() {
     addEventListener("keydown", (event) => {
+      if (event.isComposing || !event.code) return; // an input method or a virtual keyboard
+      this.#healModifiers(event);
       if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest?.(TYPING)) return;
       if (!this.hooks.active()) return;
       if (!event.repeat && this.hooks.key(event.code)) return event.preventDefault();
@@ -49,9 +61,12 @@ export class Controls {
       if (!event.repeat && event.code.length <= 24)
         this.#note(this.state.press(event.code, performance.now()));
     });
-    addEventListener("keyup", (event) =>
-      this.#note(this.state.release(event.code, performance.now())),
-    );
+    addEventListener("keyup", (event) => {
+      this.#note(this.state.release(event.code, performance.now()));
+      this.#healModifiers(event);
+      // macOS reports no release of keys that go up while Command is down
+      if (event.key === "Meta") this.releaseAll();
+    });
     addEventListener("blur", () => this.releaseAll());
     document.addEventListener("visibilitychange", () => document.hidden && this.releaseAll());
   }
@@ -97,24 +112,18 @@ export class Controls {
   }
 
   #gamepad() {
-    addEventListener("gamepadconnected", ({ gamepad }) => {
-      this.padIndex = gamepad.index;
-      this.hooks.gamepad(gamepad);
-    });
+    addEventListener("gamepadconnected", ({ gamepad }) => this.hooks.gamepad(gamepad));
     addEventListener("gamepaddisconnected", ({ gamepad }) => {
-      if (gamepad.index !== this.padIndex) return;
-      this.padIndex = null;
-      this.#note(this.state.setPad("gamepad", [0, 0, 0, 0], 0));
-      this.hooks.gamepad(null);
+      if (gamepad.index === this.pad?.index) this.hooks.gamepad(null);
     });
   }
 
-  /** Read the gamepad, which sends no events for its sticks. Call this at every tick. */
+  /** Read the gamepads, which send no events for their sticks. Call this at every tick. */
   poll() {
-    if (this.padIndex === null || !this.hooks.active()) return;
-    const pad = navigator.getGamepads()[this.padIndex];
-    if (!pad) return;
-    const { axes, buttons } = readGamepad(pad);
+    // A browser freezes what it reports to a page without focus.
+    if (!this.hooks.active() || !document.hasFocus()) return;
+    const { pad, axes, buttons } = this.pads.poll();
+    this.pad = pad;
     if (this.preferences.invertY) axes[3] = -axes[3];
     this.#note(this.state.setPad("gamepad", axes, buttons));
   }
