@@ -18,6 +18,7 @@ from worldbridge.settings import (
 
 __all__ = ["GatewayConfig"]
 
+MAX_QUEUE = 256  # each one may have prompt frames of 8 MiB ready
 MAX_SEED = 2**53 - 1  # the largest integer that a JavaScript client can hold
 
 
@@ -35,6 +36,18 @@ class GatewayConfig:
     host: str = setting("127.0.0.1", "Address to listen on; 0.0.0.0 for every network.", low=1)
     port: int = setting(8080, "Port to listen on; 0 takes a free one.", low=0, high=65535)
     seats: int | None = setting(None, low=1, high=MAX_SEATS)
+    queue: int = setting(
+        16, "Players who may wait for a seat; 0: nobody waits.", low=0, high=MAX_QUEUE
+    )
+    spectators: int | None = setting(
+        None, "Spectators that may watch at once; 0: nobody watches.  [default: no limit]", low=0
+    )
+    idle_limit: float | None = setting(
+        None,
+        "Seconds after which a player who does nothing loses the seat, with a warning before.",
+        low=1,
+        high=86_400,
+    )
     token: str | None = setting(
         None,
         "Secret that clients must present.",

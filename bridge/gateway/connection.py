@@ -17,11 +17,13 @@ from worldbridge.bridge.protocol import (
     Bye,
     ClientMessage,
     ErrorCode,
+    HandOver,
     Hello,
     Input,
     Offer,
     PromptFramePart,
     ProtocolError,
+    RequestControl,
     Role,
     Start,
     decode_client,
@@ -33,6 +35,9 @@ UPLOAD_MS: Final = 60_000.0  # the longest that one message may take to arrive
 # Per second. A mouse at 1000 Hz whose bytes were held back for 4 s sends them at once; what they
 # cost is limited as well, see `limits`.
 MAX_MESSAGES: Final = 5_000
+
+
+_AFTER_WELCOME: Final = Start | PromptFramePart | Offer | RequestControl | HandOver
 
 
 class Phase(enum.Enum):
@@ -50,6 +55,7 @@ class Connection:
     ) -> None:
         self.phase = Phase.GREETING
         self.role: Role = "player"
+        self.demoted = False  # it handed the controls over; what it sent before may come after
         self._hello_ms = hello_ms
         self._silence_ms = silence_ms
         self._began_ms = now_ms
@@ -74,14 +80,18 @@ class Connection:
             self._greet(message)
         elif isinstance(message, Hello):
             raise _out_of_order("a second hello", "one hello per connection", "Connect again.")
-        elif self.phase is Phase.WAITING and isinstance(message, Start | PromptFramePart | Offer):
+        elif self.phase is Phase.WAITING and isinstance(message, _AFTER_WELCOME):
             raise _out_of_order(
                 f"a message of type {_type(message)} before welcome",
                 "only ping, stats or bye before welcome",
                 "Wait for welcome.",
                 "not_greeted",
             )
-        elif self.role == "spectator" and isinstance(message, Input | Start | PromptFramePart):
+        elif (
+            self.role == "spectator"
+            and not self.demoted
+            and isinstance(message, Input | Start | PromptFramePart)
+        ):
             raise _out_of_order(
                 f"a message of type {_type(message)} from a spectator",
                 "no input, prompt frames or start from spectators",
@@ -118,6 +128,16 @@ class Connection:
     def welcomed(self) -> None:
         assert self.phase is Phase.WAITING
         self.phase = Phase.STREAMING
+
+    def change_role(self, role: Role) -> None:
+        """Let the client play from now on, or watch."""
+        self.demoted = role == "spectator"
+        self.role = role
+
+    @property
+    def heard_ms(self) -> float:
+        """When the newest message came."""
+        return self._heard_ms
 
     def close(self) -> None:
         self.phase = Phase.CLOSED

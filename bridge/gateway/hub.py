@@ -29,16 +29,18 @@ from worldbridge.bridge.protocol import (
     BridgeError,
     Bye,
     ClientMessage,
-    Codec,
     Credit,
     Event,
     FrameShown,
+    HandOver,
     Hello,
     Input,
     Offer,
     Ping,
     Pong,
     PromptFramePart,
+    RequestControl,
+    Role,
     Seat,
     Start,
     Stats,
@@ -190,6 +192,7 @@ class Gateway:
         self._starter.cancel(peer)
         session = self._detach(peer)
         if session is not None and peer.plays:
+            session.left_ms, session.left_frame = peer.connection.heard_ms, peer.newest_sent
             self.worlds.leave(session)
         if peer.greeted:
             self.metrics.clients.labels(peer.connection.role).dec()
@@ -234,7 +237,7 @@ class Gateway:
     def _handle(self, peer: Peer, message: ClientMessage) -> None:
         match message:
             case Input():
-                if peer.session is not None:
+                if peer.session is not None and peer.plays:
                     self.worlds.steer(peer.session, message)
             case Ping():
                 peer.send(Pong(message.time, now_ms()))
@@ -244,17 +247,21 @@ class Gateway:
                 peer.outbox.grant(message.frames)
             case Hello():
                 self._greet(peer, message)
-            case PromptFramePart():
+            case PromptFramePart() if peer.plays:
                 assert self.worlds.world is not None
                 peer.upload.add(message, self.worlds.world.max_prompt_frames)
-            case Start():
+            case Start() if peer.plays:
                 self._starter.start(peer, message)
             case Offer():
                 self._offer(peer, message)
             case StatsRequest():
                 peer.send(Stats(self._stats(peer)))
+            case RequestControl():
+                self._request_control(peer)
+            case HandOver():
+                self._hand_over(peer)
             case Bye():
-                self._leave(peer)
+                self._leave(peer, message.keep)
 
     # --- hello and goodbye --------------------------------------------------------------------
 
@@ -264,7 +271,7 @@ class Gateway:
             raise BridgeError(
                 "unauthorized", "this server requires a token", "its token", got, "Ask its owner."
             )
-        peer.greeted = True
+        peer.greeted, peer.name = True, hello.client
         self.metrics.clients.labels(hello.role).inc()
         if self.worlds.world is None:
             self._waiting[peer] = hello
@@ -281,17 +288,32 @@ class Gateway:
         """Give a greeted client its session. Raises BridgeError."""
         world = self.worlds.check_world(hello.world)
         _check_frame(hello, world)
-        codec = peer.choose_codec(hello)
+        peer.choose_codec(hello)
         if not peer.plays:
+            self._check_spectators()
             session = self._to_watch(hello)
         elif hello.resume is not None:
             session = self._take_over(hello.resume)
         else:
-            session = self.worlds.admit()
+            session = self.worlds.admit(hello.wait, patient=hello.role == "engine")
         self._attach(peer, session)
         peer.connection.welcomed()
-        peer.send(self._welcome(peer, world, codec))
-        peer.send(self.worlds.status_for(session))
+        self._send_welcome(peer, world)
+        if peer.plays and session is not None and session.left_ms is not None:
+            peer.send(_missed(session, now_ms() - session.left_ms))
+            session.left_ms = None
+
+    def _check_spectators(self) -> None:
+        """Raise BridgeError no_free_seat if nobody else may watch."""
+        most = self._config.spectators
+        watching = sum(
+            not other.plays and other.connection.phase is Phase.STREAMING for other in self._peers
+        )
+        if most is not None and watching >= most:
+            text = "nobody may watch here" if most == 0 else "no more spectators may watch"
+            remedy = "Play, or ask for the server's option --spectators."
+            expected = f"fewer than {most} spectators"
+            raise BridgeError("no_free_seat", text, expected, f"{watching}", remedy, "hello.role")
 
     def _to_watch(self, hello: Hello) -> PlayerSession | None:
         """Return the session for a spectator, if there is one. Raises BridgeError."""
@@ -309,19 +331,25 @@ class Gateway:
             )
         return session
 
-    def _welcome(self, peer: Peer, world: WorldSpec, codec: Codec) -> Welcome:
+    def _send_welcome(self, peer: Peer, world: WorldSpec) -> None:
+        peer.send(self._welcome(peer, world))
+        peer.send(self.worlds.status_for(peer.session))
+
+    def _welcome(self, peer: Peer, world: WorldSpec) -> Welcome:
         session = peer.session
+        plays = session is not None and peer.plays
         return Welcome(
             server=self._server,
             session=session.id if session is not None else "",
-            resume=session.resume if session is not None and peer.plays else "",
+            resume=session.resume if session is not None and plays else "",
             role=peer.connection.role,
             world=world,
-            seat=Seat("seated" if peer.plays else "watching"),
+            seat=self.worlds.seat(session) if session is not None and plays else Seat("watching"),
             seats=self.worlds.seats(),
             transport=peer.transport,
-            codec=codec,
+            codec=peer.codec,
             started=session is not None and session.started,
+            kept_s=self._config.grace_s,
         )
 
     def _take_over(self, token: str) -> PlayerSession:
@@ -335,9 +363,46 @@ class Gateway:
             "Close this one.",
         )
         for peer in self._players_of(session):
+            session.left_ms, session.left_frame = peer.connection.heard_ms, peer.newest_sent
             self._detach(peer)
             self.fail(peer, error)
         return session
+
+    # --- hand-over of the controls --------------------------------------------------------------
+
+    def _request_control(self, peer: Peer) -> None:
+        """Tell the player that a spectator would like to play."""
+        if peer.session is None or peer.plays:
+            text, expected = "there are no controls to ask for", "a session that you watch"
+            error = BridgeError("bad_message", text, expected, "none", "Wait for a player.")
+            self.fail(peer, error, fatal=False)
+            return
+        peer.requested_ms = peer.requested_ms or now_ms()
+        text = f"{peer.name or 'A spectator'} asks for the controls"
+        self.send_event(peer.session, Event("control_requested", text))
+
+    def _hand_over(self, peer: Peer) -> None:
+        """Let the spectator play who asked first; the player watches from now on."""
+        session, world = peer.session, self.worlds.world
+        asking = [p for p in self._peers if p.session is session and p.requested_ms is not None]
+        if session is None or world is None or not peer.plays or not asking:
+            text, expected = "the controls cannot be handed over", "a spectator who asked for them"
+            error = BridgeError("bad_message", text, expected, "none", "Wait until one asks.")
+            self.fail(peer, error, fatal=False)
+            return
+        other = min(asking, key=lambda p: p.requested_ms or 0.0)
+        self._starter.cancel(peer)
+        self.worlds.hand_over(session)
+        self._change_role(peer, "spectator")
+        self._change_role(other, "player")
+        for each in (other, peer):
+            self._send_welcome(each, world)
+
+    def _change_role(self, peer: Peer, role: Role) -> None:
+        self.metrics.clients.labels(peer.connection.role).dec()
+        self.metrics.clients.labels(role).inc()
+        peer.connection.change_role(role)
+        peer.requested_ms, peer.answered = None, -1
 
     def _attach(self, peer: Peer, session: PlayerSession | None) -> None:
         peer.session = session
@@ -351,11 +416,15 @@ class Gateway:
             self.worlds.broadcaster(session).viewers.discard(peer)
         return session
 
-    def _leave(self, peer: Peer) -> None:
-        """Free the seat and the world of a client that says bye."""
+    def _leave(self, peer: Peer, keep: bool) -> None:
+        """Free the seat of a client that says bye; keep its world only if nobody needs the seat."""
         session = self._detach(peer)
         if session is not None and peer.plays:
-            self.worlds.end(session)
+            if keep:
+                session.left_ms, session.left_frame = now_ms(), peer.newest_sent
+                self.worlds.leave(session, spare=True)
+            else:
+                self.worlds.end(session)
         peer.close("bye")
 
     def _players_of(self, session: PlayerSession) -> list[Peer]:
@@ -387,11 +456,10 @@ class Gateway:
         }
 
     def _counts(self) -> dict[str, Any]:
-        seats = self.worlds.seats()
         return {
             "clients": len(self._peers),
             "sessions": len(self.worlds.sessions),
-            "seats": {"used": seats.used, "total": seats.total},
+            "seats": self.worlds.describe_seats(),
         }
 
     def health(self) -> dict[str, Any]:
@@ -485,6 +553,18 @@ class Gateway:
             if peer.connection.phase is Phase.STREAMING:
                 peer.send(self.worlds.status_for(peer.session))
 
+    def send_event(self, session: PlayerSession, event: Event) -> None:
+        for peer in self._players_of(session):
+            peer.send(event)
+
+    def seated(self, session: PlayerSession) -> None:
+        self.notify(session)
+        for peer in self._players_of(session):
+            message, peer.postponed = peer.postponed, None
+            if message is not None:
+                with self._guarding(peer):
+                    self._starter.start(peer, message)
+
     def session_began(self) -> None:
         """Show the newest session to spectators who have nothing to watch."""
         newest = self.worlds.sessions.newest()
@@ -507,6 +587,14 @@ class Gateway:
                 if not peer.plays:
                     peer.send(self.worlds.status_for(None))
         self.session_began()
+
+
+def _missed(session: PlayerSession, away_ms: float) -> Event:
+    """Say what passed while a player was away."""
+    seconds = max(0.0, away_ms) / 1000
+    frames = max(0, session.frame - session.left_frame)
+    text = f"You were away for {seconds:.1f} s and missed {frames} frames"
+    return Event("session_resumed", text, round(seconds, 3), frames)
 
 
 def _check_frame(hello: Hello, world: WorldSpec) -> None:

@@ -120,6 +120,7 @@ class Peer:
         self.budget = WorkBudget()
         self.session: PlayerSession | None = None
         self.transport: Transport = link
+        self.codec: Codec = "jpeg"
         self.image_codec: Codec = "jpeg"  # of frames that do not travel as video
         self.codecs: tuple[str, ...] = ()
         self.upload = PromptUpload()
@@ -128,12 +129,16 @@ class Peer:
         self.rtc_open = False
         self.abort = abort
         self.sent_frames = 0
+        self.newest_sent = -1  # number of a frame
         self.answered = -1  # sequence of the newest input that a shown frame answered
         self.offers = 0
         self.greeted = False
         self.writing_since_ms: float | None = None
         self.closing_since_ms: float | None = None
         self.starting: PendingStart | None = None
+        self.postponed: Start | None = None  # until there is a seat
+        self.requested_ms: float | None = None  # when a spectator asked for the controls
+        self.name = ""  # as the client calls itself
         self.vsync = VsyncAligner()
         self._headers: OrderedDict[int, FrameHeader] = OrderedDict()
 
@@ -142,8 +147,8 @@ class Peer:
         """Whether the client has a seat, not only a view."""
         return self.connection.role != "spectator"
 
-    def choose_codec(self, hello: Hello) -> Codec:
-        """Take the first transport of `hello` that has a codec in common, and return the codec.
+    def choose_codec(self, hello: Hello) -> None:
+        """Take the first transport of `hello` that has a codec in common, and its codec.
 
         Raises BridgeError unsupported.
         """
@@ -152,9 +157,10 @@ class Peer:
             codec = _first_common(offered.get(transport, ()), hello.codecs, self.link)
             if codec is not None:
                 self.transport, self.codecs = cast(Transport, transport), hello.codecs
+                self.codec = codec
                 if transport == self.link:
                     self.image_codec = codec
-                return codec
+                return
         ways = (f"{transport} with {' or '.join(codecs)}" for transport, codecs in offered.items())
         raise BridgeError(
             "unsupported",
@@ -242,6 +248,7 @@ class Peer:
     def remember(self, header: FrameHeader) -> None:
         """Keep the header of a frame that was sent until its report arrives or it is too old."""
         self.sent_frames += 1
+        self.newest_sent = header.frame
         self._headers[header.frame] = header
         if len(self._headers) > REMEMBERED_FRAMES:
             self._headers.popitem(last=False)

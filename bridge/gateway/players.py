@@ -1,4 +1,4 @@
-"""What the gateway keeps of each player: the session, its seat, and how inputs are counted.
+"""What the gateway keeps of each player: the session, and how its inputs are counted.
 
 Pure: no sockets, no clocks.
 """
@@ -9,64 +9,16 @@ import math
 import secrets
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Final
 
 from worldbridge.bridge.protocol import (
     BridgeError,
     ControllerState,
     FrameHeader,
     PromptFrames,
-    Seats,
     SessionInput,
 )
 
-__all__ = ["PlayerSession", "SeatAllocator", "SequenceRebaser", "SessionStore"]
-
-GRACE_MS: Final = 30_000.0
-
-
-class SeatAllocator:
-    """Seats by session id. A vanished player's seat is kept for `grace_ms`."""
-
-    def __init__(self, total: int, grace_ms: float = GRACE_MS) -> None:
-        self.total = total
-        self._grace_ms = grace_ms
-        self._held: dict[str, float | None] = {}  # session -> when the grace ends, None: present
-
-    def count(self) -> Seats:
-        return Seats(len(self._held), self.total)
-
-    def take(self, session: str) -> None:
-        """Give a new session a seat. Raises BridgeError no_free_seat."""
-        assert session not in self._held, f"session {session} has a seat already"
-        used = len(self._held)
-        if used >= self.total:
-            raise BridgeError(
-                "no_free_seat",
-                "every seat is taken",
-                f"fewer than {self.total} players",
-                f"{used} players",
-                "Wait for a player to leave, or watch with the role `spectator`.",
-            )
-        self._held[session] = None
-
-    def leave(self, session: str, now_ms: float) -> None:
-        """Keep the seat of a vanished player until the grace ends."""
-        if session in self._held:
-            self._held[session] = now_ms + self._grace_ms
-
-    def come_back(self, session: str) -> None:
-        """Give a player who returned within the grace the seat again."""
-        assert session in self._held, f"session {session} has no seat"
-        self._held[session] = None
-
-    def free(self, session: str) -> None:
-        """Free the seat of a session, if it has one."""
-        self._held.pop(session, None)
-
-    def expired(self, now_ms: float) -> list[str]:
-        """Return the sessions whose grace is over. They keep their seat until `free`."""
-        return [s for s, until in self._held.items() if until is not None and until <= now_ms]
+__all__ = ["PlayerSession", "SequenceRebaser", "SessionStore"]
 
 
 class SequenceRebaser:
@@ -100,6 +52,13 @@ class SequenceRebaser:
         self._newest = newest.replace(sequence=sequence, pointer=pointer)
         return self._newest
 
+    def held(self) -> tuple[object, ...] | None:
+        """Return what the player holds now; it changes whenever the player does something."""
+        state = self._newest
+        if state is None:
+            return None
+        return state.axes, state.buttons, state.keys, state.pointer, state.camera
+
     def to_client(self, header: FrameHeader) -> FrameHeader:
         """Return the header with the input's number as its client counts.
 
@@ -126,6 +85,12 @@ class PlayerSession:
         deaths: how many workers ended while they had this session, one soon after the other.
         open_ms: when the worker was asked to open it, None while it was not.
         waiting_input: the newest input, while the worker has older ones to take.
+        patient: its player is a program, which may be idle for as long as it likes.
+        active_ms: when its player did something last.
+        warned: its player knows that an idle seat is free soon.
+        frame: number of its newest frame.
+        left_ms: when its player was heard last before the connection ended.
+        left_frame: number of the newest frame that was sent to the player before.
     """
 
     id: str
@@ -143,6 +108,12 @@ class PlayerSession:
     waiting_input: SessionInput | None = None
     deaths: int = 0
     open_ms: float | None = None
+    patient: bool = False
+    active_ms: float = 0.0
+    warned: bool = False
+    frame: int = -1
+    left_ms: float | None = None
+    left_frame: int = -1
 
 
 class SessionStore:
@@ -177,11 +148,17 @@ class SessionStore:
             raise BridgeError(
                 "session_expired",
                 "there is no session to resume",
-                "a resume token of a session that was left less than 30 s ago",
+                "a resume token of a session that is still kept",
                 "an unknown or expired token",
                 "Say hello without `resume` to begin a new session.",
             )
         return session
+
+    def renew(self, session: PlayerSession) -> None:
+        """Give a session another resume token: the old one is void."""
+        del self._by_resume[session.resume]
+        session.resume = secrets.token_urlsafe(24)
+        self._by_resume[session.resume] = session
 
     def newest(self) -> PlayerSession | None:
         """Return the newest session whose world was started, if there is one."""

@@ -13,7 +13,8 @@ from typing import Any, Final, Protocol
 
 from worldbridge.bridge.config import GatewayConfig
 from worldbridge.bridge.gateway.latency import Metrics
-from worldbridge.bridge.gateway.players import PlayerSession, SeatAllocator, SessionStore
+from worldbridge.bridge.gateway.players import PlayerSession, SessionStore
+from worldbridge.bridge.gateway.seats import SeatAllocator
 from worldbridge.bridge.gateway.workers import MAX_UNTAKEN, WorkerLink
 from worldbridge.bridge.media.broadcaster import Broadcaster, Quality
 from worldbridge.bridge.protocol import (
@@ -31,6 +32,7 @@ from worldbridge.bridge.protocol import (
     Ready,
     RestartSession,
     SavedSession,
+    Seat,
     Seats,
     SessionInput,
     ShiftPhase,
@@ -50,6 +52,8 @@ SUSPECT_DEATHS: Final = 2  # of workers that had a session: then it comes back l
 PROBATION_MS: Final = 2_000.0  # that a suspect has to be open
 INNOCENT_MS: Final = 30_000.0  # that any other has to be open for its deaths to be forgotten
 RESTART_BURST: Final = 3  # more of them may come at once
+QUEUE_EVERY_MS: Final = 5_000.0  # at least, players in the queue hear how long it may take
+WARNING_MS: Final = 30_000.0  # before an idle player's seat is free, or half of the limit
 
 
 class TaskSet:
@@ -91,6 +95,12 @@ class SessionObserver(Protocol):
         """Send every client the status of its session."""
 
     def world_is_ready(self) -> None: ...
+    def send_event(self, session: PlayerSession, event: Event) -> None:
+        """Send an event to the player of a session."""
+
+    def seated(self, session: PlayerSession) -> None:
+        """Let a player begin who waited for a seat."""
+
     def session_began(self) -> None: ...
     def session_broke(self, session: PlayerSession, error: BridgeError) -> None: ...
     def session_ended(self, session: PlayerSession) -> None: ...
@@ -105,7 +115,8 @@ class SessionManager:
         self._metrics = metrics
         self._quality = Quality(config.jpeg_quality, config.bitrate)
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="encode")
-        self._seats = SeatAllocator(0, config.grace_s * 1000)
+        self._seats = SeatAllocator(0, config.grace_s * 1000, config.queue)
+        self._announced: tuple[list[str], float] = ([], 0.0)  # the queue, and when it was told
         self._broadcasters: dict[str, Broadcaster] = {}
         self._tasks = TaskSet()
         self.link = WorkerLink(config.endpoint, self)
@@ -134,6 +145,8 @@ class SessionManager:
             session = self.sessions.get(session_id)
             if session is not None:
                 self.end(session)
+        self._free_idle(now)
+        self._serve_queue(now)
 
     # --- sessions -----------------------------------------------------------------------------
 
@@ -187,11 +200,16 @@ class SessionManager:
                 "start.prompt_frames",
             )
 
-    def admit(self) -> PlayerSession:
-        """Return a session with a seat for a new player. Raises BridgeError no_free_seat."""
+    def admit(self, wait: bool = False, patient: bool = False) -> PlayerSession:
+        """Return a session for a new player, with a seat or, with `wait`, a place in the queue.
+
+        `patient` players may be idle. Raises BridgeError no_free_seat.
+        """
+        self._end_spare()
         session = self.sessions.create(self._config.theme, self._config.seed)
+        session.patient, session.active_ms = patient, now_ms()
         try:
-            self._seats.take(session.id)
+            self._seats.take(session.id, now_ms(), wait)
         except BridgeError:
             self.sessions.remove(session)
             raise
@@ -202,23 +220,86 @@ class SessionManager:
         """Return the session of a player who comes back. Raises BridgeError session_expired."""
         session = self.sessions.resume(token)
         self._seats.come_back(session.id)
-        session.inputs.attach()
+        self._attend(session)
         return session
 
-    def leave(self, session: PlayerSession) -> None:
-        """Keep a vanished player's world for the grace."""
-        self._seats.leave(session.id, now_ms())
+    def hand_over(self, session: PlayerSession) -> None:
+        """Let another client play a session: it counts its own inputs, and alone may resume."""
+        self.sessions.renew(session)
+        self._attend(session)
+
+    def _attend(self, session: PlayerSession) -> None:
+        session.inputs.attach()
+        session.active_ms, session.warned = now_ms(), False
+
+    def leave(self, session: PlayerSession, spare: bool = False) -> None:
+        """Keep a vanished player's world for the grace; `spare`: until somebody needs the seat."""
+        self._seats.leave(session.id, now_ms(), spare)
 
     def end(self, session: PlayerSession) -> None:
         """Free the seat and forget the world."""
         self.link.send(CloseSession(session.id))
         self.sessions.remove(session)
-        self._seats.free(session.id)
+        self._seats.free(session.id, now_ms())
         broadcaster = self._broadcasters.pop(session.id, None)
         if broadcaster is not None:
             self._tasks.spawn(broadcaster.close())
         self._metrics.sessions.set(len(self.sessions))
         self._observer.session_ended(session)
+        self._serve_queue(now_ms())
+
+    def _end_spare(self) -> None:
+        """End a session whose player left for good, if the next one needs its seat."""
+        spare = self._seats.spare()
+        session = self.sessions.get(spare) if spare is not None else None
+        if session is not None:
+            self.end(session)
+
+    def _serve_queue(self, now: float) -> None:
+        """Seat those who wait, and keep them informed of their place."""
+        waiting = self._seats.waiting()
+        if waiting:
+            self._end_spare()
+        while (promoted := self._seats.promote(now)) is not None:
+            session = self.sessions.get(promoted)
+            if session is not None:
+                self._attend(session)
+                self._observer.seated(session)
+        waiting = self._seats.waiting()
+        before, told_ms = self._announced
+        if waiting == before and now - told_ms < QUEUE_EVERY_MS:
+            return
+        self._announced = (waiting, now)
+        for name in waiting:
+            session = self.sessions.get(name)
+            if session is not None:
+                self._observer.notify(session)
+
+    def _free_idle(self, now: float) -> None:
+        """Warn players who do nothing, then free their seats."""
+        if self._config.idle_limit is None:
+            return
+        limit = self._config.idle_limit * 1000
+        for session in self.sessions:
+            left = session.active_ms + limit - now
+            if session.patient or not self._seats.present(session.id):
+                continue
+            if left <= 0:
+                self._observer.session_broke(session, _idle(self._config.idle_limit))
+                self.end(session)
+            elif left <= min(WARNING_MS, limit / 2) and not session.warned:
+                session.warned = True
+                text = f"Nothing was steered for a while: the seat is free in {left / 1000:.0f} s"
+                seconds = round(left / 1000, 1)
+                self._observer.send_event(session, Event("seat_warning", text, seconds))
+
+    def seat(self, session: PlayerSession) -> Seat:
+        """Return a player's own place."""
+        return self._seats.seat(session.id, now_ms())
+
+    def describe_seats(self) -> dict[str, Any]:
+        """Return the seats as plain data, with those that are kept."""
+        return self._seats.describe(now_ms())
 
     def seats(self) -> Seats:
         """Return how many seats are taken, and how many there are."""
@@ -241,6 +322,11 @@ class SessionManager:
             return self.status
         if session is None:
             return Status("loading", "waiting for a player")
+        seat = self.seat(session)
+        if seat.state == "queued":
+            detail = f"every seat is taken: {self._seats.reason(now_ms())}"
+            wait_s = seat.expected_wait_s
+            return Status("queued", detail, position=seat.position, expected_wait_s=wait_s)
         if not session.started:
             return Status("ready", "waiting for start")
         if not session.opened:
@@ -251,7 +337,10 @@ class SessionManager:
 
     def steer(self, session: PlayerSession, message: Input) -> None:
         """Hand the newest controller state to the worker."""
+        before = session.inputs.held()
         newest = session.inputs.offer(message.states)
+        if session.inputs.held() != before:
+            session.active_ms, session.warned = now_ms(), False
         if newest is not None and session.opened:
             session.waiting_input = SessionInput(session.id, newest, now_ms())
             self._send_waiting(session)
@@ -288,6 +377,7 @@ class SessionManager:
         session.theme = message.theme if message.theme is not None else session.theme
         session.seed = message.seed if message.seed is not None else session.seed
         session.prompt_frames = frames
+        session.active_ms = now_ms()
         session.saved = None  # it is of the world that was left
         if not session.started:
             session.started = True
@@ -447,6 +537,9 @@ class SessionManager:
             self._acknowledge(message)
             return
         self._metrics.frames.labels("taken").inc()
+        session = self.sessions.get(message.session)
+        if session is not None:
+            session.frame = message.header.frame
         header = header.replace(t_gateway=now_ms(), width=world.width, height=world.height)
         broadcaster.offer(message.replace(header=header))
 
@@ -463,3 +556,13 @@ class SessionManager:
         self._count_death()
         for session in self.sessions:
             session.opened = False
+
+
+def _idle(limit_s: float) -> BridgeError:
+    return BridgeError(
+        "seat_lost",
+        "the seat was freed: nothing was steered",
+        f"a key, a button or a movement within {limit_s:g} s",
+        "none",
+        "Begin again when you want to play.",
+    )

@@ -50,6 +50,9 @@ class Starter:
             return
         try:
             self._worlds.check_start(message)
+            if self._worlds.seat(session).state == "queued":  # nothing is decoded before a seat
+                peer.postponed = _completed(message, peer.postponed)
+                return
             message, files = self._completed(peer, session, message)
         except BridgeError as error:
             self._observer.fail(peer, error, fatal=False)
@@ -79,12 +82,7 @@ class Starter:
             files = before.files
         elif not session.started and len(self._own_files) <= world.max_prompt_frames:
             files = self._own_files
-        if before is not None:
-            message = message.replace(
-                theme=message.theme if message.theme is not None else before.message.theme,
-                seed=message.seed if message.seed is not None else before.message.seed,
-            )
-        return message, files
+        return _completed(message, before.message if before is not None else None), files
 
     async def _start_from(
         self, peer: Peer, session: PlayerSession, message: Start, files: tuple[bytes, ...]
@@ -123,3 +121,15 @@ class Starter:
         if peer.starting is not None:
             peer.starting.work.cancel()
             peer.starting = None
+
+
+def _completed(message: Start, before: Start | None) -> Start:
+    """Return a start with what it leaves out, but a start before it that is not done yet has."""
+    if before is None:
+        return message
+    frames = message.prompt_frames
+    return message.replace(
+        theme=message.theme if message.theme is not None else before.theme,
+        seed=message.seed if message.seed is not None else before.seed,
+        prompt_frames=frames if frames is not None else before.prompt_frames,
+    )

@@ -193,7 +193,7 @@ class StatsRequest(Record, frozen=True, tag_field="type", tag="stats"):
 
 
 class RequestControl(Record, frozen=True, tag_field="type", tag="request_control"):
-    """Ask, as a spectator, for the controls of the session that is watched."""
+    """Ask, as a spectator, for the controls of the session."""
 
 
 class HandOver(Record, frozen=True, tag_field="type", tag="hand_over"):

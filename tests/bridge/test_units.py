@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from worldbridge.bridge.gateway.connection import MAX_MESSAGES, Connection, Phase, PromptUpload
-from worldbridge.bridge.gateway.players import SeatAllocator, SequenceRebaser, SessionStore
+from worldbridge.bridge.gateway.players import SequenceRebaser, SessionStore
 from worldbridge.bridge.gateway.workers import Credit, Liveness
 from worldbridge.bridge.media import LatestValue
 from worldbridge.bridge.protocol import (
@@ -22,7 +22,6 @@ from worldbridge.bridge.protocol import (
     Ping,
     Pose,
     PromptFramePart,
-    Seats,
     Start,
     encode,
 )
@@ -126,28 +125,6 @@ class TestUploads:
         upload.add(self.part(1, 0, 1, b"x"), 9)
         assert upload._files == []
         assert self.refused(upload, 2) == "the prompt frames are too large"
-
-
-class TestSeats:
-    def test_no_more_than_there_are(self) -> None:
-        seats = SeatAllocator(1)
-        seats.take("a")
-        with pytest.raises(BridgeError) as caught:
-            seats.take("b")
-        assert caught.value.code == "no_free_seat"
-        seats.free("a")
-        seats.take("b")
-        assert seats.count() == Seats(1, 1)
-
-    def test_a_vanished_players_seat_is_kept_for_the_grace(self) -> None:
-        seats = SeatAllocator(1, grace_ms=30_000)
-        seats.take("a")
-        seats.leave("a", 1_000)
-        assert seats.expired(30_999) == []
-        assert seats.count().used == 1
-        assert seats.expired(31_000) == ["a"]
-        seats.come_back("a")
-        assert seats.expired(99_000) == []
 
 
 class TestConnection:

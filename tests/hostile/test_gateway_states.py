@@ -19,11 +19,13 @@ from worldbridge.bridge.gateway.peer import Peer
 from worldbridge.bridge.protocol import (
     Bye,
     Failed,
+    HandOver,
     Hello,
     Loading,
     Opened,
     Ping,
     Ready,
+    RequestControl,
     Start,
     encode,
 )
@@ -33,6 +35,8 @@ SEATS = 2
 messages = st.one_of(
     st.sampled_from([b"", b"\xc1", b"\x81", encode(Bye()), encode(Ping(1.0)), encode(Start())]),
     st.sampled_from([encode(Hello()), encode(Hello(role="spectator")), encode(Start("night", 3))]),
+    st.sampled_from([encode(Hello(wait=True)), encode(Bye(keep=True))]),
+    st.sampled_from([encode(RequestControl()), encode(HandOver())]),
     st.binary(max_size=40),
 )
 
@@ -54,7 +58,7 @@ class GatewayMachine(RuleBasedStateMachine):
         return self.loop.run_until_complete(inside())
 
     def _open(self) -> None:
-        self.gateway = Gateway(GatewayConfig(max_clients=6), "test")
+        self.gateway = Gateway(GatewayConfig(max_clients=6, queue=2), "test")
 
     def _pick(self, number: int) -> Peer | None:
         return self.peers[number % len(self.peers)] if self.peers else None
@@ -113,7 +117,10 @@ class GatewayMachine(RuleBasedStateMachine):
     @invariant()
     def seats_add_up(self) -> None:
         worlds = self.gateway.worlds
-        assert worlds.seats().used == len(worlds.sessions)
+        held, waiting = worlds._seats._held, worlds._seats._queue
+        assert len(held) + len(waiting) == len(worlds.sessions)
+        assert len(held) <= SEATS and not set(held) & set(waiting)
+        assert all(not session.started for session in worlds.sessions if session.id in waiting)
         playing = [peer for peer in self.peers if peer.plays and peer.session is not None]
         assert len({peer.session.id for peer in playing if peer.session}) == len(playing)
         for peer in playing:
