@@ -123,8 +123,8 @@ async def serve(walk: str, width: int, height: int, fps: float) -> None:
     frames: queue.Queue[_Handed] = queue.Queue(FIFO)
     source = _PollingTrack(frames, height, width, fps)
     relay = MediaRelay()
-    pictures = read_walk(Path(walk), width, height)
-    threading.Thread(target=_produce, args=(frames, pictures, fps), daemon=True).start()
+    recorded = read_walk(Path(walk), width, height)
+    threading.Thread(target=_produce, args=(frames, recorded, fps), daemon=True).start()
 
     async def viewer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         track = _Noting(relay.subscribe(source))

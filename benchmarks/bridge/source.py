@@ -112,10 +112,10 @@ class _Source:
         while not self._stopped:
             while self._socket.poll(max(0, math.ceil(due - now_ms()))):
                 self._receive()
-            picture = memoryview(self._walk[next(self._order)])
+            pixels = memoryview(self._walk[next(self._order)])
             for name, session in self._sessions.items():
                 if session.unacked < IN_FLIGHT:
-                    self._hand_over(name, session, picture)
+                    self._hand_over(name, session, pixels)
             due = max(due + 1000 / self._spec.fps, now_ms() - 1000 / self._spec.fps)
 
     def _send(self, message: WorkerMessage) -> None:
@@ -137,7 +137,7 @@ class _Source:
             case Shutdown():
                 self._stopped = True
 
-    def _hand_over(self, name: str, session: _Session, picture: memoryview) -> None:
+    def _hand_over(self, name: str, session: _Session, pixels: memoryview) -> None:
         newest, now = session.newest, now_ms()
         header = FrameHeader(
             frame=session.frame,
@@ -149,7 +149,7 @@ class _Source:
             t_frame=now_ms(),
             camera=Pose(),
         )
-        self._send(RawFrame(name, header, picture))
+        self._send(RawFrame(name, header, pixels))
         session.frame += 1
         session.unacked += 1
 

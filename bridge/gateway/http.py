@@ -110,6 +110,9 @@ def build_app(gateway: Gateway, guard: OriginGuard) -> ASGIApp:
         return JSONResponse(gateway.health(), headers={"Cache-Control": "no-store"})
 
     async def metrics(request: Request) -> Response:
+        if not gateway.may_scrape(request.headers.get("authorization", "")):
+            text = "This server requires its token: Authorization: Bearer TOKEN.\n"
+            return PlainTextResponse(text, 401, {"WWW-Authenticate": "Bearer"})
         return Response(gateway.metrics.text(), media_type=CONTENT_TYPE_LATEST)
 
     async def worlds(request: Request) -> Response:

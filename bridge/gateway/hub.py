@@ -18,8 +18,9 @@ from typing import Any, Final
 
 from worldbridge.bridge.config import GatewayConfig
 from worldbridge.bridge.gateway.connection import Connection, Phase
-from worldbridge.bridge.gateway.latency import Metrics, client_spans, server_spans
+from worldbridge.bridge.gateway.latency import client_spans, server_spans
 from worldbridge.bridge.gateway.limits import WORK_RATE
+from worldbridge.bridge.gateway.metrics import Metrics
 from worldbridge.bridge.gateway.peer import Link, Peer
 from worldbridge.bridge.gateway.players import PlayerSession
 from worldbridge.bridge.gateway.sessions import SessionManager, TaskSet
@@ -84,8 +85,9 @@ class Gateway:
         self._ticked_ms = math.inf
         self._judge_ms = -math.inf  # nobody is overdue before
         self.prompt_files = tuple(Path(name).read_bytes() for name in config.prompt_frames)
-        self.metrics = Metrics()
+        self.metrics = Metrics(server)
         self.worlds = SessionManager(config, self, self.metrics)
+        self.metrics.follow_seats(self.worlds.seats)
         self._starter = Starter(self.worlds, self.prompt_files, self._tasks, self)
 
     # --- life ---------------------------------------------------------------------------------
@@ -124,6 +126,7 @@ class Gateway:
         if now - self._ticked_ms > PAUSE_MS:  # swap, a moved VM: what came meanwhile is unread
             self._judge_ms = now + EXCUSED_MS
             self.worlds.link.excuse(now)
+        self.metrics.ticked(now - self._ticked_ms - TICK_S * 1000)
         self._ticked_ms = now
         try:
             self.worlds.tick(now)
@@ -176,6 +179,7 @@ class Gateway:
         config = self._config
         connection = Connection(now_ms(), config.hello_s * 1000, config.silence_s * 1000)
         peer = Peer(connection, abort, heard, link)
+        peer.on_sent = self.metrics.frame_sent
         self._peers.add(peer)
         if len(self._peers) > config.max_clients:
             most, got = f"at most {config.max_clients} connections", f"{len(self._peers)}"
@@ -278,6 +282,11 @@ class Gateway:
             peer.send(self.worlds.status)
         else:
             self._admit(peer, hello)
+
+    def may_scrape(self, authorization: str) -> bool:
+        """Return whether a request with this `Authorization` header may read the metrics."""
+        scheme, _, token = authorization.partition(" ")
+        return self._knows(token.strip() if scheme.lower() == "bearer" else None)
 
     def _knows(self, token: str | None) -> bool:
         if self._config.token is None:

@@ -1,4 +1,4 @@
-"""What the gateway learns from clients' reports: metrics, latency spans, vsync alignment.
+"""What the gateway learns from clients' reports: latency spans and vsync alignment.
 
 A display shows new frames at its refreshes only. A frame that arrives just after one waits for
 almost a whole period, and a frame that was meant for one and is late misses it. From the waits
@@ -12,13 +12,10 @@ import cmath
 import math
 from typing import Final
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-
 from worldbridge.bridge.protocol import FrameHeader, FrameShown
 
-__all__ = ["Metrics", "VsyncAligner", "client_spans", "server_spans"]
+__all__ = ["VsyncAligner", "client_spans", "server_spans"]
 
-_BUCKETS_MS: Final = (0.5, 1, 2, 4, 8, 16, 33, 50, 67, 100, 150, 200, 300, 500, 1000, 2000)
 _REPORTS: Final = 10  # waits that one judgement needs
 _STEADY: Final = 0.5  # concentration (1: all alike) below which frames have no common phase
 _EXACT_MS: Final = 0.75  # a smaller correction is not worth making
@@ -50,43 +47,6 @@ def client_spans(header: FrameHeader, shown: FrameShown) -> dict[str, float]:
         spans["uplink"] = header.t_input - (header.input_time - shown.offset)
         spans["downlink"] = (shown.received - shown.offset) - header.t_sent
     return spans
-
-
-class Metrics:
-    """One registry per gateway: nothing is shared between gateways of a process."""
-
-    def __init__(self) -> None:
-        self._registry = CollectorRegistry()
-        self.clients = Gauge(
-            "worldbridge_clients", "Connected clients", ["role"], registry=self._registry
-        )
-        self.sessions = Gauge(
-            "worldbridge_sessions", "Sessions that are kept for players", registry=self._registry
-        )
-        self.worker_up = Gauge(
-            "worldbridge_worker_up", "1 while the worker answers", registry=self._registry
-        )
-        self.frames = Counter(
-            "worldbridge_frames", "Frames by their fate", ["fate"], registry=self._registry
-        )
-        self.errors = Counter(
-            "worldbridge_errors", "Errors sent to clients", ["code"], registry=self._registry
-        )
-        self.spans = Histogram(
-            "worldbridge_span_ms",
-            "Milliseconds of each latency span from input to photon",
-            ["span"],
-            buckets=_BUCKETS_MS,
-            registry=self._registry,
-        )
-
-    def observe(self, spans: dict[str, float]) -> None:
-        for name, value in spans.items():
-            # a clock offset is an estimate: it may put an arrival slightly before the departure
-            self.spans.labels(name).observe(max(0.0, value))
-
-    def text(self) -> bytes:
-        return generate_latest(self._registry)
 
 
 class VsyncAligner:

@@ -130,6 +130,8 @@ class Peer:
         self.abort = abort
         self.sent_frames = 0
         self.newest_sent = -1  # number of a frame
+        self.on_sent: Callable[[str, int], None] = lambda transport, skipped: None
+        self._dropped: int | None = None  # frames, as the newest header says
         self.answered = -1  # sequence of the newest input that a shown frame answered
         self.offers = 0
         self.greeted = False
@@ -249,6 +251,9 @@ class Peer:
         """Keep the header of a frame that was sent until its report arrives or it is too old."""
         self.sent_frames += 1
         self.newest_sent = header.frame
+        before = header.dropped if self._dropped is None else self._dropped
+        self.on_sent(self.transport, header.dropped - before)
+        self._dropped = header.dropped
         self._headers[header.frame] = header
         if len(self._headers) > REMEMBERED_FRAMES:
             self._headers.popitem(last=False)

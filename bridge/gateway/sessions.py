@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, Protocol
 
 from worldbridge.bridge.config import GatewayConfig
-from worldbridge.bridge.gateway.latency import Metrics
+from worldbridge.bridge.gateway.metrics import Metrics
 from worldbridge.bridge.gateway.players import PlayerSession, SessionStore
 from worldbridge.bridge.gateway.seats import SeatAllocator
 from worldbridge.bridge.gateway.workers import MAX_UNTAKEN, WorkerLink

@@ -242,7 +242,7 @@ def bridge_table(result: Mapping[str, Any]) -> Table:
         "viewers",
         *heads,
         numbers=5,
-        title=f"Handed over to last packet received, {result['content']}",
+        title=f"From hand-over to last packet received, {result['content']}",
         caption=f"times shorter than naive at p99: {gains}",
     )
     for run in result["runs"]:
