@@ -26,17 +26,18 @@ export class Client {
    * @param {"auto"|"webrtc"|"jpeg"} [options.video]
    * @param {string|null} [options.token] access token of the gateway
    * @param {"player"|"spectator"|"engine"} [options.role]
+   * @param {boolean} [options.wait] in the queue if every seat is taken (default)
    * @param {string} [options.client] name and version of the program, for the server's log
    * @param {object} [options.counters] `controller.counters` of an earlier page
    * @param {() => number} [options.now] clock in ms
    * @param {(now: number) => number|null} [options.refreshPeriod] of the display in ms
    */
   constructor(url, handlers, options = {}) {
-    const { video = "auto", token = null, counters = {}, role, client } = options;
+    const { video = "auto", token = null, counters = {}, role, client, wait } = options;
     this.handlers = handlers;
     this.now = options.now ?? (() => performance.now());
     this.refreshPeriod = options.refreshPeriod ?? (() => null);
-    this.session = new Session({ video, token, role, client });
+    this.session = new Session({ video, token, role, client, wait });
     this.controller = new Controller(counters);
     this.clock = new ClockOffset();
     this.meter = new LatencyMeter();
@@ -62,7 +63,7 @@ export class Client {
     return this.session.view(this.now());
   }
 
-  /** Start a session: {theme, seed, promptFrames, resume}. */
+  /** Start a session: {theme, seed, promptFrames, resume, role}. */
   play(wanted) {
     this.#dispatch((now) => this.session.play(wanted, now));
   }
@@ -80,6 +81,21 @@ export class Client {
 
   leave() {
     this.#dispatch((now) => this.session.leave(now));
+  }
+
+  /** Ask, as a spectator, for the controls. */
+  requestControl() {
+    this.#dispatch(() => this.session.requestControl());
+  }
+
+  /** Give the controls to the spectator who asked first. */
+  handOver() {
+    this.#dispatch(() => this.session.handOver());
+  }
+
+  /** Free the seat, as the page goes away; call it on `pagehide`. */
+  pageHidden() {
+    this.#dispatch(() => this.session.pageHidden());
   }
 
   /** Report that the controller changed. The change is sent at once. */
@@ -176,7 +192,8 @@ export class Client {
   }
 
   #sendInput(now) {
-    if (this.session.state !== "playing" || !this.#sendClock.due(now)) return;
+    const { state, role } = this.session;
+    if (state !== "playing" || role === "spectator" || !this.#sendClock.due(now)) return;
     const { sequence, time } = this.controller.sample(now);
     if (!this.transport.sendInput(protocol.input(this.controller.history))) return;
     this.counts.sent += 1;

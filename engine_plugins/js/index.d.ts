@@ -24,6 +24,7 @@ export interface Wanted {
   seed: number | null;
   promptFrames?: Uint8Array[] | null;
   resume?: string | null;
+  role?: Role;
 }
 
 export type Problem = Omit<ServerError, "type" | "fatal">;
@@ -36,6 +37,10 @@ export interface SessionView {
   seconds: number;
   lastFrame: number | null;
   position: number | null;
+  expectedWait: number | null;
+  role: Role;
+  controlRequested: boolean;
+  kept: number | null;
   retryIn: number | null;
   attempt: number;
   stalledFor: number;
@@ -65,6 +70,7 @@ export interface ClientOptions {
   video?: Video;
   token?: string | null;
   role?: Role;
+  wait?: boolean;
   client?: string;
   counters?: Counters;
   now?: () => number;
@@ -95,6 +101,9 @@ export class Client {
   restart(theme: string | null, seed: number | null, promptFrames?: Uint8Array[] | null): void;
   retry(token?: string | null): void;
   leave(): void;
+  requestControl(): void;
+  handOver(): void;
+  pageHidden(): void;
   inputChanged(): void;
   tick(visible?: boolean): void;
   imageShown(header: FrameHeader, received: number, shown: number): void;
@@ -148,9 +157,12 @@ export class Session {
     world?: string | null;
     video?: Video;
     token?: string | null;
+    wait?: boolean;
     silence?: number;
   });
   readonly state: SessionState;
+  readonly role: Role;
+  readonly controlRequested: boolean;
   readonly greeted: boolean;
   readonly theme: string | null;
   readonly seed: number | null;
@@ -165,6 +177,9 @@ export class Session {
   ): void;
   retry(now: number): void;
   leave(now: number): void;
+  requestControl(): void;
+  handOver(): void;
+  pageHidden(): void;
   opened(now: number): void;
   closed(reason: string, now: number): void;
   received(message: ServerMessage, now: number): void;

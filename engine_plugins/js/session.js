@@ -26,6 +26,8 @@ const NO_VIDEO_MS = 4000;
 const RECONNECT = new Set(["client_too_slow", "not_greeted"]);
 // the server's answers to a `start` that it rejects
 const START_REJECTED = new Set(["bad_prompt_frame", "unknown_theme", "unsupported"]);
+// events that a player reads as they are
+const NOTICES = new Set(["seat_warning", "session_resumed", "world_reset", "control_requested"]);
 // what the client can receive by each setting of `video`
 const MEDIA = {
   auto: { transports: ["webrtc", "websocket"], codecs: ["h264", "vp8", "jpeg"] },
@@ -90,6 +92,7 @@ export class Session {
   #webrtcWorked = false;
   #stale = -Infinity; // frames shown before this may belong to the world before
   #headersSince = null; // arrival of the first frame header that no frame followed
+  #usualRole;
 
   constructor({
     client = "web",
@@ -97,20 +100,25 @@ export class Session {
     world = null,
     video = "auto",
     token = null,
+    wait = true,
     silence = SILENCE_MS,
   } = {}) {
     this.client = client;
-    this.role = role;
+    this.role = role; // a hand-over of the controls changes it
+    this.#usualRole = role;
     this.world = world;
     this.requestedVideo = video;
     this.video = video === "jpeg" ? "jpeg" : "webrtc";
     this.token = token;
+    this.wait = wait; // in the queue if every seat is taken
     this.silence = silence;
     this.state = "idle";
     this.since = 0;
     this.detail = "";
     this.progress = null;
     this.position = null; // in the queue for a seat, 0 is next
+    this.expectedWait = null; // in seconds
+    this.controlRequested = false; // a spectator asks for the controls
     this.attempt = 0;
     this.error = null;
     this.welcome = null;
@@ -150,12 +158,13 @@ export class Session {
     this.state = state;
     this.detail = detail;
     if (state !== "loading") this.progress = null;
-    if (state !== "queued") this.position = null;
+    if (state !== "queued") this.position = this.expectedWait = null;
   }
 
   // -- what the player wants ----------------------------------------------------------------------
 
-  play({ theme, seed, promptFrames = null, resume = null }, now) {
+  play({ theme, seed, promptFrames = null, resume = null, role = this.#usualRole }, now) {
+    this.role = role;
     this.#wanted = { theme, seed, promptFrames };
     this.#before = null;
     this.#running = false;
@@ -171,6 +180,7 @@ export class Session {
 
   /** Restart the session's world. `promptFrames` null keeps the present ones. */
   restart(theme, seed, now, promptFrames = null) {
+    if (this.role === "spectator") return;
     const before = this.#wanted;
     this.#wanted = { theme, seed, promptFrames: promptFrames ?? before.promptFrames };
     if (this.#wire !== "greeted") {
@@ -199,7 +209,24 @@ export class Session {
     if (this.state !== "error" && this.state !== "full" && this.state !== "reconnecting") return;
     if (this.#wire !== "closed") this.#hangUp();
     const resume = this.error?.code === "session_expired" ? null : this.#resume;
-    this.play({ ...this.#wanted, resume }, now);
+    this.play({ ...this.#wanted, resume, role: this.role }, now);
+  }
+
+  /** Ask, as a spectator, for the controls. */
+  requestControl() {
+    if (this.greeted && this.role === "spectator") this.#send(protocol.requestControl());
+  }
+
+  /** Give the controls to the spectator who asked first. */
+  handOver() {
+    if (!this.greeted || !this.controlRequested) return;
+    this.controlRequested = false;
+    this.#send(protocol.handOver());
+  }
+
+  /** Free the seat at once, as the page goes away; its world is kept in case it comes back. */
+  pageHidden() {
+    if (this.greeted && this.role !== "spectator") this.#send(protocol.bye({ keep: true }));
   }
 
   leave(now) {
@@ -248,6 +275,7 @@ export class Session {
         token: this.token,
         resume: this.#resume,
         world: this.world,
+        wait: this.wait,
       }),
     );
   }
@@ -325,8 +353,11 @@ export class Session {
   }
 
   #welcome(message, now) {
+    const again = this.#wire === "greeted"; // the controls were handed over
     this.#wire = "greeted";
     this.welcome = message;
+    this.role = message.role;
+    this.controlRequested = false;
     this.attempt = 0;
     this.#resume = message.resume;
     this.#running = message.started;
@@ -334,9 +365,9 @@ export class Session {
     this.#do("remember", { resume: message.resume });
     this.#do("welcomed", { welcome: message });
     this.#headersSince = null;
-    if (this.video === "webrtc") this.#do("negotiate", { iceServers: message.ice_servers });
+    if (this.video === "webrtc" && !again) this.#do("negotiate", { iceServers: message.ice_servers });
     this.#await(now, "Opening the world");
-    if (message.seat.state === "queued") this.#queued(message.seat.position, now);
+    if (message.seat.state === "queued") this.#queued(message.seat, now);
     else if (this.#restartDue || !this.#running) this.#begin(now);
   }
 
@@ -352,9 +383,10 @@ export class Session {
     this.#start(now, this.#wanted.promptFrames);
   }
 
-  #queued(position, now, detail = "") {
+  #queued({ position, expected_wait_s: wait }, now, detail = "") {
     this.#enter("queued", now, detail || "All seats are taken");
     this.position = position;
+    this.expectedWait = wait ?? null;
   }
 
   /** Wait for the first frame, "loading" or, after a lost connection, "reconnecting". */
@@ -364,11 +396,12 @@ export class Session {
     this.#enter(this.state === "reconnecting" ? "reconnecting" : "loading", now, detail);
   }
 
-  #status({ state, detail, progress, position }, now) {
+  #status(message, now) {
+    const { state, detail, progress } = message;
     if (state !== "playing" && state !== this.state) this.#stale = now + STALE_MS;
     switch (state) {
       case "queued":
-        return this.#queued(position, now, detail);
+        return this.#queued(message, now, detail);
       case "ready":
         if (this.#wire === "greeted" && !this.#running && !this.#startSent) this.#begin(now);
         return;
@@ -392,7 +425,8 @@ export class Session {
   }
 
   #event({ name, detail }, now) {
-    if (name === "seat_warning") return this.#do("notice", { text: detail, tone: "warn" });
+    if (name === "control_requested") this.controlRequested = true;
+    if (NOTICES.has(name)) return this.#do("notice", { text: detail, tone: "warn" });
     if (name !== "world_lost") return; // "world_restored": a status follows
     this.#stale = now + STALE_MS;
     this.#enter("reconnecting", now, detail || "The world is being restarted");
@@ -573,6 +607,10 @@ export class Session {
       seconds: Math.max(0, (now - this.since) / 1000),
       lastFrame: this.lastFrame,
       position: this.position,
+      expectedWait: this.expectedWait,
+      role: this.role,
+      controlRequested: this.controlRequested,
+      kept: this.welcome?.kept_s ?? null,
       retryIn: this.#retryAt === null ? null : Math.max(0, (this.#retryAt - now) / 1000),
       attempt: this.attempt,
       stalledFor: stalled ? (now - this.lastFrame) / 1000 : 0,

@@ -93,7 +93,7 @@ export class SeedField {
 }
 
 export class Landing {
-  /** `hooks`: play(theme, seed), resume(), picked(theme) */
+  /** `hooks`: play(theme, seed), watch(), resume(), picked(theme) */
   constructor(hooks) {
     this.hooks = hooks;
     this.root = byId("landing");
@@ -105,6 +105,7 @@ export class Landing {
       hooks.play(this.cards.value, this.seed.take());
     });
     byId("continue").addEventListener("click", () => hooks.resume());
+    byId("watch").addEventListener("click", () => hooks.watch());
   }
 
   show(themes, theme, seed) {

@@ -99,6 +99,7 @@ class Page {
   #panels() {
     this.landing = new Landing({
       play: (theme, seed) => this.play(theme, seed),
+      watch: () => this.watch(),
       resume: () => this.#resumeStored(),
       picked: (theme) => this.state === "idle" && this.#dress(theme),
     });
@@ -120,6 +121,11 @@ class Page {
       apply: (theme, seed) => this.#restart(theme, seed, this.choice.now.value),
       reset: () => this.#restart(this.client.session.theme, this.client.session.seed),
       leave: () => this.client.leave(),
+      control: () => {
+        if (this.client.session.role !== "spectator") return this.client.handOver();
+        this.client.requestControl();
+        toast("The player has been asked for the controls");
+      },
       link: () =>
         settings.shareUrl(location.href, this.client.session.theme, this.client.session.seed),
       promptFrames: () => this.played.value?.length ?? 0,
@@ -174,7 +180,10 @@ class Page {
       this.sticks.reset();
       this.#pace();
     });
-    addEventListener("pagehide", () => this.#store());
+    addEventListener("pagehide", () => {
+      this.#store();
+      this.client.pageHidden();
+    });
   }
 
   #tick() {
@@ -195,6 +204,7 @@ class Page {
     const themes = this.preferences.themes;
     this.landing.show(themes, this.url.theme ?? this.preferences.theme, this.url.seed);
     const recalled = this.choice.recall(); // Play does not wait for it
+    if (this.url.watch) return this.watch();
     if (this.url.autoplay) {
       await Promise.race([recalled, new Promise((done) => setTimeout(done, RECALL_MS))]);
       if (this.state !== "idle") return;
@@ -215,6 +225,11 @@ class Page {
     this.#dress(theme);
     this.played = this.choice.now;
     this.client.play({ theme, seed, promptFrames: this.played.value, resume });
+  }
+
+  /** Watch whoever plays. */
+  watch() {
+    this.client.play({ theme: null, seed: null, role: "spectator" });
   }
 
   #resumeStored() {

@@ -5,7 +5,7 @@ import { SeedField, ThemeCards } from "./landing.js";
 
 export class Menu {
   /**
-   * `hooks`: apply(theme, seed), reset(), leave(), preferences(changes), opened(), closed(), link()
+   * `hooks`: apply(theme, seed), reset(), leave(), control(), preferences(changes), opened(), closed(), link()
    * -> url, promptFrames() -> their number
    */
   constructor(preferences, hooks) {
@@ -34,6 +34,10 @@ export class Menu {
     byId("menu-leave").addEventListener(
       "click",
       closing(() => this.hooks.leave()),
+    );
+    byId("menu-control").addEventListener(
+      "click",
+      closing(() => this.hooks.control()),
     );
     byId("menu-fullscreen").addEventListener("click", () => toggleFullscreen());
     byId("menu-form").addEventListener("submit", (event) => {
@@ -77,12 +81,16 @@ export class Menu {
     return this.dialog.open;
   }
 
-  show({ world, theme, seed }) {
+  show({ world, theme, seed, role, controlRequested }) {
     if (this.open) return;
+    const watches = role === "spectator";
+    byId("menu-reset").hidden = byId("menu-form").hidden = watches;
+    byId("menu-control").hidden = !watches && !controlRequested;
+    setText(byId("menu-control"), watches ? "Ask for the controls" : "Hand over the controls");
     this.cards.show(world?.themes, theme);
     this.seed.value = seed;
     this.dialog.showModal();
-    this.cards.reveal();
+    if (!watches) this.cards.reveal();
     byId("menu-resume").focus();
     this.hooks.opened();
   }

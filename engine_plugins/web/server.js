@@ -17,7 +17,11 @@ export function describeHealth(health) {
   }
   if (!seats) return { tone: "good", text: "Ready" };
   const free = seats.total - seats.used;
-  if (free <= 0) return { tone: "warn", text: `All ${seats.total} seats are taken` };
+  if (free <= 0) {
+    const waiting = seats.waiting > 0 ? ` · ${seats.waiting} waiting` : "";
+    const kept = seats.kept_s > 0 ? ` · one is kept for ${Math.ceil(seats.kept_s)} s` : "";
+    return { tone: "warn", text: `All ${seats.total} seats are taken${waiting}${kept}` };
+  }
   return {
     tone: "good",
     text: `Ready · ${free} of ${seats.total} ${seats.total === 1 ? "seat" : "seats"} free`,
@@ -48,6 +52,7 @@ export class ServerInfo {
     const [health, worlds] = await Promise.all([this.#get("health"), this.#get("worlds")]);
     const { tone, text } = describeHealth(health);
     byId("server").dataset.tone = tone;
+    byId("watch").hidden = !(health?.seats?.used > 0);
     setText(byId("server-text"), text);
     if (worlds?.[0])
       this.foundPromptFrames(worlds[0].max_prompt_frames ?? 0, health?.prompt_frames ?? 0);

@@ -83,6 +83,7 @@ export function readUrl(search) {
     theme: query.get("theme"),
     seed: parseSeed(query.get("seed")),
     autoplay: query.get("autoplay") === "1",
+    watch: query.get("watch") === "1",
     video: video === "jpeg" || video === "webrtc" ? video : "auto",
     hud: query.get("hud") === "1",
     token: query.get("token"),

@@ -13,7 +13,6 @@ const TITLES = {
   error: "Something went wrong",
 };
 
-const SEAT_KEPT_S = 30;
 const seconds = (value) => `${Math.floor(value)}\u00a0s`;
 const sentence = (text) => {
   const trimmed = text.trim().replace(/\.$/, "");
@@ -29,7 +28,11 @@ function detailOf(view) {
   if (view.state === "queued") {
     const place =
       view.position === null ? "" : ` You are number ${view.position + 1} in the queue.`;
-    return sentence(view.detail) + place;
+    const wait =
+      view.expectedWait === null
+        ? ""
+        : ` About ${seconds(Math.max(1, Math.round(view.expectedWait)))} to go.`;
+    return sentence(view.detail) + place + wait;
   }
   if (view.state === "full") {
     const seats = view.error?.got ? ` (${view.error.got})` : "";
@@ -37,7 +40,8 @@ function detailOf(view) {
     return `${sentence(view.detail + seats)} Trying again in ${wait}.`;
   }
   if (view.state === "reconnecting" && view.attempt > 0) {
-    const kept = view.seconds < SEAT_KEPT_S ? ` Your seat is kept for ${SEAT_KEPT_S} s.` : "";
+    const left = Math.ceil((view.kept ?? 0) - view.seconds);
+    const kept = left > 0 ? ` Your seat is kept for ${seconds(left)} more.` : "";
     return `${sentence(view.detail)} Attempt ${view.attempt}.${kept}`;
   }
   return view.state === "loading"

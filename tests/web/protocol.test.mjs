@@ -3,7 +3,7 @@ import { test } from "node:test";
 import { encode as pack } from "../../engine_plugins/js/msgpack.js";
 import * as protocol from "../../engine_plugins/js/protocol.js";
 import { sameTheme } from "../../engine_plugins/js/session.js";
-import { readGamepad } from "../../engine_plugins/web/controls.js";
+import { Gamepads } from "../../engine_plugins/js/gamepads.js";
 import { describeTheme, describeThemes, THEMES } from "../../engine_plugins/web/themes.js";
 import { example, fixtures, readJson } from "./fixtures.mjs";
 
@@ -101,11 +101,14 @@ test("a prompt frame of one part has the bytes of the example", () => {
 
 test("gamepads as the browser reports them become the states of the examples", () => {
   for (const { axes, pressed, buttons } of readJson("gamepads.json")) {
-    const pad = {
-      axes,
-      buttons: Array.from({ length: 18 }, (_, i) => ({ pressed: pressed.includes(i) })),
-    };
-    assert.deepEqual(readGamepad(pad), { axes, buttons });
+    const rest = { id: "pad", mapping: "standard", axes: [0, 0, 0, 0], buttons: [] };
+    const held = Array.from({ length: 18 }, (_, i) => ({ pressed: pressed.includes(i) }));
+    let pad = rest;
+    const pads = new Gamepads(() => [pad]);
+    pads.poll();
+    pad = { ...rest, axes, buttons: held };
+    const state = pads.poll();
+    assert.deepEqual({ axes: state.axes, buttons: state.buttons }, { axes, buttons });
   }
 });
 

@@ -66,7 +66,7 @@ test("goes from idle over connecting and loading to playing", () => {
   assert.deepEqual([session.state, names(session)], ["connecting", ["connect"]]);
   session.opened(5);
   const hello = sent(session.commands(), "hello");
-  assert.deepEqual(hello, protocol.hello({ client: "web" }));
+  assert.deepEqual(hello, protocol.hello({ client: "web", wait: true }));
   assert.ok(protocol.encode(hello).length <= 4096);
   session.received(welcome(), 10);
   const commands = session.commands();
@@ -468,5 +468,68 @@ test("a warning about the seat is a notice", () => {
   session.received(event("seat_warning", "Your seat ends in 60 s"), 400);
   assert.deepEqual(session.commands(), [
     { do: "notice", text: "Your seat ends in 60 s", tone: "warn" },
+  ]);
+});
+
+test("a place in the queue has an expected wait, and hello asks for it", () => {
+  const session = new Session({ video: "jpeg" });
+  session.play({ theme: "zoo", seed: 7 }, 0);
+  session.opened(1);
+  assert.equal(sent(session.commands(), "hello").wait, true);
+  const seat = { state: "queued", position: 2, expected_wait_s: 60 };
+  session.received(welcome({ seat }), 4);
+  assert.equal(session.view(5).expectedWait, 60);
+  session.received({ ...status("queued", "", null, 1), expected_wait_s: 31.5 }, 10);
+  assert.deepEqual([session.view(11).position, session.view(11).expectedWait], [1, 31.5]);
+});
+
+test("a page that goes away frees its seat and may come back", () => {
+  const session = playing();
+  session.pageHidden();
+  assert.deepEqual(sent(session.commands(), "bye"), { type: "bye", keep: true });
+  session.closed("bye", 500);
+  session.tick(1500);
+  session.opened(1501);
+  assert.equal(sent(session.commands(), "hello").resume, "r1");
+});
+
+test("the controls are asked for and handed over", () => {
+  const player = playing();
+  player.handOver();
+  assert.deepEqual(player.commands(), [], "nobody asked");
+  player.received(event("control_requested", "Ada asks for the controls"), 400);
+  assert.ok(player.view(401).controlRequested);
+  assert.deepEqual(names(player), ["notice"]);
+  player.handOver();
+  assert.deepEqual(names(player), ["send hand_over"]);
+  player.received(welcome({ role: "spectator", resume: "", started: true }), 410);
+  player.frameShown(900);
+  assert.deepEqual(
+    [player.view(901).role, player.state, player.view(901).controlRequested],
+    ["spectator", "playing", false],
+  );
+  assert.equal(sent(player.commands(), "start"), undefined);
+  player.restart("city", 1, 950);
+  assert.deepEqual(names(player), [], "spectators start nothing");
+});
+
+test("a spectator who gets the controls plays on without another negotiation", () => {
+  const session = new Session({ video: "auto", role: "spectator" });
+  session.play({ theme: null, seed: null }, 0);
+  session.opened(5);
+  session.received(welcome({ transport: "webrtc", role: "spectator", resume: "" }), 10);
+  assert.ok(names(session).includes("negotiate"));
+  session.requestControl();
+  assert.deepEqual(names(session), ["send request_control"]);
+  session.received(welcome({ role: "player", transport: "webrtc", started: true }), 50);
+  assert.deepEqual(names(session), ["remember", "welcomed"]);
+  assert.equal(session.role, "player");
+});
+
+test("what a player missed is a notice", () => {
+  const session = playing();
+  session.received(event("session_resumed", "You were away for 5 s"), 400);
+  assert.deepEqual(session.commands(), [
+    { do: "notice", text: "You were away for 5 s", tone: "warn" },
   ]);
 });
