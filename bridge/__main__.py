@@ -23,7 +23,11 @@ def main() -> None:
     except ConfigError as error:
         print(error, file=sys.stderr)
         sys.exit(error.exit_code)
-    run_gateway(config)
+    try:
+        run_gateway(config)
+    except ConfigError as error:  # a file that only the gateway reads
+        print(error, file=sys.stderr)
+        sys.exit(error.exit_code)
 
 
 if __name__ == "__main__":

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ipaddress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
+from worldbridge.errors import ConfigError
 from worldbridge.settings import (
     DEFAULT_ENDPOINT,
     MAX_PROMPT_FRAMES,
@@ -65,6 +68,16 @@ class GatewayConfig:
         "Host name by which clients reach the server, besides localhost and --host; repeatable.",
         option="allow_host",
     )
+    zmq_port: int | None = setting(
+        None, "Port for clients by ZeroMQ; 0 takes a free one.  [default: none]", low=0, high=65535
+    )
+    zmq_host: str = setting("127.0.0.1", "Address to listen on for ZeroMQ clients.", low=1)
+    zmq_keys: str | None = setting(
+        None,
+        "Folder of `worldbridge keys`: ZeroMQ clients then need a key of it. Required if "
+        "--zmq-host is not of this machine.",
+        low=1,
+    )
     theme: str | None = setting(None, "Theme of players who choose none.")
     seed: int | None = setting(
         None, "Seed of players who choose none.  [default: random]", low=0, high=MAX_SEED
@@ -96,11 +109,34 @@ class GatewayConfig:
         secret, expected = self.token or "", "no white space at its ends"
         check(secret == secret.strip(), "token", expected, "*" * len(secret))
         check_endpoint(self.endpoint)
+        if self.zmq_keys is None:
+            expected = "an address of this machine alone, or zmq_keys: without keys anyone can read"
+            check(_is_loopback(self.zmq_host), "zmq_host", expected, self.zmq_host)
+        else:
+            _check_keys(Path(self.zmq_keys))
         for origin in self.allow_origins:
             _check_origin(origin)
         for name in self.allow_hosts:
             expected = "a host name without scheme and port"
             check(not set(name) & set("/:@ "), "allow_host", expected, name)
+
+
+def _check_keys(folder: Path) -> None:
+    secret = folder / "server.key_secret"
+    if not secret.is_file():
+        raise ConfigError(
+            "zmq_keys holds no keys of the server",
+            expected=f"a file {secret}",
+            got="none",
+            remedy=f"worldbridge keys make server --folder {folder}",
+        )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def _check_origin(origin: str) -> None:

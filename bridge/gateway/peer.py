@@ -56,6 +56,7 @@ class Outbox:
         self._frame: Frame | None = None
         self._filled = asyncio.Event()
         self.credit: int | None = None
+        self.granted = False  # some credit came
         self.dropped = 0
 
     def put(self, message: ServerMessage | CloseRequest) -> bool:
@@ -73,6 +74,7 @@ class Outbox:
 
     def grant(self, frames: int) -> None:
         """Let that number of frames more be taken, up to MAX_CREDIT altogether."""
+        self.granted = True
         self.credit = min(MAX_CREDIT, (self.credit or 0) + frames)
         self._filled.set()
 

@@ -23,6 +23,7 @@ from worldbridge.bridge.gateway.http import MAX_WEBSOCKET_MESSAGE, AbortableWebS
 from worldbridge.bridge.gateway.hub import Gateway
 from worldbridge.bridge.gateway.limits import ConnectionTable, LimitedHttp, descriptors
 from worldbridge.bridge.gateway.origin import OriginGuard
+from worldbridge.bridge.gateway.zeromq import ZeroMqServer
 from worldbridge.settings import HEALTH_VARIABLE, WORKER_ANSWERS, WORKER_SILENT
 from worldbridge.stderr import RepeatFilter, protect_stderr
 
@@ -73,14 +74,23 @@ async def serve(config: GatewayConfig) -> None:
             f"cannot listen for the worker: expected a free ZeroMQ address, got "
             f"{config.endpoint} ({error}); stop the other server or choose another endpoint"
         ) from error
+    zeromq = None if config.zmq_port is None else ZeroMqServer(gateway, config)
+    try:
+        address = None if zeromq is None else zeromq.bind()
+    except zmq.ZMQError as error:
+        listener.close()
+        raise ListenError(
+            f"cannot listen for ZeroMQ clients: expected an address of this machine with a free "
+            f"port, got {config.zmq_host}:{config.zmq_port} ({error}); choose another --zmq-port"
+        ) from error
     server = _Server(_uvicorn_config(config, gateway))
-    work = asyncio.create_task(gateway.run())
+    work = asyncio.create_task(_run(gateway, zeromq))
     work.add_done_callback(lambda _: server.stop())  # without the gateway nothing is served
     gc.collect()
     gc.freeze()  # what is loaded stays: no collection walks through it between two frames
     _stop_on_signal(server)
     _answer_health(gateway)
-    _report(config, listener)
+    _report(config, listener, address)
     try:
         await server.serve(sockets=[listener])
     finally:
@@ -89,6 +99,13 @@ async def serve(config: GatewayConfig) -> None:
         listener.close()
     if not work.cancelled():
         work.result()  # raises what ended the gateway
+
+
+async def _run(gateway: Gateway, zeromq: ZeroMqServer | None) -> None:
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(gateway.run())
+        if zeromq is not None:
+            tasks.create_task(zeromq.run())
 
 
 def _uvicorn_config(config: GatewayConfig, gateway: Gateway) -> uvicorn.Config:
@@ -181,13 +198,15 @@ def _bind(host: str, port: int) -> socket.socket:
     return listener
 
 
-def _report(config: GatewayConfig, listener: socket.socket) -> None:
+def _report(config: GatewayConfig, listener: socket.socket, zeromq: str | None) -> None:
     host, port = listener.getsockname()[:2]
     url = f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
-    log.info("listening on %s", url)
+    log.info("listening on %s", url if zeromq is None else f"{url} and {zeromq}")
     if config.ready_fd is not None:
         with os.fdopen(config.ready_fd, "w") as pipe:
-            pipe.write(json.dumps({"host": host, "port": port, "url": url}) + "\n")
+            pipe.write(
+                json.dumps({"host": host, "port": port, "url": url, "zeromq": zeromq}) + "\n"
+            )
 
 
 def _version() -> str:

@@ -1,4 +1,4 @@
-"""A client over one WebSocket: controls up, JPEG frames down. It reconnects by itself.
+"""A client: controls up, frames down, by WebSocket or ZeroMQ. It reconnects by itself.
 
     async with connect("http://127.0.0.1:8080") as client:
         client.steer(keys=("KeyW",))
@@ -9,6 +9,7 @@
         frame = player.step(keys=("KeyW",))           # the first frame that answers it
 
 A world starts from what the caller renders: `connect(url, prompt_frames=screenshot)`.
+`connect("tcp://127.0.0.1:5555")` plays by ZeroMQ: frames come as uncompressed pixels.
 """
 
 from __future__ import annotations
@@ -19,24 +20,24 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
-from urllib.parse import urlsplit, urlunsplit
 
 import numpy as np
 import simplejpeg
 import websockets
 from numpy.typing import NDArray
-from websockets.asyncio.client import ClientConnection
-from websockets.asyncio.client import connect as open_websocket
 
 from worldbridge.bridge.media import LatestValue
+from worldbridge.bridge.media.encoder import raw_pixels
 from worldbridge.bridge.protocol import (
-    MAX_SERVER_MESSAGE,
     STATES_PER_INPUT,
     BridgeError,
     Bye,
     ClientMessage,
+    Codec,
     ControllerState,
+    Credit,
     Error,
     Event,
     Frame,
@@ -48,15 +49,16 @@ from worldbridge.bridge.protocol import (
     Pong,
     Pose,
     Role,
+    ServerMessage,
     Start,
     Status,
     Welcome,
     decode_client,
-    decode_server,
     encode,
     known_code,
 )
-from worldbridge.engine_plugins.python.faults import Interruption, final_fault
+from worldbridge.engine_plugins.python.faults import ConnectError, Interruption, final_fault
+from worldbridge.engine_plugins.python.links import Address, Link, open_link
 from worldbridge.engine_plugins.python.player import Player
 from worldbridge.engine_plugins.python.prompt_frames import PromptFrames, as_files, in_parts
 from worldbridge.engine_plugins.python.timing import Arrival, ClockOffset
@@ -66,6 +68,7 @@ FAST_PINGS: Final = 8  # right after connecting, so that the clocks are matched 
 FAST_PING_S: Final = 0.05
 PING_S: Final = 0.5
 SILENCE_S: Final = 4.0  # a server that answers no ping for this long is gone
+CREDIT: Final = 2  # frames that may be on their way by ZeroMQ
 UPLOAD_S: Final = 60.0  # the same while prompt frames are on their way, in front of the pings
 MAX_QUEUED: Final = 64  # messages; beyond them controls are dropped
 FIRST_RETRY_S: Final = 0.2
@@ -80,16 +83,6 @@ def now_ms() -> float:
     return time.perf_counter() * 1000.0
 
 
-def session_url(url: str) -> str:
-    """Return the WebSocket address of a server. Raises ValueError unless it is http or ws."""
-    parts = urlsplit(url)
-    schemes = {"http": "ws", "https": "wss", "ws": "ws", "wss": "wss"}
-    if parts.scheme not in schemes or not parts.netloc:
-        raise ValueError(f"expected an address such as http://127.0.0.1:8080, got {url!r}")
-    path = parts.path.rstrip("/").removesuffix("/session") + "/session"
-    return urlunsplit((schemes[parts.scheme], parts.netloc, path, "", ""))
-
-
 def controller_axes(values: Sequence[float]) -> tuple[float, float, float, float]:
     """Return four axes as the protocol has them. Raises ValueError for others than four numbers.
 
@@ -102,31 +95,50 @@ def controller_axes(values: Sequence[float]) -> tuple[float, float, float, float
     return first, second, third, fourth
 
 
+def decode(image: bytes, codec: Codec, width: int, height: int) -> NDArray[np.uint8]:
+    """Return an image of the server as RGB, uint8 [height, width, 3]. Raises ValueError."""
+    pixels: NDArray[np.uint8]
+    if codec == "jpeg":
+        pixels = simplejpeg.decode_jpeg(image, "RGB")
+    elif codec == "rgb":
+        pixels = np.frombuffer(image, np.uint8).reshape(height, width, 3)
+    elif codec == "bgra":
+        pixels = np.frombuffer(image, np.uint8).reshape(height, width, 4)[..., 2::-1]
+    elif codec == "i420":
+        rgb = raw_pixels(image, width, height, "rgb")
+        pixels = np.frombuffer(rgb, np.uint8).reshape(height, width, 3)
+    else:
+        raise ValueError(f"expected an image that is no video, got {codec}")
+    return pixels
+
+
 @dataclass(frozen=True, slots=True)
 class ReceivedFrame:
-    """A frame as it arrived. `rgb` decodes it."""
+    """A frame as it arrived: `image` is encoded as `codec` says, `rgb` decodes it."""
 
     header: FrameHeader
     image: bytes
     received_ms: float
+    codec: Codec = "jpeg"
 
     def rgb(self) -> NDArray[np.uint8]:
         """Return the pixels, uint8 [height, width, 3]."""
-        pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(self.image, "RGB")
-        return pixels
+        return decode(self.image, self.codec, self.header.width, self.header.height)
 
 
 class Client:
     """Use `connect`. All methods belong to the event loop that the client was made on."""
 
-    def __init__(self, url: str, hello: Hello, start: Start, files: tuple[bytes, ...] = ()) -> None:
+    def __init__(
+        self, address: Address, hello: Hello, start: Start, files: tuple[bytes, ...] = ()
+    ) -> None:
         self.welcome: Welcome | None = None
         self.status = Status("loading", "connecting")
         self.clock = ClockOffset()
         self.reconnects = 0
         self.refusal: BridgeError | None = None  # why the newest `start` was refused
         self.interruptions: deque[Interruption] = deque(maxlen=64)  # what was lost, oldest first
-        self._url = session_url(url)
+        self._address = address
         self._hello = hello
         self._start = start  # what a new session begins with
         self._files = files
@@ -134,7 +146,7 @@ class Client:
         self._frames: LatestValue[ReceivedFrame | Exception] = LatestValue()
         self._recent: deque[ControllerState] = deque(maxlen=STATES_PER_INPUT)
         self._sequence = 0
-        self._socket: ClientConnection | None = None
+        self._link: Link | None = None
         self._writes: asyncio.Queue[bytes] = asyncio.Queue()
         self.error: StructuredError | None = None  # why the client gave up
         self._newest: FrameHeader | None = None  # of the frame that came last
@@ -224,7 +236,7 @@ class Client:
         return Arrival(frame.header, frame.received_ms, shown_ms, offset)
 
     def _send(self, message: ClientMessage) -> None:
-        if self._socket is not None:
+        if self._link is not None:
             self._writes.put_nowait(encode(message))
 
     # --- the connection -----------------------------------------------------------------------
@@ -242,8 +254,10 @@ class Client:
                 if error.code == "session_expired":
                     self._hello = self._hello.replace(resume=None)
                 reason = error.message
+            except ConnectError as error:
+                return self._give_up(error)
             except (OSError, EOFError, TimeoutError, websockets.WebSocketException) as error:
-                final = final_fault(self._url, error)
+                final = final_fault(self._address.url, error)
                 if final is not None:
                     return self._give_up(final)
                 reason = str(error) or reason
@@ -282,48 +296,40 @@ class Client:
 
     async def _converse(self) -> None:
         """Hold one connection from hello to its end, which always is an exception."""
-        async with open_websocket(
-            self._url,
-            compression=None,
-            max_size=MAX_SERVER_MESSAGE,
-            max_queue=4,
-            ping_interval=None,
-            proxy=None,
-            open_timeout=5,
-            close_timeout=1,
-        ) as socket:
-            await socket.send(encode(self._hello))
+        async with open_link(self._address) as link:
+            await link.send(encode(self._hello))
             self._writes, self._uploading = asyncio.Queue(), False
-            self._socket, self._heard_ms = socket, now_ms()
-            helpers = [asyncio.create_task(w) for w in (self._write(socket), self._ping(socket))]
+            self._link, self._heard_ms = link, now_ms()
+            helpers = [asyncio.create_task(w) for w in (self._write(link), self._ping(link))]
             try:
                 while True:
-                    data = await socket.recv()
-                    self._handle(data if isinstance(data, bytes) else data.encode())
+                    self._handle(await link.receive())
             finally:
-                self._socket = None
+                self._link = None
                 for task in helpers:
                     task.cancel()
                 await asyncio.gather(*helpers, return_exceptions=True)
 
-    async def _write(self, socket: ClientConnection) -> None:
+    async def _write(self, link: Link) -> None:
         while True:
-            await socket.send(await self._writes.get())
+            await link.send(await self._writes.get())
 
-    async def _ping(self, socket: ClientConnection) -> None:
+    async def _ping(self, link: Link) -> None:
         count = 0
         while now_ms() - self._heard_ms < 1000 * (UPLOAD_S if self._uploading else SILENCE_S):
             self._send(Ping(now_ms()))
             count += 1
             await asyncio.sleep(FAST_PING_S if count < FAST_PINGS else PING_S)
-        await socket.close()
+        link.abort()
 
-    def _handle(self, data: bytes) -> None:
+    def _handle(self, message: ServerMessage) -> None:
         received = self._heard_ms = now_ms()
-        match decode_server(data):
-            case Frame(header, image) if image is not None:
+        match message:
+            case Frame(header, image, codec) if image is not None:
                 self._resumed(header, received)
-                self._frames.put(ReceivedFrame(header, image, received))
+                self._frames.put(ReceivedFrame(header, image, received, codec or "jpeg"))
+                if self._address.is_zeromq:
+                    self._send(Credit(1))
             case Pong(sent, server):
                 self.clock.add(sent, received, server)
             case Status() as status:
@@ -336,6 +342,8 @@ class Client:
                 if before is not None and before.session != welcome.session:
                     self._same_world = False
                 self._hello = self._hello.replace(resume=welcome.resume or None)
+                if self._address.is_zeromq:
+                    self._send(Credit(CREDIT))
                 if welcome.role != "spectator" and not welcome.started:
                     self._playing = False
                     self._send_start(self._start, self._files)
@@ -358,10 +366,10 @@ class Client:
 
     async def close(self) -> None:
         """Leave for good: the seat is free for the next player at once."""
-        if self._socket is not None:
-            with contextlib.suppress(websockets.ConnectionClosed, TimeoutError):
+        if self._link is not None:
+            with contextlib.suppress(websockets.ConnectionClosed, OSError):
                 async with asyncio.timeout(1):
-                    await self._socket.send(encode(Bye()))
+                    await self._link.send(encode(Bye()))
 
 
 class Connection:
@@ -412,6 +420,9 @@ def connect(
     resume: str | None = None,
     name: str = "python",
     prompt_frames: PromptFrames | None = None,
+    codec: Codec | None = None,
+    key: str | Path | None = None,
+    server_key: str | Path | None = None,
 ) -> Connection:
     """Play at `url`, or only `watch`; leaving the block frees the seat.
 
@@ -419,11 +430,18 @@ def connect(
     nine frames, oldest first (see `as_files`).
     A lost connection is taken up again with growing pauses, in the same world if it still exists;
     `interruptions` says what was lost. A refusal of the server raises BridgeError from `frame`.
-    Raises ValueError unless `url` is an http or ws address.
+    At a tcp:// address (ZeroMQ) frames come in `codec`: `rgb` (the default), `bgra`, `i420` or
+    `jpeg`. A server with keys needs `key`, the file of the client's pair, and `server_key`, the
+    server's public key or the file of it.
+    Raises ValueError for another address or codec, and ConfigError for keys that cannot be read.
     """
     files = () if prompt_frames is None else as_files(prompt_frames)
     start = Start(theme, seed, None, None if prompt_frames is None else len(files))
     role: Role = "spectator" if watch else "player"
     hello = Hello(name, role, token=token, resume=resume, world=world)
-    session_url(url)  # a wrong address is an error of this call
-    return Connection(lambda: Client(url, hello, start, files))
+    address = Address.of(url, key, server_key)
+    if address.is_zeromq:
+        hello = hello.replace(transports=("zeromq",), codecs=(codec or "rgb",))
+    elif codec not in (None, "jpeg"):
+        raise ValueError(f"expected no codec but jpeg by WebSocket, got {codec!r}")
+    return Connection(lambda: Client(address, hello, start, files))

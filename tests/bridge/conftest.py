@@ -89,6 +89,7 @@ class Rig:
         self._stack = stack
         self.port: int = address["port"]
         self.url: str = address["url"]
+        self.zeromq: str = address["zeromq"]
         self.endpoint = endpoint
 
     async def worker(self, *, ready: bool = True, **options: Any) -> FakeWorker:

@@ -22,8 +22,9 @@ from tests.bridge.conftest import Rig, RigMaker, eventually
 from tests.support.fake_worker import SPEC
 from worldbridge.bridge.protocol import BridgeError, FrameHeader, OpenSession, Pose, RestartSession
 from worldbridge.engine_plugins.python import ConnectError, connect, profile
-from worldbridge.engine_plugins.python.client import controller_axes, session_url
+from worldbridge.engine_plugins.python.client import controller_axes
 from worldbridge.engine_plugins.python.faults import final_fault
+from worldbridge.engine_plugins.python.links import session_url
 from worldbridge.engine_plugins.python.profile import scripted_track
 from worldbridge.engine_plugins.python.timing import (
     SPANS,
@@ -128,8 +129,8 @@ async def test_it_comes_back_to_its_world(make_rig: RigMaker) -> None:
     worker = await rig.worker()
     async with connect(rig.url) as client:
         before = await client.frame()
-        assert client._socket is not None
-        client._socket.transport.abort()  # a cable is pulled
+        assert client._link is not None
+        client._link.abort()  # a cable is pulled
         await eventually(lambda: client.reconnects == 1)
         for _ in range(5):
             frame = await asyncio.wait_for(client.frame(), 5)
@@ -361,8 +362,8 @@ class TestFaults:
         async with connect(rig.url) as client:
             await client.frame()
             client._hello = client._hello.replace(resume=None)  # as after an expired seat
-            assert client._socket is not None
-            client._socket.transport.abort()
+            assert client._link is not None
+            client._link.abort()
             await eventually(lambda: len(client.interruptions) == 1)
             assert not client.interruptions[0].same_world
 

@@ -83,8 +83,8 @@ async def test_a_lost_world_truncates_the_episode(rig: Rig) -> None:
         for keeps_seat in (True, False):
             if not keeps_seat:
                 client._hello = client._hello.replace(resume=None)  # as after an expired seat
-            assert client._socket is not None
-            env._player._on_loop(client._socket.transport.abort)
+            assert client._link is not None
+            env._player._on_loop(client._link.abort)
             lost: list[Interruption] = []
             while not lost:
                 _, reward, _, truncated, info = env.step(np.zeros(2, np.float32))

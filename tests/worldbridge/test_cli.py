@@ -15,7 +15,7 @@ from worldbridge.cli import app
 from worldbridge.config import options as settings
 
 BENCHES = ("decode", "kernels", "memory", "players")
-GROUPS = {"bench": BENCHES, "export": ("onnx", "tensorrt")}
+GROUPS = {"bench": BENCHES, "export": ("onnx", "tensorrt"), "keys": ("make", "list")}
 COMMANDS = ("serve", "profile", "eval", "train", "convert", "worlds", "version")
 HEAVY = ("torch", "numpy", "aiortc", "av", "starlette", "zmq", "rich.console")
 

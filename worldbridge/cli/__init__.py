@@ -12,6 +12,7 @@ import typer
 from worldbridge.cli.bench import bench
 from worldbridge.cli.evaluate import evaluate
 from worldbridge.cli.export import export
+from worldbridge.cli.keys import keys
 from worldbridge.cli.profile import profile
 from worldbridge.cli.serve import serve
 from worldbridge.cli.train import train
@@ -50,6 +51,7 @@ app.command()(convert)
 app.command()(worlds)
 app.add_typer(bench, name="bench")
 app.add_typer(export, name="export")
+app.add_typer(keys, name="keys")
 app.add_typer(train, name="train")
 
 
