@@ -115,11 +115,12 @@ def check_detokenizer(detokenizer: str, manifest: dict[str, Any] | None, device:
             got=repr(detokenizer),
             remedy="choose one of these, or leave --detokenizer out",
         )
-    if manifest is None or manifest["transformer"].get("grid") is not None:
+    kind = _kind_without_choice(manifest)
+    if kind is not None:
         raise DetokenizerError(
             "this world has no choice of detokenizers",
             expected="a converted Cosmos world",
-            got="one that is rendered" if manifest is None else "one with a token grid",
+            got=kind,
             remedy="leave --detokenizer out",
         )
     if device != "cuda":
@@ -129,3 +130,12 @@ def check_detokenizer(detokenizer: str, manifest: dict[str, Any] | None, device:
             got=f"the device {device}",
             remedy="add --device cuda, or leave --detokenizer out",
         )
+
+
+def _kind_without_choice(manifest: dict[str, Any] | None) -> str | None:
+    """Return what a world is that has one detokenizer alone; None for a converted Cosmos world."""
+    if manifest is None:
+        return "one that is rendered"
+    if manifest.get("kind") == "guided":
+        return "one with a spatial memory"
+    return None if manifest["transformer"].get("grid") is None else "one with a token grid"

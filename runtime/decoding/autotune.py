@@ -121,11 +121,15 @@ def check_wanted(wanted: Wanted, manifest: dict[str, Any] | None) -> None:
         )
     if manifest is None:
         if mode not in (None, "auto"):
-            raise _impossible("a world that samples tokens", mode, "it is rendered")
+            raise _impossible("a world that samples tokens", mode, "is rendered")
+        return
+    if manifest.get("kind") == "guided":
+        if mode not in (None, "auto"):
+            raise _impossible("a world with decode modes", mode, "draws new blocks ring by ring")
         return
     grid = manifest["transformer"].get("grid")
     if mode == "medusa" and "heads" not in manifest:
-        raise _impossible("a world with Medusa heads", mode, "it has none")
+        raise _impossible("a world with Medusa heads", mode, "has none")
     if grid is not None and diagonal not in (None, grid["diagonal"]):
         raise ModeError(
             "this world was trained with another diagonal",
@@ -139,7 +143,7 @@ def _impossible(expected: str, mode: str | None, why: str) -> ModeError:
     return ModeError(
         f"this world cannot be decoded in mode {mode!r}",
         expected=expected,
-        got=f"one of which {why}",
+        got=f"one that {why}",
         remedy="leave --mode out: the fastest mode that it has is taken",
     )
 

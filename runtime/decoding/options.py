@@ -132,6 +132,8 @@ def check_weight_dtype(dtype: str, manifest: dict[str, Any] | None, device: str)
         return
     if manifest is None:
         raise _impossible(dtype, "a world that samples tokens", "one that is rendered")
+    if manifest.get("kind") == "guided":
+        raise _impossible(dtype, "a converted Cosmos world", "one with a spatial memory")
     if manifest["transformer"].get("grid") is not None:
         raise _impossible(dtype, "a converted Cosmos world", "one with a token grid")
     if device != "cuda":

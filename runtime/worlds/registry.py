@@ -60,7 +60,7 @@ def open_world(
         _check_abilities(config, None)
         return _open_procedural(config, report)
     if _is_guided(config.world):
-        _check_abilities(config, None)
+        _check_abilities(config, {"kind": "guided"})
         return _open_guided(config.world, report)
     directory = directory_of(config.world)
     # imported here: who serves the rendered world should not wait for the neural one's imports

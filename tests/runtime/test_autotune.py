@@ -59,6 +59,8 @@ def silent(stage: str, share: float) -> None:
         (Wanted("diagonal", 3), {"transformer": {"grid": {"diagonal": 1}}}, "expected 1, got 3"),
         (Wanted("diagonal", 1), {"transformer": {"grid": {"diagonal": 1}}}, None),
         (Wanted("jacobi"), None, "expected a world that samples tokens"),
+        (Wanted("jacobi"), {"kind": "guided"}, "got one that draws new blocks ring by ring"),
+        (USUAL, {"kind": "guided"}, None),
         (AUTO, None, None),
         (USUAL, None, None),
         (USUAL, COSMOS, None),
@@ -80,8 +82,10 @@ def test_it_is_told_before_weights_are_read(monkeypatch: pytest.MonkeyPatch) -> 
     grid = read_manifest(EMBEDDED_WORLD)["transformer"]["grid"]
     with pytest.raises(ModeError, match="another diagonal"):
         open_world(WorkerConfig(world="embedded", mode="diagonal", row_lag=grid["diagonal"] + 1))
-    with pytest.raises(ModeError, match="it is rendered"):
+    with pytest.raises(ModeError, match="one that is rendered"):
         open_world(WorkerConfig(world="procedural", mode="diagonal"))
+    with pytest.raises(ModeError, match="draws new blocks ring by ring"):
+        open_world(WorkerConfig(world="guided", mode="diagonal"))
 
 
 # -- measuring, with decoders whose speed is known ------------------------------------------------

@@ -110,6 +110,7 @@ def test_engines_make_the_same_pictures(tmp_path: Path, monkeypatch: pytest.Monk
         ("compiled", {"transformer": {}}, "cuda", None),
         ("compiled", {"transformer": {}}, "cpu", "expected --device cuda, got the device cpu"),
         ("compiled", None, "cuda", "got one that is rendered"),
+        ("compiled", {"kind": "guided"}, "cuda", "got one with a spatial memory"),
         ("compiled", {"transformer": {"grid": {}}}, "cuda", "got one with a token grid"),
         ("quick", {"transformer": {}}, "cuda", "expected eager, compiled, or a folder"),
         ("/nowhere", {"transformer": {}}, "cuda", "got '/nowhere'"),

@@ -43,6 +43,7 @@ GRID: dict[str, Any] = {"transformer": {"grid": {"diagonal": 1}}}
     [
         ("fp4", COSMOS, "cuda", "expected one of model, fp8, int8, got 'fp4'"),
         ("fp8", None, "cuda", "expected a world that samples tokens, got one that is rendered"),
+        ("int8", {"kind": "guided"}, "cuda", "got one with a spatial memory"),
         ("int8", GRID, "cuda", "expected a converted Cosmos world, got one with a token grid"),
         ("fp8", COSMOS, "cpu", "expected --device cuda, .*, got the device cpu; add --device cuda"),
         ("fp8", COSMOS, "cuda", None),

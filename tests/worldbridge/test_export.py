@@ -117,6 +117,8 @@ def test_worlds_that_cannot_be_exported(command: str, tmp_path: Path, world: Pat
     assert unknown.exit_code == 4 and "narnia" in str(unknown)
     rendered = _refused(command, "--world", "procedural", "--out", out)
     assert rendered.exit_code == 2 and "a world with a tokenizer" in rendered.expected
+    guided = _refused(command, "--world", "guided", "--out", out)
+    assert guided.exit_code == 2 and "spatial memory" in guided.got
     assert not out.exists()
 
 

@@ -176,8 +176,10 @@ def _folder_of(world: str) -> Path:
     if folder is None and world != "embedded":
         raise ExportError(
             f"the world {world!r} cannot be exported",
-            expected="a world with a tokenizer",
-            got="one that is rendered",
+            expected="a world with a tokenizer that works alone",
+            got="one that is rendered"
+            if world == "procedural"
+            else "one whose tokenizer draws beside a spatial memory",
             remedy="export embedded, or a directory made by `worldbridge train` or `convert`",
         )
     return folder or EMBEDDED_WORLD
