@@ -8,10 +8,14 @@ takes no part in what the world shows.
 from __future__ import annotations
 
 import math
+import multiprocessing
+import os
+import pickle
 import statistics
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor, wait
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -27,9 +31,11 @@ from worldbridge.benchmarks.quality.measures import (
     TURNS,
     Command,
     acutance,
+    block_texture,
     follows,
     mean_change,
     psnr_db,
+    texture_summary,
 )
 from worldbridge.benchmarks.quality.player import Shown, WorldPlayer, as_shown, takes_frames
 from worldbridge.benchmarks.quality.routes import (
@@ -44,16 +50,20 @@ from worldbridge.benchmarks.quality.routes import (
 )
 from worldbridge.benchmarks.quality.speculation import measure_drafts
 from worldbridge.models.procedural.camera import CameraState, step_camera
-from worldbridge.models.procedural.scene import THEMES, Scene
+from worldbridge.models.procedural.scene import THEMES
 from worldbridge.models.progress import Progress, silent
 from worldbridge.models.spatial_memory import MemoryConfig, SpatialMemory
 from worldbridge.models.training.data import make_clip
 from worldbridge.runtime.config import WorkerConfig
+from worldbridge.runtime.process import die_with_parent
 from worldbridge.runtime.worlds.autoregressive import ArWorld
 from worldbridge.runtime.worlds.contract import Pose, WorldModel
 from worldbridge.runtime.worlds.registry import open_world
 
-__all__ = ["Evaluation", "Plan", "SceneRecord", "evaluate"]
+if TYPE_CHECKING:
+    from multiprocessing.sharedctypes import Synchronized
+
+__all__ = ["Evaluation", "Plan", "SceneRecord", "evaluate", "texture_measures"]
 
 _NEUTRAL: Action = (0.0, 0.0, 0.0, 0.0)
 _KEPT_S = (1, 3, 10)
@@ -63,6 +73,8 @@ _ENDING = 12  # the frames before, of which it is asked whether anything moves
 _SAMPLED = 8  # one frame of 8 is compared with real ones
 _QUICK_THEMES = ("city", "museum")  # outdoors and indoors
 _AGREEING = 0.05  # of the nearness: the same surface
+_FEW_BLOCKS = 16  # that say nothing of a distribution
+_REPORT_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,14 +100,20 @@ class Plan:
 
 @dataclass(slots=True)
 class SceneRecord:
-    """What was measured in one scene."""
+    """What was measured in one scene.
+
+    `sampled` and `at_marks` hold features [32] of frames; `texture` and `real_texture` statistics
+    of blocks [n, 7] that show what the first frame did not.
+    """
 
     theme: str
     world: dict[str, dict[int, float]] = field(default_factory=dict)  # by measure, by second
     real: dict[str, dict[int, float]] = field(default_factory=dict)
     values: dict[str, list[float]] = field(default_factory=dict)
     sampled: list[Tensor] = field(default_factory=list)
-    at_marks: dict[int, list[Tensor]] = field(default_factory=dict)
+    at_marks: dict[int, Tensor] = field(default_factory=dict)
+    texture: list[Tensor] = field(default_factory=list)
+    real_texture: list[Tensor] = field(default_factory=list)
     sheet: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)  # world, truth
 
     def note(self, measure: str, value: float) -> None:
@@ -114,18 +132,25 @@ def evaluate(
     threads: int = 2,
     seconds: int | None = None,
 ) -> tuple[dict[str, Any], list[SceneRecord]]:
-    """Measure a world; return what `worldbridge eval --json` prints, and the records behind it."""
-    torch.set_num_threads(threads)
-    plan = Plan.of(quick, seconds)
-    model = open_world(WorkerConfig(world=world, seats=len(plan.themes), mode=None))
-    evaluation = Evaluation(model, plan, seed, progress)
-    result = evaluation.run()
-    progress("done", 1.0)
-    return result, evaluation.records
+    """Measure a world; return what `worldbridge eval --json` prints, and the records behind it.
+
+    Scenes are played in `threads` processes of one thread each: a small network is slower on two
+    threads than two are on one each, above all beside other work.
+    """
+    torch.set_num_threads(1)
+    model = _open(world)
+    evaluation = Evaluation(model, Plan.of(quick, seconds), seed, progress)
+    if threads == 1:
+        return evaluation.run(), evaluation.records
+    return evaluation.sum_up(_in_processes(world, evaluation, threads)), evaluation.records
+
+
+def _open(world: str) -> WorldModel[Any]:
+    return open_world(WorkerConfig(world=world, seats=2, mode=None))
 
 
 class Evaluation:
-    """One evaluation: plays the world scene by scene, all themes together, and sums it up."""
+    """One evaluation: plays the world scene by scene, and sums it up."""
 
     def __init__(
         self, world: WorldModel[Any], plan: Plan, seed: int = 0, progress: Progress = silent
@@ -133,46 +158,55 @@ class Evaluation:
         self.world, self.plan, self.seed, self.progress = world, plan, seed, progress
         self.records: list[SceneRecord] = []
         self.from_frames = takes_frames(world)
-        self._size = world.spec.height, world.spec.width
-        self._fps = round(world.spec.fps)
-        self._steps, self._done = self._all_steps(), 0
+        self.reference = load_reference()
+        self.size = world.spec.height, world.spec.width
+        self.fps = round(world.spec.fps)
+        self.scenes = [(n, t) for n in range(plan.scenes) for t in range(len(plan.themes))]
+        self._steps, self._done = sum(self._steps_of(number) for number, _ in self.scenes), 0
 
-    @torch.inference_mode()
     def run(self) -> dict[str, Any]:
         """Play and measure; return the measures of all scenes and those of each theme."""
-        for number in range(self.plan.scenes):
-            group = _Group(self, number)
-            group.play()
-            group.revisit()
-            group.follow()
-            self.records += group.records
-        reference = load_reference()
+        return self.sum_up(self.play(number, theme) for number, theme in self.scenes)
+
+    @torch.inference_mode()
+    def play(self, number: int, theme: int) -> SceneRecord:
+        """Play scene `number` of a theme, which its place in the plan names."""
+        scene = _SceneRun(self, number, theme)
+        scene.play()
+        scene.revisit()
+        scene.follow()
+        return scene.record
+
+    @torch.inference_mode()
+    def sum_up(self, records: Iterable[SceneRecord]) -> dict[str, Any]:
+        """Return the measures of the records of all scenes."""
+        self.records = list(records)
         result: dict[str, Any] = {
             "world": self.world.spec.name,
             "scenes": f"{len(self.records)} plain scenes never trained on",
             "seconds": self.plan.seconds,
         }
-        result |= _summary(self.records, reference)
+        result |= _summary(self.records, self.reference)
         result["themes"] = {
-            theme: _summary([r for r in self.records if r.theme == theme], reference)
+            theme: _summary([r for r in self.records if r.theme == theme], self.reference)
             for theme in self.plan.themes
         }
-        return result | self._of_a_transformer()
+        result |= self._of_a_transformer()
+        self.progress("done", 1.0)
+        return result
 
-    def tick(self, what: str) -> None:
-        """Tell how far it is, once per step of the world."""
-        self._done += 1
-        if self._done % 10 == 0:
-            self.progress(what, min(self._done / self._steps, 0.99))
+    def tick(self, steps: int = 1) -> None:
+        """Count steps of the world that were taken, and report the share of all."""
+        self._done += steps
+        if self._done % 10 == 0 or steps > 1:
+            self.progress("play", min(self._done / self._steps, 0.99))
 
     def frames(self, number: int) -> int:
-        """Frames of play in scene `number` of each theme."""
-        seconds = self.plan.further_seconds if number else self.plan.seconds
-        return seconds * self._fps
+        """Return the frames of play in scene `number` of each theme."""
+        return (self.plan.further_seconds if number else self.plan.seconds) * self.fps
 
-    def _all_steps(self) -> int:
-        per_scene = sum(len(route) + 1 for route in REVISITS.values()) + _STILL + 3 * 9
-        return sum(self.frames(n) + per_scene for n in range(self.plan.scenes))
+    def _steps_of(self, number: int) -> int:
+        return self.frames(number) + sum(len(r) + 1 for r in REVISITS.values()) + _STILL + 3 * 9
 
     def _of_a_transformer(self) -> dict[str, Any]:
         """How the world was trained, and what its drafts are worth, where there are any."""
@@ -186,113 +220,134 @@ class Evaluation:
         return found
 
 
-class _Group:
-    """One scene of every theme, played together."""
+# --- processes -----------------------------------------------------------------------------------
 
-    def __init__(self, evaluation: Evaluation, number: int) -> None:
-        self.evaluation, self.number = evaluation, number
-        self.themes = evaluation.plan.themes
+_mine: Evaluation  # of a process that plays scenes
+
+
+def _in_processes(world: str, evaluation: Evaluation, processes: int) -> list[SceneRecord]:
+    """Play the scenes of an evaluation in processes; the longest, of number 0, begin first."""
+    context = multiprocessing.get_context("spawn")
+    taken = context.Value("i", 0)
+    shared = (os.getpid(), world, evaluation.plan, evaluation.seed, taken)
+    known = 0
+    with ProcessPoolExecutor(processes, context, _begin, shared) as pool:
+        waiting = found = [pool.submit(_play, *scene) for scene in evaluation.scenes]
+        try:
+            while waiting:
+                ended, running = wait(waiting, _REPORT_S)
+                waiting = list(running)
+                for future in ended:
+                    future.result()
+                if (now := int(taken.value)) > known:
+                    evaluation.tick(now - known)
+                    known = now
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    # as bytes: tensors would come through shared memory and outlive their process
+    return [pickle.loads(future.result()) for future in found]
+
+
+def _begin(parent: int, world: str, plan: Plan, seed: int, taken: Synchronized[int]) -> None:
+    """Open the world in a process that plays scenes."""
+    global _mine
+
+    def tell(text: str, share: float) -> None:
+        with taken.get_lock():
+            taken.value += 10  # a call every ten steps
+
+    die_with_parent(parent)
+    torch.set_num_threads(1)
+    _mine = Evaluation(_open(world), plan, seed, tell)
+
+
+def _play(number: int, theme: int) -> bytes:
+    return pickle.dumps(_mine.play(number, theme))
+
+
+# --- one scene -----------------------------------------------------------------------------------
+
+
+class _SceneRun:
+    """One scene, played in several sessions."""
+
+    def __init__(self, evaluation: Evaluation, number: int, theme: int) -> None:
+        self.evaluation, self.number, self.place = evaluation, number, theme
+        self.theme = evaluation.plan.themes[theme]
         self.seed = 1000 * evaluation.seed + number
-        found = [held_out_scene(theme, self.seed) for theme in self.themes]
-        self.scenes = [scene for scene, _ in found]
-        self.starts = [self._truth(scene, start) for scene, start in found]
-        self.records = [SceneRecord(theme) for theme in self.themes]
+        self.scene, start = held_out_scene(self.theme, self.seed)
+        self.start = self._truth(start)
+        # The start alone: says what of it is in view later, and how it looks there.
+        self.memory = self._memory_of(self.start.rgb, self.start.nearness, pose_of(start))
+        self.record = SceneRecord(self.theme)
 
     def play(self) -> None:
         """Look around, then play at random, then stand still."""
-        frames = self.evaluation.frames(self.number)
-        plays = [
-            [*LOOK_AROUND, *random_play(self.seed + 10 * n, frames)][:frames]
-            for n in range(len(self.themes))
-        ]
-        player = self._open()
-        memories = [self._remember(start) for start in self.starts]
-        for record, first, start in zip(self.records, player.first, self.starts, strict=True):
-            record.sheet[0] = first.rgb, start.rgb
-        cameras = [start.state for start in self.starts]
-        recent: list[list[Shown]] = []
-        for t in range(1, frames + 1):
-            actions = [play[t - 1] for play in plays]
-            cameras = self._moved(cameras, actions)
-            recent = [*recent, player.step(actions, cameras)][-_ENDING:]
-            self.evaluation.tick("play")
+        frames, fps = self.evaluation.frames(self.number), self.evaluation.fps
+        play = [*LOOK_AROUND, *random_play(self.seed + 10 * self.place, frames)][:frames]
+        player, camera = self._open(), self.start.state
+        self.record.sheet[0] = player.first.rgb, self.start.rgb
+        recent: list[Shown] = []
+        for t, action in enumerate(play, 1):
+            camera = step_camera(self.scene, camera, action)
+            recent = [*recent, self._step(player, action, camera)][-_ENDING:]
             self._sample(t, recent[-1])
-            second = t // self.evaluation._fps
-            if t % self.evaluation._fps == 0 and second in _MARKS_S:
-                self._measure_at(second, recent, cameras, memories)
+            if t % fps == 0 and t // fps in _MARKS_S:
+                self._measure_at(t // fps, recent, camera)
         self._ending(recent)
-        still = [player.step([_NEUTRAL] * len(cameras), cameras) for _ in range(_STILL)]
-        for n, record in enumerate(self.records):
-            record.note("still_change", mean_change([shown[n].rgb for shown in still[1:]]))
+        still = [self._step(player, _NEUTRAL, camera).rgb for _ in range(_STILL)]
+        self.record.note("still_change", mean_change(still[1:]))
 
     def revisit(self) -> None:
         """Routes that end where they began."""
         for name, route in REVISITS.items():
-            self._revisit(name, route)
-
-    def _revisit(self, name: str, route: Sequence[Action]) -> None:
-        player = self._open()
-        cameras = [start.state for start in self.starts]
-        shown = player.first
-        for t, action in enumerate(route, 1):
-            actions = [action] * len(cameras)
-            cameras = self._moved(cameras, actions)
-            shown = player.step(actions, cameras)
-            self.evaluation.tick(f"revisit, {name}")
-            self._sample(t, shown)
-        for record, first, last in zip(self.records, player.first, shown, strict=True):
-            record.note(f"revisit.{name}", psnr_db(last.rgb, first.rgb))
+            player, camera = self._open(), self.start.state
+            shown = player.first
+            for t, action in enumerate(route, 1):
+                camera = step_camera(self.scene, camera, action)
+                shown = self._step(player, action, camera)
+                self._sample(t, shown)
+                if name == "circle" and t == len(route) // 2:  # nothing of the start is in view
+                    self._texture(shown, self._truth(camera))
+            self.record.note(f"revisit.{name}", psnr_db(shown.rgb, player.first.rgb))
 
     def follow(self) -> None:
         """Constant actions: does the frame move, and how near to the truth is the next frame."""
-        kinds = ("yaw", TURNS), ("move", MOVES[:2]), ("move", MOVES[2:])
-        for name, commands in kinds:
-            chosen = [commands[(n + self.number) % 2] for n in range(len(self.themes))]
-            self._follow(f"{name}_following", chosen)
+        for name, commands in (("yaw", TURNS), ("move", MOVES[:2]), ("move", MOVES[2:])):
+            self._follow(f"{name}_following", commands[(self.place + self.number) % 2])
 
-    def _follow(self, measure: str, commands: Sequence[Command]) -> None:
+    def _follow(self, measure: str, command: Command) -> None:
         player = self._open()
-        actions = [command.action for command in commands]
-        shown = [player.first]
-        for _ in range(8):
-            shown.append(player.step(actions))
-            self.evaluation.tick("following controls")
-        moved = self._moved([start.state for start in self.starts], actions)
-        for n, record in enumerate(self.records):
-            frames = [frame[n].rgb for frame in shown[1:]]
-            record.note(measure, float(follows(frames, commands[n])))
-            truth = self._truth(self.scenes[n], moved[n]).rgb
-            record.note("next_frame_psnr_db", psnr_db(frames[0], truth))
-            record.note("copy_last_psnr_db", psnr_db(self.starts[n].rgb, truth))
+        frames = [self._step(player, command.action).rgb for _ in range(8)]
+        self.record.note(measure, float(follows(frames, command)))
+        truth = self._truth(step_camera(self.scene, self.start.state, command.action)).rgb
+        self.record.note("next_frame_psnr_db", psnr_db(frames[0], truth))
+        self.record.note("copy_last_psnr_db", psnr_db(self.start.rgb, truth))
 
     def _open(self) -> WorldPlayer:
-        return WorldPlayer(self.evaluation.world, self.themes, self.starts, self.seed)
+        return WorldPlayer(self.evaluation.world, self.theme, self.start, self.seed + self.place)
 
-    def _truth(self, scene: Scene, state: CameraState) -> View:
-        view = view_of(scene, state, *self.evaluation._size)
+    def _step(
+        self, player: WorldPlayer, action: Action, camera: CameraState | None = None
+    ) -> Shown:
+        shown = player.step(action, camera)
+        self.evaluation.tick()
+        return shown
+
+    def _truth(self, state: CameraState) -> View:
+        view = view_of(self.scene, state, *self.evaluation.size)
         return View(as_shown(view.rgb), view.nearness, state)
 
-    def _moved(
-        self, cameras: Sequence[CameraState], actions: Sequence[Action]
-    ) -> list[CameraState]:
-        return [
-            step_camera(scene, camera, action)
-            for scene, camera, action in zip(self.scenes, cameras, actions, strict=True)
-        ]
-
-    def _remember(self, start: View) -> SpatialMemory:
-        """A memory of the start alone: says what of it is in view later, and how it looks there."""
-        return self._memory_of(start.rgb, start.nearness, pose_of(start.state))
-
     def _memory_of(self, rgb: Tensor, nearness: Tensor, pose: Pose) -> SpatialMemory:
-        height, width = self.evaluation._size
+        height, width = self.evaluation.size
         memory = SpatialMemory(
             MemoryConfig(height=height, width=width, max_points=2 * height * width)
         )
         memory.add(rgb, nearness, pose, pose.fov_y)
         return memory
 
-    def _warp(self, record: SceneRecord, second: int, before: Shown, after: Shown) -> None:
+    def _warp(self, second: int, before: Shown, after: Shown) -> None:
         """Whether two frames agree with each other through the world's own depth."""
         if before.nearness is None or after.nearness is None or before.pose == after.pose:
             return
@@ -300,42 +355,44 @@ class _Group:
         seen = memory.render(after.pose, after.pose.fov_y)
         agrees = (seen.nearness / after.nearness - 1.0).abs() < _AGREEING
         value = psnr_db(seen.rgb, after.rgb, seen.mask & agrees)
-        record.world.setdefault("warp_consistency_db", {})[second] = value
+        self.record.world.setdefault("warp_consistency_db", {})[second] = value
 
-    def _sample(self, t: int, shown: Sequence[Shown]) -> None:
+    def _sample(self, t: int, shown: Shown) -> None:
         if t % _SAMPLED == 0:
-            for record, frame in zip(self.records, shown, strict=True):
-                record.sampled.append(frame.rgb)
+            self.record.sampled.append(self.evaluation.reference.features([shown.rgb])[0])
 
-    def _measure_at(
-        self,
-        second: int,
-        recent: Sequence[Sequence[Shown]],
-        cameras: Sequence[CameraState],
-        memories: Sequence[SpatialMemory],
-    ) -> None:
-        for n, record in enumerate(self.records):
-            shown, truth = recent[-1][n].rgb, self._truth(self.scenes[n], cameras[n])
-            record.sheet[second] = shown, truth.rgb
-            record.at_marks[second] = [frame[n].rgb for frame in recent[-3:]]
-            (edges, steepness), (real_edges, real_steepness) = acutance(shown), acutance(truth.rgb)
-            record.note_at("edge_windows", second, edges, real_edges)
-            record.note_at("steepness", second, steepness, real_steepness)
-            self._warp(record, second, recent[-2][n], recent[-1][n])
-            if second in _KEPT_S and self.evaluation.from_frames:
-                pose = pose_of(cameras[n])
-                seen = memories[n].render(pose, pose.fov_y)
-                agrees = (seen.nearness / truth.nearness - 1.0).abs() < _AGREEING
-                kept = seen.mask & agrees
-                world = psnr_db(shown, truth.rgb, kept)
-                record.note_at("kept_psnr_db", second, world, psnr_db(seen.rgb, truth.rgb, kept))
+    def _measure_at(self, second: int, recent: Sequence[Shown], camera: CameraState) -> None:
+        record, shown, truth = self.record, recent[-1], self._truth(camera)
+        record.sheet[second] = shown.rgb, truth.rgb
+        frames = [frame.rgb for frame in recent[-3:]]
+        record.at_marks[second] = self.evaluation.reference.features(frames)
+        edges, steepness = acutance(shown.rgb)
+        real_edges, real_steepness = acutance(truth.rgb)
+        record.note_at("edge_windows", second, edges, real_edges)
+        record.note_at("steepness", second, steepness, real_steepness)
+        self._warp(second, recent[-2], shown)
+        self._texture(shown, truth)
+        if second in _KEPT_S and self.evaluation.from_frames:
+            pose = pose_of(camera)
+            seen = self.memory.render(pose, pose.fov_y)
+            kept = seen.mask & ((seen.nearness / truth.nearness - 1.0).abs() < _AGREEING)
+            world, real = psnr_db(shown.rgb, truth.rgb, kept), psnr_db(seen.rgb, truth.rgb, kept)
+            record.note_at("kept_psnr_db", second, world, real)
 
-    def _ending(self, recent: Sequence[Sequence[Shown]]) -> None:
+    def _texture(self, shown: Shown, truth: View) -> None:
+        """The texture of what the start did not show, of the world's frame and of the truth's."""
+        pose = pose_of(truth.state)
+        new = ~self.memory.render(pose, pose.fov_y).mask
+        new |= not self.evaluation.from_frames
+        self.record.texture.append(block_texture(shown.rgb, new))
+        self.record.real_texture.append(block_texture(truth.rgb, new))
+
+    def _ending(self, recent: Sequence[Shown]) -> None:
         """Whether nothing moves any more, or almost everything has one colour."""
-        for n, record in enumerate(self.records):
-            frames = [shown[n].rgb for shown in recent]
-            spread = statistics.median(float(frame.float().std()) for frame in frames)
-            record.note("frozen_or_collapsed_rate", float(mean_change(frames) < 0.2 or spread < 12))
+        frames = [shown.rgb for shown in recent]
+        spread = statistics.median(float(frame.float().std()) for frame in frames)
+        change = mean_change(frames)
+        self.record.note("frozen_or_collapsed_rate", float(change < 0.2 or spread < 12))
 
 
 # --- summing up ----------------------------------------------------------------------------------
@@ -350,6 +407,9 @@ def _summary(records: Sequence[SceneRecord], reference: Reference) -> dict[str, 
     real: dict[str, Any] = {
         name: _by_second(r.real.get(name, {}) for r in records) for name in names
     }
+    textures, real_textures = texture_measures(records)
+    result |= textures
+    real |= real_textures
     result["theme_accuracy"] = _theme_accuracy(records, reference)
     result["revisit_psnr_db"] = {route: _mean(records, f"revisit.{route}") for route in REVISITS}
     for name in (
@@ -378,8 +438,7 @@ def _distances(
     halves = {theme: reference.held_out[theme].chunk(2) for theme in themes}
     ours, nearest, real_nearest, right = [], [], [], []
     for theme in themes:
-        sampled = [frame for r in records if r.theme == theme for frame in r.sampled]
-        ours.append(reference.features(sampled))
+        ours.append(torch.stack([x for r in records if r.theme == theme for x in r.sampled]))
         nearest.append(nearest_distances(ours[-1], reference.trained[theme]))
         real_nearest.append(nearest_distances(halves[theme][0], reference.trained[theme]))
         right += [found == theme for found in reference.themes(halves[theme][0])]
@@ -398,14 +457,31 @@ def _distances(
     return {name: round(value, 4) for name, value in found.items()}, _share(right)
 
 
+def texture_measures(records: Sequence[SceneRecord]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the texture of what was new: the world's, and the truth's at the same places.
+
+    The real distance is that of the truth's even blocks to its odd ones.
+    """
+    ours = torch.cat([part for record in records for part in record.texture])
+    truth = torch.cat([part for record in records for part in record.real_texture])
+    if min(len(ours), len(truth)) < _FEW_BLOCKS:
+        return {}, {}
+    found, real = texture_summary(ours), texture_summary(truth)
+    spread = truth.std(0).clamp_min(1e-6)
+    found["texture_frechet"] = round(frechet_distance(ours / spread, truth / spread), 4)
+    half = frechet_distance(truth[::2] / spread, truth[1::2] / spread)
+    real["texture_frechet"] = round(half, 4)
+    return found, real
+
+
 def _theme_accuracy(
     records: Sequence[SceneRecord], reference: Reference
 ) -> dict[str, float | None]:
     """The share of frames around each mark whose theme is recognised."""
     right: dict[int, list[bool]] = {}
     for record in records:
-        for second, frames in record.at_marks.items():
-            found = reference.themes(reference.features(frames))
+        for second, features in record.at_marks.items():
+            found = reference.themes(features)
             right.setdefault(second, []).extend(theme == record.theme for theme in found)
     return {str(second): _share(values) for second, values in sorted(right.items())}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -17,11 +17,13 @@ __all__ = [
     "Command",
     "acutance",
     "block_flow",
+    "block_texture",
     "divergence",
     "follows",
     "mean_change",
     "mean_shift",
     "psnr_db",
+    "texture_summary",
 ]
 
 _SCALE = 4  # matching runs on frames four times smaller
@@ -29,6 +31,10 @@ _BLOCK = 16
 _REACH = (6, 16)  # rows, columns of the small frame
 _WINDOW = 8  # pixels
 _EDGE = 32.0  # grey levels
+_TEXTURE_BLOCK = 32  # pixels
+_OCTAVES = (2, 4, 8, 16)  # pixels of half a wave
+_NEW = 0.75  # of a block's pixels, so that it counts as new
+_FLAT = 8.0  # grey levels within 8x8 pixels
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +123,52 @@ def acutance(frame: Tensor) -> tuple[float, float]:
     contrast, step = torch.cat(contrasts), torch.cat(steps)
     edge = contrast > _EDGE
     return float(edge.float().mean()), float((step[edge] / contrast[edge]).median())
+
+
+def block_texture(frame: Tensor, mask: Tensor) -> Tensor:
+    """Return statistics [n, 7] of the blocks of 32x32 pixels that lie in a mask (H, W) for 3/4.
+
+    Of a uint8 frame (H, W, 3), per block: the contrast in four octaves (RMS of the bands of a
+    Laplacian pyramid, 2 to 16 pixels), the RMS gradient, the RMS of the part of the gradient that
+    follows no edge, each as log2(1 + grey levels), and the share of flat windows of 8x8 pixels.
+    The part that follows no edge is the smaller eigenvalue of the structure tensor of 16x16 pixels,
+    twice: 0 for a straight edge or a flat area, all of it for noise and for scattered patches.
+    """
+    grey = frame.float().mean(-1)[None, None]
+    energies, level = [], grey
+    for octave in _OCTAVES:
+        coarse = F.avg_pool2d(level, 2)
+        band = level - F.interpolate(coarse, scale_factor=2, mode="bilinear")
+        energies.append(F.avg_pool2d(band.square(), 2 * _TEXTURE_BLOCK // octave))
+        level = coarse
+    down = F.pad(grey[..., 1:, :] - grey[..., :-1, :], (0, 0, 0, 1))
+    right = F.pad(grey[..., 1:] - grey[..., :-1], (0, 1))
+    half = _TEXTURE_BLOCK // 2
+    yy, xx, xy = (F.avg_pool2d(p, half) for p in (down.square(), right.square(), down * right))
+    along = ((yy - xx).square() + 4 * xy.square()).sqrt()
+    energies += [F.avg_pool2d(e, 2) for e in (yy + xx, yy + xx - along)]
+    spread = F.max_pool2d(grey, 8) + F.max_pool2d(-grey, 8)
+    flat = F.avg_pool2d((spread <= _FLAT).float(), _TEXTURE_BLOCK // 8)
+    new = F.avg_pool2d(mask[None, None].float(), _TEXTURE_BLOCK)[0, 0] >= _NEW
+    logs = [(1 + energy.clamp_min(0).sqrt()).log2() for energy in energies]
+    return torch.cat([*logs, flat], 1)[0][:, new].T
+
+
+def texture_summary(blocks: Tensor) -> dict[str, Any]:
+    """Return what `block_texture` [n, 7] found: contrast by octave, disorder and flatness.
+
+    `texture_octaves`: RMS contrast in grey levels by pixels; `edge_disorder`: the share of the
+    gradients' energy that follows no edge; `flat_share`: of windows of 8x8 pixels.
+    """
+    energy = (2 ** blocks[:, :6] - 1).square().mean(0)
+    octaves = energy[:4].sqrt().tolist()
+    return {
+        "texture_octaves": {
+            str(o): round(value, 3) for o, value in zip(_OCTAVES, octaves, strict=True)
+        },
+        "edge_disorder": round(float(energy[5] / energy[4].clamp_min(1e-6)), 4),
+        "flat_share": round(float(blocks[:, 6].mean()), 4),
+    }
 
 
 def psnr_db(found: Tensor, wanted: Tensor, mask: Tensor | None = None) -> float:

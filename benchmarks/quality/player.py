@@ -1,8 +1,7 @@
-"""Plays worlds for the evaluation: several sessions together, frames as RGB."""
+"""Play worlds for the evaluation: frames as RGB."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,37 +31,25 @@ class Shown:
 
 
 class WorldPlayer:
-    """Sessions of one world, each begun with the frame of its start where the world takes one."""
+    """A session of a world, begun with the frame of its start where the world takes one."""
 
-    def __init__(
-        self, world: WorldModel[Any], themes: Sequence[str], starts: Sequence[View], seed: int
-    ) -> None:
+    def __init__(self, world: WorldModel[Any], theme: str, start: View, seed: int) -> None:
         self._world = world
         self._follows = "camera" in world.spec.conditionings
-        self.states = [
-            world.open(WorldStart(self._theme(theme), seed + n, self._start_frame(start)))
-            for n, (theme, start) in enumerate(zip(themes, starts, strict=True))
-        ]
+        self.state = world.open(WorldStart(self._theme(theme), seed, self._start_frame(start)))
         # The first frame: what is shown where the session begins, to a client standing there.
-        self.first = self.step([_NEUTRAL] * len(starts), [start.state for start in starts])
+        self.first = self.step(_NEUTRAL, start.state)
 
-    def step(
-        self, actions: Sequence[Action], cameras: Sequence[CameraState] | None = None
-    ) -> list[Shown]:
-        """Return the next frame of every session. `cameras`: where the client's are, if given."""
-        asked = [Controls(action=action) for action in actions]
-        if cameras is not None and self._follows:
-            asked = [
-                Controls(action=action, camera=pose_of(camera))
-                for action, camera in zip(actions, cameras, strict=True)
-            ]
+    def step(self, action: Action, camera: CameraState | None = None) -> Shown:
+        """Return the next frame. `camera`: where the client's is, if it has one."""
+        controls = Controls(
+            action=action, camera=pose_of(camera) if camera is not None and self._follows else None
+        )
+        [frame] = next_frames(self._world, [self.state], [controls])
         spec = self._world.spec
-        return [
-            Shown(
-                _rgb(frame.i420, spec.height, spec.width), frame.pose, self._nearness(frame.depth)
-            )
-            for frame in next_frames(self._world, self.states, asked)
-        ]
+        return Shown(
+            _rgb(frame.i420, spec.height, spec.width), frame.pose, self._nearness(frame.depth)
+        )
 
     def _theme(self, theme: str) -> str:
         """The world's name of a theme, such as a locality of the city; its first one without."""

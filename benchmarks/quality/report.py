@@ -20,6 +20,14 @@ __all__ = ["MEASURES", "measure_rows", "report_html"]
 MEASURES = (
     ("steepness", "steepness of edges (1: hard, 0.13: a ramp)", ">= 0.6"),
     ("edge_windows", "windows with an edge", ">= 0.08"),
+    ("texture_frechet", "new areas: Frechet distance of texture to the truth", "<= 0.3"),
+    ("edge_disorder", "new areas: share of the gradients that follow no edge", "as real"),
+    (
+        "texture_octaves",
+        "new areas: contrast (grey levels) of details by size in pixels",
+        "as real",
+    ),
+    ("flat_share", "new areas: share of flat windows", "as real"),
     ("kept_psnr_db", "what was seen at the start, PSNR to the truth (dB)", "26 / 24 / 22"),
     ("warp_consistency_db", "frame warped by its own depth to the next, PSNR (dB)", ">= 30"),
     ("theme_accuracy", "theme recognised", ">= 0.95"),
@@ -35,7 +43,6 @@ MEASURES = (
     ("frozen_or_collapsed_rate", "frozen or collapsed at the end", "0"),
 )
 _BLIND_PAIRS = 40
-_THUMBNAIL = (256, 160)
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 1700px; padding: 0 1rem;
   background: #fff; color: #1b1b1b }
@@ -76,9 +83,10 @@ def report_html(result: Mapping[str, Any], records: Sequence[SceneRecord]) -> st
         '<meta name="viewport" content="width=device-width"><style>' + _STYLE + "</style>",
         f"<h1>{title}</h1><p>{html.escape(result['scenes'])}. Start frames and truth are sharp "
         "renders; real values compare real frames with other real frames in the same way.</p>",
-        _table(result),
         "<h2>Contact sheets</h2><p>Above the world, below the truth under the same controls.</p>",
         *(_sheet(record) for record in records),
+        "<h2>Measures</h2>",
+        _table(result),
         _pairs(records),
         "</html>\n",
     ]
@@ -94,7 +102,7 @@ def _table(result: Mapping[str, Any]) -> str:
     for name, value, real in measure_rows(result):
         measure, _, key = name.partition(".")
         text, aim = texts[measure]
-        unit = " s" if key.isdigit() else ""
+        unit = "" if not key.isdigit() else " px" if measure == "texture_octaves" else " s"
         label = f"{text}, {key}{unit}" if key else text
         cells = [html.escape(label), value, real, html.escape(aim)]
         cells += [column.get(name, ("-", "-"))[0] for column in columns]
@@ -104,7 +112,7 @@ def _table(result: Mapping[str, Any]) -> str:
 
 def _sheet(record: SceneRecord) -> str:
     marks = sorted(record.sheet)
-    style = f"grid-template-columns: repeat({len(marks)}, minmax(160px, 1fr))"
+    style = f"grid-template-columns: repeat({len(marks)}, minmax(256px, 1fr))"
     cells = [f"<span>{'start' if s == 0 else f'{s} s'}</span>" for s in marks]
     cells += [_image(record.sheet[s][row]) for row in (0, 1) for s in marks]
     return f'<h3>{record.theme}</h3><div class="sheet" style="{style}">{"".join(cells)}</div>'
@@ -129,9 +137,7 @@ def _pairs(records: Sequence[SceneRecord]) -> str:
 
 def _image(frame: Tensor) -> str:
     file = io.BytesIO()
-    Image.fromarray(frame.numpy()).resize(_THUMBNAIL, Image.Resampling.BOX).save(
-        file, "WEBP", quality=88, method=4
-    )
+    Image.fromarray(frame.numpy()).save(file, "WEBP", quality=88, method=4)  # full size: no blur
     return f'<img alt="" src="data:image/webp;base64,{base64.b64encode(file.getvalue()).decode()}">'
 
 

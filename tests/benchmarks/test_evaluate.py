@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -12,13 +12,18 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from worldbridge.benchmarks.quality import routes
-from worldbridge.benchmarks.quality.evaluate import Evaluation, Plan
+from worldbridge.benchmarks.quality.evaluate import Evaluation, Plan, SceneRecord, texture_measures
 from worldbridge.benchmarks.quality.features import (
     frechet_distance,
     load_reference,
     nearest_distances,
 )
-from worldbridge.benchmarks.quality.measures import acutance, psnr_db
+from worldbridge.benchmarks.quality.measures import (
+    acutance,
+    block_texture,
+    psnr_db,
+    texture_summary,
+)
 from worldbridge.benchmarks.quality.report import measure_rows, report_html
 from worldbridge.benchmarks.quality.routes import held_out_scene, pose_of, view_of
 from worldbridge.bridge.protocol import WorldSpec
@@ -191,3 +196,37 @@ def test_the_classifier_is_small_and_knows_the_themes() -> None:
     for theme in THEMES:
         found = reference.themes(reference.held_out[theme])
         assert sum(name == theme for name in found) > 0.9 * len(found)
+
+
+def test_patchy_noise_is_punished_though_its_edges_are_steep() -> None:
+    scene, start = held_out_scene("museum", 0)
+    everywhere = torch.ones(320, 512, dtype=torch.bool)
+    torch.manual_seed(0)
+    patches = F.interpolate(torch.randint(-60, 61, (1, 1, 45, 73)).float(), (320, 512))[0, 0]
+    record = SceneRecord("museum")
+    for yaw in (0.0, 1.0, 2.0):
+        rgb = view_of(scene, replace(start, yaw=yaw)).rgb
+        patchy = (rgb.float() + patches[..., None]).clamp(0, 255).to(torch.uint8)
+        assert acutance(patchy)[0] > acutance(rgb)[0]
+        assert acutance(patchy)[1] > 0.8
+        record.texture.append(block_texture(patchy, everywhere))
+        record.real_texture.append(block_texture(rgb, everywhere))
+    found, real = texture_measures([record])
+    assert real["texture_frechet"] < 0.1 and found["texture_frechet"] > 1.0
+    assert found["edge_disorder"] > 1.5 * real["edge_disorder"]
+    assert found["texture_octaves"]["8"] > 1.5 * real["texture_octaves"]["8"]
+    assert found["flat_share"] < 0.5 * real["flat_share"]
+
+
+def test_texture_of_an_edge_and_of_noise() -> None:
+    mask = torch.ones(64, 64, dtype=torch.bool)
+    edge = torch.zeros(64, 64, 3, dtype=torch.uint8)
+    edge[:, 21:] = 200
+    found = texture_summary(block_texture(edge, mask))
+    assert found["edge_disorder"] < 0.01 and found["flat_share"] > 0.8
+    torch.manual_seed(0)
+    noise = torch.randint(0, 256, (64, 64, 1), dtype=torch.uint8).expand(64, 64, 3)
+    found = texture_summary(block_texture(noise, mask))
+    assert found["edge_disorder"] > 0.7 and found["flat_share"] == 0.0
+    mask[:, :40] = False
+    assert len(block_texture(edge, mask)) == 2
