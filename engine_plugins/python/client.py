@@ -43,11 +43,13 @@ from worldbridge.bridge.protocol import (
     Frame,
     FrameHeader,
     FrameShown,
+    HandOver,
     Hello,
     Input,
     Ping,
     Pong,
     Pose,
+    RequestControl,
     Role,
     ServerMessage,
     Start,
@@ -138,6 +140,7 @@ class Client:
         self.reconnects = 0
         self.refusal: BridgeError | None = None  # why the newest `start` was refused
         self.interruptions: deque[Interruption] = deque(maxlen=64)  # what was lost, oldest first
+        self.events: deque[Event] = deque(maxlen=64)  # what the server reported, oldest first
         self._address = address
         self._hello = hello
         self._start = start  # what a new session begins with
@@ -221,6 +224,22 @@ class Client:
         if isinstance(arrived, Exception):
             raise arrived
         return arrived
+
+    @property
+    def plays(self) -> bool:
+        """Whether the client has the controls; a hand-over changes it."""
+        return self.welcome is not None and self.welcome.role != "spectator"
+
+    def request_control(self) -> None:
+        """Ask, as a spectator, for the controls of the session."""
+        self._send(RequestControl())
+
+    def hand_over(self) -> None:
+        """Give the controls to the spectator who asked first, and watch from now on.
+
+        The event `control_requested` says that one asks; without one, `refusal` is set.
+        """
+        self._send(HandOver())
 
     @property
     def frames_skipped(self) -> int:
@@ -335,13 +354,17 @@ class Client:
             case Status() as status:
                 self.status, self._uploading = status, False
                 self._playing = self._playing or status.state == "playing"
-            case Event("world_lost", detail):
-                self._interrupt(detail or "the worker was lost")
+            case Event() as event:
+                self.events.append(event)
+                if event.name == "world_lost":
+                    self._interrupt(event.detail or "the worker was lost")
+                elif event.name == "world_reset":
+                    self._same_world = False
             case Welcome() as welcome:
                 before, self.welcome = self.welcome, welcome
                 if before is not None and before.session != welcome.session:
                     self._same_world = False
-                self._hello = self._hello.replace(resume=welcome.resume or None)
+                self._hello = self._hello.replace(resume=welcome.resume or None, role=welcome.role)
                 if self._address.is_zeromq:
                     self._send(Credit(CREDIT))
                 if welcome.role != "spectator" and not welcome.started:
@@ -418,6 +441,7 @@ def connect(
     watch: bool = False,
     token: str | None = None,
     resume: str | None = None,
+    wait: bool = False,
     name: str = "python",
     prompt_frames: PromptFrames | None = None,
     codec: Codec | None = None,
@@ -428,6 +452,7 @@ def connect(
 
     `prompt_frames` are what the world starts from instead of its theme: a screenshot, or up to
     nine frames, oldest first (see `as_files`).
+    With `wait` a full server puts the player into its queue; `status` has the place in it.
     A lost connection is taken up again with growing pauses, in the same world if it still exists;
     `interruptions` says what was lost. A refusal of the server raises BridgeError from `frame`.
     At a tcp:// address (ZeroMQ) frames come in `codec`: `rgb` (the default), `bgra`, `i420` or
@@ -438,7 +463,7 @@ def connect(
     files = () if prompt_frames is None else as_files(prompt_frames)
     start = Start(theme, seed, None, None if prompt_frames is None else len(files))
     role: Role = "spectator" if watch else "player"
-    hello = Hello(name, role, token=token, resume=resume, world=world)
+    hello = Hello(name, role, token=token, resume=resume, world=world, wait=wait)
     address = Address.of(url, key, server_key)
     if address.is_zeromq:
         hello = hello.replace(transports=("zeromq",), codecs=(codec or "rgb",))

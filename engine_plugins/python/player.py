@@ -10,7 +10,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from worldbridge.bridge.protocol import BridgeError, ControllerState, Pose, Status, WorldSpec
+from worldbridge.bridge.protocol import BridgeError, ControllerState, Event, Pose, Status, WorldSpec
 from worldbridge.engine_plugins.python.faults import Interruption
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class Player:
             self._client = client
             self._entered.set()
             while not self._leave.is_set():
-                if client.status.state == "playing":
+                if client.status.state == "playing" and client.plays:
                     client.steer(**self._held)
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._leave.wait(), HOLD_S)
@@ -181,6 +181,29 @@ class Player:
             return taken
 
         return self._on_loop(take)
+
+    def take_events(self) -> list[Event]:
+        """Return what the server reported since the last call, oldest first."""
+
+        def take() -> list[Event]:
+            taken = list(self._client.events)
+            self._client.events.clear()
+            return taken
+
+        return self._on_loop(take)
+
+    @property
+    def plays(self) -> bool:
+        """Whether this client has the controls."""
+        return self._client.plays
+
+    def request_control(self) -> None:
+        """Ask, as a spectator, for the controls."""
+        self._on_loop(self._client.request_control)
+
+    def hand_over(self) -> None:
+        """Give the controls to the spectator who asked first, and watch from now on."""
+        self._on_loop(self._client.hand_over)
 
     def close(self) -> None:
         """Free the seat and end the thread. May be called again."""

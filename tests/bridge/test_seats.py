@@ -30,6 +30,7 @@ from worldbridge.bridge.protocol import (
     Status,
     Welcome,
 )
+from worldbridge.engine_plugins.python import connect
 
 
 class TestAllocator:
@@ -275,3 +276,46 @@ async def test_the_controls_are_handed_over(rig: Rig) -> None:
     await player.until(Frame)  # and still watches
     old = await rig.greet(Hello("old", resume=player.welcome.resume))
     assert (await old.until(Error)).code == "session_expired"
+
+
+class TestPythonClient:
+    async def test_it_waits_in_the_queue(self, rig: Rig) -> None:
+        await rig.worker(seats=1)
+        first = await rig.play()
+        await first.until(Frame)
+        async with connect(rig.url) as hasty:
+            with pytest.raises(BridgeError) as refused:
+                await hasty.frame()
+            assert refused.value.code == "no_free_seat"
+        async with connect(rig.url, wait=True, theme="night") as waits:
+            await eventually(lambda: waits.status.state == "queued")
+            assert waits.status.position == 0
+            await first.send(Bye())
+            frame = await waits.frame()
+            assert frame.header.frame >= 0 and waits.welcome is not None
+
+    async def test_the_controls_change_hands(self, rig: Rig) -> None:
+        await rig.worker(seats=1)
+        async with connect(rig.url) as player, connect(rig.url, watch=True, name="Ada") as watcher:
+            await player.frame()
+            await watcher.frame()
+            assert player.plays and not watcher.plays
+            watcher.request_control()
+            await eventually(lambda: bool(player.events))
+            assert "Ada" in player.events[-1].detail
+            player.hand_over()
+            await eventually(lambda: watcher.plays and not player.plays)
+            state = watcher.steer(keys=("KeyW",))
+            while (await watcher.frame()).header.input_sequence < state.sequence:
+                state = watcher.steer(keys=("KeyW",))
+            await player.frame()
+
+    async def test_a_player_who_idles_too_long_does_not_come_back(self, make_rig: RigMaker) -> None:
+        rig = await make_rig(idle_limit=1.0)
+        await rig.worker()
+        async with connect(rig.url) as idle:
+            with pytest.raises(BridgeError) as lost:
+                while True:
+                    await asyncio.wait_for(idle.frame(), 20)
+            assert lost.value.code == "seat_lost"
+            assert [event.name for event in idle.events] == ["seat_warning"]
