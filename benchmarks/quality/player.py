@@ -15,7 +15,7 @@ from worldbridge.models.procedural.camera import CameraState
 from worldbridge.runtime.frames.i420 import rgb_to_i420
 from worldbridge.runtime.worlds.contract import Controls, Pose, WorldModel, WorldStart, next_frames
 
-__all__ = ["Shown", "WorldPlayer", "as_shown", "takes_frames"]
+__all__ = ["Shown", "WorldPlayer", "as_shown", "rgb_of", "takes_frames"]
 
 _NEUTRAL: Action = (0.0, 0.0, 0.0, 0.0)
 
@@ -48,7 +48,7 @@ class WorldPlayer:
         [frame] = next_frames(self._world, [self.state], [controls])
         spec = self._world.spec
         return Shown(
-            _rgb(frame.i420, spec.height, spec.width), frame.pose, self._nearness(frame.depth)
+            rgb_of(frame.i420, spec.height, spec.width), frame.pose, self._nearness(frame.depth)
         )
 
     def _theme(self, theme: str) -> str:
@@ -75,11 +75,11 @@ def takes_frames(world: WorldModel[Any]) -> bool:
 def as_shown(rgb: Tensor) -> Tensor:
     """Return a frame as a client sees it: with the colour resolution of I420."""
     height, width = rgb.shape[:2]
-    return _rgb(rgb_to_i420(rgb.permute(2, 0, 1)), height, width)
+    return rgb_of(rgb_to_i420(rgb.permute(2, 0, 1)), height, width)
 
 
-def _rgb(i420: bytes, height: int, width: int) -> Tensor:
-    """BT.601 limited range, chroma repeated; the inverse of `rgb_to_i420`."""
+def rgb_of(i420: bytes, height: int, width: int) -> Tensor:
+    """Return uint8 (H, W, 3) of an I420 frame: BT.601 limited range, chroma repeated."""
     planes = torch.from_numpy(np.frombuffer(i420, np.uint8).copy()).float()
     luma = (planes[: height * width].view(height, width) - 16.0) * (255.0 / 219.0)
     chroma = planes[height * width :].view(2, height // 2, width // 2) - 128.0

@@ -19,6 +19,7 @@ export class Client {
    * @param {object} handlers
    *   changed(): the session's state changed;
    *   frame(message, received): a frame with an image arrived;
+   *   header(header): the header of a frame arrived, with or without an image;
    *   track(stream): a WebRTC video track arrived;
    *   welcomed(welcome), resumable(token or null), notice(text, tone),
    *   startRejected(): a restart was rejected and the present world continues
@@ -166,6 +167,7 @@ export class Client {
     const { header, image } = message;
     this.counts.received += 1;
     this.counts.dropped = header.dropped;
+    this.handlers.header?.(header);
     if (image) this.handlers.frame?.(message, received);
     else this.#measureMatch(this.matcher.header(header));
   }

@@ -59,6 +59,8 @@ export interface SessionView {
 export interface ClientHandlers {
   changed?(): void;
   frame?(message: Frame & { image: Uint8Array }, received: number): void;
+  /** The header of a frame arrived, with an image or without. */
+  header?(header: FrameHeader): void;
   track?(stream: MediaStream): void;
   welcomed?(welcome: Welcome): void;
   resumable?(token: string | null): void;

@@ -10,6 +10,7 @@ import { byId, toast } from "./dom.js";
 import { Hud } from "./hud.js";
 import { Landing } from "./landing.js";
 import { Menu, toggleFullscreen } from "./menu.js";
+import { Minimap } from "./minimap.js";
 import { DropArea, PromptChoice, PromptControl } from "./prompt_frames.js";
 import { PromptStore } from "./prompt_store.js";
 import { RefreshPeriod } from "./refresh.js";
@@ -53,6 +54,7 @@ class Page {
     const handlers = {
       changed: () => this.#render(true),
       frame: ({ header, image }, received) => this.canvas.push(header, image, received),
+      header: ({ camera }) => this.minimap.trail.add(camera),
       track: (stream) => this.video.attach(stream),
       welcomed: (welcome) => this.#welcomed(welcome),
       resumable: (token) => {
@@ -140,6 +142,7 @@ class Page {
     this.hud = new Hud({ stats: () => this.stats(), csv: () => this.client.meter.csv() }, (open) =>
       this.#prefer({ hud: open }),
     );
+    this.minimap = new Minimap();
     byId("menu-button").addEventListener("click", () => this.#openMenu());
     byId("fullscreen-button").addEventListener("click", () => toggleFullscreen());
   }
@@ -240,12 +243,14 @@ class Page {
     this.#prefer({ theme });
     this.#dress(theme);
     this.playedBefore = this.played;
+    this.minimap.trail.clear();
     if (promptFrames !== null) this.played = this.choice.now;
     this.client.restart(theme, seed, promptFrames);
     this.#address();
   }
 
   #welcomed({ world }) {
+    this.minimap.begin(world);
     this.#prefer({ themes: world.themes });
     this.choice.offer(world.max_prompt_frames, this.choice.offered);
     showControls(world.action_schema);
@@ -267,6 +272,7 @@ class Page {
     );
     this.status.update(view);
     this.hud.update(now);
+    this.minimap.update();
     if (entered && before !== view.state) this.#entered(view, before);
   }
 
