@@ -21,7 +21,10 @@ Axes = tuple[float, float, float, float]
 
 @dataclass(frozen=True, slots=True)
 class ProfileResult:
-    """Milliseconds by percentile (p50, p95, p99); `samples` are the spans of every control."""
+    """Milliseconds by percentile (p50, p95, p99).
+
+    `samples` are the spans of every control, `sampled_ms` when it was read (client clock).
+    """
 
     frames_per_second: float
     input_to_photon_ms: dict[str, float]
@@ -31,10 +34,12 @@ class ProfileResult:
     seconds: float
     transport: str = "websocket-jpeg"
     samples: list[dict[str, float]] = field(default_factory=list, repr=False)
+    sampled_ms: list[float] = field(default_factory=list, repr=False)
 
     def as_json(self) -> dict[str, Any]:
         """Return everything but the samples, for `json.dumps`."""
-        return {name: getattr(self, name) for name in self.__slots__ if name != "samples"}
+        left_out = ("samples", "sampled_ms")
+        return {name: getattr(self, name) for name in self.__slots__ if name not in left_out}
 
 
 def scripted_track(seed: int = 0) -> Iterator[tuple[Axes, int, tuple[str, ...]]]:
@@ -116,4 +121,5 @@ def _summary(
         world=world,
         seconds=seconds,
         samples=samples,
+        sampled_ms=meter.sampled_ms,
     )

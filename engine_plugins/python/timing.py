@@ -5,12 +5,24 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Final
 
 from worldbridge.bridge.protocol import FrameHeader
 
-# In the order in which they pass.
-SPANS: Final = ("uplink", "wait", "tokens", "detokenize", "handover", "encode", "downlink", "show")
+# In the order in which they pass, and from where to where each of them leads.
+SPANS: Final = MappingProxyType(
+    {
+        "uplink": "control sampled -> gateway has it",
+        "wait": "gateway has it -> step that uses it",
+        "tokens": "step starts -> tokens decoded",
+        "detokenize": "tokens decoded -> frame ready",
+        "handover": "worker -> gateway",
+        "encode": "frame -> compressed",
+        "downlink": "compressed -> here",
+        "show": "here -> decoded frame",
+    }
+)
 
 
 class ClockOffset:
@@ -73,6 +85,7 @@ class InputToPhoton:
     def __init__(self, max_pending: int = 4096) -> None:
         self._pending: deque[tuple[int, float]] = deque(maxlen=max_pending)
         self.samples: list[dict[str, float]] = []
+        self.sampled_ms: list[float] = []  # when the control of each sample was read
 
     def sent(self, sequence: int, sampled_ms: float) -> None:
         self._pending.append((sequence, sampled_ms))
@@ -81,6 +94,7 @@ class InputToPhoton:
         while self._pending and self._pending[0][0] <= arrival.header.input_sequence:
             _, sampled_ms = self._pending.popleft()
             self.samples.append(spans(sampled_ms, arrival))
+            self.sampled_ms.append(sampled_ms)
 
 
 def percentiles(values: Sequence[float]) -> dict[str, float]:

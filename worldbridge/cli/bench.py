@@ -12,7 +12,15 @@ from typing import Annotated, Any
 
 import typer
 
-from worldbridge.cli.console import Device, Json, Quick, print_result, progress_scope
+from worldbridge.cli.console import (
+    Device,
+    Json,
+    Quick,
+    check_out,
+    print_result,
+    progress_scope,
+    write_out,
+)
 from worldbridge.errors import ConfigError, StartError
 from worldbridge.runtime.config import MODES
 
@@ -356,25 +364,10 @@ def _report(
 ) -> dict[str, Any]:
     """Measure, write the result to `out` and print it. `out` is checked before the measurement."""
     if out is not None:
-        _check_out(out)
+        check_out(out, "--out")
     with progress_scope() as progress:
         result = work(progress)
     if out is not None:
-        try:
-            out.write_text(json.dumps(result, indent=1) + "\n")
-        except OSError as error:
-            raise StartError("the result cannot be written", got=str(error)) from error
+        write_out(out, json.dumps(result, indent=1) + "\n")
     print_result(result, as_table, as_json=as_json)
     return result
-
-
-def _check_out(out: Path) -> None:
-    expected = remedy = ""
-    got = str(out)
-    if not out.parent.is_dir():
-        expected, remedy = "--out in a directory that exists", f"create {out.parent} first"
-    elif out.is_dir() or not os.access(out if out.exists() else out.parent, os.W_OK):
-        expected, remedy = "--out names a file that this user may write", "choose another file"
-        got += ", a directory" if out.is_dir() else ", which is read-only"
-    if expected:
-        raise ConfigError("the result cannot be written", expected=expected, got=got, remedy=remedy)

@@ -6,15 +6,17 @@ rich is imported by the functions that need it: `worldbridge --help` has to be q
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Self
 
 import typer
 
-from worldbridge.errors import StructuredError
+from worldbridge.errors import ConfigError, StartError, StructuredError
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -26,6 +28,7 @@ __all__ = [
     "Json",
     "ProgressReporter",
     "Quick",
+    "check_out",
     "format_value",
     "named_values",
     "print_result",
@@ -33,6 +36,7 @@ __all__ = [
     "report_errors",
     "resolution_of",
     "table_of",
+    "write_out",
 ]
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")]
@@ -183,3 +187,24 @@ def format_value(value: object) -> str:
     if isinstance(value, float):
         return f"{value:.3g}" if abs(value) < 1 else f"{value:.2f}"
     return "-" if value is None else str(value)
+
+
+def check_out(path: Path, option: str = "the file") -> None:
+    """Check, before a long measurement, that a file can be written. Raises ConfigError."""
+    expected = remedy = ""
+    got = str(path)
+    if not path.parent.is_dir():
+        expected, remedy = f"{option} in a directory that exists", f"create {path.parent} first"
+    elif path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
+        expected, remedy = f"{option} names a file that this user may write", "choose another file"
+        got += ", a directory" if path.is_dir() else ", which is read-only"
+    if expected:
+        raise ConfigError("the result cannot be written", expected=expected, got=got, remedy=remedy)
+
+
+def write_out(path: Path, text: str) -> None:
+    """Write a result. Raises StartError if the file cannot be written after all."""
+    try:
+        path.write_text(text)
+    except OSError as error:
+        raise StartError("the result cannot be written", got=str(error)) from error

@@ -11,27 +11,20 @@ from urllib.parse import urlsplit
 
 import typer
 
-from worldbridge.cli.console import Json, print_result, table_of
-from worldbridge.errors import StartError
+from worldbridge.cli.console import Json, check_out, print_result, table_of, write_out
+from worldbridge.cli.profile_report import html_report, perfetto_trace
+from worldbridge.errors import ConfigError, StartError
 from worldbridge.settings import TOKEN_VARIABLE
 
 if TYPE_CHECKING:
+    from rich.console import Group
     from rich.table import Table
 
     from worldbridge.engine_plugins.python import ProfileResult
 
 __all__ = ["measure", "profile"]
 
-SPANS: Final = {
-    "uplink": "control sampled -> gateway has it",
-    "wait": "gateway has it -> step that uses it",
-    "tokens": "step starts -> tokens decoded",
-    "detokenize": "tokens decoded -> frame ready",
-    "handover": "worker -> gateway",
-    "encode": "frame -> compressed",
-    "downlink": "compressed -> here",
-    "show": "here -> decoded frame",
-}
+SCENARIOS: Final = ("direct", "lan", "wifi", "lossy", "mobile")
 _ANSWER_SECONDS: Final = 5.0
 
 
@@ -45,6 +38,21 @@ def profile(
         list[Path] | None,
         typer.Option(help="Image that the session starts from; repeatable, oldest first."),
     ] = None,
+    scenario: Annotated[
+        list[str] | None,
+        typer.Option(
+            help=f"Line to play over: {', '.join(SCENARIOS)}, or all; repeatable. A relay in this "
+            "process adds its delay, jitter, loss and limits.  [default: direct]"
+        ),
+    ] = None,
+    report: Annotated[
+        Path | None,
+        typer.Option(help="HTML file to write: histogram, timeline and spans of every scenario."),
+    ] = None,
+    trace: Annotated[
+        Path | None,
+        typer.Option(help="JSON file to write for ui.perfetto.dev: the spans of every control."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Measure where the time from input to photon goes.
@@ -52,24 +60,87 @@ def profile(
     Plays a scripted sequence of controls and measures frames per second, input-to-photon latency
     with each of its spans, and dropped frames. "Photon" means the decoded frame in this process.
     Frames arrive as JPEG over the WebSocket; the page measures WebRTC with a real screen.
+    With more than one scenario, --json prints one object by scenario.
     """
-    result = measure(url, seconds=seconds, token=token, prompt_frames=prompt_frame or ())
-    print_result(result.as_json(), lambda _: _table(result), as_json=as_json)
+    names = _scenarios(scenario or ["direct"])
+    for path in (report, trace):
+        if path is not None:
+            check_out(path)
+    results = {
+        name: measure(
+            url, seconds=seconds, token=token, prompt_frames=prompt_frame or (), scenario=name
+        )
+        for name in names
+    }
+    if report is not None:
+        write_out(report, html_report(url, results))
+    if trace is not None:
+        write_out(trace, perfetto_trace(results))
+    if len(results) == 1:
+        [result] = results.values()
+        print_result(result.as_json(), lambda _: _table(result), as_json=as_json)
+        return
+    data = {name: result.as_json() for name, result in results.items()}
+    print_result(data, lambda _: _tables(results), as_json=as_json)
+
+
+def _scenarios(names: Sequence[str]) -> list[str]:
+    wanted = [*SCENARIOS] if "all" in names else [*dict.fromkeys(names)]
+    for name in wanted:
+        if name not in SCENARIOS:
+            raise ConfigError(
+                "there is no such scenario",
+                expected=f"{', '.join(SCENARIOS)} or all",
+                got=name,
+                remedy="choose one of them",
+            )
+    return wanted
 
 
 def measure(
-    url: str, *, seconds: float, token: str | None = None, prompt_frames: Sequence[Path] = ()
+    url: str,
+    *,
+    seconds: float,
+    token: str | None = None,
+    prompt_frames: Sequence[Path] = (),
+    scenario: str = "direct",
 ) -> ProfileResult:
     """Play on a server and return what was measured.
 
     Raises StartError when no server answers, refuses the session or sends no frame, and
-    ConfigError for a prompt frame that is not a usable image.
+    ConfigError for a prompt frame that is not a usable image, and for a scenario with TLS.
     """
     from worldbridge.cli.prompt_files import read_prompt_files
 
     address = url if "://" in url else f"http://{url}"
     files = read_prompt_files("prompt-frame", prompt_frames) if prompt_frames else None
-    return asyncio.run(_measure(address, seconds, token, files))
+    return asyncio.run(_over_line(address, scenario, seconds, token, files))
+
+
+async def _over_line(
+    url: str,
+    scenario: str,
+    seconds: float,
+    token: str | None,
+    prompt_frames: Sequence[bytes] | None,
+) -> ProfileResult:
+    """Measure through a relay that is like the scenario's line."""
+    from worldbridge.benchmarks.impairment import LINKS, tcp_relay
+
+    if scenario == "direct":
+        return await _measure(url, seconds, token, prompt_frames)
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "ws"):
+        raise ConfigError(
+            "a scenario's relay cannot stand in for a server with TLS",
+            expected="an address that begins with http://",
+            got=url,
+            remedy="profile the server itself, behind its proxy, or leave --scenario out",
+        )
+    await _check_answers(url)
+    server = (parts.hostname or "", parts.port or 80)
+    async with tcp_relay(server, LINKS[scenario]) as relay:
+        return await _measure(f"http://127.0.0.1:{relay.port}", seconds, token, prompt_frames)
 
 
 async def _measure(
@@ -117,11 +188,20 @@ async def _check_answers(url: str) -> None:
         await writer.wait_closed()
 
 
-def _table(result: ProfileResult) -> Table:
+def _tables(results: dict[str, ProfileResult]) -> Group:
+    from rich.console import Group
+
+    return Group(*(_table(result, f"{name}: ") for name, result in results.items()))
+
+
+def _table(result: ProfileResult, name: str = "") -> Table:
+    from worldbridge.engine_plugins.python.timing import SPANS
+
     percentiles = "p50", "p95", "p99"
     heads = "span", "from -> to", *(f"{name} ms" for name in percentiles)
     title = (
-        f"{result.world}: {result.frames_per_second:.1f} frames/s over {result.seconds:.0f} s, "
+        f"{name}{result.world}: {result.frames_per_second:.1f} frames/s over "
+        f"{result.seconds:.0f} s, "
         f"{result.dropped_frames} dropped ({result.transport})"
     )
     table = table_of(*heads, numbers=3, title=title)
