@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -13,6 +14,7 @@ from worldbridge.settings import (
     MAX_PROMPT_FRAMES,
     MAX_SEATS,
     TOKEN_VARIABLE,
+    TURN_SECRET_VARIABLE,
     check,
     check_endpoint,
     check_fields,
@@ -92,11 +94,45 @@ class GatewayConfig:
     log_level: Literal["debug", "info", "warning", "error"] = setting(
         "info", "How much to log on stderr."
     )
+    bitrate: int = setting(
+        6_000_000, "Bits per second of a video stream, at most.", low=100_000, high=1_000_000_000
+    )
+    min_bitrate: int = setting(
+        150_000,
+        "Bits per second that a video stream takes also where the network carries less.",
+        low=10_000,
+    )
+    start_bitrate: int = setting(
+        2_000_000, "Bits per second before anything is known of the network.", low=10_000
+    )
+    public_address: str | None = setting(
+        None,
+        "Address that clients reach WebRTC at, if it is not this machine's: behind a NAT or in a "
+        "container.",
+        low=1,
+    )
+    udp_ports: str | None = setting(
+        None, "UDP ports for WebRTC, such as 40000-40100.  [default: any]", low=1
+    )
+    ice_servers: tuple[str, ...] = setting(
+        (),
+        "STUN or TURN server for clients behind NATs, such as stun:stun.example.org:3478 or "
+        "turn:turn.example.org:3478; repeatable.",
+        option="ice_server",
+        high=8,
+    )
+    turn_secret: str | None = setting(
+        None,
+        "Secret shared with the TURN servers, from which each client gets credentials that expire.",
+        env=TURN_SECRET_VARIABLE,
+        low=1,
+        high=256,
+    )
     endpoint: str = setting(DEFAULT_ENDPOINT, low=1)
     listen_fd: int | None = setting(None, low=0)
     ready_fd: int | None = setting(None, low=0)
     jpeg_quality: int = setting(85, low=1, high=100)
-    bitrate: int = setting(6_000_000, low=100_000)  # bits per second, at most, of a video stream
+    turn_ttl_s: float = setting(3_600.0, low=60, high=604_800)  # of a client's credentials
     max_clients: int = setting(256, low=1)
     hello_s: float = setting(5.0, low=0.001, high=86_400)
     silence_s: float = setting(4.0, low=0.001, high=86_400)
@@ -119,6 +155,25 @@ class GatewayConfig:
         for name in self.allow_hosts:
             expected = "a host name without scheme and port"
             check(not set(name) & set("/:@ "), "allow_host", expected, name)
+        self._check_ice()
+
+    def _check_ice(self) -> None:
+        self.udp_port_range()
+        for url in self.ice_servers:
+            _check_ice_server(url)
+        if self.public_address is not None:
+            expected = "an IPv4 or IPv6 address"
+            check(_is_address(self.public_address), "public_address", expected, self.public_address)
+
+    def udp_port_range(self) -> tuple[int, int]:
+        """Return the first and the last UDP port for WebRTC; (0, 0): any. Raises ConfigError."""
+        if self.udp_ports is None:
+            return 0, 0
+        first, _, last = self.udp_ports.partition("-")
+        expected = "two ports of 1 to 65535, such as 40000-40100"
+        check(first.isdecimal() and last.isdecimal(), "udp_ports", expected, self.udp_ports)
+        check(1 <= int(first) <= int(last) <= 65535, "udp_ports", expected, self.udp_ports)
+        return int(first), int(last)
 
 
 def _check_keys(folder: Path) -> None:
@@ -144,3 +199,18 @@ def _check_origin(origin: str) -> None:
     url = scheme in ("http", "https") and separator and rest and "/" not in rest
     expected = "* or scheme://host[:port] without a path"
     check(origin == "*" or bool(url), "allow_origin", expected, origin)
+
+
+def _check_ice_server(url: str) -> None:
+    """Raise ConfigError unless this is a URL as RFC 7064 (STUN) and RFC 7065 (TURN) have it."""
+    match = re.fullmatch(r"(stun|turn|turns):([^?\s/@]+)(\?transport=(udp|tcp))?", url)
+    expected = "stun:host[:port] or turn:host[:port][?transport=udp or tcp] or turns:..."
+    check(match is not None and not (match[1] == "stun" and match[3]), "ice_server", expected, url)
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True

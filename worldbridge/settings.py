@@ -17,6 +17,7 @@ __all__ = [
     "MAX_SEATS",
     "MAX_SOCKET_PATH",
     "TOKEN_VARIABLE",
+    "TURN_SECRET_VARIABLE",
     "WORKER_ANSWERS",
     "WORKER_SILENT",
     "check",
@@ -38,6 +39,7 @@ MAX_SEATS = 64
 MAX_PROMPT_FRAMES = 9  # that a world begins with
 HEALTH_VARIABLE = "WORLDBRIDGE_HEALTH_FD"  # a socket: each byte that comes is answered by one
 TOKEN_VARIABLE = "WORLDBRIDGE_TOKEN"  # a secret on a command line is there for every user to read
+TURN_SECRET_VARIABLE = "WORLDBRIDGE_TURN_SECRET"
 
 WORKER_ANSWERS, WORKER_SILENT = b".", b"s"  # what a gateway answers there
 

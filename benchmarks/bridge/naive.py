@@ -32,7 +32,7 @@ from av import VideoFrame
 from numpy.typing import NDArray
 
 from worldbridge.benchmarks.bridge.source import forth_and_back, read_walk
-from worldbridge.bridge.transports.webrtc import last_rtp_timestamp
+from worldbridge.bridge.transports.aiortc_internals import last_rtp_timestamp
 from worldbridge.clock import now_ms
 
 __all__ = ["serve"]

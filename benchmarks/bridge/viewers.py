@@ -47,7 +47,7 @@ from worldbridge.bridge.protocol import (
     decode_server,
     encode,
 )
-from worldbridge.bridge.transports.webrtc import offer_playout_delay
+from worldbridge.bridge.transports.aiortc_internals import configure_aiortc
 from worldbridge.clock import now_ms
 
 __all__ = ["TRANSPORTS", "Viewer", "watch"]
@@ -170,7 +170,7 @@ class PacketWatch:
     """A peer connection that stamps packets with the marker bit, and decodes none."""
 
     def __init__(self) -> None:
-        offer_playout_delay()
+        configure_aiortc()
         self.pc = RTCPeerConnection(RTCConfiguration(iceServers=[]))
         transceiver = self.pc.addTransceiver("video", direction="recvonly")
         capabilities = RTCRtpReceiver.getCapabilities("video")

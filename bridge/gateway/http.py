@@ -146,6 +146,7 @@ async def serve_client(gateway: Gateway, websocket: WebSocket) -> None:
     await websocket.accept()
     extensions: dict[str, Any] = websocket.scope["extensions"]
     peer = gateway.connect(extensions[_ABORT], extensions[_HEARD])
+    peer.address = websocket.client.host if websocket.client is not None else None
     writer = asyncio.create_task(_write(websocket, peer))
     try:
         await _read(gateway, websocket.receive, peer)

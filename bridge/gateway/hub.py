@@ -21,6 +21,7 @@ from worldbridge.bridge.gateway.connection import Connection, Phase
 from worldbridge.bridge.gateway.latency import client_spans, server_spans
 from worldbridge.bridge.gateway.limits import WORK_RATE
 from worldbridge.bridge.gateway.metrics import Metrics
+from worldbridge.bridge.gateway.network import ice_servers, rtc_settings
 from worldbridge.bridge.gateway.peer import Link, Peer
 from worldbridge.bridge.gateway.players import PlayerSession
 from worldbridge.bridge.gateway.sessions import SessionManager, TaskSet
@@ -54,7 +55,7 @@ from worldbridge.bridge.transports.webrtc import (
     RtcCallbacks,
     RtcConnection,
     choose_codec,
-    without_surplus,
+    filter_offer,
 )
 from worldbridge.clock import now_ms
 
@@ -86,6 +87,7 @@ class Gateway:
         self._judge_ms = -math.inf  # nobody is overdue before
         self.prompt_files = tuple(Path(name).read_bytes() for name in config.prompt_frames)
         self.metrics = Metrics(server)
+        self._rtc_settings = rtc_settings(config)
         self.worlds = SessionManager(config, self, self.metrics)
         self.metrics.follow_seats(self.worlds.seats)
         self._starter = Starter(self.worlds, self.prompt_files, self._tasks, self)
@@ -359,6 +361,7 @@ class Gateway:
             codec=peer.codec,
             started=session is not None and session.started,
             kept_s=self._config.grace_s,
+            ice_servers=tuple(ice_servers(self._config)) if peer.transport == "webrtc" else (),
         )
 
     def _take_over(self, token: str) -> PlayerSession:
@@ -494,7 +497,8 @@ class Gateway:
             raise BridgeError("bad_message", "too many offers", most, got, "Connect again.")
         if peer.negotiation is not None:
             peer.negotiation.cancel()  # the newest offer counts
-        work = self._negotiate(peer, without_surplus(message.sdp))
+        sdp = filter_offer(message.sdp, peer.address, relays=self._rtc_settings.relays)
+        work = self._negotiate(peer, sdp)
         peer.negotiation = self._tasks.spawn(work)
 
     async def _negotiate(self, peer: Peer, sdp: str) -> None:
@@ -504,7 +508,9 @@ class Gateway:
             await asyncio.shield(self._tasks.spawn(old.close()))
         rtc, answered = None, False
         try:
-            rtc = RtcConnection(choose_codec(sdp, peer.codecs), self._rtc_callbacks(peer))
+            rtc = RtcConnection(
+                choose_codec(sdp, peer.codecs), self._rtc_callbacks(peer), self._rtc_settings
+            )
             peer.rtc = rtc
             answer = await rtc.answer(sdp)
             answered = peer.rtc is rtc and peer in self._peers
@@ -520,14 +526,16 @@ class Gateway:
     def _rtc_callbacks(self, peer: Peer) -> RtcCallbacks:
         def keyframe() -> None:
             if peer.session is not None and peer.rtc is not None:
-                self.worlds.broadcaster(peer.session).request_keyframe(peer.rtc.codec)
+                self.worlds.broadcaster(peer.session).request_keyframe(peer)
 
         def opened() -> None:
             peer.rtc_open = True
             keyframe()
 
         def closed() -> None:
-            peer.rtc_open = False
+            failed, peer.rtc, peer.rtc_open = peer.rtc, None, False
+            if failed is not None:  # its sockets go at once
+                self._tasks.spawn(failed.close())
 
         def message(data: bytes) -> None:
             self.receive(peer, data)

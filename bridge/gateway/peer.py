@@ -14,6 +14,7 @@ from worldbridge.bridge.gateway.latency import VsyncAligner
 from worldbridge.bridge.gateway.limits import WorkBudget
 from worldbridge.bridge.gateway.players import PlayerSession
 from worldbridge.bridge.media.encoder import VideoPacket
+from worldbridge.bridge.media.rate import RateController
 from worldbridge.bridge.protocol import (
     MAX_CREDIT,
     BridgeError,
@@ -116,6 +117,7 @@ class Peer:
     ) -> None:
         self.connection = connection
         self.link = link
+        self.address: str | None = None  # that it connected from
         self._heard = heard
         self.outbox = Outbox()
         self.outbox.credit = 0 if link == "zeromq" else None
@@ -190,10 +192,15 @@ class Peer:
         """Send a frame by WebSocket or ZeroMQ, instead of one that still waits."""
         self.outbox.put_frame(Frame(self._localised(header), image, codec))
 
-    def show_packet(self, header: FrameHeader, packet: VideoPacket) -> None:
+    def show_packet(self, header: FrameHeader, packet: VideoPacket, layer: str) -> None:
         """Send a frame by WebRTC."""
         assert self.rtc is not None
-        self.rtc.push(packet, self._localised(header))
+        self.rtc.push(packet, self._localised(header), layer)
+
+    @property
+    def rate(self) -> RateController | None:
+        """What the client's network carries, None if that is not known."""
+        return self.rtc.rate if self.rtc is not None and self.rtc_open else None
 
     def _localised(self, header: FrameHeader) -> FrameHeader:
         """Return the header with input numbers as this connection counts them."""

@@ -13,6 +13,7 @@ from typing import Any, Final, Protocol
 
 from worldbridge.bridge.config import GatewayConfig
 from worldbridge.bridge.gateway.metrics import Metrics
+from worldbridge.bridge.gateway.network import bitrate_limits
 from worldbridge.bridge.gateway.players import PlayerSession, SessionStore
 from worldbridge.bridge.gateway.seats import SeatAllocator
 from worldbridge.bridge.gateway.workers import MAX_UNTAKEN, WorkerLink
@@ -113,7 +114,7 @@ class SessionManager:
         self._config = config
         self._observer = observer
         self._metrics = metrics
-        self._quality = Quality(config.jpeg_quality, config.bitrate)
+        self._quality = Quality(config.jpeg_quality, bitrate_limits(config))
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="encode")
         self._seats = SeatAllocator(0, config.grace_s * 1000, config.queue)
         self._announced: tuple[list[str], float] = ([], 0.0)  # the queue, and when it was told

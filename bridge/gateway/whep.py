@@ -166,6 +166,7 @@ class WhepEndpoint(SdpEndpoint):
         video = OneVideo.of(sdp, "recvonly")
         codecs = common_codecs(video.offer)
         client = LocalClient(self.gateway)
+        client.peer.address = request.client.host if request.client is not None else None
         try:
             hello = Hello(
                 "WHEP",

@@ -1,13 +1,17 @@
-"""Send one session's frames to all its viewers: the newest only, encoded once per codec."""
+"""Send one session's frames to all its viewers: the newest only, encoded once per codec.
+
+The players' networks decide the bit rate of a codec's full layer. Spectators whose networks carry
+clearly less share a second encoder, the reduced layer: they never slow a player.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Literal, Protocol, TypeAlias
 
 from worldbridge.bridge.media import LatestValue
 from worldbridge.bridge.media.encoder import (
@@ -17,10 +21,16 @@ from worldbridge.bridge.media.encoder import (
     VideoPacket,
     raw_pixels,
 )
+from worldbridge.bridge.media.rate import BitrateLimits, RateController, frame_divisor
 from worldbridge.bridge.protocol import Codec, FrameHeader, RawFrame, WorldSpec
 from worldbridge.clock import now_ms
 
 log = logging.getLogger(__name__)
+
+MOVE_DOWN: Final = 0.8  # of the full layer's bit rate: a spectator with less gets the reduced one
+MOVE_UP: Final = 1.1
+
+Layer: TypeAlias = tuple[VideoCodec, Literal["full", "reduced"]]
 
 
 class Viewer(Protocol):
@@ -31,21 +41,38 @@ class Viewer(Protocol):
         """The codec of its frames, None while none can be sent."""
         ...
 
+    @property
+    def plays(self) -> bool: ...
+
+    @property
+    def rate(self) -> RateController | None:
+        """What its network carries, None if that is not known."""
+        ...
+
     def show_image(self, header: FrameHeader, image: bytes, codec: Codec) -> None: ...
-    def show_packet(self, header: FrameHeader, packet: VideoPacket) -> None: ...
+    def show_packet(self, header: FrameHeader, packet: VideoPacket, layer: str) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
 class Quality:
     jpeg_quality: int
-    bitrate: int
+    bitrate: BitrateLimits
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """What to make of one frame: the bit rate of each layer, and the codecs of single images."""
+
+    layers: dict[Layer, int]
+    kept: frozenset[Layer]  # have viewers, but skip this frame
+    images: frozenset[Codec]
 
 
 @dataclass(frozen=True, slots=True)
 class _Encoded:
     header: FrameHeader
     images: dict[Codec, bytes]
-    packets: dict[VideoCodec, VideoPacket]
+    packets: dict[Layer, VideoPacket]
 
 
 class Broadcaster:
@@ -65,7 +92,9 @@ class Broadcaster:
         self._taken = taken
         self._latest: LatestValue[RawFrame] = LatestValue()
         self._jpeg = JpegEncoder(spec.width, spec.height, quality.jpeg_quality)
-        self._video: dict[VideoCodec, VideoEncoder] = {}
+        self._video: dict[Layer, VideoEncoder] = {}
+        self._reduced: set[Viewer] = set()  # who gets the reduced layer
+        self._skipped: dict[Layer, int] = {}  # frames since the last one of a layer
         self._task = asyncio.create_task(self._run())
 
     @property
@@ -77,10 +106,16 @@ class Broadcaster:
         if replaced is not None:
             self._taken(replaced)
 
-    def request_keyframe(self, codec: VideoCodec) -> None:
-        encoder = self._video.get(codec)
+    def request_keyframe(self, viewer: Viewer) -> None:
+        """Let the layer that a viewer receives begin anew."""
+        codec = viewer.wants
+        encoder = self._video.get(self._layer(codec, viewer)) if codec in _VIDEO else None
         if encoder is not None:
             encoder.request_keyframe()
+
+    def _layer(self, codec: Codec | None, viewer: Viewer) -> Layer:
+        assert codec == "h264" or codec == "vp8"
+        return codec, "reduced" if viewer in self._reduced else "full"
 
     async def close(self) -> None:
         self._task.cancel()
@@ -91,29 +126,76 @@ class Broadcaster:
         while True:
             frame = await self._latest.get()
             self._taken(frame)
-            wanted = {viewer.wants for viewer in self.viewers}
-            wanted.discard(None)
-            if not wanted:
-                self._video.clear()
+            plan = self._plan(now_ms())
+            if not plan.images and not plan.layers:
+                if not plan.kept:
+                    self._video.clear()
                 continue
             try:
-                encoded = await loop.run_in_executor(self._pool, self._encode, frame, wanted)
+                encoded = await loop.run_in_executor(self._pool, self._encode, frame, plan)
             except Exception:  # one frame that cannot be encoded must not end the session
                 log.exception("frame %d of %s was not encoded", frame.header.frame, frame.session)
                 self._video.clear()
                 continue
             self._deliver(encoded)
 
-    def _encode(self, frame: RawFrame, wanted: Collection[Codec | None]) -> _Encoded:
+    def _plan(self, now: float) -> _Plan:
+        viewers = list(self.viewers)
+        wants = {viewer: viewer.wants for viewer in viewers}
+        self._reduced &= set(viewers)
+        layers: dict[Layer, int] = {}
+        kept: set[Layer] = set()
+        for codec in _VIDEO:
+            watching = [viewer for viewer in viewers if wants[viewer] == codec]
+            players = [viewer for viewer in watching if viewer.plays]
+            rates = [self._rate(viewer) for viewer in players or watching]
+            full = min(rates) if players else max(rates, default=0)
+            for viewer in watching:
+                self._assign(viewer, full)
+            for name in ("full", "reduced"):
+                layer: Layer = (codec, name)
+                members = [v for v in watching if self._layer(codec, v) == layer]
+                if not members:
+                    continue
+                kept.add(layer)
+                rate = full if name == "full" else min(map(self._rate, members))
+                if self._takes(layer, rate, members, now):
+                    layers[layer] = rate
+        images = frozenset(codec for codec in wants.values() if codec and codec not in _VIDEO)
+        return _Plan(layers, frozenset(kept), images)
+
+    def _rate(self, viewer: Viewer) -> int:
+        ceiling = self._quality.bitrate.ceiling
+        return ceiling if viewer.rate is None else viewer.rate.bitrate
+
+    def _assign(self, viewer: Viewer, full: int) -> None:
+        """Give a spectator the layer that its network carries."""
+        if viewer.plays or self._rate(viewer) > MOVE_UP * full:
+            self._reduced.discard(viewer)
+        elif self._rate(viewer) < MOVE_DOWN * full:
+            self._reduced.add(viewer)
+        elif full >= self._quality.bitrate.ceiling / MOVE_UP:
+            if self._rate(viewer) >= full:  # there is no more to prove
+                self._reduced.discard(viewer)
+
+    def _takes(self, layer: Layer, rate: int, members: Sequence[Viewer], now: float) -> bool:
+        """Return whether the layer takes this frame: what its viewers' networks hold is less."""
+        players = [viewer for viewer in members if viewer.plays]
+        congested = [v.rate is not None and v.rate.congested(now) for v in players or members]
+        spec, skipped = self._spec, self._skipped.get(layer, 0) + 1
+        divisor = frame_divisor(rate, spec.width * spec.height, spec.fps)
+        takes = skipped >= divisor and not (any(congested) if players else all(congested))
+        self._skipped[layer] = 0 if takes else skipped
+        return takes
+
+    def _encode(self, frame: RawFrame, plan: _Plan) -> _Encoded:
         """Encode a frame in the encoding thread."""
-        packets = {codec: self._encode_video(codec, frame) for codec in _VIDEO if codec in wanted}
-        for unwanted in [codec for codec in self._video if codec not in wanted]:
-            del self._video[unwanted]  # the next viewer begins with a key frame anyway
-        images: dict[Codec, bytes] = {
-            codec: self._encode_image(codec, frame)
-            for codec in wanted
-            if codec is not None and codec not in packets
+        packets = {
+            layer: self._encode_video(layer, rate, frame) for layer, rate in plan.layers.items()
         }
+        for unwanted in [layer for layer in self._video if layer not in plan.kept]:
+            del self._video[unwanted]  # the next viewer begins with a key frame anyway
+        images = {codec: self._encode_image(codec, frame) for codec in plan.images}
         dropped = frame.header.dropped + self.dropped
         header = frame.header.replace(t_encoded=now_ms(), dropped=dropped)
         return _Encoded(header, images, packets)
@@ -123,21 +205,25 @@ class Broadcaster:
             return self._jpeg.encode(frame.payload)
         return raw_pixels(frame.payload, self._spec.width, self._spec.height, codec)
 
-    def _encode_video(self, codec: VideoCodec, frame: RawFrame) -> VideoPacket:
-        encoder = self._video.get(codec)
+    def _encode_video(self, layer: Layer, rate: int, frame: RawFrame) -> VideoPacket:
+        encoder = self._video.get(layer)
         if encoder is None:
             spec = self._spec
-            encoder = VideoEncoder(codec, spec.width, spec.height, spec.fps, self._quality.bitrate)
-            self._video[codec] = encoder
-        return encoder.encode(frame.payload, round(frame.header.t_frame * 90), now_ms())
+            encoder = VideoEncoder(layer[0], spec.width, spec.height, spec.fps, rate)
+            self._video[layer] = encoder
+        now = now_ms()
+        encoder.set_bitrate(rate, now)
+        return encoder.encode(frame.payload, round(frame.header.t_frame * 90), now)
 
     def _deliver(self, encoded: _Encoded) -> None:
         for viewer in list(self.viewers):
             wants = viewer.wants
             if wants in encoded.images:
                 viewer.show_image(encoded.header, encoded.images[wants], wants)
-            elif wants in encoded.packets:
-                viewer.show_packet(encoded.header, encoded.packets[wants])
+            elif wants in _VIDEO:
+                layer = self._layer(wants, viewer)
+                if layer in encoded.packets:
+                    viewer.show_packet(encoded.header, encoded.packets[layer], layer[1])
 
 
 _VIDEO: tuple[VideoCodec, ...] = ("h264", "vp8")

@@ -6,6 +6,7 @@ and is called from one thread at a time; all viewers of a stream share its outpu
 
 from __future__ import annotations
 
+import ctypes
 from fractions import Fraction
 from typing import Final, Literal, TypeAlias
 
@@ -26,6 +27,8 @@ VideoPacket: TypeAlias = "av.Packet[VideoStream]"
 TIME_BASE: Final = Fraction(1, 90_000)  # the clock of RTP video
 KEYFRAME_THROTTLE_MS: Final = 500.0  # a key frame is ten frames large: no viewer may force many
 BITRATE: Final = 6_000_000
+VBV_FRAMES: Final = 2  # how far a frame may exceed its share of the bit rate, in frames
+REOPEN_RATIO: Final = 1.3  # a rate that needs a new encoder, and so a key frame, must pay off
 
 # zerolatency: no lookahead, no B-frames, and an SPS that says "nothing is reordered", without
 # which Chromium holds frames back. crf under a VBV of two frames: quality without bursts.
@@ -69,8 +72,9 @@ class VideoEncoder:
         self, codec: VideoCodec, width: int, height: int, fps: float, bitrate: int = BITRATE
     ) -> None:
         self.codec = codec
-        self._width, self._height = width, height
-        self._context = _open_context(codec, width, height, fps, bitrate)
+        self.bitrate = bitrate
+        self._width, self._height, self._fps = width, height, fps
+        self._open()
         self._keyframe_wanted = False
         self._keyframe_ms = -KEYFRAME_THROTTLE_MS
         self._last_pts = -1
@@ -78,6 +82,27 @@ class VideoEncoder:
     def request_keyframe(self) -> None:
         """Encode the next frame that the throttle allows as a key frame."""
         self._keyframe_wanted = True
+
+    def _open(self) -> None:
+        self._context = _open_context(
+            self.codec, self._width, self._height, self._fps, self.bitrate
+        )
+        size = _vbv_bits(self.bitrate, self._fps)
+        h264 = self.codec == "h264"
+        self._rate = _LiveRate.of(self._context, self.bitrate, size) if h264 else None
+
+    def set_bitrate(self, bitrate: int, now_ms: float) -> None:
+        """Change the bit rate from the next frame on, where possible without a key frame."""
+        if bitrate == self.bitrate:
+            return
+        if self._rate is not None:
+            self.bitrate = bitrate
+            self._rate.set(bitrate, _vbv_bits(bitrate, self._fps))
+            return
+        change = max(bitrate / self.bitrate, self.bitrate / bitrate)
+        if change >= REOPEN_RATIO and now_ms - self._keyframe_ms >= KEYFRAME_THROTTLE_MS:
+            self.bitrate = bitrate
+            self._open()
 
     def encode(self, i420: Buffer, pts: int, now_ms: float) -> VideoPacket:
         """Return the packet of one frame. `pts` in 1/90000 s; it is raised if it does not grow."""
@@ -115,14 +140,56 @@ def _open_context(
     context.thread_count = 1
     context.max_b_frames = 0
     if codec == "h264":
-        window = max(1, round(bitrate / fps * 2))
-        context.options = {**_X264, "maxrate": str(bitrate), "bufsize": str(window)}
+        window = str(_vbv_bits(bitrate, fps))
+        context.options = {**_X264, "maxrate": str(bitrate), "bufsize": window}
     else:
         context.bit_rate = bitrate
         context.gop_size = 2**30
         context.options = dict(_VPX)
     context.open()
     return context
+
+
+def _vbv_bits(bitrate: int, fps: float) -> int:
+    return max(1, round(bitrate / fps * VBV_FRAMES))
+
+
+class _LiveRate:
+    """The VBV of an open libx264 context, which FFmpeg applies anew before every frame.
+
+    PyAV can read `rc_max_rate` but writes neither it nor `rc_buffer_size`. Both are found by their
+    values in FFmpeg's AVCodecContext, whose address follows the head of PyAV's object, and every
+    write is checked through PyAV. Without them a new rate needs a new encoder and a key frame.
+    """
+
+    _POINTER_AT = 24  # reference count, type, and the table of methods come first
+    _SEARCHED = 1024  # bytes of AVCodecContext
+    _SIZE_AT = -16  # rc_buffer_size before rc_max_rate: a count and a pointer lie between them
+
+    def __init__(self, context: VideoCodecContext, address: int) -> None:
+        self._context = context
+        self._rate = ctypes.c_int64.from_address(address)
+        self._size = ctypes.c_int32.from_address(address + self._SIZE_AT)
+
+    @classmethod
+    def of(cls, context: VideoCodecContext, bitrate: int, size: int) -> _LiveRate | None:
+        """Return the rate of a context opened with these, None if this PyAV has another layout."""
+        known = av.__version__.startswith("18.") and context.max_bit_rate == bitrate
+        start = ctypes.c_void_p.from_address(id(context) + cls._POINTER_AT).value if known else None
+        if start is None:
+            return None
+        memory = ctypes.string_at(start, cls._SEARCHED)
+        wanted = size.to_bytes(4, "little") + bytes(12), bitrate.to_bytes(8, "little")
+        for at in range(-cls._SIZE_AT, cls._SEARCHED, 8):
+            if (memory[at + cls._SIZE_AT : at], memory[at : at + 8]) == wanted:
+                live = cls(context, start + at)
+                return live if live.set(bitrate - 1, size) and live.set(bitrate, size) else None
+        return None
+
+    def set(self, bitrate: int, size: int) -> bool:
+        """Write both, in bits per second and bits. Return whether PyAV sees the rate."""
+        self._rate.value, self._size.value = bitrate, min(size, 2**31 - 1)
+        return self._context.max_bit_rate == bitrate
 
 
 class JpegEncoder:

@@ -1,13 +1,13 @@
-"""WebRTC: the only module that touches aiortc's insides (pinned; tests/bridge/test_webrtc.py).
+"""WebRTC: one viewer's connection, and which offers are answered.
 
-Three things that stock aiortc does not do: packets encoded once are passed through to every
-viewer, a viewer's request for a key frame reaches our encoder, and the playout-delay header
-extension tells Chromium to show each frame at once (about 30 ms less than without it).
+Packets encoded once are passed through to every viewer. What that takes of aiortc's insides is in
+`aiortc_internals`.
 """
 
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 from collections import deque
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
@@ -17,76 +17,89 @@ from aiortc import (
     MediaStreamTrack,
     RTCConfiguration,
     RTCDataChannel,
+    RTCIceServer,
     RTCPeerConnection,
     RTCRtpSender,
     RTCSessionDescription,
 )
-from aiortc.codecs import HEADER_EXTENSIONS
-from aiortc.rtcrtpparameters import RTCRtpHeaderExtensionParameters, RTCRtpParameters
-from aiortc.rtp import HeaderExtensions, HeaderExtensionsMap
 from aiortc.sdp import SessionDescription
 
 from worldbridge.bridge.media.encoder import VideoCodec, VideoPacket
-from worldbridge.bridge.protocol import BridgeError, Frame, FrameHeader, encode
+from worldbridge.bridge.media.rate import BitrateLimits, RateController
+from worldbridge.bridge.protocol import BridgeError, Frame, FrameHeader, IceServer, encode
+from worldbridge.bridge.transports.aiortc_internals import (
+    IceBinding,
+    SenderExtensions,
+    SenderHooks,
+    bind_ice,
+    configure_aiortc,
+    last_rtp_timestamp,
+    patch_sender,
+    waiting_chunks,
+)
 from worldbridge.clock import now_ms
-
-PLAYOUT_DELAY_URI: Final = "http://www.webrtc.org/experiments/rtp-hdrext/playout-delay"
-PLAYOUT_DELAY_ID: Final = 12  # free in aiortc 1.16; ids 1 to 14 fit the one-byte header
-PLAYOUT_DELAY_NONE: Final = bytes(3)  # 12 bits of minimum, 12 bits of maximum, both zero
 
 MAX_WAITING_PACKETS: Final = 8
 MAX_BUFFERED: Final = 64 * 1024  # of headers that wait in the control channel
 MAX_REASSEMBLY: Final = 1024  # SCTP chunks of half-received messages, about 1.2 MB
 MAX_CANDIDATES: Final = 16
 MAX_LOCAL_NAMES: Final = 2  # among them: each is a multicast query in the server's network
+MAX_RELAYS: Final = 2
+CONNECT_S: Final = 20.0  # from the answer to a connection
 CHANNELS: Final = ("input", "control")
 
 
-class _PlayoutDelayMap(HeaderExtensionsMap):
-    """aiortc's header extensions, with "no playout delay" on every packet of a video sender."""
+def filter_offer(sdp: str, client: str | None = None, relays: bool = False) -> str:
+    """Return an offer with those candidates alone that we may send to.
 
-    def __init__(self) -> None:
-        super().__init__()
-        self._id: int | None = None
+    Each candidate makes the server send packets to an address of the client's choice. So only UDP
+    addresses count that are the client's own, as its TCP connection shows it, or in the same
+    private network; names of the local network for clients in it; and relays only if there are
+    some. The others lose nothing: their own packets show where they are.
 
-    def configure(self, parameters: RTCRtpParameters) -> None:
-        super().configure(parameters)
-        for extension in parameters.headerExtensions:
-            if extension.uri == PLAYOUT_DELAY_URI:
-                self._id = extension.id
-
-    def set(self, values: HeaderExtensions) -> tuple[int, bytes]:
-        profile, packed = super().set(values)
-        if self._id is None:
-            return profile, packed
-        return _with_extension(packed, self._id, PLAYOUT_DELAY_NONE)
-
-
-def _with_extension(packed: bytes, number: int, value: bytes) -> tuple[int, bytes]:
-    """Append one element to RFC 8285 one-byte extensions, and pad to 32 bits again."""
-    body = packed + bytes([number << 4 | len(value) - 1]) + value
-    return 0xBEDE, body + bytes(-len(body) % 4)
-
-
-def offer_playout_delay() -> None:
-    """Let aiortc negotiate the extension; it reads a module-level list, so once is enough."""
-    video = HEADER_EXTENSIONS["video"]
-    if all(extension.uri != PLAYOUT_DELAY_URI for extension in video):
-        video.append(RTCRtpHeaderExtensionParameters(id=PLAYOUT_DELAY_ID, uri=PLAYOUT_DELAY_URI))
-
-
-def without_surplus(sdp: str) -> str:
-    """Return an offer with its first candidates alone: each costs the server checks or queries."""
-    kept, left, names = [], MAX_CANDIDATES, MAX_LOCAL_NAMES
+    Args:
+        client: the address that the client connected from; None: not known.
+        relays: whether clients are given TURN servers.
+    """
+    kept, left = [], {"host": MAX_CANDIDATES, "name": MAX_LOCAL_NAMES, "relay": MAX_RELAYS}
     for line in sdp.splitlines(keepends=True):
         if line.startswith("a=candidate:"):
-            fields = line.split()
-            local = len(fields) > 4 and fields[4].lower().endswith(".local")
-            if left == 0 or (local and names == 0):
+            kind = _candidate_kind(line.split(), client, relays)
+            if kind is None or left[kind] == 0:
                 continue
-            left, names = left - 1, names - local
+            left[kind] -= 1
+        elif line.startswith("a=end-of-candidates"):
+            continue  # those that we left out may still be heard from
         kept.append(line)
     return "".join(kept)
+
+
+def _candidate_kind(fields: list[str], client: str | None, relays: bool) -> str | None:
+    """Return `host`, `name` or `relay` for a candidate that may be used, otherwise None."""
+    if len(fields) < 8 or fields[2].lower() != "udp" or client is None:
+        return None
+    try:
+        own = ipaddress.ip_address(client.partition("%")[0])
+        if fields[4].lower().endswith(".local"):
+            return "name" if own.is_private and not own.is_loopback else None
+        address = ipaddress.ip_address(fields[4])
+    except ValueError:
+        return None
+    if fields[7] == "relay":
+        return "relay" if relays and address.is_global else None
+    return "host" if address == own or _same_network(address, own) else None
+
+
+def _same_network(
+    a: ipaddress.IPv4Address | ipaddress.IPv6Address,
+    b: ipaddress.IPv4Address | ipaddress.IPv6Address,
+) -> bool:
+    """Return whether two private addresses share their first 24 bits (IPv6: 64 bits)."""
+    if a.version != b.version or not (a.is_private and b.is_private):
+        return False
+    return int(a) >> (a.max_prefixlen // 2 if a.version == 6 else 8) == int(b) >> (
+        b.max_prefixlen // 2 if b.version == 6 else 8
+    )
 
 
 def choose_codec(sdp: str, allowed: Collection[str] = ("h264", "vp8")) -> VideoCodec:
@@ -150,15 +163,19 @@ class _PacketTrack(MediaStreamTrack):
         self._packets: deque[_Outgoing] = deque()
         self._arrived = asyncio.Event()
         self._needs_key = True
+        self._layer = ""
         self._sending: _Outgoing | None = None
+        self.on_sending: Callable[[FrameHeader], None] = lambda header: None
         self.on_sent: Callable[[FrameHeader], None] = lambda header: None
         self.dropped = 0
 
-    def push(self, packet: VideoPacket, header: FrameHeader) -> None:
+    def push(self, packet: VideoPacket, header: FrameHeader, layer: str) -> None:
         if len(self._packets) >= MAX_WAITING_PACKETS:
             self.dropped += len(self._packets)
             self._packets.clear()
             self._needs_key = True
+        if layer != self._layer:  # from another encoder
+            self._layer, self._needs_key = layer, True
         if self._needs_key and not packet.is_keyframe:
             self.dropped += 1
             self._request_keyframe()
@@ -175,6 +192,7 @@ class _PacketTrack(MediaStreamTrack):
             self._arrived.clear()
             await self._arrived.wait()
         self._sending = self._packets.popleft()
+        self.on_sending(self._sending.header)
         return self._sending.packet
 
 
@@ -189,16 +207,40 @@ class RtcCallbacks:
     sent: Callable[[FrameHeader], None] = lambda header: None
 
 
+@dataclass(frozen=True, slots=True)
+class RtcSettings:
+    """What all connections of a server have in common.
+
+    Attributes:
+        ice_servers: returns the STUN and TURN servers with credentials that are valid now.
+        relays: whether clients have TURN servers.
+    """
+
+    bitrate: BitrateLimits = BitrateLimits()
+    binding: IceBinding = IceBinding()
+    ice_servers: Callable[[], Collection[IceServer]] = tuple
+    relays: bool = False
+
+
 class RtcConnection:
     """One viewer: a video track out, the data channels `input` and `control`."""
 
-    def __init__(self, codec: VideoCodec, callbacks: RtcCallbacks) -> None:
-        offer_playout_delay()
+    def __init__(
+        self, codec: VideoCodec, callbacks: RtcCallbacks, settings: RtcSettings | None = None
+    ) -> None:
+        configure_aiortc()
+        settings = settings or RtcSettings()
         self.codec = codec
+        self.rate = RateController(settings.bitrate, now_ms())
+        self._binding = settings.binding
         self._callbacks = callbacks
         self._track = _PacketTrack(callbacks.keyframe)
-        self._track.on_sent = self._sent
-        self._pc = RTCPeerConnection(RTCConfiguration(iceServers=[]))
+        self._track.on_sent, self._track.on_sending = self._sent, self._sending
+        servers = [
+            RTCIceServer(list(server.urls), server.username, server.credential)
+            for server in settings.ice_servers()
+        ]
+        self._pc = RTCPeerConnection(RTCConfiguration(iceServers=servers))
         transceiver = self._pc.addTransceiver(self._track, direction="sendonly")
         transceiver.setCodecPreferences(
             [
@@ -208,35 +250,66 @@ class RtcConnection:
             ]
         )
         self._sender = transceiver.sender
-        patch_sender(self._sender, callbacks.keyframe)
+        self._extensions: SenderExtensions = patch_sender(self._sender, self._hooks())
         self._channels: dict[str, RTCDataChannel] = {}
         self._pc.on("datachannel", self._adopt)
         self._pc.on("connectionstatechange", self._changed)
         self._ended = False
+        self._deadline: asyncio.TimerHandle | None = None
+
+    def _hooks(self) -> SenderHooks:
+        rate = self.rate
+
+        def sent(number: int, size: int) -> None:
+            if number >= 0:
+                rate.sent(number, size, now_ms())
+
+        return SenderHooks(
+            keyframe=self._callbacks.keyframe,
+            sent=sent,
+            reported=lambda packets: rate.reported(packets, now_ms()),
+            receiver_report=lambda loss, rtt: rate.receiver_report(loss, rtt, now_ms()),
+            remb=lambda bitrate: rate.remb(bitrate, now_ms()),
+        )
 
     async def answer(self, sdp: str) -> str:
         """Return the answer to an offer. Raises BridgeError if aiortc cannot answer it."""
         try:
             await self._pc.setRemoteDescription(RTCSessionDescription(sdp, "offer"))
+            bind_ice(self._pc, self._binding)
             await self._pc.setLocalDescription(await self._pc.createAnswer())
         except Exception as error:  # whatever aiortc makes of a hostile offer
             raise _bad_offer("an SDP offer", f"{type(error).__name__}: {error}"[:200]) from error
+        loop = asyncio.get_running_loop()
+        self._deadline = loop.call_later(CONNECT_S, self._give_up)
         return str(self._pc.localDescription.sdp)
 
-    def push(self, packet: VideoPacket, header: FrameHeader) -> None:
-        self._track.push(packet, header)
+    def push(self, packet: VideoPacket, header: FrameHeader, layer: str) -> None:
+        self._track.push(packet, header, layer)
 
     def overgrown(self) -> bool:
         """Return whether the peer makes us hold more half-received data than any client needs."""
-        sctp = self._pc.sctp
-        if sctp is None:
-            return False
-        chunks = sum(len(stream.reassembly) for stream in sctp._inbound_streams.values())
-        return chunks > MAX_REASSEMBLY
+        return waiting_chunks(self._pc) > MAX_REASSEMBLY
 
     async def close(self) -> None:
         self._ended = True
+        self._stop_waiting()
         await self._pc.close()
+
+    def _give_up(self) -> None:
+        """Stop waiting for a client that never connects: ICE itself has no end."""
+        self._deadline = None
+        if not self._ended:
+            self._ended = True
+            self._callbacks.closed()
+
+    def _stop_waiting(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def _sending(self, header: FrameHeader) -> None:
+        self._extensions.capture_ms = header.t_frame
 
     def _sent(self, header: FrameHeader) -> None:
         dropped = header.dropped + self._track.dropped
@@ -267,20 +340,9 @@ class RtcConnection:
             return
         state = self._pc.connectionState
         if state == "connected":
+            self._stop_waiting()
             self._callbacks.connected()
         elif state in ("failed", "closed"):
             self._ended = True
+            self._stop_waiting()
             self._callbacks.closed()
-
-
-def patch_sender(sender: RTCRtpSender, keyframe: Callable[[], None]) -> None:
-    """Give one sender our header extensions and our answer to PLI and FIR."""
-    private: Any = sender
-    private._RTCRtpSender__rtp_header_extensions_map = _PlayoutDelayMap()
-    private._send_keyframe = keyframe
-
-
-def last_rtp_timestamp(sender: RTCRtpSender) -> int:
-    """Return the RTP time stamp of the frame that was sent last, as the viewer sees it."""
-    private: Any = sender
-    return int(private._RTCRtpSender__rtp_timestamp)

@@ -54,6 +54,42 @@ def test_key_frames_come_first_and_on_request_but_not_often(codec: VideoCodec) -
     assert keys == [0, 16, 32]
 
 
+def noisy_frame(n: int) -> bytes:
+    noise = np.random.default_rng(n).integers(16, 236, WIDTH * HEIGHT, np.uint8)
+    return noise.tobytes() + bytes([128]) * (WIDTH * HEIGHT // 2)
+
+
+@pytest.mark.parametrize("codec", ["h264", "vp8"])
+def test_the_bit_rate_follows_at_once_and_h264_needs_no_key_frame(codec: VideoCodec) -> None:
+    encoder = VideoEncoder(codec, WIDTH, HEIGHT, 30, 2_000_000)
+    rates, keys = [], 0
+    for part, bitrate in enumerate((2_000_000, 200_000, 2_000_000)):
+        encoder.set_bitrate(bitrate, part * 1000.0)
+        sizes = []
+        for n in range(part * 30, part * 30 + 30):
+            packet = encoder.encode(noisy_frame(n), n * 3000, n * 33.4)
+            sizes.append(packet.size)
+            keys += packet.is_keyframe
+        rates.append(sum(sizes[10:]) * 8 * 30 / 20)
+    print(codec, [round(rate) for rate in rates])
+    assert keys == (1 if codec == "h264" else 3)
+    assert rates[1] < 0.5 * rates[0] and rates[1] < 0.5 * rates[2]
+    if codec == "h264":
+        assert rates[1] < 260_000
+
+
+def test_an_encoder_of_another_layout_is_opened_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("av.__version__", "17.0.0")
+    encoder = VideoEncoder("h264", WIDTH, HEIGHT, 30, 2_000_000)
+    assert encoder.encode(noisy_frame(0), 0, 0.0).is_keyframe
+    encoder.set_bitrate(1_900_000, 1_000.0)  # not worth a key frame
+    assert not encoder.encode(noisy_frame(1), 3_000, 1_000.0).is_keyframe
+    encoder.set_bitrate(400_000, 1_000.0)
+    assert encoder.encode(noisy_frame(2), 6_000, 1_033.0).is_keyframe
+    encoder.set_bitrate(1_000_000, 1_066.0)  # too soon after that one
+    assert encoder.bitrate == 400_000
+
+
 def test_time_stamps_always_grow() -> None:
     encoder = VideoEncoder("h264", WIDTH, HEIGHT, 30)
     stamps = [

@@ -1,18 +1,17 @@
-"""WebRTC with a real aiortc peer, and the private parts of aiortc that `rtc` depends on."""
+"""WebRTC with a real aiortc peer."""
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
-from importlib.metadata import version
 from typing import Any
 
 import numpy as np
 import pytest
 from aiortc import RTCConfiguration, RTCPeerConnection, RTCRtpReceiver, RTCSessionDescription
-from aiortc.codecs import HEADER_EXTENSIONS
 from aiortc.mediastreams import AudioStreamTrack, MediaStreamTrack, VideoStreamTrack
-from aiortc.rtp import HeaderExtensionsMap, RtpPacket, unpack_header_extensions
+from aiortc.rtp import RtpPacket, unpack_header_extensions
 from av import VideoFrame
 
 from tests.bridge.conftest import RawClient, Rig, RigMaker, eventually
@@ -30,23 +29,20 @@ from worldbridge.bridge.protocol import (
     decode_server,
     encode,
 )
-from worldbridge.bridge.transports.webrtc import (
-    PLAYOUT_DELAY_ID,
+from worldbridge.bridge.transports.aiortc_internals import (
+    CAPTURE_TIME_URI,
+    EXTENSION_IDS,
     PLAYOUT_DELAY_URI,
-    RtcConnection,
-    choose_codec,
-    last_rtp_timestamp,
-    offer_playout_delay,
-    patch_sender,
-    without_surplus,
+    configure_aiortc,
 )
+from worldbridge.bridge.transports.webrtc import RtcConnection, choose_codec, filter_offer
 
 
 class BrowserLike:
     """What a page does: one recvonly video, two data channels, one offer."""
 
     def __init__(self, codec: str | None = None) -> None:
-        offer_playout_delay()  # Chromium's offers have it
+        configure_aiortc()  # Chromium's offers have the same extensions
         self.pc = RTCPeerConnection(RTCConfiguration(iceServers=[]))
         transceiver = self.pc.addTransceiver("video", direction="recvonly")
         if codec is not None:
@@ -147,7 +143,26 @@ async def test_every_packet_asks_for_no_playout_delay(rig: Rig, page: BrowserLik
     await page.frame()
     assert page.packets
     for data in page.packets:
-        assert extensions(data)[PLAYOUT_DELAY_ID] == b"\0\0\0"
+        assert extensions(data)[EXTENSION_IDS[PLAYOUT_DELAY_URI]] == b"\0\0\0"
+
+
+async def test_the_first_packet_of_a_frame_says_when_it_was_made(
+    rig: Rig, page: BrowserLike
+) -> None:
+    await rig.worker()
+    client = await playing(rig)
+    await page.connect(client)
+    await page.frame()
+    await eventually(lambda: len(page.packets) > 20)
+    seen: dict[int, list[bytes | None]] = {}
+    for data in page.packets:
+        stamp = RtpPacket.parse(data).timestamp
+        value = extensions(data).get(EXTENSION_IDS[CAPTURE_TIME_URI])
+        seen.setdefault(stamp, []).append(value)
+    for values in list(seen.values())[1:-1]:
+        assert values[0] is not None and values[1:] == [None] * (len(values) - 1)
+        made = int.from_bytes(values[0]) / 2**32 - 2_208_988_800  # NTP counts from 1900
+        assert abs(made - time.time()) < 60
 
 
 def extensions(packet: bytes) -> dict[int, bytes]:
@@ -225,6 +240,10 @@ async def test_a_page_that_leaves_takes_its_connection_with_it(
     await eventually(lambda: page.pc.connectionState == "closed")
 
 
+def candidates(sdp: str) -> list[str]:
+    return [line for line in sdp.splitlines() if line.startswith("a=candidate:")]
+
+
 class TestOffers:
     async def offer(self, *media: MediaStreamTrack | str) -> str:
         pc = RTCPeerConnection(RTCConfiguration(iceServers=[]))
@@ -251,15 +270,61 @@ class TestOffers:
         sdp = await self.offer("video")
         head = "a=candidate:1 1 udp 2130706431 "
         flood = "".join(f"{head}a{n}.local 5000 typ host\r\n" for n in range(1_000))
-        flood += "".join(f"{head}10.0.{n // 250}.{n % 250} 5000 typ host\r\n" for n in range(1_000))
-        kept = without_surplus(sdp + flood)
-        lines = [line for line in kept.splitlines() if line.startswith("a=candidate:")]
-        assert len(lines) == 16
-        assert sum(".local" in line for line in lines) <= 2
+        flood += "".join(f"{head}10.0.0.{n % 250} 5000 typ host\r\n" for n in range(1_000))
+        kept = filter_offer(sdp + flood, "10.0.0.7")
+        lines = candidates(kept)
+        assert len(lines) == 16 + 2
+        assert sum(".local" in line for line in lines) == 2
         assert choose_codec(kept) == "h264"
-        few = sdp + f"{head}192.0.2.1 5000 typ host\r\n"
-        own = sdp.count("a=candidate:")
-        assert without_surplus(few) == few or own >= 16
+
+    @pytest.mark.parametrize(
+        ("client", "candidate", "kept"),
+        [
+            ("10.0.0.7", "udp 1 10.0.0.9 5000 typ host", True),
+            ("10.0.0.7", "udp 1 10.0.1.9 5000 typ host", False),  # another network of ours
+            ("10.0.0.7", "udp 1 169.254.169.254 80 typ host", False),
+            ("10.0.0.7", "udp 1 224.0.0.251 5353 typ host", False),
+            ("10.0.0.7", "tcp 1 10.0.0.9 9 typ host tcptype active", False),
+            ("10.0.0.7", "udp 1 printer.example 5000 typ host", False),
+            ("10.0.0.7", "udp 1 abc.local 5000 typ host", True),
+            ("127.0.0.1", "udp 1 abc.local 5000 typ host", False),  # its packets come anyway
+            ("127.0.0.1", "udp 1 127.0.0.1 5000 typ host", True),
+            ("1.1.1.5", "udp 1 1.1.1.5 5000 typ srflx raddr 0.0.0.0 rport 9", True),
+            ("1.1.1.5", "udp 1 1.1.1.6 5000 typ srflx raddr 0.0.0.0 rport 9", False),
+            ("1.1.1.5", "udp 1 10.0.0.9 5000 typ host", False),
+            ("1.1.1.5", "udp 1 abc.local 5000 typ host", False),
+            ("1.1.1.5", "udp 1 8.8.8.8 5000 typ relay raddr 0.0.0.0 rport 9", False),
+            ("fe80::1%eth0", "udp 1 fe80::2 5000 typ host", True),
+            ("2001:db8::1", "udp 1 2001:db8::1 5000 typ host", True),
+            (None, "udp 1 10.0.0.9 5000 typ host", False),
+        ],
+    )
+    def test_we_send_to_the_client_alone(self, client: str, candidate: str, kept: bool) -> None:
+        line = f"a=candidate:1 1 {candidate}\r\n"
+        assert bool(candidates(filter_offer(f"v=0\r\n{line}", client))) is kept
+
+    def test_relays_count_where_there_are_some_and_are_not_ours(self) -> None:
+        line = "a=candidate:1 1 udp 1 {} 5000 typ relay raddr 0.0.0.0 rport 9\r\n"
+        for address, kept in (("8.8.8.8", 1), ("10.0.0.9", 0), ("127.0.0.1", 0)):
+            sdp = filter_offer(line.format(address), "1.1.1.5", relays=True)
+            assert len(candidates(sdp)) == kept
+
+    async def test_sockets_are_bound_where_the_server_listens(
+        self, rig: Rig, page: BrowserLike
+    ) -> None:
+        await rig.worker()
+        client = await playing(rig)
+        sdp = await page.connect(client)
+        assert {line.split()[4] for line in candidates(sdp)} == {"127.0.0.1"}
+
+    async def test_the_ports_and_the_public_address_are_those_of_the_settings(
+        self, make_rig: RigMaker, page: BrowserLike
+    ) -> None:
+        rig = await make_rig(udp_ports="42000-42009", public_address="203.0.113.9")
+        await rig.worker()
+        client = await playing(rig)
+        (line,) = set(candidates(await page.connect(client)))
+        assert line.split()[4] == "203.0.113.9" and 42000 <= int(line.split()[5]) <= 42009
 
     async def test_of_many_offers_at_once_the_newest_is_answered_and_the_others_are_closed(
         self, rig: Rig, monkeypatch: pytest.MonkeyPatch
@@ -311,38 +376,3 @@ class TestOffers:
             await client.send(Offer("x"))
         error = await client.until(Error, lambda error: error.fatal)
         assert error.message == "too many offers"
-
-
-class TestPrivateParts:
-    """`rtc` sets these. If one is gone, the pinned version changed: look at rtc.py again."""
-
-    def test_the_version_is_the_one_that_was_read(self) -> None:
-        assert version("aiortc") == "1.16.0"
-
-    async def test_senders(self) -> None:
-        pc = RTCPeerConnection(RTCConfiguration(iceServers=[]))
-        sender: Any = pc.addTransceiver("video").sender
-        assert type(sender._RTCRtpSender__rtp_header_extensions_map) is HeaderExtensionsMap
-        assert callable(sender._send_keyframe)
-        assert last_rtp_timestamp(sender) == 0
-        asked = []
-        patch_sender(sender, lambda: asked.append(1))
-        assert type(sender._RTCRtpSender__rtp_header_extensions_map) is not HeaderExtensionsMap
-        sender._send_keyframe()
-        assert asked == [1]
-        await pc.close()
-
-    async def test_half_received_messages_can_be_counted(self) -> None:
-        pc = RTCPeerConnection(RTCConfiguration(iceServers=[]))
-        pc.createDataChannel("x")
-        sctp: Any = pc.sctp
-        assert sctp._inbound_streams == {}
-        assert sctp._get_inbound_stream(0).reassembly == []
-        await pc.close()
-
-    def test_the_extension_has_a_number_of_its_own(self) -> None:
-        offer_playout_delay()
-        offer_playout_delay()
-        everything = [e for kind in HEADER_EXTENSIONS.values() for e in kind]
-        ours = [e for e in everything if e.id == PLAYOUT_DELAY_ID]
-        assert [e.uri for e in ours] == [PLAYOUT_DELAY_URI]
