@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.bridge.conftest import Rig, eventually
+from tests.bridge.conftest import Rig, RigMaker, eventually
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -49,3 +49,13 @@ async def test_the_latency_bot_says_why_nothing_was_measured(rig: Rig) -> None:
     await rig.worker()
     code, out, errors = await run("latency_bot.py", rig.url.replace("http", "https"))
     assert (code, out) == (1, "") and "does not speak TLS" in errors
+
+
+async def test_the_zeromq_client_plays_without_worldbridge(make_rig: RigMaker) -> None:
+    rig = await make_rig(zmq_port=0)
+    worker = await rig.worker()
+    code, out, errors = await run("zeromq_client.py", rig.zeromq, "--frames", "20")
+    assert code == 0, errors
+    assert out.startswith("20 frames in") and "(64, 128, 3)" in out
+    await eventually(lambda: not worker.worlds)
+    assert "import worldbridge" not in (EXAMPLES / "zeromq_client.py").read_text()

@@ -188,7 +188,7 @@ async def test_it_plays(rig: Rig) -> None:
 
 
 @pytest.mark.parametrize("codec", ["rgb", "bgra", "i420", "jpeg"])
-async def test_every_codec_shows_the_same_picture(rig: Rig, codec: Codec) -> None:
+async def test_every_codec_shows_the_same_frame(rig: Rig, codec: Codec) -> None:
     await rig.worker()
     async with connect(rig.zeromq, codec=codec) as client:
         frame = await client.frame()
@@ -384,7 +384,7 @@ async def test_a_flood_of_one_client_costs_it_its_connection_and_others_little(r
             assert (await honest.frame()).header.frame > before
 
 
-async def test_a_silent_client_is_told_and_forgotten(make_rig: RigMaker) -> None:
+async def test_a_silent_client_is_forgotten_with_an_error(make_rig: RigMaker) -> None:
     rig = await make_rig(zmq_port=0, silence_s=0.5, hello_s=0.5)
     await rig.worker()
     async with dealer(rig) as client:
