@@ -91,6 +91,12 @@ class GatewayConfig:
         option="prompt_frame",
         high=MAX_PROMPT_FRAMES,
     )
+    state_dir: str | None = setting(
+        None,
+        "Folder where the players' sessions are kept, to go on after the whole server was started "
+        "again.  [default: none; a process that is replaced finds them in any case]",
+        low=1,
+    )
     log_level: Literal["debug", "info", "warning", "error"] = setting(
         "info", "How much to log on stderr."
     )

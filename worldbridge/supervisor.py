@@ -123,16 +123,37 @@ def _threads(count: int) -> dict[str, str]:
 class Supervisor:
     def __init__(self, config: ServerConfig, listener: socket.socket, scratch: Path) -> None:
         endpoint = f"ipc://{scratch}/worker"
-        gateway = replace(config.gateway, endpoint=endpoint, listen_fd=listener.fileno())
+        self._host, self._port = listener.getsockname()[:2]
+        gateway = replace(
+            config.gateway,
+            endpoint=endpoint,
+            listen_fd=listener.fileno(),
+            state_dir=str(self._state_folder(config.gateway.state_dir, scratch)),
+        )
         # `scratch` is this server's alone: a worker notes there what its successors need
         worker = replace(config.worker, endpoint=endpoint, autotune_cache=str(scratch / "mode"))
         self._config = gateway
-        self._host, self._port = listener.getsockname()[:2]
         self._progress = ProgressReporter()
         self._worker = Child(worker_spec(worker), self._progress.note)
         # A new gateway knows no worker, and a worker announces itself only when it starts.
         self._gateway = Child(gateway_spec(gateway), self._progress.note, self._worker.renew)
         self._stop = asyncio.Event()
+
+    def _state_folder(self, chosen: str | None, scratch: Path) -> Path:
+        """Return where the gateway keeps sessions: several servers may have the same `chosen`."""
+        if chosen is None:
+            return scratch / "sessions"
+        folder = Path(chosen).absolute() / f"{self._host.replace(':', '_')}-{self._port}"
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(
+                "sessions cannot be kept there",
+                expected="a folder that can be written",
+                got=str(error),
+                remedy="choose another folder for --state-dir, or leave it out",
+            ) from error
+        return folder
 
     async def run(self) -> None:
         loop = asyncio.get_running_loop()

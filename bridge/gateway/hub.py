@@ -313,6 +313,9 @@ class Gateway:
         if peer.plays and session is not None and session.left_ms is not None:
             peer.send(_missed(session, now_ms() - session.left_ms))
             session.left_ms = None
+        if peer.plays and session is not None and session.notice is not None:
+            peer.send(session.notice)
+            session.notice = None
 
     def _check_spectators(self) -> None:
         """Raise BridgeError no_free_seat if nobody else may watch."""
@@ -573,6 +576,12 @@ class Gateway:
     def send_event(self, session: PlayerSession, event: Event) -> None:
         for peer in self._players_of(session):
             peer.send(event)
+
+    def world_reset(self, session: PlayerSession, event: Event) -> None:
+        session.notice = None if self._players_of(session) else event
+        for peer in self._peers:
+            if peer.session is session:
+                peer.send(event)
 
     def seated(self, session: PlayerSession) -> None:
         self.notify(session)

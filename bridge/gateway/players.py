@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from worldbridge.bridge.protocol import (
     BridgeError,
     ControllerState,
+    Event,
     FrameHeader,
     PromptFrames,
     SessionInput,
@@ -32,6 +33,16 @@ class SequenceRebaser:
         self._sequence = 0
         self._pointer: tuple[float, float] | None = (0.0, 0.0)  # None: the next state sets it
         self._newest: ControllerState | None = None
+
+    @property
+    def newest(self) -> ControllerState | None:
+        """The newest state, as the session counts."""
+        return self._newest
+
+    def continue_from(self, newest: ControllerState | None) -> None:
+        """Count on from what an earlier gateway counted."""
+        self._newest = newest
+        self.attach()
 
     def attach(self) -> None:
         """Continue the counters of the last connection with those of a new one."""
@@ -90,6 +101,7 @@ class PlayerSession:
         warned: its player knows that an idle seat is free soon.
         frame: number of its newest frame.
         left_ms: when its player was heard last before the connection ended.
+        notice: what its player still has to hear, None if nothing.
         left_frame: number of the newest frame that was sent to the player before.
     """
 
@@ -114,6 +126,7 @@ class PlayerSession:
     frame: int = -1
     left_ms: float | None = None
     left_frame: int = -1
+    notice: Event | None = None
 
 
 class SessionStore:
@@ -133,9 +146,13 @@ class SessionStore:
         """Return a new session."""
         name, resume = secrets.token_hex(8), secrets.token_urlsafe(24)
         session = PlayerSession(name, resume, theme, seed)
+        self.add(session)
+        return session
+
+    def add(self, session: PlayerSession) -> None:
+        """Take a session that an earlier gateway had."""
         self._by_id[session.id] = session
         self._by_resume[session.resume] = session
-        return session
 
     def get(self, session_id: str) -> PlayerSession | None:
         """Return the session with an id, if there is one."""

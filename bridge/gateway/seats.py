@@ -81,6 +81,10 @@ class SeatAllocator:
         self._queue[session] = _Place(now_ms)
         return False
 
+    def restore(self, session: str, now_ms: float) -> None:
+        """Give a session of an earlier gateway its seat again."""
+        self._held[session] = _Place(now_ms)
+
     def promote(self, now_ms: float) -> str | None:
         """Give the first in the queue who is there a free seat, and return that session."""
         session = self._first() if len(self._held) < self.total else None

@@ -9,6 +9,7 @@ import asyncio
 import logging
 from collections.abc import Coroutine
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, Final, Protocol
 
 from worldbridge.bridge.config import GatewayConfig
@@ -16,6 +17,7 @@ from worldbridge.bridge.gateway.metrics import Metrics
 from worldbridge.bridge.gateway.network import bitrate_limits
 from worldbridge.bridge.gateway.players import PlayerSession, SessionStore
 from worldbridge.bridge.gateway.seats import SeatAllocator
+from worldbridge.bridge.gateway.session_files import SessionFiles
 from worldbridge.bridge.gateway.workers import MAX_UNTAKEN, WorkerLink
 from worldbridge.bridge.media.broadcaster import Broadcaster, Quality
 from worldbridge.bridge.protocol import (
@@ -99,6 +101,9 @@ class SessionObserver(Protocol):
     def send_event(self, session: PlayerSession, event: Event) -> None:
         """Send an event to the player of a session."""
 
+    def world_reset(self, session: PlayerSession, event: Event) -> None:
+        """Say to all who see a session, also to a player who is away, that it begins again."""
+
     def seated(self, session: PlayerSession) -> None:
         """Let a player begin who waited for a seat."""
 
@@ -122,6 +127,13 @@ class SessionManager:
         self._tasks = TaskSet()
         self.link = WorkerLink(config.endpoint, self)
         self.sessions = SessionStore()
+        self._files = SessionFiles(Path(config.state_dir) if config.state_dir else None)
+        self._restored = list(self._files.load())  # their players have not come back yet
+        for session in self._restored:
+            self.sessions.add(session)
+            self._seats.restore(session.id, now_ms())
+            session.active_ms = session.left_ms = now_ms()
+            session.left_frame = session.frame
         self.world: WorldSpec | None = None
         self.mode = ""  # how its tokens are decoded
         self.status = Status("loading", "waiting for the worker", 0.0)
@@ -134,6 +146,7 @@ class SessionManager:
             await broadcaster.close()
         await self._tasks.cancel()
         self._pool.shutdown()
+        self._files.close()
         self.link.close()
 
     def tick(self, now: float) -> None:
@@ -214,6 +227,8 @@ class SessionManager:
         except BridgeError:
             self.sessions.remove(session)
             raise
+        if self._seats.present(session.id):
+            self._files.store(session)
         self._metrics.sessions.set(len(self.sessions))
         return session
 
@@ -228,6 +243,7 @@ class SessionManager:
         """Let another client play a session: it counts its own inputs, and alone may resume."""
         self.sessions.renew(session)
         self._attend(session)
+        self._files.store(session)
 
     def _attend(self, session: PlayerSession) -> None:
         session.inputs.attach()
@@ -241,6 +257,7 @@ class SessionManager:
         """Free the seat and forget the world."""
         self.link.send(CloseSession(session.id))
         self.sessions.remove(session)
+        self._files.remove(session)
         self._seats.free(session.id, now_ms())
         broadcaster = self._broadcasters.pop(session.id, None)
         if broadcaster is not None:
@@ -265,6 +282,7 @@ class SessionManager:
             session = self.sessions.get(promoted)
             if session is not None:
                 self._attend(session)
+                self._files.store(session)
                 self._observer.seated(session)
         waiting = self._seats.waiting()
         before, told_ms = self._announced
@@ -278,7 +296,7 @@ class SessionManager:
 
     def _free_idle(self, now: float) -> None:
         """Warn players who do nothing, then free their seats."""
-        if self._config.idle_limit is None:
+        if self._config.idle_limit is None or self.world is None:
             return
         limit = self._config.idle_limit * 1000
         for session in self.sessions:
@@ -379,7 +397,9 @@ class SessionManager:
         session.seed = message.seed if message.seed is not None else session.seed
         session.prompt_frames = frames
         session.active_ms = now_ms()
-        session.saved = None  # it is of the world that was left
+        session.saved, session.frame = None, -1  # of the world that was left
+        self._files.store(session)
+        self._files.store_frames(session)
         if not session.started:
             session.started = True
             self._open(session)
@@ -406,6 +426,8 @@ class SessionManager:
         session.open_ms = now_ms()
         session.waiting_input = None
         session.restoring = session.saved is not None
+        if not session.restoring and session.frame >= 0:
+            self._tell_reset(session, "it was lost before it was saved")
         frames = None if session.restoring else session.prompt_frames
         self.link.send(OpenSession(session.id, session.theme, session.seed, session.saved, frames))
 
@@ -428,6 +450,9 @@ class SessionManager:
         if restored:
             self._observer.announce(Event("world_restored"))
         self._observer.notify_all()
+        for session in self._restored:  # from now on the seats are kept for them
+            self._seats.leave(session.id, now_ms())
+        self._restored = []
         self._observer.world_is_ready()
 
     def _count_death(self) -> None:
@@ -510,6 +535,7 @@ class SessionManager:
         session = self.sessions.get(message.session)
         if session is not None:
             session.saved = bytes(message.payload)
+            self._files.store(session)
 
     def session_failed(self, message: Failed) -> None:
         session = self.sessions.get(message.session)
@@ -518,6 +544,7 @@ class SessionManager:
         if session.restoring:  # for instance another world was loaded: start from the beginning
             log.warning("session %s cannot be restored: %s", session.id, message.message)
             session.saved = None
+            self._tell_reset(session, message.message)
             self._open(session)
             return
         error = BridgeError(
@@ -525,6 +552,11 @@ class SessionManager:
         )
         self._observer.session_broke(session, error)
         self.end(session)
+
+    def _tell_reset(self, session: PlayerSession, why: str) -> None:
+        text = f"The world could not be kept and begins again: {why}"
+        session.frame = -1
+        self._observer.world_reset(session, Event("world_reset", text))
 
     def frame_arrived(self, message: RawFrame) -> None:
         world, header = self.world, message.header

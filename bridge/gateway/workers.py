@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from pathlib import Path
 from typing import Final, Protocol
 
 import zmq
 import zmq.asyncio
 
+from worldbridge.bridge.gateway.session_files import private_folder
 from worldbridge.bridge.protocol import (
     MAX_PAYLOAD,
     Failed,
@@ -32,6 +34,7 @@ from worldbridge.clock import now_ms
 log = logging.getLogger(__name__)
 
 PING_EVERY_MS: Final = 500.0
+LOOK_EVERY_MS: Final = 2_000.0
 LOST_AFTER_MS: Final = 1_500.0
 MAX_UNTAKEN: Final = 8  # messages of a session that the worker may have to take
 
@@ -155,10 +158,15 @@ class WorkerLink:
         self._worker: bytes | None = None
         self._liveness = Liveness()
         self._pinged_ms = 0.0
+        self._looked_ms = 0.0
+        self._path: Path | None = None  # of the socket, if it has one
         self.credit = Credit()
 
     def bind(self) -> str:
         """Listen and return the endpoint as bound. Raises zmq.ZMQError."""
+        path = self._endpoint.removeprefix("ipc://")
+        self._path = Path(path) if path != self._endpoint else None
+        self._make_folder()
         self._socket.bind(self._endpoint)
         return self._socket.getsockopt_string(zmq.LAST_ENDPOINT)
 
@@ -259,8 +267,27 @@ class WorkerLink:
         if now - self._pinged_ms >= PING_EVERY_MS:
             self._pinged_ms = now
             self.send(WorkerPing(now))
+        if now - self._looked_ms >= LOOK_EVERY_MS:
+            self._looked_ms = now
+            self._restore_path()
         if self._liveness.newly_lost(now):
             self._events.worker_lost("the worker stopped answering")
+
+    def _make_folder(self) -> None:
+        if self._path is not None and not self._path.parent.exists():
+            private_folder(self._path.parent)
+
+    def _restore_path(self) -> None:
+        """Bind again if somebody cleaned the folder: the next worker could not connect."""
+        if self._path is None or self._path.exists():
+            return
+        log.warning("%s was removed; listening there again", self._path)
+        try:
+            self._make_folder()
+            self._socket.unbind(self._endpoint)
+            self._socket.bind(self._endpoint)
+        except (OSError, zmq.ZMQError) as error:
+            log.warning("a worker that is started now cannot connect: %s", error)
 
     def close(self) -> None:
         self._context.destroy(linger=200)

@@ -136,7 +136,7 @@ async def make_rig(tmp_path: Path) -> AsyncIterator[RigMaker]:
     async with AsyncExitStack() as stack:
 
         async def make(**options: Any) -> Rig:
-            endpoint = f"ipc://{tmp_path}/link"
+            endpoint = options.pop("endpoint", f"ipc://{tmp_path}/link")
             reader, writer = os.pipe()
             config = GatewayConfig(endpoint=endpoint, port=0, ready_fd=writer, **options)
             task = asyncio.create_task(serve(config))

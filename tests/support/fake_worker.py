@@ -14,6 +14,7 @@ from worldbridge.bridge.protocol import (
     CloseSession,
     ControllerState,
     ControlSpec,
+    Failed,
     FrameAck,
     FrameHeader,
     GatewayMessage,
@@ -72,13 +73,15 @@ class _World:
 class FakeWorker:
     """Steps its sessions at `spec.fps`, two frames in flight at most. `stop` is a sudden death."""
 
-    def __init__(self, endpoint: str, spec: WorldSpec = SPEC, seats: int = 2) -> None:
+    def __init__(
+        self, endpoint: str, spec: WorldSpec = SPEC, seats: int = 2, refuses_saved: bool = False
+    ) -> None:
         self.spec = spec
         self.seats = seats
         self.received: list[GatewayMessage] = []
         self.worlds: dict[str, _World] = {}
         self.answers_pings = True
-        self.refuses_saved = False
+        self.refuses_saved = refuses_saved
         self.step_s = 0.004
         self._context = zmq.asyncio.Context()
         self._socket = self._context.socket(zmq.DEALER)
@@ -116,6 +119,8 @@ class FakeWorker:
         match message:
             case WorkerPing(time) if self.answers_pings:
                 await self.send(WorkerPong(time))
+            case OpenSession(session, saved=saved) if saved and self.refuses_saved:
+                await self.send(Failed(session, "world_failed", "it was saved by another world"))
             case OpenSession(session, saved=saved):
                 self.worlds[session] = _World(frame=int(saved or b"0"))
                 await self.send(Opened(session))
