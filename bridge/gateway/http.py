@@ -22,6 +22,7 @@ from worldbridge.bridge.gateway.hub import Gateway
 from worldbridge.bridge.gateway.limits import ConnectionTable, WorkBudget
 from worldbridge.bridge.gateway.origin import OriginGuard
 from worldbridge.bridge.gateway.peer import CloseRequest, Peer
+from worldbridge.bridge.gateway.pixel_streaming import serve_pixel_streaming
 from worldbridge.bridge.gateway.prompts import media_type
 from worldbridge.bridge.gateway.static import StaticPage
 from worldbridge.bridge.gateway.whep import WhepEndpoint
@@ -106,6 +107,9 @@ def build_app(gateway: Gateway, guard: OriginGuard) -> ASGIApp:
     async def session(websocket: WebSocket) -> None:
         await serve_client(gateway, websocket)
 
+    async def pixel_streaming(websocket: WebSocket) -> None:
+        await serve_pixel_streaming(gateway, websocket)
+
     async def health(request: Request) -> Response:
         return JSONResponse(gateway.health(), headers={"Cache-Control": "no-store"})
 
@@ -131,6 +135,8 @@ def build_app(gateway: Gateway, guard: OriginGuard) -> ASGIApp:
 
     routes = [
         WebSocketRoute("/session", session),
+        WebSocketRoute("/", pixel_streaming),  # where players of Pixel Streaming look first
+        WebSocketRoute("/pixel-streaming", pixel_streaming),
         Route("/health", health),
         Route("/metrics", metrics),
         Route("/worlds", worlds),

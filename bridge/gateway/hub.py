@@ -87,7 +87,7 @@ class Gateway:
         self._judge_ms = -math.inf  # nobody is overdue before
         self.prompt_files = tuple(Path(name).read_bytes() for name in config.prompt_frames)
         self.metrics = Metrics(server)
-        self._rtc_settings = rtc_settings(config)
+        self.rtc_settings = rtc_settings(config)
         self.worlds = SessionManager(config, self, self.metrics)
         self.metrics.follow_seats(self.worlds.seats)
         self._starter = Starter(self.worlds, self.prompt_files, self._tasks, self)
@@ -500,7 +500,7 @@ class Gateway:
             raise BridgeError("bad_message", "too many offers", most, got, "Connect again.")
         if peer.negotiation is not None:
             peer.negotiation.cancel()  # the newest offer counts
-        sdp = filter_offer(message.sdp, peer.address, relays=self._rtc_settings.relays)
+        sdp = filter_offer(message.sdp, peer.address, relays=self.rtc_settings.relays)
         work = self._negotiate(peer, sdp)
         peer.negotiation = self._tasks.spawn(work)
 
@@ -512,7 +512,7 @@ class Gateway:
         rtc, answered = None, False
         try:
             rtc = RtcConnection(
-                choose_codec(sdp, peer.codecs), self._rtc_callbacks(peer), self._rtc_settings
+                choose_codec(sdp, peer.codecs), self.rtc_callbacks(peer), self.rtc_settings
             )
             peer.rtc = rtc
             answer = await rtc.answer(sdp)
@@ -526,7 +526,9 @@ class Gateway:
                 peer.rtc = None if peer.rtc is rtc else peer.rtc
                 await rtc.close()
 
-    def _rtc_callbacks(self, peer: Peer) -> RtcCallbacks:
+    def rtc_callbacks(self, peer: Peer) -> RtcCallbacks:
+        """Return what a client's video connection has to report to."""
+
         def keyframe() -> None:
             if peer.session is not None and peer.rtc is not None:
                 self.worlds.broadcaster(peer.session).request_keyframe(peer)

@@ -36,11 +36,13 @@ class LocalClient:
     """One client of a gateway. `received` hears every message; `ended` hears once why it ended.
 
     Both are called on the event loop. The error is None for a client that left by itself.
+    `address` is where it connects from.
     """
 
     def __init__(
         self,
         gateway: Gateway,
+        address: str | None,
         received: Callable[[ServerMessage], None] = lambda message: None,
         ended: Callable[[BridgeError | None], None] = lambda error: None,
     ) -> None:
@@ -51,6 +53,7 @@ class LocalClient:
         self._error: BridgeError | None = None
         self._open = True
         self.peer = gateway.connect(self.close)
+        self.peer.address = address
         self._tasks = [gateway.spawn(self._read()), gateway.spawn(self._ping())]
 
     async def greet(self, hello: Hello, patience_s: float) -> Welcome:

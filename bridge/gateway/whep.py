@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Final
 
-from starlette.requests import Request
+from starlette.requests import HTTPConnection, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
@@ -165,7 +165,7 @@ class WhepEndpoint(SdpEndpoint):
     async def open(self, request: Request, sdp: str) -> tuple[Resource, str, tuple[IceServer, ...]]:
         video = OneVideo.of(sdp, "recvonly")
         codecs = common_codecs(video.offer)
-        client = LocalClient(self.gateway)
+        client = LocalClient(self.gateway, address_of(request))
         client.peer.address = request.client.host if request.client is not None else None
         try:
             hello = Hello(
@@ -210,13 +210,13 @@ def common_codecs(offer: str) -> tuple[str, ...]:
     return codecs
 
 
-def bearer(request: Request) -> str | None:
+def bearer(request: HTTPConnection) -> str | None:
     """Return the token of `Authorization: Bearer ...`, None if there is none."""
     scheme, _, token = request.headers.get("authorization", "").partition(" ")
     return token.strip()[:256] or None if scheme.lower() == "bearer" else None
 
 
-def address_of(request: Request) -> str:
+def address_of(request: HTTPConnection) -> str:
     return request.client.host if request.client is not None else ""
 
 
