@@ -11,6 +11,7 @@ from typing import Literal
 from worldbridge.errors import ConfigError
 from worldbridge.settings import (
     DEFAULT_ENDPOINT,
+    LOG_FORMAT_HELP,
     MAX_PROMPT_FRAMES,
     MAX_SEATS,
     TOKEN_VARIABLE,
@@ -20,6 +21,7 @@ from worldbridge.settings import (
     check_fields,
     setting,
 )
+from worldbridge.stderr import LogFormat
 
 __all__ = ["GatewayConfig"]
 
@@ -100,6 +102,7 @@ class GatewayConfig:
     log_level: Literal["debug", "info", "warning", "error"] = setting(
         "info", "How much to log on stderr."
     )
+    log_format: LogFormat = setting("text", LOG_FORMAT_HELP)
     bitrate: int = setting(
         6_000_000, "Bits per second of a video stream, at most.", low=100_000, high=1_000_000_000
     )

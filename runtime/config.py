@@ -8,7 +8,15 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from worldbridge.runtime.errors import DetokenizerError
-from worldbridge.settings import DEFAULT_ENDPOINT, MAX_SEATS, check, check_fields, setting
+from worldbridge.settings import (
+    DEFAULT_ENDPOINT,
+    LOG_FORMAT_HELP,
+    MAX_SEATS,
+    check,
+    check_fields,
+    setting,
+)
+from worldbridge.stderr import LogFormat
 
 __all__ = [
     "COMPILED",
@@ -80,6 +88,7 @@ class WorkerConfig:
     )
     prompt: str | None = setting(None, "Text for worlds that take one; needs --t5.", low=1)
     t5: str | None = setting(None, "Local folder of the T5 encoder that embeds --prompt.", low=1)
+    log_format: LogFormat = setting("text", LOG_FORMAT_HELP)
     fps: float | None = setting(None, low=1, high=240)
     endpoint: str = setting(DEFAULT_ENDPOINT, low=1)
     name: str = setting("worker", low=1)

@@ -264,10 +264,11 @@ class Engine:
     def _failure(self, session: str, doing: str, error: Exception) -> Failed:
         if isinstance(error, WorldError):
             known: WorldError = error
-            log.warning("session %s: %s", session, error)
+            log.warning("session %s: %s", session, error, extra={"session": session})
         else:
             known = WorldFailedError(doing, error)
-            log.error("session %s failed while %s", session, doing, exc_info=error)
+            extra = {"session": session}
+            log.error("session %s failed while %s", session, doing, exc_info=error, extra=extra)
         texts: dict[str, Any] = {name: text[:_MAX_TEXT] for name, text in known.as_dict().items()}
         return Failed(session, **texts)
 

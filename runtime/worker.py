@@ -53,6 +53,7 @@ from worldbridge.runtime.process import Respawner, StopSignal, Wakeup, die_with_
 from worldbridge.runtime.worlds.contract import Controls, WorldModel, WorldStart, next_frames
 from worldbridge.runtime.worlds.registry import Prompt, open_world, read_prompt
 from worldbridge.settings import from_json
+from worldbridge.stderr import start_logging
 
 __all__ = ["Worker", "main"]
 
@@ -242,7 +243,7 @@ def main(arguments: Sequence[str]) -> int:
     except ConfigError as error:
         print(error.as_json(), file=sys.stderr, flush=True)
         return error.exit_code
-    logging.basicConfig(level=logging.INFO, format="worker %(levelname)s: %(message)s")
+    start_logging("worker", "info", config.log_format)
     die_with_parent()
     # One thread until the fork: a pool of threads would not survive it.
     torch.set_num_threads(1)

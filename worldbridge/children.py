@@ -30,7 +30,7 @@ from worldbridge.errors import (
 )
 from worldbridge.runtime.process import Backoff, describe_end, die_with_parent
 from worldbridge.settings import HEALTH_VARIABLE, TOKEN_VARIABLE
-from worldbridge.stderr import escape, protect_stderr
+from worldbridge.stderr import LogFormat, escape, json_log_line, parse_log_line, protect_stderr
 
 __all__ = ["Child", "ChildSpec"]
 
@@ -53,6 +53,7 @@ class ChildSpec:
     environment: Mapping[str, str] = field(default_factory=dict)
     sockets: Sequence[int] = ()
     asked: bool = False  # answers over the socket that WORLDBRIDGE_HEALTH_FD names
+    log_format: LogFormat = "text"
 
 
 class Child:
@@ -178,11 +179,19 @@ class Child:
             if not line:
                 return
             text = escape(line.decode(errors="replace").rstrip())
-            self._last_lines.append(text)
-            if not text.startswith("{"):  # a structured error for ChildError, not for a person
-                with suppress(OSError):  # whatever becomes of our log, the child is read
-                    sys.stderr.write(f"{self.spec.name} | {text}\n")
-                    sys.stderr.flush()
+            entry = parse_log_line(text) if self.spec.log_format == "json" else None
+            self._last_lines.append(text if entry is None else str(entry["message"]))
+            if entry is not None:
+                shown = text
+            elif text.startswith("{"):  # a structured error for ChildError, not for a person
+                continue
+            elif self.spec.log_format == "json":
+                shown = json_log_line(self.spec.name, text)
+            else:
+                shown = f"{self.spec.name} | {text}"
+            with suppress(OSError):  # whatever becomes of our log, the child is read
+                sys.stderr.write(shown + "\n")
+                sys.stderr.flush()
 
 
 def _signal_all(pids: Sequence[int], number: signal.Signals) -> None:

@@ -13,6 +13,7 @@ from worldbridge.errors import ConfigError
 __all__ = [
     "DEFAULT_ENDPOINT",
     "HEALTH_VARIABLE",
+    "LOG_FORMAT_HELP",
     "MAX_PROMPT_FRAMES",
     "MAX_SEATS",
     "MAX_SOCKET_PATH",
@@ -35,6 +36,7 @@ T = TypeVar("T")
 
 DEFAULT_ENDPOINT = "ipc:///tmp/worldbridge"  # of the ZeroMQ socket between gateway and worker
 MAX_SOCKET_PATH = 107  # bytes in the path of a Unix socket (unix(7))
+LOG_FORMAT_HELP = "Log as text for people, or as one JSON object per line, with session ids."
 MAX_SEATS = 64
 MAX_PROMPT_FRAMES = 9  # that a world begins with
 HEALTH_VARIABLE = "WORLDBRIDGE_HEALTH_FD"  # a socket: each byte that comes is answered by one

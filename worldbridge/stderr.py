@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import io
+import json
 import logging
 import os
 import sys
@@ -15,12 +16,26 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Final
+from datetime import UTC, datetime
+from typing import Any, Final, Literal
 
-__all__ = ["LossyStream", "RepeatFilter", "escape", "protect_stderr"]
+__all__ = [
+    "JsonLogFormatter",
+    "LogFormat",
+    "LossyStream",
+    "RepeatFilter",
+    "escape",
+    "json_log_line",
+    "parse_log_line",
+    "protect_stderr",
+    "start_logging",
+]
+
+LogFormat = Literal["text", "json"]
 
 _MAX_CHARACTERS: Final = 256 * 1024  # that may wait
 _MAX_LINE: Final = 4_000
+_FIELDS: Final = ("session", "role", "code")  # that a record may carry as `extra`
 _EXIT_SECONDS: Final = 1.0  # that the end of the process waits for the last lines
 
 
@@ -153,3 +168,61 @@ class RepeatFilter(logging.Filter):
         if len(record.getMessage()) > _MAX_LINE:
             record.msg, record.args = record.getMessage()[:_MAX_LINE] + "...", ()
         return count < self._most
+
+
+# --- structured logs -----------------------------------------------------------------------------
+
+
+def json_log_line(
+    process: str, message: str, level: str = "info", at: float | None = None, **fields: str
+) -> str:
+    """Return one line of a structured log. `at`: seconds since the epoch, by default now."""
+    moment = datetime.fromtimestamp(time.time() if at is None else at, UTC)
+    entry: dict[str, Any] = {
+        "time": moment.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        "level": level,
+        "process": process,
+        **fields,
+        "message": message[:_MAX_LINE],
+    }
+    return json.dumps(entry)
+
+
+def parse_log_line(line: str) -> dict[str, Any] | None:
+    """Return the entry of a line that `json_log_line` made, None for any other line."""
+    if not line.startswith('{"time": '):
+        return None
+    try:
+        entry = json.loads(line)
+    except ValueError:  # cut off
+        return None
+    return entry if isinstance(entry, dict) and "message" in entry else None
+
+
+class JsonLogFormatter(logging.Formatter):
+    """One JSON object per record: time (UTC), level, process, logger, message.
+
+    A record's `extra` adds `session`, `role` and `code`.
+    """
+
+    def __init__(self, process: str) -> None:
+        super().__init__()
+        self._process = process
+
+    def format(self, record: logging.LogRecord) -> str:
+        fields = {name: str(getattr(record, name)) for name in _FIELDS if hasattr(record, name)}
+        if record.exc_info:
+            fields["exception"] = self.formatException(record.exc_info)[-_MAX_LINE:]
+        level, message = record.levelname.lower(), record.getMessage()
+        return json_log_line(
+            self._process, message, level, record.created, logger=record.name, **fields
+        )
+
+
+def start_logging(process: str, level: str, log_format: LogFormat) -> None:
+    """Log to standard error as text or as JSON lines, which anyone who connects may cause."""
+    text = logging.Formatter(f"{process} %(levelname)s: %(message)s")
+    handler = logging.StreamHandler()
+    handler.setFormatter(JsonLogFormatter(process) if log_format == "json" else text)
+    handler.addFilter(RepeatFilter())
+    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)

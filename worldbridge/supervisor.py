@@ -10,6 +10,7 @@ import asyncio
 import os
 import signal
 import socket
+import sys
 import tempfile
 import time
 from collections.abc import Coroutine
@@ -35,7 +36,7 @@ from worldbridge.health import (
 )
 from worldbridge.runtime.config import WorkerConfig
 from worldbridge.settings import MAX_SOCKET_PATH, TOKEN_VARIABLE, WORKER_SILENT, to_json
-from worldbridge.stderr import protect_stderr
+from worldbridge.stderr import json_log_line, protect_stderr
 
 __all__ = ["listen", "run", "serve"]
 
@@ -104,13 +105,15 @@ def gateway_spec(config: GatewayConfig) -> ChildSpec:
     environment = {} if config.token is None else {TOKEN_VARIABLE: config.token}
     sockets = [] if config.listen_fd is None else [config.listen_fd]
     arguments = ["worldbridge.bridge", to_json(config)]
-    return ChildSpec("gateway", arguments, {**environment, **_threads(1)}, sockets, asked=True)
+    environment |= _threads(1)
+    return ChildSpec("gateway", arguments, environment, sockets, True, config.log_format)
 
 
 def worker_spec(config: WorkerConfig) -> ChildSpec:
     """Run a worker."""
     arguments = ["worldbridge.runtime", to_json(config)]
-    return ChildSpec("worker", arguments, _threads(config.model_threads))
+    threads = _threads(config.model_threads)
+    return ChildSpec("worker", arguments, threads, log_format=config.log_format)
 
 
 def _threads(count: int) -> dict[str, str]:
@@ -118,6 +121,11 @@ def _threads(count: int) -> dict[str, str]:
     # A waiting thread spins for microseconds, as long as between two convolutions, and then leaves
     # the core to the process that encodes or shows the frame.
     return {"OMP_NUM_THREADS": str(count), "MKL_NUM_THREADS": str(count), "GOMP_SPINCOUNT": "20000"}
+
+
+def _note_json(text: str) -> None:
+    with suppress(OSError):  # as for any log, a full disk or a closed pipe ends nothing
+        print(json_log_line("supervisor", text), file=sys.stderr, flush=True)
 
 
 class Supervisor:
@@ -134,9 +142,10 @@ class Supervisor:
         worker = replace(config.worker, endpoint=endpoint, autotune_cache=str(scratch / "mode"))
         self._config = gateway
         self._progress = ProgressReporter()
-        self._worker = Child(worker_spec(worker), self._progress.note)
+        note = self._progress.note if gateway.log_format == "text" else _note_json
+        self._worker = Child(worker_spec(worker), note)
         # A new gateway knows no worker, and a worker announces itself only when it starts.
-        self._gateway = Child(gateway_spec(gateway), self._progress.note, self._worker.renew)
+        self._gateway = Child(gateway_spec(gateway), note, self._worker.renew)
         self._stop = asyncio.Event()
 
     def _state_folder(self, chosen: str | None, scratch: Path) -> Path:
@@ -176,7 +185,8 @@ class Supervisor:
             health = await ask_health(self._host, self._port)
             if health is not None:
                 self._gateway.proven = True
-                self._progress.show(health.detail, health.progress)
+                if self._config.log_format == "text":
+                    self._progress.show(health.detail, health.progress)
                 if health.ready and self._gateway.ask() is not None:
                     break
             await asyncio.sleep(_POLL_SECONDS)

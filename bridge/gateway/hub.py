@@ -196,6 +196,8 @@ class Gateway:
         self._peers.discard(peer)
         self._waiting.pop(peer, None)
         self._starter.cancel(peer)
+        if peer.greeted:
+            log.info("a client left", extra=_about(peer))
         session = self._detach(peer)
         if session is not None and peer.plays:
             session.left_ms, session.left_frame = peer.connection.heard_ms, peer.newest_sent
@@ -237,7 +239,7 @@ class Gateway:
         """Send a client what is wrong; if that is fatal, close its connection."""
         if peer.closing_since_ms is None:
             self.metrics.errors.labels(error.code).inc()
-            log.info("error sent to a client: %s", error)
+            log.info("error sent to a client: %s", error, extra=_about(peer, code=error.code))
             peer.fail(error, fatal)
 
     def _handle(self, peer: Peer, message: ClientMessage) -> None:
@@ -310,6 +312,7 @@ class Gateway:
         self._attach(peer, session)
         peer.connection.welcomed()
         self._send_welcome(peer, world)
+        log.info("a client joined, by %s", peer.transport, extra=_about(peer))
         if peer.plays and session is not None and session.left_ms is not None:
             peer.send(_missed(session, now_ms() - session.left_ms))
             session.left_ms = None
@@ -623,6 +626,12 @@ def _missed(session: PlayerSession, away_ms: float) -> Event:
     frames = max(0, session.frame - session.left_frame)
     text = f"You were away for {seconds:.1f} s and missed {frames} frames"
     return Event("session_resumed", text, round(seconds, 3), frames)
+
+
+def _about(peer: Peer, **more: str) -> dict[str, str]:
+    """Return what a structured log says about a client."""
+    session = {} if peer.session is None else {"session": peer.session.id}
+    return {"role": peer.connection.role, **session, **more}
 
 
 def _check_frame(hello: Hello, world: WorldSpec) -> None:

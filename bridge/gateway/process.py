@@ -25,7 +25,7 @@ from worldbridge.bridge.gateway.limits import ConnectionTable, LimitedHttp, desc
 from worldbridge.bridge.gateway.origin import OriginGuard
 from worldbridge.bridge.gateway.zeromq import ZeroMqServer
 from worldbridge.settings import HEALTH_VARIABLE, WORKER_ANSWERS, WORKER_SILENT
-from worldbridge.stderr import RepeatFilter, protect_stderr
+from worldbridge.stderr import protect_stderr, start_logging
 
 log = logging.getLogger(__name__)
 
@@ -47,11 +47,7 @@ def run_gateway(config: GatewayConfig) -> None:
     import uvloop
 
     protect_stderr(plain=True)
-    logging.basicConfig(
-        level=config.log_level.upper(), format="gateway %(levelname)s: %(message)s", force=True
-    )
-    for handler in logging.getLogger().handlers:
-        handler.addFilter(RepeatFilter())  # anyone can cause lines
+    start_logging("gateway", config.log_level, config.log_format)
     for name in ("uvicorn.error", "aioice", "aiortc"):  # they log addresses and queries
         logging.getLogger(name).setLevel(max(logging.WARNING, logging.getLogger().level))
     sys.setswitchinterval(_SWITCH_INTERVAL_S)

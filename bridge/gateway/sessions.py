@@ -263,6 +263,7 @@ class SessionManager:
         if broadcaster is not None:
             self._tasks.spawn(broadcaster.close())
         self._metrics.sessions.set(len(self.sessions))
+        log.info("session %s ended", session.id, extra={"session": session.id})
         self._observer.session_ended(session)
         self._serve_queue(now_ms())
 
@@ -542,7 +543,8 @@ class SessionManager:
         if session is None:
             return
         if session.restoring:  # for instance another world was loaded: start from the beginning
-            log.warning("session %s cannot be restored: %s", session.id, message.message)
+            text, extra = "session %s cannot be restored: %s", {"session": session.id}
+            log.warning(text, session.id, message.message, extra=extra)
             session.saved = None
             self._tell_reset(session, message.message)
             self._open(session)

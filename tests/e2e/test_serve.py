@@ -303,3 +303,20 @@ async def test_play_goes_on_whatever_becomes_of_the_log(tmp_path: Path, kind: st
     finally:
         process.terminate()
         assert process.wait(20) == 0
+
+
+@pytest.mark.timeout(240)
+async def test_every_line_of_a_structured_log_is_an_object(tmp_path: Path) -> None:
+    options = ("--world", "procedural", "--seats", "1", "--log-format", "json")
+    with serving(tmp_path / "server.log", *options) as server:
+        async with connect(server.url) as client:
+            await client.frame()
+            assert client.welcome is not None
+            session, resume = client.welcome.session, client.welcome.resume
+        await asyncio.to_thread(server.wait_for, "a client left", 30.0)
+    entries = [json.loads(line) for line in server.output().splitlines()]
+    assert {entry["process"] for entry in entries} >= {"supervisor", "gateway"}
+    assert all(entry["level"] and entry["time"] and entry["message"] for entry in entries)
+    mine = [entry for entry in entries if entry.get("session") == session]
+    assert any(entry["message"].startswith("a client joined") for entry in mine)
+    assert resume not in server.output()

@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import os
 import sys
 import time
+from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 
 import pytest
 
 from worldbridge.children import Child, ChildSpec
 from worldbridge.errors import ChildError
-from worldbridge.stderr import LossyStream, RepeatFilter, escape
+from worldbridge.stderr import (
+    LossyStream,
+    RepeatFilter,
+    escape,
+    json_log_line,
+    parse_log_line,
+    start_logging,
+)
 
 
 def _full() -> int:
@@ -113,3 +123,51 @@ async def test_a_child_is_read_although_one_write_failed(
         async with asyncio.timeout(30):
             await child.keep_running()
     assert len(broken.lines) > 100
+
+
+@pytest.fixture
+def own_handlers() -> Iterator[None]:
+    """Give the handlers of the tests back afterwards."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    root.handlers.clear()
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+
+
+@pytest.mark.usefixtures("own_handlers")
+def test_a_structured_log_has_one_object_per_record(capsys: pytest.CaptureFixture[str]) -> None:
+    start_logging("gateway", "info", "json")
+    log = logging.getLogger("worldbridge.test")
+    log.info("two\nlines of %s", "text", extra={"session": "s1", "role": "player"})
+    try:
+        raise ValueError("no")
+    except ValueError:
+        log.exception("it failed")
+    log.debug("unseen")
+    first, second = (json.loads(line) for line in capsys.readouterr().err.splitlines())
+    assert first["message"] == "two\nlines of text" and first["level"] == "info"
+    assert (first["session"], first["role"]) == ("s1", "player")
+    assert first["process"] == "gateway" and first["logger"] == "worldbridge.test"
+    assert datetime.fromisoformat(first["time"]).tzinfo is not None
+    assert "session" not in second and "ValueError: no" in second["exception"]
+
+
+@pytest.mark.usefixtures("own_handlers")
+def test_a_structured_log_is_limited(capsys: pytest.CaptureFixture[str]) -> None:
+    start_logging("gateway", "info", "json")
+    log = logging.getLogger("worldbridge.test")
+    for _ in range(50):
+        log.warning("again %s", "x" * 100_000)
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 10
+    assert all(len(json.loads(line)["message"]) <= 4_010 for line in lines)
+
+
+def test_only_our_own_lines_are_log_entries() -> None:
+    line = json_log_line("worker", "hello", session="s")
+    entry = parse_log_line(line)
+    assert entry is not None and entry["session"] == "s" and entry["level"] == "info"
+    for other in ("hello", '{"message": "an error for the supervisor"}', line[:-5], '{"time": 1}'):
+        assert parse_log_line(other) is None
