@@ -21,7 +21,7 @@ from worldbridge.bridge.gateway.connection import Connection, Phase
 from worldbridge.bridge.gateway.latency import client_spans, server_spans
 from worldbridge.bridge.gateway.limits import WORK_RATE
 from worldbridge.bridge.gateway.metrics import Metrics
-from worldbridge.bridge.gateway.network import ice_servers, rtc_settings
+from worldbridge.bridge.gateway.network import bitrate_limits, ice_servers, rtc_settings
 from worldbridge.bridge.gateway.peer import Link, Peer
 from worldbridge.bridge.gateway.players import PlayerSession
 from worldbridge.bridge.gateway.sessions import SessionManager, TaskSet
@@ -182,6 +182,7 @@ class Gateway:
         connection = Connection(now_ms(), config.hello_s * 1000, config.silence_s * 1000)
         peer = Peer(connection, abort, heard, link)
         peer.on_sent = self.metrics.frame_sent
+        peer.request_keyframe = lambda: self._request_keyframe(peer)
         self._peers.add(peer)
         if len(self._peers) > config.max_clients:
             most, got = f"at most {config.max_clients} connections", f"{len(self._peers)}"
@@ -252,7 +253,7 @@ class Gateway:
             case FrameShown():
                 self._shown(peer, message)
             case Credit():
-                peer.outbox.grant(message.frames)
+                peer.grant(message.frames)
             case Hello():
                 self._greet(peer, message)
             case PromptFramePart() if peer.plays:
@@ -302,6 +303,8 @@ class Gateway:
         world = self.worlds.check_world(hello.world)
         _check_frame(hello, world)
         peer.choose_codec(hello)
+        if peer.image_codec == "h264":
+            peer.stream_video(bitrate_limits(self._config))
         if not peer.plays:
             self._check_spectators()
             session = self._to_watch(hello)
@@ -532,13 +535,9 @@ class Gateway:
     def rtc_callbacks(self, peer: Peer) -> RtcCallbacks:
         """Return what a client's video connection has to report to."""
 
-        def keyframe() -> None:
-            if peer.session is not None and peer.rtc is not None:
-                self.worlds.broadcaster(peer.session).request_keyframe(peer)
-
         def opened() -> None:
             peer.rtc_open = True
-            keyframe()
+            peer.request_keyframe()
 
         def closed() -> None:
             failed, peer.rtc, peer.rtc_open = peer.rtc, None, False
@@ -548,7 +547,11 @@ class Gateway:
         def message(data: bytes) -> None:
             self.receive(peer, data)
 
-        return RtcCallbacks(message, keyframe, opened, closed, peer.remember)
+        return RtcCallbacks(message, peer.request_keyframe, opened, closed, peer.remember)
+
+    def _request_keyframe(self, peer: Peer) -> None:
+        if peer.session is not None:
+            self.worlds.broadcaster(peer.session).request_keyframe(peer)
 
     # --- what happens to the worlds (SessionObserver) -----------------------------------------
 

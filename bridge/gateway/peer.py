@@ -13,8 +13,9 @@ from worldbridge.bridge.gateway.connection import Connection, PromptUpload
 from worldbridge.bridge.gateway.latency import VsyncAligner
 from worldbridge.bridge.gateway.limits import WorkBudget
 from worldbridge.bridge.gateway.players import PlayerSession
+from worldbridge.bridge.media import KeyframeGate
 from worldbridge.bridge.media.encoder import VideoPacket
-from worldbridge.bridge.media.rate import RateController
+from worldbridge.bridge.media.rate import BitrateLimits, MessageRate, RateController
 from worldbridge.bridge.protocol import (
     MAX_CREDIT,
     BridgeError,
@@ -32,10 +33,11 @@ from worldbridge.clock import now_ms
 
 Link = Literal["websocket", "zeromq"]  # what carries the messages
 CODECS: Final[Mapping[Link, Mapping[str, tuple[Codec, ...]]]] = {  # by transport, the best first
-    "websocket": {"webrtc": ("h264", "vp8"), "websocket": ("jpeg",)},
+    "websocket": {"webrtc": ("h264", "vp8"), "websocket": ("h264", "jpeg")},
     "zeromq": {"zeromq": ("i420", "rgb", "bgra", "jpeg")},
 }
 MAX_WAITING: Final = 64
+MAX_WAITING_VIDEO: Final = 4  # frames that a client without credit is behind at most
 REMEMBERED_FRAMES: Final = 64
 
 
@@ -47,14 +49,14 @@ class CloseRequest:
 
 
 class Outbox:
-    """Messages in order, and beside them the newest frame. Bounded in number.
+    """Messages in order, and beside them the newest image or a few frames of video.
 
     `credit` is how many frames may be taken; None: any number.
     """
 
     def __init__(self) -> None:
         self._messages: deque[ServerMessage | CloseRequest] = deque()
-        self._frame: Frame | None = None
+        self._frames: deque[Frame] = deque()
         self._filled = asyncio.Event()
         self.credit: int | None = None
         self.granted = False  # some credit came
@@ -69,9 +71,26 @@ class Outbox:
         return True
 
     def put_frame(self, frame: Frame) -> None:
-        self.dropped += self._frame is not None
-        self._frame = frame
+        """Leave an image, instead of the one that waits."""
+        self.dropped += len(self._frames)
+        self._frames.clear()
+        self._frames.append(frame)
         self._filled.set()
+
+    def put_video(self, frame: Frame) -> bool:
+        """Queue a frame of video. Return False if there were too many: all of them are gone."""
+        if len(self._frames) >= MAX_WAITING_VIDEO:
+            self.dropped += len(self._frames) + 1
+            self._frames.clear()
+            return False
+        self._frames.append(frame)
+        self._filled.set()
+        return True
+
+    @property
+    def frames_wait(self) -> bool:
+        """Whether frames wait for credit."""
+        return bool(self._frames) and self.credit == 0
 
     def grant(self, frames: int) -> None:
         """Let that number of frames more be taken, up to MAX_CREDIT altogether."""
@@ -81,14 +100,14 @@ class Outbox:
 
     def clear(self) -> None:
         self._messages.clear()
-        self._frame = None
+        self._frames.clear()
 
     async def take(self) -> ServerMessage | CloseRequest:
         while True:
             if self._messages:
                 return self._messages.popleft()
-            if self._frame is not None and self.credit != 0:
-                frame, self._frame = self._frame, None
+            if self._frames and self.credit != 0:
+                frame = self._frames.popleft()
                 if self.credit is not None:
                     self.credit -= 1
                 return frame
@@ -146,6 +165,9 @@ class Peer:
         self.requested_ms: float | None = None  # when a spectator asked for the controls
         self.name = ""  # as the client calls itself
         self.vsync = VsyncAligner()
+        self.request_keyframe: Callable[[], None] = lambda: None
+        self._gate = KeyframeGate()
+        self._message_rate: MessageRate | None = None
         self._headers: OrderedDict[int, FrameHeader] = OrderedDict()
 
     @property
@@ -193,13 +215,37 @@ class Peer:
         self.outbox.put_frame(Frame(self._localised(header), image, codec))
 
     def show_packet(self, header: FrameHeader, packet: VideoPacket, layer: str) -> None:
-        """Send a frame by WebRTC."""
-        assert self.rtc is not None
-        self.rtc.push(packet, self._localised(header), layer)
+        """Send a frame of video, if the client can decode it."""
+        if self.transport == "webrtc":
+            assert self.rtc is not None
+            self.rtc.push(packet, self._localised(header), layer)
+        elif not self._gate.admits(packet.is_keyframe, layer):
+            self.outbox.dropped += 1
+            self.request_keyframe()
+        elif not self.outbox.put_video(Frame(self._localised(header), bytes(packet), "h264")):
+            self._gate.lose()
+
+    def stream_video(self, limits: BitrateLimits) -> None:
+        """Send H.264 in messages, as many frames as the client grants, at its network's rate."""
+        self._message_rate = MessageRate(limits, now_ms())
+        self.outbox.credit = 0
+
+    def grant(self, frames: int) -> None:
+        """Take the client's credit, which acknowledges what it was sent before."""
+        self.outbox.grant(frames)
+        if self._message_rate is not None:
+            self._message_rate.acknowledged(frames, now_ms())
+
+    def congested(self, now: float) -> bool:
+        """Return whether a frame that is encoded now would wait for the network or the client."""
+        late = self._message_rate is not None and self.outbox.frames_wait
+        return late or (self.rate is not None and self.rate.congested(now))
 
     @property
     def rate(self) -> RateController | None:
         """What the client's network carries, None if that is not known."""
+        if self.transport != "webrtc":
+            return self._message_rate
         return self.rtc.rate if self.rtc is not None and self.rtc_open else None
 
     def _localised(self, header: FrameHeader) -> FrameHeader:
@@ -240,6 +286,8 @@ class Peer:
             dropped = message.header.dropped + self.outbox.dropped
             header = message.header.replace(t_sent=now_ms(), dropped=dropped)
             self.remember(header)
+            if self._message_rate is not None and message.image is not None:
+                self._message_rate.sent(header.frame, len(message.image), now_ms())
             message = message.replace(header=header)
         return message
 

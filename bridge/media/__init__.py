@@ -32,3 +32,22 @@ class LatestValue(Generic[Item]):
         item, self._item = self._item, None
         self._full.clear()
         return item
+
+
+class KeyframeGate:
+    """Lets through what one viewer's video decoder can use: from a key frame on, unbroken."""
+
+    def __init__(self) -> None:
+        self._broken = True
+        self._layer = ""
+
+    def admits(self, is_keyframe: bool, layer: str) -> bool:
+        """Return whether a packet of an encoder's layer can be decoded."""
+        if layer != self._layer:  # from another encoder
+            self._layer, self._broken = layer, True
+        self._broken = self._broken and not is_keyframe
+        return not self._broken
+
+    def lose(self) -> None:
+        """Note that a packet was lost."""
+        self._broken = True

@@ -49,6 +49,10 @@ class Viewer(Protocol):
         """What its network carries, None if that is not known."""
         ...
 
+    def congested(self, now_ms: float) -> bool:
+        """Return whether it would get a frame late that is made now."""
+        ...
+
     def show_image(self, header: FrameHeader, image: bytes, codec: Codec) -> None: ...
     def show_packet(self, header: FrameHeader, packet: VideoPacket, layer: str) -> None: ...
 
@@ -181,7 +185,7 @@ class Broadcaster:
     def _takes(self, layer: Layer, rate: int, members: Sequence[Viewer], now: float) -> bool:
         """Return whether the layer takes this frame: what its viewers' networks hold is less."""
         players = [viewer for viewer in members if viewer.plays]
-        congested = [v.rate is not None and v.rate.congested(now) for v in players or members]
+        congested = [viewer.congested(now) for viewer in players or members]
         spec, skipped = self._spec, self._skipped.get(layer, 0) + 1
         divisor = frame_divisor(rate, spec.width * spec.height, spec.fps)
         takes = skipped >= divisor and not (any(congested) if players else all(congested))

@@ -17,7 +17,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-__all__ = ["BitrateLimits", "RateController", "frame_divisor"]
+__all__ = ["BitrateLimits", "MessageRate", "RateController", "frame_divisor"]
 
 WINDOW_MS: Final = 500.0  # in which throughput and loss are measured
 RECENT_MS: Final = 150.0  # in which throughput is measured once the network is too slow
@@ -193,6 +193,25 @@ class RateController:
         self._rate = max(self._limits.floor, min(self._rate, arrived) * deep)
         self._held_until_ms = now_ms + HOLD_MS + self.queue_ms
         self.decreases += 1
+
+
+class MessageRate(RateController):
+    """The rate of video in messages, each acknowledged by one credit, in order."""
+
+    def __init__(self, limits: BitrateLimits, now_ms: float) -> None:
+        super().__init__(limits, now_ms)
+        self._unacknowledged: deque[int] = deque()
+
+    def sent(self, number: int, size: int, now_ms: float) -> None:
+        self._unacknowledged.append(number)
+        super().sent(number, size, now_ms)
+
+    def acknowledged(self, frames: int, now_ms: float) -> None:
+        """Take the credit for frames; it is also the first credit, for which nothing was sent."""
+        count = min(frames, len(self._unacknowledged))
+        numbers = [self._unacknowledged.popleft() for _ in range(count)]
+        if numbers:
+            self.reported([(number, now_ms) for number in numbers], now_ms)
 
 
 class _WindowedMinimum:

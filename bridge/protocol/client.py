@@ -83,9 +83,9 @@ class Hello(Record, frozen=True, tag_field="type", tag="hello"):
     codecs: Annotated[
         tuple[Name, ...],
         Meta(max_length=8),
-        about("codecs that the client decodes: `h264` and `vp8` by `webrtc`, `jpeg` by "
-              "`websocket`, `i420`, `rgb`, `bgra` and `jpeg` by `zeromq`: there the first one "
-              "is taken"),
+        about("codecs that the client decodes: `h264` and `vp8` by `webrtc`, `h264` and "
+              "`jpeg` by `websocket`, `i420`, `rgb`, `bgra` and `jpeg` by `zeromq`: there the "
+              "first one is taken"),
     ] = ("jpeg",)  # fmt: skip
     token: Annotated[Token | None, about("the server's secret, if it requires one")] = None
     resume: Annotated[
@@ -179,7 +179,8 @@ class FrameShown(Record, frozen=True, tag_field="type", tag="frame_shown"):
 class Credit(Record, frozen=True, tag_field="type", tag="credit"):
     """Let the server send more frames: the newest ones, as they come.
 
-    Over ZeroMQ none is sent without; over a WebSocket only what was granted is sent once one came.
+    Over ZeroMQ, and for H.264 over a WebSocket, none is sent without; otherwise only what was
+    granted is sent once one came. Grant H.264 as it is decoded, two frames ahead.
     """
 
     frames: Annotated[
@@ -266,7 +267,8 @@ class Frame(Record, frozen=True, tag_field="type", tag="frame"):
         Codec | None,
         about(
             "of `image`: `jpeg`, full range; `rgb`: uint8 [height, width, 3]; `bgra`: uint8 "
-            "[height, width, 4]; `i420`: planes Y, U and V, BT.601, limited range"
+            "[height, width, 4]; `i420`: planes Y, U and V, BT.601, limited range; `h264`: one "
+            "access unit in Annex B format, all of them in order"
         ),
     ] = None
     depth: Annotated[

@@ -24,6 +24,7 @@ from aiortc import (
 )
 from aiortc.sdp import SessionDescription
 
+from worldbridge.bridge.media import KeyframeGate
 from worldbridge.bridge.media.encoder import VideoCodec, VideoPacket
 from worldbridge.bridge.media.rate import BitrateLimits, RateController
 from worldbridge.bridge.protocol import BridgeError, Frame, FrameHeader, IceServer, encode
@@ -162,8 +163,7 @@ class _PacketTrack(MediaStreamTrack):
         self._request_keyframe = request_keyframe
         self._packets: deque[_Outgoing] = deque()
         self._arrived = asyncio.Event()
-        self._needs_key = True
-        self._layer = ""
+        self._gate = KeyframeGate()
         self._sending: _Outgoing | None = None
         self.on_sending: Callable[[FrameHeader], None] = lambda header: None
         self.on_sent: Callable[[FrameHeader], None] = lambda header: None
@@ -173,14 +173,11 @@ class _PacketTrack(MediaStreamTrack):
         if len(self._packets) >= MAX_WAITING_PACKETS:
             self.dropped += len(self._packets)
             self._packets.clear()
-            self._needs_key = True
-        if layer != self._layer:  # from another encoder
-            self._layer, self._needs_key = layer, True
-        if self._needs_key and not packet.is_keyframe:
+            self._gate.lose()
+        if not self._gate.admits(packet.is_keyframe, layer):
             self.dropped += 1
             self._request_keyframe()
             return
-        self._needs_key = False
         self._packets.append(_Outgoing(packet, header))
         self._arrived.set()
 
