@@ -89,7 +89,12 @@ class WorkerConfig:
     prompt: str | None = setting(None, "Text for worlds that take one; needs --t5.", low=1)
     t5: str | None = setting(None, "Local folder of the T5 encoder that embeds --prompt.", low=1)
     log_format: LogFormat = setting("text", LOG_FORMAT_HELP)
-    fps: float | None = setting(None, low=1, high=240)
+    fps: float | None = setting(
+        None,
+        "Frames per second of the procedural world; other worlds have their own.  [default: 30]",
+        low=1,
+        high=240,
+    )
     endpoint: str = setting(DEFAULT_ENDPOINT, low=1)
     name: str = setting("worker", low=1)
     autotune_cache: str | None = setting(None, low=1)

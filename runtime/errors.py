@@ -7,6 +7,7 @@ WorldError
  +-- PromptError            a text that the world cannot take            exit code 2
  +-- ModeError              a decode mode that the world does not have  exit code 2
  +-- WeightDtypeError       weights that the world cannot be read with  exit code 2
+ +-- FrameRateError         the world has a frame rate of its own       exit code 2
  +-- UnknownThemeError      the world has no such theme
  +-- BadPromptFrameError    prompt frames that the world cannot start from
  +-- SnapshotError          snapshot bytes damaged, or of another world
@@ -24,6 +25,7 @@ from worldbridge.errors import EXIT_CONFIG, EXIT_UNKNOWN_WORLD, EXIT_WEIGHTS, St
 __all__ = [
     "BadPromptFrameError",
     "DamagedWeightsError",
+    "FrameRateError",
     "ModeError",
     "NoDeviceError",
     "NoFreeSeatError",
@@ -95,6 +97,11 @@ class WeightDtypeError(WorldError):
 
 
 class DetokenizerError(WorldError):
+    code = "world_failed"
+    exit_code = EXIT_CONFIG
+
+
+class FrameRateError(WorldError):
     code = "world_failed"
     exit_code = EXIT_CONFIG
 

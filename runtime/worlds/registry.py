@@ -19,6 +19,7 @@ from worldbridge.runtime.decoding.autotune import Wanted, check_wanted, set_mode
 from worldbridge.runtime.decoding.options import check_weight_dtype
 from worldbridge.runtime.errors import (
     DamagedWeightsError,
+    FrameRateError,
     NoDeviceError,
     PromptError,
     UnknownWorldError,
@@ -53,13 +54,16 @@ def open_world(
         DamagedWeightsError: weights are missing, truncated or altered.
         ModeError, WeightDtypeError, DetokenizerError: the world cannot be decoded, read or
             detokenized that way.
+        FrameRateError: a frame rate for a world that has its own.
     """
     report = progress or silent
     _check_device(config.device)
     if config.world == "procedural":
         _check_abilities(config, None)
         return _open_procedural(config, report)
-    if _is_guided(config.world):
+    guided = _is_guided(config.world)
+    _check_no_fps(config)
+    if guided:
         _check_abilities(config, {"kind": "guided"})
         return _open_guided(config.world, report)
     directory = directory_of(config.world)
@@ -90,6 +94,16 @@ def _check_device(device: str) -> None:
             expected="an NVIDIA GPU, its driver, and a PyTorch built for CUDA",
             got=f"PyTorch {torch.__version__}, no CUDA device",
             remedy="serve with --device cpu, or install PyTorch for CUDA",
+        )
+
+
+def _check_no_fps(config: WorkerConfig) -> None:
+    if config.fps is not None:
+        raise FrameRateError(
+            f"the world {config.world} has a frame rate of its own",
+            expected="no --fps",
+            got=f"--fps {config.fps:g}",
+            remedy="leave --fps out, or serve --world procedural",
         )
 
 

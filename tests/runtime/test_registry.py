@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from worldbridge.runtime.config import WorkerConfig
-from worldbridge.runtime.errors import UnknownWorldError
+from worldbridge.runtime.errors import FrameRateError, UnknownWorldError
 from worldbridge.runtime.worlds.procedural import ProceduralWorld
 from worldbridge.runtime.worlds.registry import list_worlds, open_world
 
@@ -35,3 +35,9 @@ def test_an_unknown_world_is_named_beside_the_known_ones(name: str, tmp_path: Pa
 def test_a_directory_without_a_world_is_not_a_world(tmp_path: Path) -> None:
     with pytest.raises(UnknownWorldError, match="world.json"):
         open_world(WorkerConfig(world=str(tmp_path)))
+
+
+def test_only_the_procedural_world_takes_a_frame_rate() -> None:
+    with pytest.raises(FrameRateError, match="frame rate of its own") as caught:
+        open_world(WorkerConfig(world="guided", fps=60))
+    assert caught.value.exit_code == 2 and "--fps 60" in caught.value.got

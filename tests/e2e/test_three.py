@@ -1,0 +1,143 @@
+"""The npm package as npm packs it, and the three.js example with it in a headless Chromium."""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+import shutil
+import subprocess
+import threading
+from collections.abc import Iterator
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.support import test_card
+from tests.support.chromium import Browser, Page
+from tests.support.client_server import LAST, client_server
+from tests.support.server import serving
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
+
+ROOT = Path(__file__).parents[2]
+LIBRARY = ROOT / "engine_plugins" / "js"
+EXAMPLE = ROOT / "examples" / "three"
+# The screen pixel in which each pixel of the card is seen: [column, row, ...] in CSS pixels.
+PROJECT = """
+((width, height) => {
+  const { screen, camera } = example;
+  const pixels = [];
+  for (let y = 0.5; y < height; y += 1)
+    for (let x = 0.5; x < width; x += 1) {
+      const at = screen.position.clone().set(x / width - 0.5, 0.5 - y / height, 0);
+      screen.localToWorld(at).project(camera);
+      pixels.push(Math.floor((at.x + 1) / 2 * innerWidth));
+      pixels.push(Math.floor((1 - at.y) / 2 * innerHeight));
+    }
+  return pixels;
+})(%d, %d)
+"""
+
+
+def npm(*arguments: str, folder: Path) -> str:
+    """Return what npm prints. Skips the test without npm, or where npm reaches no registry."""
+    if shutil.which("npm") is None:
+        pytest.skip("npm is not installed")
+    done = subprocess.run(
+        ["npm", *arguments], cwd=folder, capture_output=True, text=True, timeout=240
+    )
+    if done.returncode and re.search(r"EAI_AGAIN|ENOTFOUND|ECONN|ETIMEDOUT|E404", done.stderr):
+        pytest.skip(f"npm reaches no registry: {done.stderr.strip().splitlines()[0]}")
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("package")
+    name = npm("pack", "--silent", "--pack-destination", str(folder), folder=LIBRARY).strip()
+    return folder / name
+
+
+def test_the_package_holds_the_library_and_its_types(package: Path, tmp_path: Path) -> None:
+    (tmp_path / "package.json").write_text('{"private": true, "type": "module"}')
+    npm("install", "--silent", "--offline", "--no-audit", str(package), folder=tmp_path)
+    installed = tmp_path / "node_modules" / "@worldbridge" / "client"
+    manifest = json.loads((installed / "package.json").read_text())
+    files = {path.name for path in installed.iterdir()}
+    sources = {path.name for path in LIBRARY.iterdir() if path.suffix in (".js", ".ts")}
+    assert files == sources | {"package.json", "README.md"}
+    assert all((installed / path).is_file() for path in manifest["exports"]["."].values())
+    script = "import * as all from '@worldbridge/client'; console.log(Object.keys(all).join())"
+    command = ["node", "--input-type=module", "--eval", script]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert {"Client", "Session", "sessionUrl", "protocol"} <= set(done.stdout.strip().split(","))
+
+
+@pytest.fixture(scope="module")
+def site(package: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The example, installed and served as its README says."""
+    folder = tmp_path_factory.mktemp("three") / "site"
+    shutil.copytree(EXAMPLE, folder, ignore=shutil.ignore_patterns("node_modules"))
+    manifest = json.loads((folder / "package.json").read_text())
+    manifest["dependencies"]["@worldbridge/client"] = f"file:{package}"
+    (folder / "package.json").write_text(json.dumps(manifest))
+    npm("install", "--silent", "--no-audit", "--no-fund", folder=folder)
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, *_: object) -> None: ...
+
+    handler = functools.partial(Quiet, directory=str(folder))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+
+
+async def sampled(page: Page, tmp_path: Path) -> test_card.Pixels:
+    """Return the card as the scene's camera sees it, one screen pixel for each of the card's."""
+    pixels = await page.evaluate(PROJECT % (test_card.WIDTH, test_card.HEIGHT))
+    columns, rows = np.array(pixels).reshape(-1, 2).T
+    await page.screenshot(tmp_path / "screen.png")
+    screen = np.asarray(Image.open(tmp_path / "screen.png").convert("RGB"))
+    image: test_card.Pixels = screen[rows, columns].reshape(test_card.HEIGHT, test_card.WIDTH, 3)
+    return image
+
+
+async def test_the_test_card_stands_upright_on_the_mesh(
+    site: str, browser: Browser, tmp_path: Path
+) -> None:
+    with client_server("whole", in_step=False) as server:
+        page = await browser.new_page()
+        await page.open(f"{site}/?server={server.url}")
+        await page.until(f"globalThis.example?.world.header?.frame === {LAST}", 90)
+        rendered = await page.evaluate("example.rendered")
+        await page.until(f"example.rendered > {rendered + 2}", 60)
+        image = await sampled(page, tmp_path)
+    assert test_card.read_number(image) == 23
+    assert test_card.faults(image) == []
+    assert not any(line.startswith("exception") for line in page.log), page.log
+
+
+async def test_a_key_steers_the_world_on_the_mesh(
+    site: str, browser: Browser, tmp_path: Path
+) -> None:
+    options = ("--world", "procedural", "--seats", "1", "--allow-origin", site)
+    with serving(tmp_path / "log", *options) as server:
+        page = await browser.new_page()
+        await page.open(f"{site}/?server={server.url}&theme=city&seed=7")
+        await page.until("globalThis.example?.world.shown > 5", 90)
+        where = "example.world.header.camera.position"
+        before = await page.evaluate(where)
+        began = await page.evaluate("[performance.now(), example.rendered, example.world.shown]")
+        await page.key("KeyW", down=True)
+        await page.until(f"Math.hypot(...{where}.map((v, i) => v - {before}[i])) > 1", 60)
+        await page.key("KeyW", down=False)
+        ended = await page.evaluate("[performance.now(), example.rendered, example.world.shown]")
+        seconds = (ended[0] - began[0]) / 1000
+        for name, first, last in zip(("rendered", "shown"), began[1:], ended[1:], strict=True):
+            print(f"{name}: {(last - first) / seconds:.1f} per second")
