@@ -21,9 +21,10 @@ from tests.support.chromium import Browser, Page
 from tests.support.client_server import LAST, client_server
 from tests.support.server import serving
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
 
 ROOT = Path(__file__).parents[2]
+PATIENCE_S = 100.0  # software rendering beside other work is slow, not wrong
 LIBRARY = ROOT / "engine_plugins" / "js"
 EXAMPLE = ROOT / "examples" / "three"
 # The screen pixel in which each pixel of the card is seen: [column, row, ...] in CSS pixels.
@@ -113,10 +114,10 @@ async def test_the_test_card_stands_upright_on_the_mesh(
 ) -> None:
     with client_server("whole", in_step=False) as server:
         page = await browser.new_page()
-        await page.open(f"{site}/?server={server.url}")
-        await page.until(f"globalThis.example?.world.header?.frame === {LAST}", 90)
+        await page.call("Page.navigate", url=f"{site}/?server={server.url}")
+        await page.until(f"globalThis.example?.world.header?.frame === {LAST}", PATIENCE_S)
         rendered = await page.evaluate("example.rendered")
-        await page.until(f"example.rendered > {rendered + 2}", 60)
+        await page.until(f"example.rendered > {rendered + 2}", PATIENCE_S)
         image = await sampled(page, tmp_path)
     assert test_card.read_number(image) == 23
     assert test_card.faults(image) == []
@@ -129,13 +130,13 @@ async def test_a_key_steers_the_world_on_the_mesh(
     options = ("--world", "procedural", "--seats", "1", "--allow-origin", site)
     with serving(tmp_path / "log", *options) as server:
         page = await browser.new_page()
-        await page.open(f"{site}/?server={server.url}&theme=city&seed=7")
-        await page.until("globalThis.example?.world.shown > 5", 90)
+        await page.call("Page.navigate", url=f"{site}/?server={server.url}&theme=city&seed=7")
+        await page.until("globalThis.example?.world.shown > 5", PATIENCE_S)
         where = "example.world.header.camera.position"
         before = await page.evaluate(where)
         began = await page.evaluate("[performance.now(), example.rendered, example.world.shown]")
         await page.key("KeyW", down=True)
-        await page.until(f"Math.hypot(...{where}.map((v, i) => v - {before}[i])) > 1", 60)
+        await page.until(f"Math.hypot(...{where}.map((v, i) => v - {before}[i])) > 1", PATIENCE_S)
         await page.key("KeyW", down=False)
         ended = await page.evaluate("[performance.now(), example.rendered, example.world.shown]")
         seconds = (ended[0] - began[0]) / 1000

@@ -86,23 +86,35 @@ def _welcome() -> bytes:
     return msgspec.msgpack.encode(welcome)
 
 
-def _frame(number: int, image: int) -> bytes:
-    message = _message("server_frame")
-    header = message["header"] | {"frame": number, "input_sequence": number - 1}
-    return msgspec.msgpack.encode(
-        {**message, "header": header, "image": card(image), "depth": None}
-    )
+def _recorded_session() -> list[Mapping[str, Any]]:
+    return [{"image": card(number), "depth": None} for number in (WARM_UP, *range(COUNT))]
+
+
+def _frame(number: int, fields: Mapping[str, Any]) -> bytes:
+    message = {**_message("server_frame"), **fields}
+    counts = {"frame": number, "input_sequence": number - 1}
+    message["header"] = _message("server_frame")["header"] | fields.get("header", {}) | counts
+    return msgspec.msgpack.encode(message)
 
 
 class ClientServer:
     """Serves one session in a mode of MODES; what the client sent is in `received`.
 
     With `in_step` each recorded frame waits until the one before is reported as shown, so that a
-    client that keeps only the newest frame shows every one.
+    client that keeps only the newest frame shows every one. `session` replaces the test cards:
+    the fields of each frame message, the first for warming up.
     """
 
-    def __init__(self, mode: str, *, in_step: bool = True, ping: bytes = b"still") -> None:
+    def __init__(
+        self,
+        mode: str,
+        *,
+        in_step: bool = True,
+        ping: bytes = b"still",
+        session: Sequence[Mapping[str, Any]] | None = None,
+    ) -> None:
         self.mode = mode
+        self._warm_up, *self._session = session or _recorded_session()
         self.ping = ping  # what a ping between fragments carries
         self.in_step = in_step
         self.received: list[dict[str, Any]] = []
@@ -155,15 +167,15 @@ class ClientServer:
         self._send(client, _welcome())
         self._send(client, msgspec.msgpack.encode({"type": "status", "state": "playing"}))
         for _ in range(100):
-            self._send(client, _frame(self._next(), WARM_UP))
+            self._send(client, _frame(self._next(), self._warm_up))
             if self.wait(lambda: self._shown >= 0, 0.1):
                 break
         again = self.mode in BREAKS and connection > 1
-        for image in range(BREAK if again else 0, COUNT):
-            if image == BREAK and self.mode in BREAKS and not again:
+        for index in range(BREAK if again else 0, len(self._session)):
+            if index == BREAK and self.mode in BREAKS and not again:
                 return self._break(client)
-            number = LAST if image == COUNT - 1 else self._next()
-            self._send(client, _frame(number, image))
+            number = LAST if index == len(self._session) - 1 else self._next()
+            self._send(client, _frame(number, self._session[index]))
             if self.in_step:
                 self.wait(lambda at=number: self._shown >= at, 10)  # type: ignore[misc]
             else:
@@ -227,11 +239,9 @@ class ClientServer:
 
 
 @contextmanager
-def client_server(
-    mode: str, *, in_step: bool = True, ping: bytes = b"still"
-) -> Iterator[ClientServer]:
+def client_server(mode: str, **options: Any) -> Iterator[ClientServer]:
     """Run a ClientServer on a free port; mode "html": it is a web server that knows no session."""
-    server = ClientServer(mode, in_step=in_step, ping=ping)
+    server = ClientServer(mode, **options)
     threading.Thread(target=server.run, daemon=True).start()
     try:
         yield server

@@ -29,7 +29,10 @@ if [[ -z "$mirror" ]]; then
   exit 1
 fi
 command -v debootstrap >/dev/null || apt-get install -y --no-install-recommends debootstrap
-rm -rf "$TREE.new" # what an interrupted run left
+unmount() { umount "$TREE.new/proc" "$TREE.new/sys" 2>/dev/null || true; }
+trap unmount EXIT # debootstrap leaves them mounted where it is interrupted
+unmount
+rm -rf --one-file-system "$TREE.new" # what an interrupted run left
 mkdir -p "$(dirname "$TREE")"
 debootstrap --variant=minbase --include=godot,xvfb,xauth,libgl1-mesa-dri sid "$TREE.new" "$mirror"
 cat >"$TREE.new/run-godot" <<'RUN'

@@ -41,12 +41,14 @@ static func session_url(server: String) -> String:
 	return url + "/session"
 
 
-func _init(server: String, token: Variant, world: Variant, role: String, timeout_ms: float) -> void:
+func _init(server: String, token: Variant, world: Variant, role: String, timeout_ms: float,
+		depth := false) -> void:
 	_url = session_url(server)
 	_session.token = token
 	_session.world = world
 	_session.role = role
 	_session.first_contact_ms = timeout_ms
+	_session.depth = depth
 
 
 func play(theme: Variant, seed_: Variant) -> void:
@@ -159,10 +161,25 @@ func _obey() -> void:
 func _decode(command: Dictionary) -> void:
 	var message: Dictionary = command["message"]
 	var image := Image.new()
-	if image.load_jpg_from_buffer(message["image"]) == OK:
-		frames.put({"image": image, "header": message["header"], "received": command["received"]})
+	if image.load_jpg_from_buffer(message["image"]) != OK:
+		_damaged("image", "a JPEG file", "%d other bytes" % message["image"].size())
 		return
+	var frame := {"image": image, "header": message["header"], "received": command["received"],
+		"depth": null, "depth_scale": 0.0}
+	var depth: Variant = message["depth"]
+	if depth != null:
+		var size := image.get_size()
+		if depth.size() != 2 * size.x * size.y or message["depth_scale"] == null:
+			_damaged("depth", "2 bytes for each of %d x %d pixels, and a scale" % [size.x, size.y],
+					"%d bytes" % depth.size())
+			return
+		frame["depth"] = Image.create_from_data(size.x, size.y, false, Image.FORMAT_RG8, depth)
+		frame["depth_scale"] = message["depth_scale"]
+	frames.put(frame)
+
+
+func _damaged(part: String, expected: String, got: String) -> void:
 	_mutex.lock()
-	_events.append({"event": "fault", "fault": Fault.new("bad_message", "frame.image",
-			"a JPEG file", "%d other bytes" % message["image"].size(), "A frame is damaged")})
+	_events.append({"event": "fault", "fault": Fault.new("bad_message", "frame." + part,
+			expected, got, "A frame is damaged")})
 	_mutex.unlock()

@@ -16,10 +16,11 @@ func _init() -> void:
 func aim(frame: Dictionary, display: Transform3D, fov_y: float, aspect: float) -> void:
 	material.set_shader_parameter("to_frame",
 			Coordinates.rotation_homography(Coordinates.from_pose(frame), display))
-	material.set_shader_parameter("display_tangents", _tangents(fov_y, aspect))
-	material.set_shader_parameter("frame_tangents", _tangents(frame["fov_y"], aspect))
+	material.set_shader_parameter("display_tangents", tangents(fov_y, aspect))
+	material.set_shader_parameter("frame_tangents", tangents(frame["fov_y"], aspect))
 
 
-static func _tangents(fov_y: float, aspect: float) -> Vector2:
+## Return the tangents of half the fields of view, horizontal and vertical.
+static func tangents(fov_y: float, aspect: float) -> Vector2:
 	var vertical := tan(deg_to_rad(fov_y) / 2.0)
 	return Vector2(vertical * aspect, vertical)

@@ -41,8 +41,16 @@ signal failed(code: String, message: String, remedy: String)
 ## Turn each frame in `texture_rect` to the present `camera` at every refresh. It has an effect where
 ## the world follows the camera: its conditionings name `camera`.
 @export var warp := true
+## Ask for depth with every frame; worlds whose WorldSpec says `depth` have it.
+@export var want_depth := false
 
 var texture: ImageTexture
+## The frame's depth, or null: RG8, the two bytes of a little-endian number of `depth_scale` metres
+## along the camera's axis; 0 is unknown.
+var depth_texture: ImageTexture
+var depth_scale := 0.0
+## The Pose that the frame in `texture` is seen from; empty before the first one.
+var frame_pose := {}
 var state := "idle"
 ## While true the newest frame stays and nothing is sent: the server then holds neutral controls.
 var paused := false
@@ -50,7 +58,6 @@ var paused := false
 var _connection: Connection = null
 var _sampler := InputSampler.new()
 var _warp: FrameWarp = null
-var _frame_pose := {}
 var _follows_camera := false
 var _shown := 0
 
@@ -74,7 +81,7 @@ func _notification(what: int) -> void:
 func play() -> void:
 	stop()
 	_connection = Connection.new(server, token if token else null, world if world else null,
-			"engine" if camera else "player", 1000.0 * connect_timeout)
+			"engine" if camera else "player", 1000.0 * connect_timeout, want_depth)
 	_connection.play(theme if theme else null, world_seed if world_seed >= 0 else null)
 	_set_state("connecting", "Contacting the server")
 
@@ -100,6 +107,11 @@ func statistics() -> Dictionary:
 	var result := _connection.view() if _connection else {}
 	result["shown"] = _shown
 	return result
+
+
+## Return where the frame in `texture` is seen from.
+func frame_transform() -> Transform3D:
+	return Coordinates.from_pose(frame_pose) if frame_pose else Transform3D()
 
 
 func _unhandled_input(event: InputEvent) -> void:
@@ -165,21 +177,27 @@ func _show() -> void:
 	var frame := _connection.frames.take()
 	if frame.is_empty():
 		return
-	var image: Image = frame["image"]
-	if texture == null or Vector2i(texture.get_size()) != image.get_size() \
-			or texture.get_format() != image.get_format():
-		texture = ImageTexture.create_from_image(image)
-	else:
-		texture.update(image)
+	texture = _updated(texture, frame["image"])
+	depth_texture = _updated(depth_texture, frame["depth"]) if frame["depth"] else null
+	depth_scale = frame["depth_scale"]
 	if texture_rect:
 		texture_rect.texture = texture
 	_shown += 1
 	var header: Dictionary = frame["header"]
-	_frame_pose = header["camera"]
+	frame_pose = header["camera"]
 	var offset: float = _connection.view()["offset"]
 	_connection.send(Protocol.frame_shown(header["frame"], frame["received"], Connection.now(),
 			null if is_nan(offset) else offset))
 	frame_shown.emit(header)
+
+
+## Return a texture of `image`: the same one, where size and format are as before.
+static func _updated(before: ImageTexture, image: Image) -> ImageTexture:
+	if before == null or Vector2i(before.get_size()) != image.get_size() \
+			or before.get_format() != image.get_format():
+		return ImageTexture.create_from_image(image)
+	before.update(image)
+	return before
 
 
 func _vertical_fov() -> float:
@@ -200,4 +218,4 @@ func _turn() -> void:
 		texture_rect.material = null
 	if active:
 		var size := texture.get_size()
-		_warp.aim(_frame_pose, camera.global_transform, _vertical_fov(), size.x / size.y)
+		_warp.aim(frame_pose, camera.global_transform, _vertical_fov(), size.x / size.y)

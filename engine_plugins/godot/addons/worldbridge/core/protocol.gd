@@ -22,10 +22,10 @@ static var _client := _client_messages()
 
 
 static func hello(client: String, role: String, token: Variant = null, resume: Variant = null,
-		world: Variant = null) -> Dictionary:
+		world: Variant = null, depth := false) -> Dictionary:
 	return {"type": "hello", "client": client, "role": role, "transports": ["websocket"],
 		"codecs": ["jpeg"], "token": token, "resume": resume, "session": null, "world": world,
-		"max_frame": null, "depth": false, "wait": false, "version": VERSION}
+		"max_frame": null, "depth": depth, "wait": false, "version": VERSION}
 
 
 ## Begin the session's world, or restart it; what is null stays as it was.

@@ -41,6 +41,8 @@ var client := "godot"
 var role := "player"
 var token: Variant = null
 var world: Variant = null
+## Whether to ask for depth with every frame.
+var depth := false
 ## How long to try to reach a server that never answered.
 var first_contact_ms := 12000.0
 
@@ -122,7 +124,7 @@ func opened(now: float) -> void:
 	_next_ping = now
 	_pinged = now
 	_start_sent = false
-	_send(Protocol.hello(client, role, token, _resume, world))
+	_send(Protocol.hello(client, role, token, _resume, world, depth))
 
 
 func closed(reason: String, now: float) -> void:
