@@ -20,9 +20,11 @@ __all__ = [
     "cpu_seconds",
     "forks_of",
     "notify_systemd",
+    "reap_strangers",
 ]
 
 _TIMEOUT_SECONDS: Final = 2.0
+_FIRST_PROCESS: Final = 1
 _LATE_SECONDS: Final = 1.5  # between two looks: then it was us who did not run
 _BUSY_SECONDS: Final = 0.02  # of CPU between two looks
 _MAX_BYTES: Final = 1 << 20
@@ -69,6 +71,16 @@ def forks_of(pid: int) -> list[int]:
         return [int(name) for name in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
     except (OSError, ValueError):
         return []
+
+
+def reap_strangers(ours: set[int | None]) -> None:
+    """As the first process of a container, let go of ended processes that lost their own parent."""
+    if os.getpid() != _FIRST_PROCESS:
+        return
+    for pid in forks_of(os.getpid()):
+        if pid not in ours:
+            with suppress(ChildProcessError):
+                os.waitpid(pid, os.WNOHANG)
 
 
 def cpu_seconds(pid: int | None) -> float | None:

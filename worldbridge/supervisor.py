@@ -7,7 +7,9 @@ anything loads, and a gateway that is started again finds waiting clients in the
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import os
+import secrets
 import signal
 import socket
 import sys
@@ -33,12 +35,16 @@ from worldbridge.health import (
     cpu_seconds,
     forks_of,
     notify_systemd,
+    reap_strangers,
 )
 from worldbridge.runtime.config import WorkerConfig
 from worldbridge.settings import MAX_SOCKET_PATH, TOKEN_VARIABLE, WORKER_SILENT, to_json
 from worldbridge.stderr import json_log_line, protect_stderr
 
-__all__ = ["listen", "run", "serve"]
+__all__ = ["GENERATE_TOKEN", "listen", "run", "serve", "warnings_of"]
+
+GENERATE_TOKEN = "auto"  # as a token: make one
+MIN_TOKEN = 12  # characters that nobody guesses
 
 _BACKLOG = 128
 _POLL_SECONDS = 0.1
@@ -100,6 +106,34 @@ def listen(host: str, port: int) -> socket.socket:
     return listener
 
 
+def warnings_of(config: GatewayConfig) -> list[str]:
+    """Return what the operator should know before the server is reached from elsewhere."""
+    found = []
+    token = config.token
+    if token is not None and len(token) < MIN_TOKEN:
+        found.append(
+            f"the token has {len(token)} characters and can be guessed; take {MIN_TOKEN} or more, "
+            f"or --token {GENERATE_TOKEN}"
+        )
+    if not _is_loopback(config.host):
+        if token is None:
+            found.append(
+                f"anyone who reaches {config.host} can play; "
+                f"--token {GENERATE_TOKEN} asks for a secret"
+            )
+        found.append(
+            "nothing is encrypted on its way; let a proxy end TLS in front (docs/security.md)"
+        )
+    return found
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
 def gateway_spec(config: GatewayConfig) -> ChildSpec:
     """Run a gateway. Its token goes by the environment, which other users cannot read."""
     environment = {} if config.token is None else {TOKEN_VARIABLE: config.token}
@@ -140,7 +174,10 @@ class Supervisor:
         )
         # `scratch` is this server's alone: a worker notes there what its successors need
         worker = replace(config.worker, endpoint=endpoint, autotune_cache=str(scratch / "mode"))
+        if gateway.token == GENERATE_TOKEN:
+            gateway = replace(gateway, token=secrets.token_urlsafe(16))
         self._config = gateway
+        self._generated = gateway.token if config.gateway.token == GENERATE_TOKEN else None
         self._progress = ProgressReporter()
         note = self._progress.note if gateway.log_format == "text" else _note_json
         self._worker = Child(worker_spec(worker), note)
@@ -166,8 +203,13 @@ class Supervisor:
 
     async def run(self) -> None:
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
+        stops = [signal.SIGINT, signal.SIGTERM]
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup asks to live on
+            stops.append(signal.SIGHUP)  # the terminal was closed
+        for number in stops:
             loop.add_signal_handler(number, self._stop.set)
+        for warning in warnings_of(self._config):
+            self._progress.note(f"note: {warning}")
         work = [
             self._gateway.keep_running(),
             self._worker.keep_running(),
@@ -195,6 +237,8 @@ class Supervisor:
         self._worker.proven = True
         self._progress.close()
         shown = f"[{self._host}]" if ":" in self._host else self._host
+        if self._generated is not None:
+            self._progress.note(f"open http://{shown}:{self._port}/#token={self._generated}")
         print(f"ready http://{shown}:{self._port}", flush=True)
         notify_systemd("READY=1")
         await self._watch()
@@ -205,6 +249,7 @@ class Supervisor:
         while True:
             await asyncio.sleep(_LOOK_SECONDS)
             notify_systemd("WATCHDOG=1")
+            reap_strangers({self._gateway.pid, self._worker.pid})
             answers, now = self._gateway.ask(), time.monotonic()
             pid = self._gateway.pid
             if gateway.hangs(now, answers != b"", cpu_seconds(pid)) and pid is not None:

@@ -19,6 +19,7 @@ from worldbridge.bridge.protocol import Role, Seats
 
 __all__ = ["Metrics"]
 
+_MOST_MS: Final = 60_000.0
 _SPAN_BUCKETS_MS: Final = (*(0.5, 1, 2, 4, 8, 16, 33, 50, 67, 100, 150, 200, 300, 500, 1000, 2000),)
 _LOOP_BUCKETS_MS: Final = (1, 2, 4, 8, 16, 33, 67, 133, 267, 533, 1067)
 
@@ -65,6 +66,11 @@ class Metrics:
             buckets=_SPAN_BUCKETS_MS,
             registry=registry,
         )
+        self._out_of_range = Counter(
+            "worldbridge_spans_out_of_range",
+            "Latency spans of more than a minute, which are not counted",
+            registry=registry,
+        )
         self._loop_delay = Histogram(
             "worldbridge_event_loop_delay_ms",
             "Milliseconds by which the gateway's event loop ran late",
@@ -80,6 +86,9 @@ class Metrics:
 
     def observe(self, spans: dict[str, float]) -> None:
         for name, value in spans.items():
+            if not value <= _MOST_MS:  # a report of nonsense would spoil the sums
+                self._out_of_range.inc()
+                continue
             # a clock offset is an estimate: it may put an arrival slightly before the departure
             self.spans.labels(name).observe(max(0.0, value))
 

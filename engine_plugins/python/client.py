@@ -101,6 +101,9 @@ def decode(image: bytes, codec: Codec, width: int, height: int) -> NDArray[np.ui
     """Return an image of the server as RGB, uint8 [height, width, 3]. Raises ValueError."""
     pixels: NDArray[np.uint8]
     if codec == "jpeg":
+        high, wide, *_ = simplejpeg.decode_jpeg_header(image)
+        if (wide, high) != (width, height):  # it could fill the memory
+            raise ValueError(f"expected an image of {width}x{height} pixels, got {wide}x{high}")
         pixels = simplejpeg.decode_jpeg(image, "RGB")
     elif codec == "rgb":
         pixels = np.frombuffer(image, np.uint8).reshape(height, width, 3)

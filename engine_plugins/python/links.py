@@ -8,8 +8,9 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urljoin, urlsplit, urlunsplit
 
+import websockets
 import zmq
 import zmq.asyncio
 from websockets.asyncio.client import ClientConnection
@@ -101,7 +102,7 @@ async def open_link(address: Address) -> AsyncIterator[Link]:
         finally:
             zeromq.destroy()
         return
-    async with open_websocket(
+    async with _WithoutDetours(
         address.url,
         compression=None,
         max_size=MAX_SERVER_MESSAGE,
@@ -112,6 +113,17 @@ async def open_link(address: Address) -> AsyncIterator[Link]:
         close_timeout=1,
     ) as socket:
         yield _WebSocketLink(socket)
+
+
+class _WithoutDetours(open_websocket):
+    """Follows no redirect to another host: the token is for the host that the caller named."""
+
+    def process_redirect(self, exc: Exception) -> Exception | str:
+        if not isinstance(exc, websockets.InvalidStatus):
+            return exc
+        target = urlsplit(urljoin(self.uri, exc.response.headers.get("Location", "")))
+        same = target.hostname == urlsplit(self.uri).hostname and target.scheme in ("ws", "wss")
+        return super().process_redirect(exc) if same else exc
 
 
 class _WebSocketLink:

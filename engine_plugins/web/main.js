@@ -70,7 +70,7 @@ class Page {
     };
     this.client = new Client(sessionUrl(document.baseURI), handlers, {
       video: this.url.video,
-      token: this.url.token,
+      token: settings.takeToken(),
       counters: this.stored.counters,
       refreshPeriod: (now) => refresh.milliseconds(now),
     });
@@ -117,7 +117,10 @@ class Page {
     this.status = new StatusCard({
       retry: () => this.client.retry(),
       leave: () => this.client.leave(),
-      authorize: (token) => this.client.retry(token),
+      authorize: (token) => {
+        settings.saveToken(token);
+        this.client.retry(token);
+      },
     });
     this.menu = new Menu(this.preferences, {
       apply: (theme, seed) => this.#restart(theme, seed, this.choice.now.value),

@@ -32,6 +32,7 @@ function write(storage, key, value) {
 }
 
 const local = () => window.localStorage;
+const TOKEN = "worldbridge.token";
 const perTab = () => window.sessionStorage;
 
 const sameKind = (value, example) =>
@@ -86,9 +87,26 @@ export function readUrl(search) {
     watch: query.get("watch") === "1",
     video: video === "jpeg" || video === "webrtc" ? video : "auto",
     hud: query.get("hud") === "1",
-    token: query.get("token"),
   };
 }
+
+/**
+ * Take the token out of the page's address, `#token=...` or `?token=...`, and remember it for this
+ * tab. An address stays in the history, in screenshots and in the logs of proxies.
+ */
+export function takeToken() {
+  const url = new URL(location.href);
+  const fragment = new URLSearchParams(url.hash.slice(1));
+  const token = fragment.get("token") ?? url.searchParams.get("token");
+  if (token === null) return read(perTab, TOKEN).token ?? null;
+  saveToken(token);
+  url.searchParams.delete("token");
+  url.hash = "";
+  history.replaceState(null, "", url);
+  return token;
+}
+
+export const saveToken = (token) => write(perTab, TOKEN, { token });
 
 /** Return a link to a world, without the token. */
 export function shareUrl(base, theme, seed) {

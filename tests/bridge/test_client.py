@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import datetime
 import itertools
 import json
@@ -332,6 +333,23 @@ class TestFaults:
     def test_what_a_restarting_proxy_answers_passes(self, status: int) -> None:
         answer = Response(status, "", Headers(), b"")
         assert final_fault("ws://a", InvalidStatus(answer)) is None
+
+    async def test_a_redirect_to_another_host_is_not_followed(self) -> None:
+        async with Answering(b"") as elsewhere:
+            target = f"http://localhost:{elsewhere.port}/session"
+            async with Answering(page(f"307 Temporary Redirect\r\nLocation: {target}")) as server:
+                async with connect(f"http://127.0.0.1:{server.port}", token="a secret") as client:
+                    with pytest.raises(ConnectError, match="HTTP 307"):
+                        await client.frame()
+            assert elsewhere.connections == 0
+
+    async def test_an_image_of_another_size_than_announced_is_not_decoded(self, rig: Rig) -> None:
+        await rig.worker()
+        async with connect(rig.url) as client:
+            frame = await client.frame()
+        header = frame.header.replace(width=frame.header.width * 2)
+        with pytest.raises(ValueError, match="expected an image of"):
+            dataclasses.replace(frame, header=header).rgb()
 
     async def test_a_world_that_went_back_is_reported(self, make_rig: RigMaker) -> None:
         rig = await make_rig()

@@ -45,6 +45,7 @@ from worldbridge.bridge.protocol import (
     Welcome,
     encode,
 )
+from worldbridge.clock import now_ms
 
 
 def playing(status: Status) -> bool:
@@ -180,7 +181,7 @@ class TestPlaying:
         await rig.worker()
         client = await rig.play()
         await client.until(Status, playing)
-        await client.send(Input((ControllerState(0, 1.0),)))
+        await client.send(Input((ControllerState(0, now_ms()),)))
         frame = await client.until(Frame, lambda frame: frame.header.input_sequence == 0)
         t = frame.header.t_sent
         await client.send(FrameShown(frame.header.frame, t + 1, t + 3, 0.0))

@@ -7,6 +7,7 @@ import asyncio
 import pytest
 
 from worldbridge.bridge.gateway.connection import MAX_MESSAGES, Connection, Phase, PromptUpload
+from worldbridge.bridge.gateway.metrics import Metrics
 from worldbridge.bridge.gateway.players import SequenceRebaser, SessionStore
 from worldbridge.bridge.gateway.workers import Credit, Liveness
 from worldbridge.bridge.media import LatestValue
@@ -265,3 +266,12 @@ class TestCredit:
         credit.sent("a")
         credit.clear()
         assert credit.untaken("a") == 0 and credit.ask(2.0) is not None
+
+
+def test_a_report_of_nonsense_spoils_no_sum() -> None:
+    metrics = Metrics()
+    metrics.observe({"total": 1e15, "show": 3.0, "uplink": float("nan")})
+    text = metrics.text().decode()
+    assert 'worldbridge_span_ms_sum{span="show"} 3.0' in text
+    assert 'span="total"' not in text and 'span="uplink"' not in text
+    assert "worldbridge_spans_out_of_range_total 2.0" in text

@@ -56,6 +56,21 @@ def test_stops_in_order_on_sigterm_and_prints_one_line(tmp_path: Path) -> None:
         assert server.process.stdout.read() == "", "stdout carries the ready line alone"
 
 
+async def test_a_generated_token_opens_the_server_and_a_closed_terminal_ends_it(
+    tmp_path: Path,
+) -> None:
+    with serving(tmp_path / "log", "--world", "procedural", "--token", "auto") as server:
+        server.wait_for("#token=")
+        [token] = re.findall(r"open http://\S+/#token=(\S+)", server.output())
+        assert len(token) >= 16
+        async with connect(server.url, token=token) as friend, asyncio.timeout(60):
+            await friend.frame()
+        children = [server.child("gateway"), server.child("worker")]
+        server.process.send_signal(signal.SIGHUP)
+        assert server.process.wait(60) == 0
+        assert _ended(children), "a child outlived the supervisor"
+
+
 def test_children_end_with_a_supervisor_that_is_killed(tmp_path: Path) -> None:
     with serving(tmp_path / "log", "--world", "procedural") as server:
         children = [server.child("gateway"), server.child("worker")]

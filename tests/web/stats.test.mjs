@@ -3,7 +3,7 @@ import { test } from "node:test";
 import { Client } from "../../engine_plugins/js/client.js";
 import { SPANS } from "../../engine_plugins/js/latency.js";
 import { describeHealth } from "../../engine_plugins/web/server.js";
-import { parseSeed, readUrl, shareUrl } from "../../engine_plugins/web/settings.js";
+import { parseSeed, readUrl, shareUrl, takeToken } from "../../engine_plugins/web/settings.js";
 import { profile } from "../../engine_plugins/web/stats.js";
 
 const client = () => new Client("ws://127.0.0.1:1/session", {}, { video: "jpeg", now: () => 0 });
@@ -49,14 +49,13 @@ test("seeds are whole numbers from 0 to 2^31 - 1", () => {
 });
 
 test("the address is read, and what is not understood is left alone", () => {
-  assert.deepEqual(readUrl("?theme=zoo&seed=5&autoplay=1&video=jpeg&hud=1&token=t"), {
+  assert.deepEqual(readUrl("?theme=zoo&seed=5&autoplay=1&video=jpeg&hud=1"), {
     theme: "zoo",
     seed: 5,
     autoplay: true,
     watch: false,
     video: "jpeg",
     hud: true,
-    token: "t",
   });
   assert.deepEqual(readUrl("?seed=x&video=dance"), {
     theme: null,
@@ -65,8 +64,31 @@ test("the address is read, and what is not understood is left alone", () => {
     watch: false,
     video: "auto",
     hud: false,
-    token: null,
   });
+});
+
+test("a token in the address is remembered for the tab and leaves the address", () => {
+  const stored = new Map();
+  const addresses = [];
+  globalThis.window = {
+    sessionStorage: {
+      getItem: (key) => stored.get(key) ?? null,
+      setItem: (key, value) => stored.set(key, value),
+    },
+  };
+  globalThis.history = { replaceState: (state, title, url) => addresses.push(url.href) };
+  globalThis.location = { href: "http://host:1/?theme=zoo" };
+  assert.equal(takeToken(), null);
+  for (const [href, left] of [
+    ["http://host:1/?theme=zoo#token=a%20secret", "http://host:1/?theme=zoo"],
+    ["http://host:1/?token=a+secret&seed=5", "http://host:1/?seed=5"],
+  ]) {
+    globalThis.location = { href };
+    assert.equal(takeToken(), "a secret");
+    assert.equal(addresses.at(-1).replace(/#$/, ""), left);
+  }
+  globalThis.location = { href: "http://host:1/" };
+  assert.equal(takeToken(), "a secret", "after a reload");
 });
 
 test("a link to share names the world and never the token", () => {

@@ -6,14 +6,19 @@ import asyncio
 import os
 import signal
 import socket
+import subprocess
+import time
 from pathlib import Path
 
 import pytest
 
+from worldbridge import health
+from worldbridge.bridge.config import GatewayConfig
 from worldbridge.children import Child, ChildSpec
 from worldbridge.errors import ChildError, RestartBudgetError
-from worldbridge.health import Watchdog, cpu_seconds, notify_systemd
+from worldbridge.health import Watchdog, cpu_seconds, forks_of, notify_systemd, reap_strangers
 from worldbridge.settings import TOKEN_VARIABLE
+from worldbridge.supervisor import warnings_of
 
 ANSWERS = """
 import os, socket
@@ -128,3 +133,38 @@ async def test_the_gateway_alone_gets_the_token(
     with pytest.raises(ChildError) as caught:
         await Child(ChildSpec(name, ["a_curious_child"], secret), lambda text: None).keep_running()
     assert caught.value.exit_code == (2 if name == "gateway" else 4)
+
+
+def test_the_first_process_of_a_container_reaps_strangers(monkeypatch: pytest.MonkeyPatch) -> None:
+    ours, stranger = (subprocess.Popen(["true"]) for _ in range(2))
+    deadline = time.monotonic() + 60
+    while any(
+        "(zombie)" not in Path(f"/proc/{child.pid}/status").read_text()
+        for child in (ours, stranger)
+    ):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    reap_strangers({ours.pid, None})
+    assert stranger.pid in forks_of(os.getpid()), "only the first process does that"
+    monkeypatch.setattr(health, "_FIRST_PROCESS", os.getpid())
+    reap_strangers({ours.pid, None})
+    left = forks_of(os.getpid())
+    assert stranger.pid not in left and ours.pid in left
+    assert ours.wait() == 0
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({}, []),
+        ({"host": "::1", "token": "twelve chars"}, []),
+        ({"host": "localhost", "token": "short"}, ["can be guessed"]),
+        ({"host": "0.0.0.0"}, ["anyone who reaches 0.0.0.0 can play", "nothing is encrypted"]),
+        ({"host": "192.0.2.1", "token": "twelve chars"}, ["nothing is encrypted"]),
+        ({"host": "play.example.org", "token": "x"}, ["can be guessed", "nothing is encrypted"]),
+    ],
+)
+def test_what_an_operator_should_know(settings: dict[str, str], said: list[str]) -> None:
+    found = warnings_of(GatewayConfig(**settings))  # type: ignore[arg-type]
+    assert len(found) == len(said), found
+    assert all(part in line for part, line in zip(said, found, strict=True)), found
