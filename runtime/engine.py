@@ -21,12 +21,14 @@ from worldbridge.bridge.protocol import (
     FrameAck,
     FrameHeader,
     GatewayMessage,
+    Observation,
     Opened,
     OpenSession,
     PromptFrames,
     RestartSession,
     SavedSession,
     SessionInput,
+    SessionObservation,
     ShiftPhase,
     Shutdown,
     WorkerMessage,
@@ -40,7 +42,13 @@ from worldbridge.runtime.errors import NoFreeSeatError, WorldError, WorldFailedE
 from worldbridge.runtime.presentation_clock import PresentationClock
 from worldbridge.runtime.session import Session, open_session, pack_session, restore_session
 from worldbridge.runtime.stats import LegStatistics
-from worldbridge.runtime.worlds.contract import Controls, WorldFrame, WorldModel, WorldStart
+from worldbridge.runtime.worlds.contract import (
+    Controls,
+    EngineFrame,
+    WorldFrame,
+    WorldModel,
+    WorldStart,
+)
 
 __all__ = ["Engine"]
 
@@ -107,6 +115,8 @@ class Engine:
         match message:
             case SessionInput():
                 session.latch.offer(message.state, message.t_input, now_ms)
+            case SessionObservation():
+                self._observe(session, message.observation)
             case FrameAck():
                 return [*session.box.acked(message.frame)]
             case ShiftPhase():
@@ -150,6 +160,13 @@ class Engine:
         except Exception as error:
             return [self._fail(session.id, "a session was restarted", error)]
         return self._save(session, now_ms)
+
+    def _observe(self, session: Session, observation: Observation) -> None:
+        """Let a frame join a session's memory. One that the world refuses changes nothing."""
+        try:
+            self._world.observe(session.state, _engine_frame(observation))
+        except Exception as error:  # the boundary of a session
+            log.warning("session %s: a frame of an engine was refused: %s", session.id, error)
 
     # --- steps ------------------------------------------------------------------------------
 
@@ -284,3 +301,17 @@ def _pixels(prompt_frames: PromptFrames | None) -> torch.Tensor | None:
     shape = (prompt_frames.count, prompt_frames.height, prompt_frames.width, 3)
     interleaved = np.frombuffer(prompt_frames.rgb, np.uint8).reshape(shape)
     return torch.from_numpy(interleaved.transpose(0, 3, 1, 2).copy())
+
+
+def _engine_frame(observation: Observation) -> EngineFrame:
+    height, width = observation.height, observation.width
+    rgb = np.frombuffer(observation.rgb, np.uint8).reshape(height, width, 3)
+    depth = np.frombuffer(observation.depth, "<u2").reshape(height, width)
+    metres = depth.astype(np.float32) * np.float32(observation.depth_scale)
+    nearness = np.divide(1.0, metres, out=np.zeros_like(metres), where=metres > 0)
+    return EngineFrame(
+        torch.from_numpy(rgb.transpose(2, 0, 1).copy()),
+        torch.from_numpy(nearness),
+        observation.camera,
+        observation.fresh,
+    )

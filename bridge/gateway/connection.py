@@ -20,6 +20,7 @@ from worldbridge.bridge.protocol import (
     HandOver,
     Hello,
     Input,
+    Observe,
     Offer,
     PromptFramePart,
     ProtocolError,
@@ -37,7 +38,7 @@ UPLOAD_MS: Final = 60_000.0  # the longest that one message may take to arrive
 MAX_MESSAGES: Final = 5_000
 
 
-_AFTER_WELCOME: Final = Start | PromptFramePart | Offer | RequestControl | HandOver
+_AFTER_WELCOME: Final = Start | PromptFramePart | Observe | Offer | RequestControl | HandOver
 
 
 class Phase(enum.Enum):
@@ -90,11 +91,11 @@ class Connection:
         elif (
             self.role == "spectator"
             and not self.demoted
-            and isinstance(message, Input | Start | PromptFramePart)
+            and isinstance(message, Input | Start | PromptFramePart | Observe)
         ):
             raise _out_of_order(
                 f"a message of type {_type(message)} from a spectator",
-                "no input, prompt frames or start from spectators",
+                "no input, observations, prompt frames or start from spectators",
                 "Say hello with the role `player` to play.",
                 "invalid_input",
             )

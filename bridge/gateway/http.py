@@ -26,12 +26,12 @@ from worldbridge.bridge.gateway.pixel_streaming import serve_pixel_streaming
 from worldbridge.bridge.gateway.prompts import media_type
 from worldbridge.bridge.gateway.static import StaticPage
 from worldbridge.bridge.gateway.whep import WhepEndpoint
-from worldbridge.bridge.protocol import MAX_CLIENT_MESSAGE, MAX_PART_MESSAGE, BridgeError, encode
+from worldbridge.bridge.protocol import MAX_CLIENT_MESSAGE, MAX_OBSERVATION, BridgeError, encode
 from worldbridge.clock import now_ms
 
 # A message just above our limit is answered with an error of ours; one far above is refused by the
 # WebSocket layer before it is in memory.
-MAX_WEBSOCKET_MESSAGE: Final = MAX_PART_MESSAGE + MAX_CLIENT_MESSAGE
+MAX_WEBSOCKET_MESSAGE: Final = MAX_OBSERVATION + MAX_CLIENT_MESSAGE
 WRITE_BUFFER: Final = 64 * 1024  # bytes; beyond them a frame waits where a newer one replaces it
 POLICY_VIOLATION: Final = 1008
 NORMAL_CLOSURE: Final = 1000

@@ -37,6 +37,7 @@ from worldbridge.bridge.protocol import (
     HandOver,
     Hello,
     Input,
+    Observe,
     Offer,
     Ping,
     Pong,
@@ -261,6 +262,8 @@ class Gateway:
                 peer.upload.add(message, self.worlds.world.max_prompt_frames)
             case Start() if peer.plays:
                 self._starter.start(peer, message)
+            case Observe() if peer.plays:
+                self._observe(peer, message)
             case Offer():
                 self._offer(peer, message)
             case StatsRequest():
@@ -271,6 +274,13 @@ class Gateway:
                 self._hand_over(peer)
             case Bye():
                 self._leave(peer, message.keep)
+
+    def _observe(self, peer: Peer, message: Observe) -> None:
+        assert peer.session is not None
+        try:
+            self.worlds.observe(peer.session, message.observation)
+        except BridgeError as error:
+            self.fail(peer, error, fatal=False)
 
     # --- hello and goodbye --------------------------------------------------------------------
 

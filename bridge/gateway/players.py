@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import secrets
+from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
@@ -15,6 +16,7 @@ from worldbridge.bridge.protocol import (
     ControllerState,
     Event,
     FrameHeader,
+    Observation,
     PromptFrames,
     SessionInput,
 )
@@ -93,6 +95,7 @@ class PlayerSession:
         restoring: the worker is opening it from `saved`.
         restart_due: the player restarted it, and the worker does not know yet.
         restart_ms: how far its restarts are ahead of their rate.
+        observations: frames of an engine that the worker has not been sent yet, oldest first.
         deaths: how many workers ended while they had this session, one soon after the other.
         open_ms: when the worker was asked to open it, None while it was not.
         waiting_input: the newest input, while the worker has older ones to take.
@@ -118,6 +121,7 @@ class PlayerSession:
     restart_due: bool = False
     restart_ms: float = -math.inf
     waiting_input: SessionInput | None = None
+    observations: deque[Observation] = field(default_factory=lambda: deque(maxlen=4))
     deaths: int = 0
     open_ms: float | None = None
     patient: bool = False

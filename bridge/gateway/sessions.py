@@ -28,6 +28,7 @@ from worldbridge.bridge.protocol import (
     FrameAck,
     Input,
     Loading,
+    Observation,
     Opened,
     OpenSession,
     PromptFrames,
@@ -38,6 +39,7 @@ from worldbridge.bridge.protocol import (
     Seat,
     Seats,
     SessionInput,
+    SessionObservation,
     ShiftPhase,
     Start,
     Status,
@@ -365,10 +367,31 @@ class SessionManager:
             session.waiting_input = SessionInput(session.id, newest, now_ms())
             self._send_waiting(session)
 
+    def observe(self, session: PlayerSession, observation: Observation) -> None:
+        """Hand an engine's frame to the worker. Raises BridgeError if the world takes none."""
+        assert self.world is not None
+        if "observations" not in self.world.conditionings:
+            raise BridgeError(
+                "unsupported",
+                f"the world {self.world.name!r} takes no frames of an engine",
+                "a world whose `conditionings` have `observations`, such as guided",
+                "one with " + (", ".join(self.world.conditionings) or "none"),
+                "Leave `observe` out, or play another world.",
+                "observe",
+            )
+        session.active_ms = now_ms()
+        session.observations.append(observation)
+        self._send_waiting(session)
+
     def _send_waiting(self, session: PlayerSession) -> None:
         """Send what waits for the worker, unless it has not taken enough of what was sent."""
         if session.restart_due and session.opened:
             self._restart(session)
+        while session.observations and session.opened and self._room(session):
+            if session.restart_due:
+                break
+            observation = session.observations.popleft()
+            self.link.send_counted(session.id, SessionObservation(session.id, observation))
         # An input after a restart is never sent before it: a frame that answers the input is
         # then of the new world.
         waiting = None if session.restart_due else session.waiting_input
@@ -401,6 +424,7 @@ class SessionManager:
         session.saved, session.frame = None, -1  # of the world that was left
         self._files.store(session)
         self._files.store_frames(session)
+        session.observations.clear()
         if not session.started:
             session.started = True
             self._open(session)

@@ -21,6 +21,7 @@ from worldbridge.bridge.protocol.types import (
     IceServer,
     Milliseconds,
     Name,
+    Observation,
     PromptCount,
     Record,
     Role,
@@ -49,6 +50,7 @@ __all__ = [
     "HandOver",
     "Hello",
     "Input",
+    "Observe",
     "Offer",
     "Ping",
     "Pong",
@@ -187,6 +189,16 @@ class Credit(Record, frozen=True, tag_field="type", tag="credit"):
         Annotated[int, Meta(ge=1, le=MAX_CREDIT)],
         about(f"how many more; what is granted and not used yet is at most {MAX_CREDIT}"),
     ]
+
+
+class Observe(Record, frozen=True, tag_field="type", tag="observe"):
+    """Give a frame of an engine to a world that takes `observations`, once or with every frame.
+
+    Where both know a point the engine wins; what it leaves blank is drawn. Of several that wait for
+    the worker the newest four are kept.
+    """
+
+    observation: Observation
 
 
 class StatsRequest(Record, frozen=True, tag_field="type", tag="stats"):
@@ -354,6 +366,7 @@ ClientMessage = (
     | Offer
     | FrameShown
     | Credit
+    | Observe
     | StatsRequest
     | RequestControl
     | HandOver

@@ -20,6 +20,7 @@ from worldbridge.bridge.protocol.types import (
     MAX_CLIENT_MESSAGE,
     MAX_HELLO,
     MAX_INPUT,
+    MAX_OBSERVATION,
     MAX_PART_MESSAGE,
     MAX_PAYLOAD,
     MAX_SERVER_MESSAGE,
@@ -49,10 +50,12 @@ MAX_DEPTH: Final = 16
 CLIENT_LIMITS: Final[Mapping[str, int]] = {
     "hello": MAX_HELLO,
     "input": MAX_INPUT,
+    "observe": MAX_OBSERVATION,
     "prompt_frame": MAX_PART_MESSAGE,
 }
 _CODES: Final[Mapping[str, ErrorCode]] = {
     "input": "invalid_input",
+    "observe": "invalid_input",
     "prompt_frame": "bad_prompt_frame",
 }
 _MAX_SHOWN: Final = 80

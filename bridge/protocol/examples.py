@@ -16,6 +16,7 @@ from worldbridge.bridge.protocol.types import (
     ControlSpec,
     FrameHeader,
     IceServer,
+    Observation,
     Pose,
     PromptFrames,
     Record,
@@ -101,6 +102,10 @@ def _held(sequence: int, name: str) -> ControllerState:
     return ControllerState(sequence, 16.5 * sequence, axes, sum(1 << bit for bit in pressed))
 
 
+_OBSERVATION: Final = Observation(
+    Pose((1.0, 1.6, -2.0)), 2, 1, bytes(range(6)), b"\x00\x00\xe8\x03", 0.001, True
+)
+
 VALID: Final[Mapping[str, Mapping[str, Record]]] = {
     "client": {
         "hello": c.Hello(
@@ -127,6 +132,7 @@ VALID: Final[Mapping[str, Mapping[str, Record]]] = {
         "frame_shown": c.FrameShown(7, 1300.25, 1310.5, -5.5, 16.68),
         "frame_shown_smallest": c.FrameShown(8, 1300.25, 1310.5),
         "credit": c.Credit(2),
+        "observe": c.Observe(_OBSERVATION),
         "stats": c.StatsRequest(),
         "request_control": c.RequestControl(),
         "hand_over": c.HandOver(),
@@ -195,6 +201,7 @@ VALID: Final[Mapping[str, Mapping[str, Record]]] = {
         "open": w.OpenSession("s-1", "zoo", 5, b"\x01\x02", _FRAMES),
         "open_smallest": w.OpenSession("s-1"),
         "input": w.SessionInput("s-1", _STATE, 10.0),
+        "observation": w.SessionObservation("s-1", _OBSERVATION),
         "restart": w.RestartSession("s-1", "city", 6, _FRAMES),
         "close": w.CloseSession("s-1"),
         "frame_ack": w.FrameAck("s-1", 7),
@@ -271,6 +278,17 @@ _INVALID: Final[Mapping[str, Mapping[str, object]]] = {
             "part": 0,
             "parts": 1,
             "data": "text",
+        },
+        "observe_depth_scale": {
+            "type": "observe",
+            "observation": {
+                "camera": {},
+                "width": 2,
+                "height": 1,
+                "rgb": bytes(6),
+                "depth": bytes(4),
+                "depth_scale": 0.0,
+            },
         },
         "credit_too_much": {"type": "credit", "frames": 9},
         "ping_without_time": {"type": "ping"},

@@ -56,6 +56,7 @@ _PARTS: Final = (
     types.Seats,
     types.IceServer,
     types.FrameHeader,
+    types.Observation,
     types.PromptFrames,
 )
 

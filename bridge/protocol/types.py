@@ -22,6 +22,8 @@ __all__ = [
     "MAX_HELLO",
     "MAX_INPUT",
     "MAX_PART",
+    "MAX_OBSERVATION",
+    "MAX_OBSERVED_PIXELS",
     "MAX_PART_MESSAGE",
     "MAX_PAYLOAD",
     "MAX_PROMPT_BYTES",
@@ -37,6 +39,7 @@ __all__ = [
     "ControllerState",
     "FrameHeader",
     "IceServer",
+    "Observation",
     "Pose",
     "PromptFrames",
     "Role",
@@ -56,6 +59,8 @@ MAX_INPUT: Final = 4 * 1024
 MAX_CLIENT_MESSAGE: Final = 64 * 1024
 MAX_PART: Final = 256 * 1024  # bytes of a file that one `prompt_frame` carries
 MAX_PART_MESSAGE: Final = MAX_PART + 1024
+MAX_OBSERVED_PIXELS: Final = 384 * 640  # of an engine's frame: 5 bytes each
+MAX_OBSERVATION: Final = 5 * MAX_OBSERVED_PIXELS + 1024
 MAX_PROMPT_BYTES: Final = 8 * 1024 * 1024  # all prompt frames of one start, as files
 MAX_SERVER_MESSAGE: Final = 8 * 1024 * 1024
 MAX_SAVED_SESSION: Final = 16 * 1024 * 1024
@@ -212,7 +217,10 @@ class WorldSpec(Record, frozen=True):
     conditionings: Annotated[
         tuple[Name, ...],
         Meta(max_length=16),
-        about("what the model receives besides its own tokens: `actions`, `camera`, `text`"),
+        about(
+            "what the model receives besides its own tokens: `actions`, `camera`, `text`, "
+            "`observations`"
+        ),
     ] = ()
     depth: Annotated[bool, about("whether frames can carry depth")] = False
 
@@ -289,6 +297,29 @@ class FrameHeader(Record, frozen=True):
         Annotated[int, Meta(ge=1, le=MAX_INT)],
         about("sessions that were stepped together with this one"),
     ] = 1
+
+
+class Observation(Record, frozen=True):
+    """A frame that an engine rendered, with its depth; it joins the world's memory."""
+
+    camera: Annotated[Pose, about("where it was rendered from, in the engine's coordinates")]
+    width: Side
+    height: Side
+    rgb: Annotated[bytes, about("uint8 [height, width, 3]")]
+    depth: Annotated[
+        bytes,
+        about("uint16 little-endian [height, width]; metres along the view's axis are value * "
+              "`depth_scale`; 0: nothing was rendered here, so the world draws it"),
+    ]  # fmt: skip
+    depth_scale: Annotated[float, Meta(ge=1e-6, le=10.0)]
+    fresh: Annotated[bool, about("forget first what the world has drawn so far")] = False
+
+    def __post_init__(self) -> None:
+        pixels = self.width * self.height
+        if pixels > MAX_OBSERVED_PIXELS:
+            raise ValueError(f"at most {MAX_OBSERVED_PIXELS} pixels")
+        if len(self.rgb) != 3 * pixels or len(self.depth) != 2 * pixels:
+            raise ValueError(f"{3 * pixels} bytes in `rgb` and {2 * pixels} in `depth`")
 
 
 class PromptFrames(Record, frozen=True):

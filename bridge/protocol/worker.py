@@ -15,6 +15,7 @@ from worldbridge.bridge.protocol.types import (
     FrameHeader,
     Milliseconds,
     Name,
+    Observation,
     PromptFrames,
     Record,
     Share,
@@ -37,6 +38,7 @@ __all__ = [
     "RestartSession",
     "SavedSession",
     "SessionInput",
+    "SessionObservation",
     "ShiftPhase",
     "Shutdown",
     "WorkerMessage",
@@ -71,6 +73,13 @@ class SessionInput(Record, frozen=True, tag_field="type", tag="input"):
         ControllerState, about("`sequence` and `pointer` count per session, over all connections")
     ]
     t_input: Annotated[Milliseconds, about("when the gateway received it")]
+
+
+class SessionObservation(Record, frozen=True, tag_field="type", tag="observation"):
+    """A frame of an engine for the memory of a session."""
+
+    session: Name
+    observation: Observation
 
 
 class RestartSession(Record, frozen=True, tag_field="type", tag="restart"):
@@ -180,6 +189,7 @@ class WorkerStats(Record, frozen=True, tag_field="type", tag="stats"):
 GatewayMessage = (
     OpenSession
     | SessionInput
+    | SessionObservation
     | RestartSession
     | CloseSession
     | FrameAck

@@ -19,7 +19,7 @@ from zmq.utils import z85
 
 from worldbridge.bridge.protocol import (
     MAX_CLIENT_MESSAGE,
-    MAX_PART_MESSAGE,
+    MAX_OBSERVATION,
     MAX_PAYLOAD,
     Buffer,
     Codec,
@@ -206,7 +206,7 @@ def server_options(keys: KeyPair | None) -> dict[int, int | bytes]:
         zmq.ROUTER_MANDATORY: 1,  # what cannot be delivered is an error, not lost
         zmq.ROUTER_HANDOVER: 1,  # chosen identities are refused: nobody plays under one
         zmq.RCVHWM: _MAX_RECEIVED,
-        zmq.MAXMSGSIZE: MAX_PART_MESSAGE + MAX_CLIENT_MESSAGE,
+        zmq.MAXMSGSIZE: MAX_OBSERVATION + MAX_CLIENT_MESSAGE,
     }
     if keys is not None:
         assert keys.secret is not None

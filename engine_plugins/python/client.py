@@ -26,7 +26,7 @@ from typing import Final
 import numpy as np
 import simplejpeg
 import websockets
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from worldbridge.bridge.media import LatestValue
 from worldbridge.bridge.media.encoder import raw_pixels
@@ -46,6 +46,7 @@ from worldbridge.bridge.protocol import (
     HandOver,
     Hello,
     Input,
+    Observe,
     Ping,
     Pong,
     Pose,
@@ -61,6 +62,7 @@ from worldbridge.bridge.protocol import (
 )
 from worldbridge.engine_plugins.python.faults import ConnectError, Interruption, final_fault
 from worldbridge.engine_plugins.python.links import Address, Link, open_link
+from worldbridge.engine_plugins.python.observations import observation_of
 from worldbridge.engine_plugins.python.player import Player
 from worldbridge.engine_plugins.python.prompt_frames import PromptFrames, as_files, in_parts
 from worldbridge.engine_plugins.python.timing import Arrival, ClockOffset
@@ -193,6 +195,16 @@ class Client:
         if self._writes.qsize() < MAX_QUEUED:  # while the network is behind, old controls are void
             self._send(Input(tuple(self._recent)))
         return state
+
+    def observe(self, rgb: ArrayLike, depth: ArrayLike, pose: Pose, fresh: bool = False) -> None:
+        """Give the world a frame that an engine rendered, once or with every frame.
+
+        rgb uint8 [height, width, 3] and depth in metres [height, width], 0 or infinity where
+        nothing was rendered: there the world continues the scene. `pose` is in the coordinates of
+        `steer(pose=...)`. `fresh` forgets first what the world has drawn so far. What the server
+        refuses is in `refusal`. Raises ValueError for arrays of other shapes.
+        """
+        self._send(Observe(observation_of(rgb, depth, pose, fresh)))
 
     def start(
         self,

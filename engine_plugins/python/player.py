@@ -14,6 +14,8 @@ from worldbridge.bridge.protocol import BridgeError, ControllerState, Event, Pos
 from worldbridge.engine_plugins.python.faults import Interruption
 
 if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
     from worldbridge.engine_plugins.python.client import Client, ReceivedFrame
 
 __all__ = ["Player"]
@@ -196,6 +198,10 @@ class Player:
     def plays(self) -> bool:
         """Whether this client has the controls."""
         return self._client.plays
+
+    def observe(self, rgb: ArrayLike, depth: ArrayLike, pose: Pose, fresh: bool = False) -> None:
+        """Give the world a frame that an engine rendered (see `Client.observe`)."""
+        self._on_loop(lambda: self._client.observe(rgb, depth, pose, fresh))
 
     def request_control(self) -> None:
         """Ask, as a spectator, for the controls."""

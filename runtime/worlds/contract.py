@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Controls",
+    "EngineFrame",
     "Pose",
     "Progress",
     "Synchronous",
@@ -62,6 +63,20 @@ class Controls:
     action: Action = NEUTRAL
     camera: Pose | None = None
     tag: object = None
+
+
+@dataclass(frozen=True, slots=True)
+class EngineFrame:
+    """A frame that an engine rendered, of any size.
+
+    `rgb` uint8 [3, h, w]; `nearness` float [h, w] in 1/m, 0 where nothing was rendered; `camera` in
+    the engine's coordinates; `fresh`: forget first what the world has drawn so far.
+    """
+
+    rgb: Tensor
+    nearness: Tensor
+    camera: Pose
+    fresh: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +154,13 @@ class WorldModel(ABC, Generic[S]):
         that makes frames ahead makes what failed again, with the same controls, when it is polled
         again.
         """
+
+    def observe(self, state: S, frame: EngineFrame) -> int:
+        """Let an engine's frame join a state's memory; return the number of points added.
+
+        Only for worlds whose spec has the conditioning `observations`.
+        """
+        raise NotImplementedError(f"{self.spec.name} takes no observations")
 
     @abstractmethod
     def save(self, state: S) -> bytes:

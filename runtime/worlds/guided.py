@@ -53,6 +53,7 @@ from worldbridge.runtime.process import one_thread
 from worldbridge.runtime.worlds.conditioning import Alignment, dead_reckoning
 from worldbridge.runtime.worlds.contract import (
     Controls,
+    EngineFrame,
     Progress,
     Synchronous,
     WorldFrame,
@@ -146,38 +147,28 @@ class GuidedWorld(Synchronous[GuidedState]):
         return self.tokenizer.decode(digits, active, guide, features)[1][0]
 
     @torch.inference_mode()
-    def observe(
-        self,
-        state: GuidedState,
-        rgb: Tensor,
-        nearness: Tensor,
-        pose: Pose,
-        known: Tensor | None = None,
-    ) -> int:
+    def observe(self, state: GuidedState, frame: EngineFrame) -> int:
         """Let an engine's own frame join the memory, and draw what neither of them knows there.
 
-        The engine wins where both know a point. rgb uint8 [3, h, w] and nearness float [h, w] in
-        1/m, of any size; pose in the engine's coordinates; known bool [h, w], where the engine
-        draws something (None: everywhere). Returns the number of points added.
+        The engine wins where both know a point. The player stays where they are. Returns the number
+        of points added.
 
         Raises MemoryInputError for a pose or a frame that cannot be; nothing is changed then.
         """
-        if rgb.dim() != 3 or rgb.shape[1:] != nearness.shape:
+        if frame.rgb.dim() != 3 or frame.rgb.shape[1:] != frame.nearness.shape:
             raise MemoryInputError(
                 "colour and depth of an engine's frame differ in size",
                 expected="uint8 [3, h, w] and float [h, w]",
-                got=f"{list(rgb.shape)} and {list(nearness.shape)}",
+                got=f"{list(frame.rgb.shape)} and {list(frame.nearness.shape)}",
             )
         size = (self.config.height, self.config.width)
-        near = F.interpolate(nearness[None, None].float(), size)[0, 0]
-        color = F.interpolate(rgb[None].float(), size, mode="bilinear", antialias=True)[0]
-        drawn = torch.ones(size, dtype=torch.bool)
-        if known is not None:
-            drawn = F.interpolate(known[None, None].float(), size)[0, 0] > 0.5
-        drawn &= near.isfinite() & (near > 0)
-        alignment = state.alignment or Alignment.of(state.pose, pose)
-        ours = alignment.apply(pose)
-        seen = state.memory.render(ours, ours.fov_y)
+        near = F.interpolate(frame.nearness[None, None].float(), size)[0, 0]
+        color = F.interpolate(frame.rgb[None].float(), size, mode="bilinear", antialias=True)[0]
+        drawn = near.isfinite() & (near > 0)
+        alignment = state.alignment or Alignment.of(state.pose, frame.camera)
+        ours = alignment.apply(frame.camera)
+        memory = SpatialMemory(MemoryConfig(*size, _POINTS)) if frame.fresh else state.memory
+        seen = memory.render(ours, ours.fov_y)
         pixels = color.round().clamp(0, 255).byte().permute(1, 2, 0)
         guide = Guide(
             torch.where(drawn[..., None], pixels, seen.rgb),
@@ -185,7 +176,12 @@ class GuidedWorld(Synchronous[GuidedState]):
             drawn | seen.mask,
             seen.age,
         )
-        return self._show(state, ours, alignment, guide, drawn | ~seen.mask)[2]
+        if frame.fresh:
+            state.memory, state.saved = memory, None
+        pose, previous = state.pose, state.previous
+        points = self._show(state, ours, alignment, guide, drawn | ~seen.mask)[2]
+        state.pose, state.previous = pose, previous
+        return points
 
     # -- one frame ------------------------------------------------------------------------------
 
@@ -432,7 +428,7 @@ def _spec(manifest: dict[str, Any]) -> WorldSpec:
         frames_per_latent=1,
         themes=tuple(PLAIN_THEMES),
         action_schema=control_specs(limits.ACTION_NAMES),
-        conditionings=("actions", "camera"),
+        conditionings=("actions", "camera", "observations"),
         context_latents=1,
         kind="autoregressive",
         max_prompt_frames=1,

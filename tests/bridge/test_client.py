@@ -21,11 +21,19 @@ from websockets import Headers, InvalidStatus, Response
 
 from tests.bridge.conftest import Rig, RigMaker, eventually
 from tests.support.fake_worker import SPEC
-from worldbridge.bridge.protocol import BridgeError, FrameHeader, OpenSession, Pose, RestartSession
+from worldbridge.bridge.protocol import (
+    MAX_OBSERVED_PIXELS,
+    BridgeError,
+    FrameHeader,
+    OpenSession,
+    Pose,
+    RestartSession,
+)
 from worldbridge.engine_plugins.python import ConnectError, connect, profile
 from worldbridge.engine_plugins.python.client import controller_axes
 from worldbridge.engine_plugins.python.faults import final_fault
 from worldbridge.engine_plugins.python.links import session_url
+from worldbridge.engine_plugins.python.observations import observation_of
 from worldbridge.engine_plugins.python.profile import scripted_track
 from worldbridge.engine_plugins.python.timing import (
     SPANS,
@@ -391,3 +399,20 @@ def test_axes_may_be_numpy_and_a_little_too_long() -> None:
     for wrong in ((0.0, 0.0), (float("nan"), 0.0, 0.0, 0.0)):
         with pytest.raises(ValueError, match="expected axes of four numbers"):
             controller_axes(wrong)
+
+
+def test_a_rendered_frame_as_it_is_sent() -> None:
+    rgb = np.arange(2 * 3 * 3, dtype=np.uint8).reshape(2, 3, 3)
+    depth = [[1.0, 2.0, 4.0], [0.0, np.inf, np.nan]]
+    sent = observation_of(rgb, depth, Pose(), fresh=True)
+    assert (sent.width, sent.height, sent.rgb, sent.fresh) == (3, 2, rgb.tobytes(), True)
+    metres = np.frombuffer(sent.depth, "<u2").reshape(2, 3) * sent.depth_scale
+    assert np.allclose(metres, [[1.0, 2.0, 4.0], [0, 0, 0]], atol=1e-4)
+    large = observation_of(
+        np.zeros((1080, 1920, 3), np.uint8), np.ones((1080, 1920)), Pose(), False
+    )
+    assert large.width * large.height <= MAX_OBSERVED_PIXELS and large.width == 640
+    with pytest.raises(ValueError, match="depth of the size of rgb"):
+        observation_of(rgb, np.ones((3, 2)), Pose(), False)
+    with pytest.raises(ValueError, match="uint8"):
+        observation_of(np.zeros((2, 3, 4), np.uint8), np.ones((2, 3)), Pose(), False)

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from tests.models.guided.test_world_training import NET, SMALL
-from tests.support.server import serving
+from tests.support.server import Server, serving
 from worldbridge.bridge.protocol import Pose
 from worldbridge.engine_plugins.python import connect
 from worldbridge.models.guided.checkpoint import save_guided_world
@@ -19,6 +19,42 @@ from worldbridge.models.guided.tokenizer import GuidedTokenizer
 from worldbridge.models.transformer import VideoTransformer
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
+
+
+async def test_an_engines_frame_is_shown_where_it_was_rendered(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    folder = tmp_path / "world"
+    save_guided_world(
+        folder, GuidedTokenizer(replace(SMALL, height=64, width=96)), VideoTransformer(NET)
+    )
+    red = np.zeros((40, 60, 3), np.uint8)
+    red[..., 0] = 220
+    depth = np.full((40, 60), 2.0)
+    depth[:, :20] = np.inf
+    pose = Pose((7.0, 1.6, 7.0))
+    with serving(tmp_path / "log", "--world", str(folder), "--seats", "1") as server:
+        async with connect(server.url, theme="zoo", seed=1) as client, asyncio.timeout(240):
+            await client.frame()
+            client.observe(red, depth, pose, fresh=True)
+            for _ in range(2000):
+                client.steer(pose=pose)
+                right = (await client.frame()).rgb()[8:-8, 40:-4].astype(int)
+                if right[..., 0].min() > 150 and right[..., 1:].max() < 90:
+                    break
+            else:
+                raise AssertionError("the engine's frame was not shown")
+            assert client.refusal is None
+
+
+async def test_a_world_without_memory_refuses_an_engines_frame(procedural: Server) -> None:
+    async with connect(procedural.url) as client, asyncio.timeout(120):
+        await client.frame()
+        client.observe(np.zeros((8, 8, 3), np.uint8), np.ones((8, 8)), Pose())
+        while client.refusal is None:
+            await client.frame()
+        assert client.refusal.code == "unsupported"
+        assert "observations" in client.refusal.expected
+        await client.frame()
 
 
 async def test_a_client_leads_the_camera_of_a_world_with_memory(tmp_path: Path) -> None:

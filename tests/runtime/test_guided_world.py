@@ -19,7 +19,13 @@ from worldbridge.models.spatial_memory import Guide, MemoryConfig, MemoryInputEr
 from worldbridge.models.transformer import VideoTransformer
 from worldbridge.runtime.config import WorkerConfig
 from worldbridge.runtime.errors import DamagedWeightsError, SnapshotError, UnknownThemeError
-from worldbridge.runtime.worlds.contract import Controls, WorldFrame, WorldStart, next_frames
+from worldbridge.runtime.worlds.contract import (
+    Controls,
+    EngineFrame,
+    WorldFrame,
+    WorldStart,
+    next_frames,
+)
 from worldbridge.runtime.worlds.guided import GuidedState, GuidedWorld, free_path, load_guided
 from worldbridge.runtime.worlds.registry import open_world, spec_of
 
@@ -161,15 +167,20 @@ def test_a_frame_of_an_engine_wins_and_what_it_leaves_blank_is_drawn(world: Guid
     state = start(world)
     pose = Pose((7.0, 1.6, 7.0))
     rgb = torch.full((3, 32, 48), 200, dtype=torch.uint8)
-    known = torch.zeros(32, 48, dtype=torch.bool)
-    known[:, :24] = True
-    assert world.observe(state, rgb, torch.full((32, 48), 0.5), pose, known) > 0
+    nearness = torch.zeros(32, 48)
+    nearness[:, :24] = 0.5
+    assert world.observe(state, EngineFrame(rgb, nearness, pose)) > 0
     seen = state.memory.render(state.pose, state.pose.fov_y)
     assert bool((seen.rgb[:, :47] == 200).all())
     assert bool((seen.nearness[:, :47] - 0.5).abs().max() < 1e-3)
     assert bool(seen.mask.all())
     with pytest.raises(MemoryInputError, match="differ in size"):
-        world.observe(state, rgb, torch.zeros(5, 5), pose)
+        world.observe(state, EngineFrame(rgb, torch.zeros(5, 5), pose))
+    before = state.pose
+    moved = Pose((8.0, 1.6, 7.0))
+    world.observe(state, EngineFrame(rgb, nearness, moved, fresh=True))
+    assert state.pose == before, "the player stays"
+    assert len(state.memory) <= 64 * 96, "the world of before is forgotten"
 
 
 def test_walls_stop_people(world: GuidedWorld) -> None:
@@ -183,7 +194,7 @@ def test_walls_stop_people(world: GuidedWorld) -> None:
 
 
 def test_a_folder_is_served_by_its_path(folder: Path, tmp_path: Path) -> None:
-    assert spec_of(folder).conditionings == ("actions", "camera")
+    assert spec_of(folder).conditionings == ("actions", "camera", "observations")
     assert isinstance(open_world(WorkerConfig(world=str(folder))), GuidedWorld)
     damaged = tmp_path / "damaged"
     damaged.mkdir()

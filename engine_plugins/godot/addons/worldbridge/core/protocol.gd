@@ -11,10 +11,10 @@ const MAX_KEYS := 16
 const MAX_SERVER_MESSAGE := 8388608
 const MAX_CLIENT_MESSAGE := 65536
 const CLIENT_LIMITS: Dictionary[String, int] = {
-	"hello": 4096, "input": 4096, "prompt_frame": 263168,
+	"hello": 4096, "input": 4096, "observe": 1229824, "prompt_frame": 263168,
 }
 const CLIENT_CODES: Dictionary[String, String] = {
-	"input": "invalid_input", "prompt_frame": "bad_prompt_frame",
+	"input": "invalid_input", "observe": "invalid_input", "prompt_frame": "bad_prompt_frame",
 }
 
 static var _server := _server_messages()
@@ -342,6 +342,16 @@ static func _server_messages() -> Dictionary:
 	}
 
 
+static func _observation() -> Dictionary:
+	var camera := _pose()
+	camera["rotation"] = true
+	return _record({
+		"camera": camera, "width": _integer(1, 8192), "height": _integer(1, 8192),
+		"rgb": _rule("bytes", 0, 737280), "depth": _rule("bytes", 0, 491520),
+		"depth_scale": _number(1e-6, 10), "fresh": _or(_rule("flag"), false),
+	})
+
+
 static func _client_messages() -> Dictionary:
 	var name := _text(64)
 	var camera := _pose()
@@ -371,6 +381,7 @@ static func _client_messages() -> Dictionary:
 			"index": _integer(0, 8), "count": _integer(1, 9), "part": _integer(0, 31),
 			"parts": _integer(1, 32), "data": _rule("bytes", 0, 262144),
 		}),
+		"observe": _record({"observation": _observation()}),
 		"start": _record({
 			"theme": _optional(name), "seed": _optional(_integer(0)),
 			"prompt": _optional(_text()), "prompt_frames": _optional(_integer(0, 9)),
