@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import tempfile
@@ -20,7 +21,7 @@ from worldbridge.engine_plugins.python.timing import percentiles
 from worldbridge.errors import ConfigError, StartError
 from worldbridge.models.progress import Progress, silent
 
-__all__ = ["NAIVE", "bench_bridge"]
+__all__ = ["NAIVE", "bench_bridge", "gateway_with_source"]
 
 NAIVE: Final = "naive"
 _MODULES: Final = "worldbridge.benchmarks.bridge"
@@ -80,7 +81,8 @@ def bench_bridge(
         for fps in extent.rates:
             scene = {"walk": str(walk), "width": width, "height": height, "fps": fps}
             for name in names:
-                with _server(name, folder, scene) as (url, pid):
+                with _server(name, folder, scene) as (urls, pid):
+                    url = urls[TRANSPORTS[name].scheme]
                     for count in extent.viewers:
                         text = f"{name}, {fps:g} frames/s, viewers: {count}"
                         progress(text, len(runs) / total)
@@ -185,7 +187,9 @@ def _parsed(stream: IO[str], name: str) -> dict[str, Any]:
 
 
 @contextmanager
-def _running(module: str, *arguments: str, fds: Sequence[int] = ()) -> Iterator[_Process]:
+def _running(
+    module: str, *arguments: str, fds: Sequence[int] = (), stderr: IO[str] | None = None
+) -> Iterator[_Process]:
     """Run a module of this folder, or `worldbridge.bridge`, until the block ends."""
     name = module if module.startswith("worldbridge.") else f"{_MODULES}.{module}"
     # worldbridge.children ends it with us, whatever ends us
@@ -193,6 +197,7 @@ def _running(module: str, *arguments: str, fds: Sequence[int] = ()) -> Iterator[
         [sys.executable, "-m", "worldbridge.children", name, *arguments],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
+        stderr=stderr,
         text=True,
         env={**os.environ, "WORLDBRIDGE_PARENT": str(os.getpid())},
         pass_fds=fds,
@@ -206,23 +211,56 @@ def _running(module: str, *arguments: str, fds: Sequence[int] = ()) -> Iterator[
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+        for stream in (process.stdin, process.stdout):
+            assert stream is not None
+            stream.close()
 
 
 @contextmanager
-def _server(name: str, folder: Path, scene: dict[str, Any]) -> Iterator[tuple[str, int]]:
-    """Yield the address and the process id of the server that a transport needs."""
+def _server(name: str, folder: Path, scene: dict[str, Any]) -> Iterator[tuple[dict[str, str], int]]:
+    """Yield the addresses, by scheme, and the process id of the server of a transport."""
     if name == NAIVE:
         with _running("naive", json.dumps(scene)) as process:
-            yield f"tcp://127.0.0.1:{process.read()['port']}", process.pid
+            yield {"http": f"tcp://127.0.0.1:{process.read()['port']}"}, process.pid
         return
-    endpoint = f"ipc://{folder}/link"
+    with gateway_with_source(folder, scene) as served:
+        yield served
+
+
+@contextmanager
+def gateway_with_source(
+    folder: Path, scene: dict[str, Any], log: IO[str] | None = None, **config: Any
+) -> Iterator[tuple[dict[str, str], int]]:
+    """Run a gateway and the source of its frames; yield its addresses and its process id.
+
+    Args:
+        folder: for sockets.
+        scene: arguments of `source.play` but the endpoint.
+        log: what the gateway writes there instead of on standard error.
+        config: settings of the gateway.
+    """
+    endpoint, zmq_port = f"ipc://{folder}/link", _free_port()
     with ExitStack() as stack:
         reader, writer = os.pipe()
-        config = {"endpoint": endpoint, "port": 0, "ready_fd": writer, "log_level": "error"}
-        module = "worldbridge.bridge"
-        gateway = stack.enter_context(_running(module, json.dumps(config), fds=(writer,)))
+        settings = {
+            "endpoint": endpoint,
+            "port": 0,
+            "zmq_port": zmq_port,
+            "ready_fd": writer,
+            "log_level": "error",
+            **config,
+        }
+        module, text = "worldbridge.bridge", json.dumps(settings)
+        gateway = stack.enter_context(_running(module, text, fds=(writer,), stderr=log))
         os.close(writer)
         with os.fdopen(reader) as pipe:
             address = _parsed(pipe, "gateway")
         stack.enter_context(_running("source", json.dumps({"endpoint": endpoint, **scene})))
-        yield address["url"], gateway.pid
+        yield {"http": address["url"], "tcp": f"tcp://127.0.0.1:{zmq_port}"}, gateway.pid
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

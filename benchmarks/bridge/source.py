@@ -95,7 +95,8 @@ class _Session:
 
 
 class _Source:
-    def __init__(self, endpoint: str, spec: WorldSpec, walk: NDArray[np.uint8]) -> None:
+    def __init__(self, endpoint: str, spec: WorldSpec, walk: NDArray[np.uint8], seats: int) -> None:
+        self._seats = seats
         self._spec = spec
         self._walk = walk
         self._order = forth_and_back(len(walk))
@@ -107,7 +108,7 @@ class _Source:
         self._stopped = False
 
     def run(self) -> None:
-        self._send(Ready(self._spec, 1))
+        self._send(Ready(self._spec, self._seats))
         due = now_ms()
         while not self._stopped:
             while self._socket.poll(max(0, math.ceil(due - now_ms()))):
@@ -154,9 +155,10 @@ class _Source:
         session.unacked += 1
 
 
-def play(endpoint: str, walk: str, width: int, height: int, fps: float) -> None:
+def play(endpoint: str, walk: str, width: int, height: int, fps: float, seats: int = 1) -> None:
     """Serve the recorded walk at `fps` until the gateway says that it ends."""
-    _Source(endpoint, bench_spec(width, height, fps), read_walk(Path(walk), width, height)).run()
+    spec, frames = bench_spec(width, height, fps), read_walk(Path(walk), width, height)
+    _Source(endpoint, spec, frames, seats).run()
 
 
 if __name__ == "__main__":

@@ -20,6 +20,8 @@ from types import MappingProxyType
 from typing import Any, Final
 from urllib.parse import urlsplit
 
+import zmq
+import zmq.asyncio
 from aiortc import RTCConfiguration, RTCPeerConnection, RTCRtpReceiver, RTCSessionDescription
 from aiortc.rtp import RtpPacket
 from websockets.asyncio.client import ClientConnection, connect
@@ -32,6 +34,7 @@ from worldbridge.bridge.protocol import (
     Bye,
     ClientMessage,
     ControllerState,
+    Credit,
     Error,
     Frame,
     FrameHeader,
@@ -48,18 +51,25 @@ from worldbridge.bridge.protocol import (
     encode,
 )
 from worldbridge.bridge.transports.aiortc_internals import configure_aiortc
+from worldbridge.bridge.transports.zeromq import client_options, from_parts
 from worldbridge.clock import now_ms
 
 __all__ = ["TRANSPORTS", "Viewer", "watch"]
 
 PATIENCE_S: Final = 30.0
 INPUTS_PER_S: Final = 60
+CREDIT: Final = 2  # frames that may be on their way
 _PING_EVERY: Final = 30  # inputs
 _REMEMBERED: Final = 256
 
 
 class Viewer(ABC):
-    """One receiver of frames. `seen` is called for every frame, with times in ms of one clock."""
+    """One receiver of frames. `seen` is called for every frame, with times in ms of one clock.
+
+    `scheme` says which address of the server it takes.
+    """
+
+    scheme = "http"
 
     def __init__(self, url: str, role: Role, session: str | None) -> None:
         self.url = url
@@ -88,26 +98,33 @@ class Viewer(ABC):
 # --- through the gateway -----------------------------------------------------------------------
 
 
-class WebSocketViewer(Viewer):
-    """Frames in WebSocket messages. Players send controls 60 times per second."""
+class GatewayViewer(Viewer):
+    """Speaks the protocol over any socket. Players send controls 60 times per second."""
 
-    transports: tuple[str, ...] = ("websocket",)
-    codecs: tuple[str, ...] = ("jpeg",)
+    transports: tuple[str, ...]
+    codecs: tuple[str, ...]
 
     async def open(self) -> None:
-        parts = urlsplit(self.url)
-        self._socket: ClientConnection = await connect(
-            f"ws://{parts.netloc}/session",
-            compression=None,
-            proxy=None,
-            max_size=MAX_SERVER_MESSAGE,
-            ping_interval=None,
-        )
+        await self._connect()
         self._answers: asyncio.Queue[Answer] = asyncio.Queue()
         self._playing = asyncio.Event()
         self._tasks = [asyncio.create_task(work()) for work in (self._read, self._steer)]
         await self._send(self._hello())
         await self._until(self._playing)
+
+    @abstractmethod
+    async def _connect(self) -> None: ...
+
+    @abstractmethod
+    async def _send(self, message: ClientMessage) -> None: ...
+
+    @abstractmethod
+    async def _receive(self) -> tuple[ServerMessage, float]:
+        """Return the next message, and the ms at which it was there."""
+
+    @abstractmethod
+    def kill(self) -> None:
+        """End without goodbye, as a client that crashed."""
 
     def _hello(self) -> Hello:
         return Hello("bench", self.role, self.transports, self.codecs, session=self.session)
@@ -125,15 +142,9 @@ class WebSocketViewer(Viewer):
             self._tasks[0].result()
         raise TimeoutError(f"no answer within {PATIENCE_S:g} s")
 
-    async def _send(self, message: ClientMessage) -> None:
-        await self._socket.send(encode(message))
-
     async def _read(self) -> None:
         while True:
-            data = await self._socket.recv()
-            received = now_ms()
-            assert isinstance(data, bytes)
-            await self._handle(decode_server(data), received)
+            await self._handle(*await self._receive())
 
     async def _handle(self, message: ServerMessage, received: float) -> None:
         match message:
@@ -158,12 +169,94 @@ class WebSocketViewer(Viewer):
                 await self._send(Input((ControllerState(number, now_ms()),)))
             await asyncio.sleep(1 / INPUTS_PER_S)
 
-    async def close(self) -> None:
-        await self._send(Bye())
+    async def _stop(self) -> None:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+
+
+class WebSocketViewer(GatewayViewer):
+    """JPEG frames in WebSocket messages."""
+
+    transports = ("websocket",)
+    codecs = ("jpeg",)
+
+    async def _connect(self) -> None:
+        parts = urlsplit(self.url)
+        self._socket: ClientConnection = await connect(
+            f"ws://{parts.netloc}/session",
+            compression=None,
+            proxy=None,
+            max_size=MAX_SERVER_MESSAGE,
+            ping_interval=None,
+            open_timeout=PATIENCE_S,
+        )
+
+    async def _send(self, message: ClientMessage) -> None:
+        await self._socket.send(encode(message))
+
+    async def _receive(self) -> tuple[ServerMessage, float]:
+        data = await self._socket.recv()
+        received = now_ms()
+        assert isinstance(data, bytes)
+        return decode_server(data), received
+
+    def kill(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        self._socket.transport.abort()
+
+    async def close(self) -> None:
+        await self._send(Bye())
+        await self._stop()
         await self._socket.close()
+
+
+class ZeroMqViewer(GatewayViewer):
+    """Frames as they are, by ZeroMQ with credit for two."""
+
+    scheme = "tcp"
+    transports = ("zeromq",)
+    codecs = ("i420",)
+
+    async def _connect(self) -> None:
+        self._context: zmq.asyncio.Context = zmq.asyncio.Context()
+        self._dealer = self._context.socket(zmq.DEALER)
+        for option, value in client_options(None, None).items():
+            self._dealer.setsockopt(option, value)
+        self._dealer.connect(self.url)
+
+    async def _send(self, message: ClientMessage) -> None:
+        await self._dealer.send(encode(message))
+
+    async def _receive(self) -> tuple[ServerMessage, float]:
+        parts = await self._dealer.recv_multipart()
+        received = now_ms()
+        return from_parts(parts), received
+
+    async def _handle(self, message: ServerMessage, received: float) -> None:
+        await super()._handle(message, received)
+        match message:
+            case Welcome():
+                await self._send(Credit(CREDIT))
+            case Frame():
+                await self._send(Credit(1))
+
+    def kill(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        self._context.destroy(linger=0)
+
+    async def close(self) -> None:
+        await self._send(Bye())
+        await self._stop()
+        self._context.destroy(linger=200)
+
+
+class ZeroMqRgbViewer(ZeroMqViewer):
+    """The same, with colours converted by the gateway."""
+
+    codecs = ("rgb",)
 
 
 class PacketWatch:

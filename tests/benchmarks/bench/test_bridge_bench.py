@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from worldbridge.benchmarks.bridge.bench import bench_bridge
 from worldbridge.benchmarks.bridge.source import forth_and_back
+from worldbridge.benchmarks.bridge.viewers import TRANSPORTS
 from worldbridge.cli import app
 from worldbridge.cli.bench_tables import bridge_table
 from worldbridge.errors import ConfigError
@@ -22,15 +23,15 @@ def test_every_transport_and_the_naive_way_are_measured() -> None:
     done = CliRunner().invoke(app, [*arguments, "--json"])
     assert done.exit_code == 0, done.output
     result = json.loads(done.stdout)
-    assert {"webrtc", "websocket_jpeg", "naive"} == {run["transport"] for run in result["runs"]}
-    for name in ("webrtc", "websocket_jpeg", "naive"):
+    assert {*TRANSPORTS} == {run["transport"] for run in result["runs"]}
+    for name in TRANSPORTS:
         case = result[name]
         ms = case["handed_to_received_ms"]
         assert 0 < ms["p50"] <= ms["p95"] <= ms["p99"] < 60_000
         assert case["fps"] == 30 and case["viewers"] == 2 and case["frames"] > 0
         assert case["server_cpu_percent"] > 0
         print(name, ms, case["frames_per_second_each"])
-    assert result["times_naive_p99"].keys() == {"webrtc", "websocket_jpeg"}
+    assert result["times_naive_p99"].keys() == TRANSPORTS.keys() - {"naive"}
     assert result["environment"]["processor"]
     assert bridge_table(result) is not None
 
