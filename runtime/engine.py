@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from worldbridge.bridge.protocol import (
+    DEPTH_SCALE,
     CloseSession,
     Failed,
     FrameAck,
@@ -27,6 +28,7 @@ from worldbridge.bridge.protocol import (
     PromptFrames,
     RestartSession,
     SavedSession,
+    SessionDepth,
     SessionInput,
     SessionObservation,
     ShiftPhase,
@@ -117,6 +119,8 @@ class Engine:
                 session.latch.offer(message.state, message.t_input, now_ms)
             case SessionObservation():
                 self._observe(session, message.observation)
+            case SessionDepth():
+                session.depth = message.wanted
             case FrameAck():
                 return [*session.box.acked(message.frame)]
             case ShiftPhase():
@@ -191,7 +195,10 @@ class Engine:
 
     def _submit(self, sessions: Sequence[Session], now_ms: float) -> None:
         latched = [session.latch.take(now_ms) for session in sessions]
-        controls = [Controls(x.action, x.pose, _Tag(x, now_ms)) for x in latched]
+        controls = [
+            Controls(x.action, x.pose, _Tag(x, now_ms), session.depth)
+            for session, x in zip(sessions, latched, strict=True)
+        ]
         self._world.submit([session.state for session in sessions], controls)
 
     def poll(self) -> list[WorkerMessage]:
@@ -229,6 +236,8 @@ class Engine:
         )
         self._count(header)
         session.record(latched.action, frame.pose)
+        if session.depth and frame.depth is not None:
+            return session.box.put(header, frame.i420 + _steps(frame.depth), DEPTH_SCALE)
         return session.box.put(header, frame.i420)
 
     def _count(self, header: FrameHeader) -> None:
@@ -292,6 +301,14 @@ class Engine:
     def _forget(self, session: str) -> None:
         self._snapshot_due_ms.pop(session, None)
         self._sessions.pop(session, None)
+
+
+def _steps(depth: bytes) -> bytes:
+    """Return metres, float32, as uint16 steps of `DEPTH_SCALE`; 0 for what is beyond them."""
+    steps = np.rint(np.frombuffer(depth, np.float32) / np.float32(DEPTH_SCALE))
+    steps[~((steps >= 0) & (steps <= 65_535))] = 0
+    data: bytes = steps.astype("<u2").tobytes()
+    return data
 
 
 def _pixels(prompt_frames: PromptFrames | None) -> torch.Tensor | None:

@@ -30,13 +30,15 @@ class FrameOutbox:
     def __init__(self, session: str, dropped: int = 0) -> None:
         self._session = session
         self._unacked: deque[int] = deque()
-        self._waiting: tuple[FrameHeader, bytes] | None = None
+        self._waiting: RawFrame | None = None
         self.dropped = dropped
 
-    def put(self, header: FrameHeader, payload: bytes) -> list[RawFrame]:
+    def put(
+        self, header: FrameHeader, payload: bytes, depth_scale: float | None = None
+    ) -> list[RawFrame]:
         """The frames to send now: this one, or none while the gateway has two to take."""
         self.clear()
-        self._waiting = header, payload
+        self._waiting = RawFrame(self._session, header, memoryview(payload), depth_scale)
         return self._send()
 
     def acked(self, frame: int) -> list[RawFrame]:
@@ -54,15 +56,17 @@ class FrameOutbox:
     def _send(self) -> list[RawFrame]:
         if self._waiting is None or len(self._unacked) >= FRAMES_IN_FLIGHT:
             return []
-        header, payload = self._waiting
-        self._waiting = None
-        self._unacked.append(header.frame)
-        return [RawFrame(self._session, header.replace(dropped=self.dropped), memoryview(payload))]
+        frame, self._waiting = self._waiting, None
+        self._unacked.append(frame.header.frame)
+        return [frame.replace(header=frame.header.replace(dropped=self.dropped))]
 
 
 @dataclass(slots=True)
 class Session:
-    """`frame` numbers the next frame; it continues when the player restarts."""
+    """`frame` numbers the next frame; it continues when the player restarts.
+
+    `depth`: somebody wants the depth of its frames.
+    """
 
     id: str
     start: WorldStart
@@ -70,6 +74,7 @@ class Session:
     latch: ControlLatch
     box: FrameOutbox
     frame: int = 0
+    depth: bool = False
     pose: Pose = field(default_factory=Pose)
     log: deque[bytes] = field(default_factory=lambda: deque(maxlen=INPUT_LOG_FRAMES))
 

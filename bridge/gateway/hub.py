@@ -315,6 +315,7 @@ class Gateway:
         peer.choose_codec(hello)
         if peer.image_codec == "h264":
             peer.stream_video(bitrate_limits(self._config))
+        peer.wants_depth = hello.depth and world.depth
         if not peer.plays:
             self._check_spectators()
             session = self._to_watch(hello)

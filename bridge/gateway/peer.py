@@ -146,6 +146,7 @@ class Peer:
         self.codec: Codec = "jpeg"
         self.image_codec: Codec = "jpeg"  # of frames that do not travel as video
         self.codecs: tuple[str, ...] = ()
+        self.wants_depth = False
         self.upload = PromptUpload()
         self.rtc: RtcConnection | None = None
         self.negotiation: asyncio.Task[None] | None = None
@@ -210,9 +211,16 @@ class Peer:
             return self.image_codec
         return self.rtc.codec if self.rtc is not None and self.rtc_open else None
 
-    def show_image(self, header: FrameHeader, image: bytes, codec: Codec) -> None:
+    def show_image(
+        self,
+        header: FrameHeader,
+        image: bytes,
+        codec: Codec,
+        depth: tuple[bytes, float] | None = None,
+    ) -> None:
         """Send a frame by WebSocket or ZeroMQ, instead of one that still waits."""
-        self.outbox.put_frame(Frame(self._localised(header), image, codec))
+        plane, scale = depth if depth is not None and self.wants_depth else (None, None)
+        self.outbox.put_frame(Frame(self._localised(header), image, codec, plane, scale))
 
     def show_packet(self, header: FrameHeader, packet: VideoPacket, layer: str) -> None:
         """Send a frame of video, if the client can decode it."""

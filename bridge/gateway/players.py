@@ -117,6 +117,7 @@ class PlayerSession:
     saved: bytes | None = None
     started: bool = False
     opened: bool = False
+    depth: bool = False  # the worker was asked for it
     restoring: bool = False
     restart_due: bool = False
     restart_ms: float = -math.inf

@@ -38,6 +38,7 @@ from worldbridge.bridge.protocol import (
     SavedSession,
     Seat,
     Seats,
+    SessionDepth,
     SessionInput,
     SessionObservation,
     ShiftPhase,
@@ -157,6 +158,7 @@ class SessionManager:
         self._acquit(now)
         for each in self.sessions:
             self._send_waiting(each)
+            self._ask_for_depth(each)
         for session_id in self._seats.expired(now):
             session = self.sessions.get(session_id)
             if session is not None:
@@ -399,6 +401,14 @@ class SessionManager:
             self.link.send_counted(session.id, waiting)
             session.waiting_input = None
 
+    def _ask_for_depth(self, session: PlayerSession) -> None:
+        """Ask the worker for depth while somebody wants it, and only then."""
+        broadcaster = self._broadcasters.get(session.id)
+        wanted = broadcaster is not None and broadcaster.wants_depth
+        if session.opened and wanted != session.depth:
+            session.depth = wanted
+            self.link.send(SessionDepth(session.id, wanted))
+
     def _room(self, session: PlayerSession) -> bool:
         """Return whether the worker has taken enough to be sent more of this session."""
         return self.link.credit.untaken(session.id) < MAX_UNTAKEN
@@ -551,7 +561,7 @@ class SessionManager:
     def session_opened(self, message: Opened) -> None:
         session = self.sessions.get(message.session)
         if session is not None:
-            session.opened, session.restoring = True, False
+            session.opened, session.restoring, session.depth = True, False, False
             if session.restart_due:
                 self._restart(session)
             self._observer.notify(session)
@@ -588,6 +598,8 @@ class SessionManager:
         world, header = self.world, message.header
         assert world is not None
         expected = i420_bytes(world.width, world.height)
+        if message.depth_scale is not None:
+            expected += world.width * world.height * 2
         broadcaster = self._broadcasters.get(message.session)
         if broadcaster is None or len(message.payload) != expected:
             if broadcaster is not None:

@@ -22,7 +22,7 @@ from worldbridge.bridge.media.encoder import (
     raw_pixels,
 )
 from worldbridge.bridge.media.rate import BitrateLimits, RateController, frame_divisor
-from worldbridge.bridge.protocol import Codec, FrameHeader, RawFrame, WorldSpec
+from worldbridge.bridge.protocol import Codec, FrameHeader, RawFrame, WorldSpec, i420_bytes
 from worldbridge.clock import now_ms
 
 log = logging.getLogger(__name__)
@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 MOVE_DOWN: Final = 0.8  # of the full layer's bit rate: a spectator with less gets the reduced one
 MOVE_UP: Final = 1.1
 
+Depth: TypeAlias = tuple[bytes, float]  # uint16 [height, width], and metres per step
 Layer: TypeAlias = tuple[VideoCodec, Literal["full", "reduced"]]
 
 
@@ -53,7 +54,12 @@ class Viewer(Protocol):
         """Return whether it would get a frame late that is made now."""
         ...
 
-    def show_image(self, header: FrameHeader, image: bytes, codec: Codec) -> None: ...
+    @property
+    def wants_depth(self) -> bool: ...
+
+    def show_image(
+        self, header: FrameHeader, image: bytes, codec: Codec, depth: Depth | None
+    ) -> None: ...
     def show_packet(self, header: FrameHeader, packet: VideoPacket, layer: str) -> None: ...
 
 
@@ -77,6 +83,7 @@ class _Encoded:
     header: FrameHeader
     images: dict[Codec, bytes]
     packets: dict[Layer, VideoPacket]
+    depth: Depth | None
 
 
 class Broadcaster:
@@ -104,6 +111,10 @@ class Broadcaster:
     @property
     def dropped(self) -> int:
         return self._latest.dropped
+
+    @property
+    def wants_depth(self) -> bool:
+        return any(viewer.wants_depth for viewer in self.viewers)
 
     def offer(self, frame: RawFrame) -> None:
         replaced = self._latest.put(frame)
@@ -194,6 +205,7 @@ class Broadcaster:
 
     def _encode(self, frame: RawFrame, plan: _Plan) -> _Encoded:
         """Encode a frame in the encoding thread."""
+        frame, depth = self._split(frame)
         packets = {
             layer: self._encode_video(layer, rate, frame) for layer, rate in plan.layers.items()
         }
@@ -202,7 +214,15 @@ class Broadcaster:
         images = {codec: self._encode_image(codec, frame) for codec in plan.images}
         dropped = frame.header.dropped + self.dropped
         header = frame.header.replace(t_encoded=now_ms(), dropped=dropped)
-        return _Encoded(header, images, packets)
+        return _Encoded(header, images, packets, depth)
+
+    def _split(self, frame: RawFrame) -> tuple[RawFrame, Depth | None]:
+        """Return the frame without its depth, and that."""
+        if frame.depth_scale is None:
+            return frame, None
+        size = i420_bytes(self._spec.width, self._spec.height)
+        depth = bytes(frame.payload[size:]), frame.depth_scale
+        return frame.replace(payload=frame.payload[:size]), depth
 
     def _encode_image(self, codec: Codec, frame: RawFrame) -> bytes:
         if codec == "jpeg":
@@ -223,7 +243,7 @@ class Broadcaster:
         for viewer in list(self.viewers):
             wants = viewer.wants
             if wants in encoded.images:
-                viewer.show_image(encoded.header, encoded.images[wants], wants)
+                viewer.show_image(encoded.header, encoded.images[wants], wants, encoded.depth)
             elif wants in _VIDEO:
                 layer = self._layer(wants, viewer)
                 if layer in encoded.packets:

@@ -285,7 +285,10 @@ class Frame(Record, frozen=True, tag_field="type", tag="frame"):
     ] = None
     depth: Annotated[
         bytes | None,
-        about("uint16 little-endian [height, width]; metres are value * `depth_scale`"),
+        about(
+            "uint16 little-endian [height, width]; metres along the view's axis are value * "
+            "`depth_scale`; 0: the sky, or too far to say"
+        ),
     ] = None
     depth_scale: Annotated[float, Meta(gt=0.0, le=1e6)] | None = None
 

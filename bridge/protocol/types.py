@@ -17,6 +17,7 @@ from worldbridge.settings import MAX_PROMPT_FRAMES
 __all__ = [
     "AXES",
     "BUTTONS",
+    "DEPTH_SCALE",
     "MAX_CLIENT_MESSAGE",
     "MAX_CREDIT",
     "MAX_HELLO",
@@ -66,6 +67,7 @@ MAX_SERVER_MESSAGE: Final = 8 * 1024 * 1024
 MAX_SAVED_SESSION: Final = 16 * 1024 * 1024
 MAX_PAYLOAD: Final = 64 * 1024 * 1024
 MAX_CREDIT: Final = 8  # frames
+DEPTH_SCALE: Final = 0.001  # metres per step of a depth: 16 bits reach to 65 m
 
 STATES_PER_INPUT: Final = 4
 AXES: Final = 4

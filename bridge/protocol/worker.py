@@ -37,6 +37,7 @@ __all__ = [
     "Ready",
     "RestartSession",
     "SavedSession",
+    "SessionDepth",
     "SessionInput",
     "SessionObservation",
     "ShiftPhase",
@@ -80,6 +81,13 @@ class SessionObservation(Record, frozen=True, tag_field="type", tag="observation
 
     session: Name
     observation: Observation
+
+
+class SessionDepth(Record, frozen=True, tag_field="type", tag="depth"):
+    """Send depth with the session's frames from now on, or no more; at first none is sent."""
+
+    session: Name
+    wanted: bool
 
 
 class RestartSession(Record, frozen=True, tag_field="type", tag="restart"):
@@ -160,11 +168,15 @@ class Failed(Record, frozen=True, tag_field="type", tag="failed"):
 
 
 class RawFrame(Record, frozen=True, omit_defaults=True, tag_field="type", tag="frame"):
-    """A finished frame. `payload` is I420 (`i420_bytes` long); it travels in a second part."""
+    """A finished frame. `payload` is I420 (`i420_bytes` long); it travels in a second part.
+
+    With a `depth_scale` the depth follows in it: uint16 little-endian [height, width].
+    """
 
     session: Name
     header: FrameHeader
     payload: memoryview = NO_PAYLOAD
+    depth_scale: Annotated[float, Meta(gt=0.0, le=1e6)] | None = None
 
 
 class SavedSession(Record, frozen=True, omit_defaults=True, tag_field="type", tag="saved_session"):
@@ -190,6 +202,7 @@ GatewayMessage = (
     OpenSession
     | SessionInput
     | SessionObservation
+    | SessionDepth
     | RestartSession
     | CloseSession
     | FrameAck

@@ -18,8 +18,8 @@ import zmq.auth
 from zmq.utils import z85
 
 from worldbridge.bridge.protocol import (
+    CLIENT_LIMITS,
     MAX_CLIENT_MESSAGE,
-    MAX_OBSERVATION,
     MAX_PAYLOAD,
     Buffer,
     Codec,
@@ -55,7 +55,7 @@ _SILENT_MS: Final = 3_000  # without an answer to a heartbeat: the connection is
 _HANDSHAKE_MS: Final = 5_000
 _LINGER_MS: Final = 200
 _MAX_QUEUED: Final = 64  # messages of one connection; frames are limited by credit
-_MAX_RECEIVED: Final = 16
+_MAX_RECEIVED: Final = 8
 
 # --- messages ---------------------------------------------------------------------------------
 
@@ -206,7 +206,7 @@ def server_options(keys: KeyPair | None) -> dict[int, int | bytes]:
         zmq.ROUTER_MANDATORY: 1,  # what cannot be delivered is an error, not lost
         zmq.ROUTER_HANDOVER: 1,  # chosen identities are refused: nobody plays under one
         zmq.RCVHWM: _MAX_RECEIVED,
-        zmq.MAXMSGSIZE: MAX_OBSERVATION + MAX_CLIENT_MESSAGE,
+        zmq.MAXMSGSIZE: max(CLIENT_LIMITS.values()) + MAX_CLIENT_MESSAGE,
     }
     if keys is not None:
         assert keys.secret is not None

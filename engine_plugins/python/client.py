@@ -127,10 +127,24 @@ class ReceivedFrame:
     image: bytes
     received_ms: float
     codec: Codec = "jpeg"
+    steps: bytes | None = None
+    step_m: float | None = None
 
     def rgb(self) -> NDArray[np.uint8]:
         """Return the pixels, uint8 [height, width, 3]."""
         return decode(self.image, self.codec, self.header.width, self.header.height)
+
+    def depth(self) -> NDArray[np.float32] | None:
+        """Return the metres along the view's axis, float32 [height, width], inf in the sky.
+
+        None unless `connect(depth=True)` and the world has depth. It begins a few frames after
+        the connection.
+        """
+        if self.steps is None or self.step_m is None:
+            return None
+        steps = np.frombuffer(self.steps, "<u2").reshape(self.header.height, self.header.width)
+        metres = steps.astype(np.float32) * np.float32(self.step_m)
+        return np.where(steps == 0, np.float32(np.inf), metres)
 
 
 class Client:
@@ -359,9 +373,11 @@ class Client:
     def _handle(self, message: ServerMessage) -> None:
         received = self._heard_ms = now_ms()
         match message:
-            case Frame(header, image, codec) if image is not None:
+            case Frame(header, image, codec, steps, step_m) if image is not None:
                 self._resumed(header, received)
-                self._frames.put(ReceivedFrame(header, image, received, codec or "jpeg"))
+                self._frames.put(
+                    ReceivedFrame(header, image, received, codec or "jpeg", steps, step_m)
+                )
                 if self._address.is_zeromq:
                     self._send(Credit(1))
             case Pong(sent, server):
@@ -460,6 +476,7 @@ def connect(
     name: str = "python",
     prompt_frames: PromptFrames | None = None,
     codec: Codec | None = None,
+    depth: bool = False,
     key: str | Path | None = None,
     server_key: str | Path | None = None,
 ) -> Connection:
@@ -470,6 +487,7 @@ def connect(
     With `wait` a full server puts the player into its queue; `status` has the place in it.
     A lost connection is taken up again with growing pauses, in the same world if it still exists;
     `interruptions` says what was lost. A refusal of the server raises BridgeError from `frame`.
+    With `depth` frames carry it, if the world has it.
     At a tcp:// address (ZeroMQ) frames come in `codec`: `rgb` (the default), `bgra`, `i420` or
     `jpeg`. A server with keys needs `key`, the file of the client's pair, and `server_key`, the
     server's public key or the file of it.
@@ -478,7 +496,7 @@ def connect(
     files = () if prompt_frames is None else as_files(prompt_frames)
     start = Start(theme, seed, None, None if prompt_frames is None else len(files))
     role: Role = "spectator" if watch else "player"
-    hello = Hello(name, role, token=token, resume=resume, world=world, wait=wait)
+    hello = Hello(name, role, token=token, resume=resume, world=world, wait=wait, depth=depth)
     address = Address.of(url, key, server_key)
     if address.is_zeromq:
         hello = hello.replace(transports=("zeromq",), codecs=(codec or "rgb",))

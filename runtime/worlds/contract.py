@@ -57,12 +57,13 @@ class Controls:
 
     `action`: values in [-1, 1], in the order of the world's action schema; `camera`: the client's
     camera in its own coordinates, None from a client that sends none; `tag`: returned with the
-    frame that these controls produced.
+    frame that these controls produced; `depth`: the frame's depth is wanted, too.
     """
 
     action: Action = NEUTRAL
     camera: Pose | None = None
     tag: object = None
+    depth: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +87,8 @@ class WorldFrame:
     `i420`: height * width * 3 / 2 bytes; `pose`: the camera it was rendered from; `tag`: of the
     controls that it answers, None if they are unknown (a frame made again after a restart).
     `t_tokens` and `t_pixels`: when its tokens and its pixels were there, in milliseconds of
-    `worldbridge.clock.now_ms`. `depth`: float32 [H, W] in metres as bytes, from worlds that
-    have it.
+    `worldbridge.clock.now_ms`. `depth`: float32 [H, W] in metres along the view's axis as bytes,
+    if it was wanted and the world has it (`spec.depth`).
     """
 
     i420: bytes

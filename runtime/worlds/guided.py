@@ -195,7 +195,7 @@ class GuidedWorld(Synchronous[GuidedState]):
         seen = state.memory.render(pose, pose.fov_y)
         t_tokens, frame, _ = self._show(state, pose, alignment, mend_cracks(seen), ~seen.mask)
         i420 = rgb_to_i420(frame.rgb.permute(2, 0, 1))
-        depth = frame.nearness.reciprocal().numpy().tobytes()
+        depth = frame.nearness.reciprocal().numpy().tobytes() if controls.depth else None
         return WorldFrame(i420, pose, t_tokens, now_ms(), controls.tag, depth)
 
     def _show(
@@ -432,6 +432,7 @@ def _spec(manifest: dict[str, Any]) -> WorldSpec:
         context_latents=1,
         kind="autoregressive",
         max_prompt_frames=1,
+        depth=True,
     )
 
 

@@ -15,7 +15,6 @@ from worldbridge.models.procedural import (
     Scene,
     build_scene,
     camera_pose,
-    render,
     spawn,
     step_camera,
 )
@@ -25,6 +24,7 @@ from worldbridge.models.procedural.actions import (
     IMAGE_HEIGHT,
     IMAGE_WIDTH,
 )
+from worldbridge.models.procedural.render import render_rgbd
 from worldbridge.runtime.controls import control_specs
 from worldbridge.runtime.errors import BadPromptFrameError, SnapshotError, UnknownThemeError
 from worldbridge.runtime.frames.i420 import rgb_to_i420
@@ -62,6 +62,7 @@ def procedural_spec(fps: float = DEFAULT_FPS) -> WorldSpec:
         conditionings=("actions",),
         context_latents=0,
         kind="procedural",
+        depth=True,
     )
 
 
@@ -96,9 +97,11 @@ class ProceduralWorld(Synchronous[ProceduralState]):
         camera = step_camera(state.scene, state.camera, action.tolist())
         t_tokens = now_ms()
         with one_thread():
-            i420 = rgb_to_i420(render(state.scene, camera))
+            image, nearness = render_rgbd(state.scene, camera)
+            i420 = rgb_to_i420(image)
         state.camera = camera  # only now: a frame that failed has changed nothing
-        return WorldFrame(i420, Pose(*camera_pose(camera)), t_tokens, now_ms(), controls.tag)
+        depth = nearness.reciprocal().cpu().numpy().tobytes() if controls.depth else None
+        return WorldFrame(i420, Pose(*camera_pose(camera)), t_tokens, now_ms(), controls.tag, depth)
 
     def save(self, state: ProceduralState) -> bytes:
         theme, camera = THEMES.index(state.scene.theme), state.camera

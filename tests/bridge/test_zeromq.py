@@ -34,6 +34,7 @@ from worldbridge.bridge.protocol import (
     Pose,
     ProtocolError,
     ServerMessage,
+    SessionDepth,
     Start,
     Status,
     Welcome,
@@ -311,6 +312,38 @@ async def test_a_slow_client_gets_no_old_frames_and_slows_no_other(rig: Rig) -> 
     late_ms = 150  # what a loaded machine adds
     assert max(ages[1:]) < pause_s * 1000 + 1000 / 60 + late_ms
     assert rates[1] > 0.6 * rates[0]
+
+
+# --- depth ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("transport", ["zeromq", "url"])
+async def test_depth_comes_to_who_asks_for_it_and_only_while_someone_does(
+    rig: Rig, transport: str
+) -> None:
+    worker = await rig.worker(spec=SPEC.replace(depth=True))
+    async with connect(rig.zeromq) as player:
+        assert (await player.frame()).depth() is None
+        async with connect(getattr(rig, transport), watch=True, depth=True) as watcher:
+            while (metres := (await watcher.frame()).depth()) is None:
+                pass
+            assert metres.shape == (SPEC.height, SPEC.width) and metres.dtype == np.float32
+            assert np.isinf(metres[:, 0]).all()
+            np.testing.assert_allclose(metres[5, 1:], np.arange(1, SPEC.width) / 100, rtol=1e-5)
+            assert (await player.frame()).depth() is None
+        await eventually(lambda: len(worker.of(SessionDepth)) == 2)
+        asked = [m.wanted for m in worker.of(SessionDepth) if isinstance(m, SessionDepth)]
+        assert asked == [True, False]
+        before = (await player.frame()).header.frame
+        while (await player.frame()).header.frame < before + 3:
+            pass  # frames go on
+
+
+async def test_a_world_without_depth_sends_none(rig: Rig) -> None:
+    worker = await rig.worker()
+    async with connect(rig.zeromq, depth=True) as client:
+        assert (await client.frame()).depth() is None
+    assert not worker.of(SessionDepth)
 
 
 # --- what is refused --------------------------------------------------------------------------

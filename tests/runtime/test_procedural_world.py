@@ -8,7 +8,15 @@ import pytest
 import torch
 
 from tests.support.worlds import advance
-from worldbridge.bridge.protocol import Pose, i420_bytes
+from worldbridge.bridge.protocol import (
+    FrameAck,
+    OpenSession,
+    Pose,
+    RawFrame,
+    SessionDepth,
+    i420_bytes,
+)
+from worldbridge.runtime.engine import Engine
 from worldbridge.runtime.errors import SnapshotError, UnknownThemeError
 from worldbridge.runtime.worlds.contract import Controls, WorldFrame, WorldModel, WorldStart
 from worldbridge.runtime.worlds.procedural import ProceduralState, ProceduralWorld, procedural_spec
@@ -120,3 +128,28 @@ def test_every_theme_is_listed_and_opens(world: ProceduralWorld) -> None:
     world.prepare(lambda stage, share: told.append((stage, share)))
     assert [share for _, share in told] == [0.0, 0.2, 0.4, 0.6, 0.8]
     assert len(procedural_spec().themes) == 5
+
+
+def test_frames_carry_depth_while_somebody_wants_it(world: ProceduralWorld) -> None:
+    engine = Engine(world, seats=1, pick_seed=lambda: 1, clock=lambda: 0.0)
+    engine.receive(OpenSession("s", "city", 3), 0.0)
+    size = i420_bytes(512, 320)
+
+    def frame() -> RawFrame:
+        (found,) = [m for m in engine.step(0.0) if isinstance(m, RawFrame)]
+        engine.receive(FrameAck("s", found.header.frame), 0.0)
+        return found
+
+    plain = frame()
+    assert (len(plain.payload), plain.depth_scale) == (size, None)
+    engine.receive(SessionDepth("s", True), 0.0)
+    deep = frame()
+    assert deep.depth_scale == 0.001
+    assert bytes(deep.payload[:size]) == bytes(plain.payload), "nobody moved"
+    metres = np.frombuffer(deep.payload[size:], "<u2").reshape(320, 512) * deep.depth_scale
+    assert (metres[0] == 0).any(), "the sky is too far to say"
+    # The floor: 1.6 m below the eye, at the angle of the lowest row.
+    floor = 1.6 / math.tan(math.radians(25)) * 160 / 159.5
+    assert abs(np.median(metres[-1]) - floor) < 0.1
+    engine.receive(SessionDepth("s", False), 0.0)
+    assert frame().depth_scale is None

@@ -26,6 +26,7 @@ from worldbridge.bridge.protocol import (
     Ready,
     RestartSession,
     SavedSession,
+    SessionDepth,
     SessionInput,
     WorkerMessage,
     WorkerPing,
@@ -62,12 +63,19 @@ def moving_frame(frame: int, spec: WorldSpec = SPEC) -> bytes:
     return y.tobytes() + bytes([100]) * half + bytes([150]) * half
 
 
+def flat_depth(spec: WorldSpec = SPEC) -> bytes:
+    """Depth, uint16 mm: column 0 is sky, column n is n cm away."""
+    steps = np.arange(spec.width, dtype="<u2") * 10
+    return np.broadcast_to(steps, (spec.height, spec.width)).tobytes()
+
+
 @dataclass(slots=True)
 class _World:
     frame: int = 0
     newest: ControllerState | None = None
     t_input: float = 0.0
     unacked: int = 0
+    depth: bool = False
 
 
 class FakeWorker:
@@ -127,6 +135,8 @@ class FakeWorker:
             case SessionInput(session, state, t_input) if session in self.worlds:
                 world = self.worlds[session]
                 world.newest, world.t_input = state, t_input
+            case SessionDepth(session, wanted) if session in self.worlds:
+                self.worlds[session].depth = wanted
             case FrameAck(session) if session in self.worlds:
                 self.worlds[session].unacked -= 1
             case RestartSession(session):
@@ -164,7 +174,10 @@ class FakeWorker:
             camera=Pose(position=(float(world.frame), 1.6, 0.0)),
         )
         world.unacked += 1
-        await self.send(RawFrame(session, header, memoryview(moving_frame(world.frame, self.spec))))
+        payload, scale = moving_frame(world.frame, self.spec), None
+        if world.depth:
+            payload, scale = payload + flat_depth(self.spec), 0.001
+        await self.send(RawFrame(session, header, memoryview(payload), scale))
         world.frame += 1
         if world.frame % 10 == 0:
             await self.send(SavedSession(session, memoryview(str(world.frame).encode())))
