@@ -7,7 +7,6 @@ that clients play or watch belong to `sessions`.
 from __future__ import annotations
 
 import asyncio
-import hmac
 import logging
 import math
 import time
@@ -52,6 +51,7 @@ from worldbridge.bridge.protocol import (
     Welcome,
     WorldSpec,
 )
+from worldbridge.bridge.tokens import Authenticator, expired
 from worldbridge.bridge.transports.webrtc import (
     RtcCallbacks,
     RtcConnection,
@@ -91,6 +91,7 @@ class Gateway:
         self.rtc_settings = rtc_settings(config)
         self.worlds = SessionManager(config, self, self.metrics)
         self.metrics.follow_seats(self.worlds.seats)
+        self._tokens = Authenticator(config.token, self.worlds.files.load_used())
         self._starter = Starter(self.worlds, self.prompt_files, self._tasks, self)
 
     # --- life ---------------------------------------------------------------------------------
@@ -151,6 +152,9 @@ class Gateway:
         if now < self._judge_ms:
             return
         error = peer.overdue(self._config.stall_s * 1000, now)
+        late_s = time.time() - peer.grant.expires_s
+        if late_s > 0:
+            error = expired(late_s)
         if error is not None:
             self.fail(peer, error)
 
@@ -285,11 +289,7 @@ class Gateway:
     # --- hello and goodbye --------------------------------------------------------------------
 
     def _greet(self, peer: Peer, hello: Hello) -> None:
-        if not self._knows(hello.token):
-            got = "none" if hello.token is None else "another one"
-            raise BridgeError(
-                "unauthorized", "this server requires a token", "its token", got, "Ask its owner."
-            )
+        peer.grant = self._tokens.authenticate(hello.token, hello.role, time.time())
         peer.greeted, peer.name = True, hello.client
         self.metrics.clients.labels(hello.role).inc()
         if self.worlds.world is None:
@@ -301,18 +301,14 @@ class Gateway:
     def may_scrape(self, authorization: str) -> bool:
         """Return whether a request with this `Authorization` header may read the metrics."""
         scheme, _, token = authorization.partition(" ")
-        return self._knows(token.strip() if scheme.lower() == "bearer" else None)
-
-    def _knows(self, token: str | None) -> bool:
-        if self._config.token is None:
-            return True
-        return hmac.compare_digest((token or "").encode(), self._config.token.encode())
+        return self._tokens.knows(token.strip() if scheme.lower() == "bearer" else None)
 
     def _admit(self, peer: Peer, hello: Hello) -> None:
         """Give a greeted client its session. Raises BridgeError."""
         world = self.worlds.check_world(hello.world)
         _check_frame(hello, world)
         peer.choose_codec(hello)
+        self._tokens.check_unused(peer.grant, self.worlds.sessions.id_of(hello.resume))
         if peer.image_codec == "h264":
             peer.stream_video(bitrate_limits(self._config))
         peer.wants_depth = hello.depth and world.depth
@@ -324,6 +320,8 @@ class Gateway:
         else:
             session = self.worlds.admit(hello.wait, patient=hello.role == "engine")
         self._attach(peer, session)
+        if self._tokens.use(peer.grant, session.id if session is not None else "", time.time()):
+            self.worlds.files.store_used(self._tokens.used)
         peer.connection.welcomed()
         self._send_welcome(peer, world)
         log.info("a client joined, by %s", peer.transport, extra=_about(peer))
@@ -404,8 +402,9 @@ class Gateway:
 
     def _request_control(self, peer: Peer) -> None:
         """Tell the player that a spectator would like to play."""
-        if peer.session is None or peer.plays:
-            text, expected = "there are no controls to ask for", "a session that you watch"
+        if peer.session is None or peer.plays or "player" not in peer.grant.roles:
+            text = "there are no controls to ask for"
+            expected = "a session that you watch, and a token to play"
             error = BridgeError("bad_message", text, expected, "none", "Wait for a player.")
             self.fail(peer, error, fatal=False)
             return

@@ -28,6 +28,7 @@ from worldbridge.bridge.protocol import (
     Start,
     Transport,
 )
+from worldbridge.bridge.tokens import OPEN
 from worldbridge.bridge.transports.webrtc import RtcConnection
 from worldbridge.clock import now_ms
 
@@ -164,6 +165,7 @@ class Peer:
         self.starting: PendingStart | None = None
         self.postponed: Start | None = None  # until there is a seat
         self.requested_ms: float | None = None  # when a spectator asked for the controls
+        self.grant = OPEN  # what its token lets it be
         self.name = ""  # as the client calls itself
         self.vsync = VsyncAligner()
         self.request_keyframe: Callable[[], None] = lambda: None

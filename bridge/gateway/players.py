@@ -163,6 +163,11 @@ class SessionStore:
         """Return the session with an id, if there is one."""
         return self._by_id.get(session_id)
 
+    def id_of(self, token: str | None) -> str:
+        """Return the id of the session of a resume token, "" if there is none."""
+        session = self._by_resume.get(token or "")
+        return "" if session is None else session.id
+
     def resume(self, token: str) -> PlayerSession:
         """Return the session of a resume token. Raises BridgeError session_expired."""
         session = self._by_resume.get(token)

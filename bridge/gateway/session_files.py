@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 MAX_AGE_S: Final = 3600.0  # nobody comes back to a session that was left before
 _NAME: Final = re.compile(r"[0-9a-f]{16}")
-_SESSION, _FRAMES = ".session", ".frames"
+_SESSION, _FRAMES, _TOKENS = ".session", ".frames", "used.tokens"
 _CRC: Final = 4  # bytes of a CRC-32 in front of each file's content
 
 
@@ -40,6 +40,10 @@ class _Stored(msgspec.Struct, frozen=True):
     frame: int
 
 
+_Used = dict[str, tuple[float, str]]  # by id: when it expires, and its session
+_Content = _Stored | PromptFrames | _Used | None
+
+
 class SessionFiles:
     """One file per session in `folder`, replaced as a whole; without a folder nothing is kept.
 
@@ -49,7 +53,7 @@ class SessionFiles:
 
     def __init__(self, folder: Path | None) -> None:
         self._folder = folder
-        self._pending: dict[str, _Stored | PromptFrames | None] = {}  # by file name; None: remove
+        self._pending: dict[str, _Content] = {}  # by file name; None: remove
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="sessions")
 
     def load(self) -> Iterator[PlayerSession]:
@@ -88,11 +92,21 @@ class SessionFiles:
         self._put(session.id + _SESSION, None)
         self._put(session.id + _FRAMES, None)
 
+    def store_used(self, used: _Used) -> None:
+        """Keep which one-time tokens were used."""
+        self._put(_TOKENS, dict(used))
+
+    def load_used(self) -> _Used:
+        """Return the one-time tokens that were used. Raises OSError if that cannot be read."""
+        if self._folder is None or not (self._folder / _TOKENS).exists():
+            return {}
+        return msgspec.msgpack.decode(_checked((self._folder / _TOKENS).read_bytes()), type=_Used)
+
     def close(self) -> None:
         """Write what is left."""
         self._pool.shutdown()
 
-    def _put(self, name: str, content: _Stored | PromptFrames | None) -> None:
+    def _put(self, name: str, content: _Content) -> None:
         if self._folder is not None:
             self._pending[name] = content
             self._flush_soon()
@@ -132,7 +146,7 @@ class SessionFiles:
             except OSError as error:
                 log.warning("sessions are not kept over a restart: %s", error)
 
-    def _write(self, name: str, content: _Stored | PromptFrames | None) -> None:
+    def _write(self, name: str, content: _Content) -> None:
         assert self._folder is not None
         path = self._folder / name
         if content is None:

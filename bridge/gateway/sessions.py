@@ -130,8 +130,8 @@ class SessionManager:
         self._tasks = TaskSet()
         self.link = WorkerLink(config.endpoint, self)
         self.sessions = SessionStore()
-        self._files = SessionFiles(Path(config.state_dir) if config.state_dir else None)
-        self._restored = list(self._files.load())  # their players have not come back yet
+        self.files = SessionFiles(Path(config.state_dir) if config.state_dir else None)
+        self._restored = list(self.files.load())  # their players have not come back yet
         for session in self._restored:
             self.sessions.add(session)
             self._seats.restore(session.id, now_ms())
@@ -149,7 +149,7 @@ class SessionManager:
             await broadcaster.close()
         await self._tasks.cancel()
         self._pool.shutdown()
-        self._files.close()
+        self.files.close()
         self.link.close()
 
     def tick(self, now: float) -> None:
@@ -232,7 +232,7 @@ class SessionManager:
             self.sessions.remove(session)
             raise
         if self._seats.present(session.id):
-            self._files.store(session)
+            self.files.store(session)
         self._metrics.sessions.set(len(self.sessions))
         return session
 
@@ -247,7 +247,7 @@ class SessionManager:
         """Let another client play a session: it counts its own inputs, and alone may resume."""
         self.sessions.renew(session)
         self._attend(session)
-        self._files.store(session)
+        self.files.store(session)
 
     def _attend(self, session: PlayerSession) -> None:
         session.inputs.attach()
@@ -261,7 +261,7 @@ class SessionManager:
         """Free the seat and forget the world."""
         self.link.send(CloseSession(session.id))
         self.sessions.remove(session)
-        self._files.remove(session)
+        self.files.remove(session)
         self._seats.free(session.id, now_ms())
         broadcaster = self._broadcasters.pop(session.id, None)
         if broadcaster is not None:
@@ -287,7 +287,7 @@ class SessionManager:
             session = self.sessions.get(promoted)
             if session is not None:
                 self._attend(session)
-                self._files.store(session)
+                self.files.store(session)
                 self._observer.seated(session)
         waiting = self._seats.waiting()
         before, told_ms = self._announced
@@ -432,8 +432,8 @@ class SessionManager:
         session.prompt_frames = frames
         session.active_ms = now_ms()
         session.saved, session.frame = None, -1  # of the world that was left
-        self._files.store(session)
-        self._files.store_frames(session)
+        self.files.store(session)
+        self.files.store_frames(session)
         session.observations.clear()
         if not session.started:
             session.started = True
@@ -570,7 +570,7 @@ class SessionManager:
         session = self.sessions.get(message.session)
         if session is not None:
             session.saved = bytes(message.payload)
-            self._files.store(session)
+            self.files.store(session)
 
     def session_failed(self, message: Failed) -> None:
         session = self.sessions.get(message.session)

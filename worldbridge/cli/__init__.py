@@ -15,6 +15,7 @@ from worldbridge.cli.export import export
 from worldbridge.cli.keys import keys
 from worldbridge.cli.profile import profile
 from worldbridge.cli.serve import serve
+from worldbridge.cli.token import token
 from worldbridge.cli.train import train
 from worldbridge.cli.worlds import convert, worlds
 from worldbridge.errors import StructuredError
@@ -45,6 +46,7 @@ def version() -> None:
 
 
 app.command()(serve)
+app.command()(token)
 app.command()(profile)
 app.command(name="eval")(evaluate)
 app.command()(convert)
