@@ -152,7 +152,7 @@ class Gateway:
         if now < self._judge_ms:
             return
         error = peer.overdue(self._config.stall_s * 1000, now)
-        late_s = time.time() - peer.grant.expires_s
+        late_s = time.time() - peer.rights.expires_s
         if late_s > 0:
             error = expired(late_s)
         if error is not None:
@@ -289,7 +289,7 @@ class Gateway:
     # --- hello and goodbye --------------------------------------------------------------------
 
     def _greet(self, peer: Peer, hello: Hello) -> None:
-        peer.grant = self._tokens.authenticate(hello.token, hello.role, time.time())
+        peer.rights = self._tokens.authenticate(hello.token, hello.role, time.time())
         peer.greeted, peer.name = True, hello.client
         self.metrics.clients.labels(hello.role).inc()
         if self.worlds.world is None:
@@ -308,7 +308,7 @@ class Gateway:
         world = self.worlds.check_world(hello.world)
         _check_frame(hello, world)
         peer.choose_codec(hello)
-        self._tokens.check_unused(peer.grant, self.worlds.sessions.id_of(hello.resume))
+        self._tokens.check_unused(peer.rights, self.worlds.sessions.id_of(hello.resume))
         if peer.image_codec == "h264":
             peer.stream_video(bitrate_limits(self._config))
         peer.wants_depth = hello.depth and world.depth
@@ -320,7 +320,7 @@ class Gateway:
         else:
             session = self.worlds.admit(hello.wait, patient=hello.role == "engine")
         self._attach(peer, session)
-        if self._tokens.use(peer.grant, session.id if session is not None else "", time.time()):
+        if self._tokens.use(peer.rights, session.id if session is not None else "", time.time()):
             self.worlds.files.store_used(self._tokens.used)
         peer.connection.welcomed()
         self._send_welcome(peer, world)
@@ -402,7 +402,7 @@ class Gateway:
 
     def _request_control(self, peer: Peer) -> None:
         """Tell the player that a spectator would like to play."""
-        if peer.session is None or peer.plays or "player" not in peer.grant.roles:
+        if peer.session is None or peer.plays or "player" not in peer.rights.roles:
             text = "there are no controls to ask for"
             expected = "a session that you watch, and a token to play"
             error = BridgeError("bad_message", text, expected, "none", "Wait for a player.")

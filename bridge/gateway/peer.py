@@ -165,7 +165,7 @@ class Peer:
         self.starting: PendingStart | None = None
         self.postponed: Start | None = None  # until there is a seat
         self.requested_ms: float | None = None  # when a spectator asked for the controls
-        self.grant = OPEN  # what its token lets it be
+        self.rights = OPEN  # what its token lets it be
         self.name = ""  # as the client calls itself
         self.vsync = VsyncAligner()
         self.request_keyframe: Callable[[], None] = lambda: None
