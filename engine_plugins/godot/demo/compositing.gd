@@ -41,7 +41,7 @@ func _ready() -> void:
 
 func _process(delta: float) -> void:
 	_seconds += delta
-	var side := REACH * sin(_seconds * TAU / SECONDS)
+	var side := -REACH * sin(_seconds * TAU / SECONDS)
 	_ball.global_position = _place * Vector3(side, RADIUS - _place.origin.y, 0)
 
 
