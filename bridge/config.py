@@ -82,6 +82,11 @@ class GatewayConfig:
         "--zmq-host is not of this machine.",
         low=1,
     )
+    trusted_proxies: tuple[str, ...] = setting(
+        (),
+        "Address of a reverse proxy whose X-Forwarded-For names the client; repeatable.",
+        option="trusted_proxy",
+    )
     theme: str | None = setting(None, "Theme of players who choose none.")
     seed: int | None = setting(
         None, "Seed of players who choose none.  [default: random]", low=0, high=MAX_SEED
@@ -164,6 +169,9 @@ class GatewayConfig:
         for name in self.allow_hosts:
             expected = "a host name without scheme and port"
             check(not set(name) & set("/:@ "), "allow_host", expected, name)
+        for address in self.trusted_proxies:
+            expected = "an IPv4 or IPv6 address"
+            check(_is_address(address), "trusted_proxy", expected, address)
         self._check_ice()
 
     def _check_ice(self) -> None:

@@ -24,7 +24,7 @@ from worldbridge.bridge.gateway.origin import OriginGuard
 from worldbridge.bridge.gateway.peer import CloseRequest, Peer
 from worldbridge.bridge.gateway.pixel_streaming import serve_pixel_streaming
 from worldbridge.bridge.gateway.prompts import media_type
-from worldbridge.bridge.gateway.static import StaticPage
+from worldbridge.bridge.gateway.static import FOLDERS, StaticPage
 from worldbridge.bridge.gateway.whep import WhepEndpoint
 from worldbridge.bridge.protocol import MAX_CLIENT_MESSAGE, MAX_OBSERVATION, BridgeError, encode
 from worldbridge.clock import now_ms
@@ -37,6 +37,8 @@ POLICY_VIOLATION: Final = 1008
 NORMAL_CLOSURE: Final = 1000
 _ABORT: Final = "worldbridge.abort"
 _HEARD: Final = "worldbridge.heard"
+
+PAGE_FILES: Final = frozenset({"", *FOLDERS})  # first parts of their paths
 
 Message = MutableMapping[str, Any]
 
@@ -83,12 +85,21 @@ class _Guarded:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] in ("http", "websocket"):
             headers = Headers(scope=scope)
+            # Browsers send the Origin of modules as well. The page has to load where its WebSocket
+            # is refused, to say why; what it is made of is no secret, and others cannot read it.
+            origin = None if _is_page(scope) else headers.get("origin")
             try:
-                self._guard.check(headers.get("host"), headers.get("origin"))
+                self._guard.check(headers.get("host"), origin)
             except BridgeError as error:
                 await _refuse(scope, receive, send, error)
                 return
         await self._app(scope, receive, send)
+
+
+def _is_page(scope: Scope) -> bool:
+    """Return whether a request is for a file of the page."""
+    name = scope["path"].strip("/").split("/")[0]
+    return scope["type"] == "http" and scope["method"] in ("GET", "HEAD") and name in PAGE_FILES
 
 
 async def _refuse(scope: Scope, receive: Receive, send: Send, error: BridgeError) -> None:

@@ -7,6 +7,8 @@ import { PeerConnection } from "./webrtc.js";
 
 // bytes waiting in a socket above which input is dropped: late input is worthless
 const MAX_BUFFERED = 16 * 1024;
+const BROKEN = 1006; // close code of a connection that failed or ended without a close frame
+const ASK_MS = 2000;
 
 /** Return the WebSocket URL of the gateway that serves the page at `base`. */
 export function sessionUrl(base) {
@@ -36,13 +38,24 @@ export class Transport {
     const socket = new WebSocket(this.url);
     this.#socket = socket;
     socket.binaryType = "arraybuffer";
-    socket.onopen = () => this.#socket === socket && this.handlers.opened();
+    let opened = false;
+    socket.onopen = () => {
+      opened = true;
+      if (this.#socket === socket) this.handlers.opened();
+    };
     socket.onmessage = ({ data }) => this.#socket === socket && this.#deliver(data);
     socket.onclose = (event) => {
       if (this.#socket !== socket) return;
       this.disconnect();
-      this.handlers.closed(describeClose(event));
+      if (opened || event.code !== BROKEN) this.handlers.closed(describeClose(event));
+      else this.#closeRefused();
     };
+  }
+
+  /** Report why a socket did not open, unless another attempt began meanwhile. */
+  async #closeRefused() {
+    const reason = await whyRefused(this.url);
+    if (this.#socket === null) this.handlers.closed(reason);
   }
 
   disconnect() {
@@ -118,9 +131,25 @@ export class Transport {
   }
 }
 
+/**
+ * Ask the server why it refused a page's WebSocket: browsers do not say. A POST carries the same
+ * Origin, and is answered with the reason.
+ */
+async function whyRefused(url) {
+  try {
+    const health = new URL("health", url.replace(/^ws/, "http"));
+    const response = await fetch(health, { method: "POST", signal: AbortSignal.timeout(ASK_MS) });
+    const { code, message, remedy } = response.status === 403 ? await response.json() : {};
+    if (code === "forbidden_origin") return `${message}. ${remedy}`;
+  } catch {
+    // no server, no network, or a page that may not read the answer
+  }
+  return describeClose({ code: BROKEN });
+}
+
 function describeClose({ code, reason }) {
   if (reason) return reason;
-  if (code === 1006) return "the connection broke";
+  if (code === BROKEN) return "the connection broke";
   if (code === 1001) return "the server is going away";
   if (code === 1012) return "the server is restarting";
   return `the server closed the connection (code ${code})`;

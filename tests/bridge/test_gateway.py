@@ -554,6 +554,18 @@ class TestHttp:
             assert response.json()["code"] == "forbidden_origin"
 
 
+async def test_the_page_loads_where_its_websocket_is_refused(rig: Rig) -> None:
+    async with httpx.AsyncClient() as http:
+        foreign = {"Origin": "https://evil.example"}
+        for path in ("", "web/main.js", "js/index.js"):
+            assert (await http.get(rig.url + path, headers=foreign)).status_code == 200
+            assert (await http.post(rig.url + path, headers=foreign)).status_code == 403
+            rebound = {"Host": "evil.example"}
+            assert (await http.get(rig.url + path, headers=rebound)).status_code == 403
+        for path in ("health", "worlds", "metrics", "prompt-frame", "whep/x"):
+            assert (await http.get(rig.url + path, headers=foreign)).status_code == 403
+
+
 async def upgrade(port: int, headers: dict[str, str]) -> bytes:
     """The status line of a WebSocket handshake with these headers."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)

@@ -133,6 +133,20 @@ async def test_limits_those_of_one_address_that_wait(rig: Rig, http: httpx.Async
     await viewer.pc.close()
 
 
+async def test_limits_count_clients_of_a_trusted_proxy_apart(
+    make_rig: RigMaker, http: httpx.AsyncClient
+) -> None:
+    rig = await make_rig(trusted_proxies=("127.0.0.1",))
+    await playing(rig)
+    viewer = Viewer()
+    offer = await viewer.offer()
+    for number in range(whep.MAX_PENDING + 2):
+        headers = {**HEADERS, "X-Forwarded-For": f"198.51.100.{number}"}
+        made = await http.post(rig.url + "whep", content=offer, headers=headers)
+        assert made.status_code == 201
+    await viewer.pc.close()
+
+
 async def test_no_common_codec(rig: Rig, viewer: Viewer, http: httpx.AsyncClient) -> None:
     await playing(rig)
     offer = (await viewer.offer()).replace("VP8/90000", "AV1/90000").replace("H264/", "H265/")

@@ -3,6 +3,7 @@ import { test } from "node:test";
 import { Client } from "../../engine_plugins/js/client.js";
 import { decode as unpack, encode as pack } from "../../engine_plugins/js/msgpack.js";
 import { promptFrames } from "../../engine_plugins/js/protocol.js";
+import { Transport } from "../../engine_plugins/js/transport.js";
 import { example } from "./fixtures.mjs";
 
 /** A WebSocket that a test answers for the server. */
@@ -154,6 +155,29 @@ test("a closed connection is opened again with the resume token", () => {
   assert.notEqual(again, socket);
   again.open();
   assert.equal(again.sent[0].resume, "resume-1");
+});
+
+test("a page that the server refuses is shown the reason", async () => {
+  const reasons = [];
+  const transport = new Transport("wss://play.example/w/session", {
+    closed: (reason) => reasons.push(reason),
+  });
+  const asked = [];
+  const answer = { code: "forbidden_origin", message: "no pages of it", remedy: "Allow it." };
+  const { fetch } = globalThis;
+  globalThis.fetch = async (url, { method }) => {
+    asked.push(`${method} ${url}`);
+    return { status: 403, json: async () => answer };
+  };
+  try {
+    transport.connect();
+    FakeSocket.last.onclose({ code: 1006, reason: "" });
+    for (let i = 0; i < 10 && reasons.length === 0; i++) await Promise.resolve();
+  } finally {
+    globalThis.fetch = fetch;
+  }
+  assert.deepEqual(asked, ["POST https://play.example/w/health"]);
+  assert.deepEqual(reasons, ["no pages of it. Allow it."]);
 });
 
 test("leaving says goodbye", () => {

@@ -49,6 +49,7 @@ def test_is_frozen() -> None:
         {"allow_origin": (1,)},
         {"allow_host": ("https://example.org",)},
         {"allow_host": ("example.org:80",)},
+        {"trusted_proxy": ("proxy.example.org",)},
         {"seed": -1},
         {"seed": 2**53},
         {"prompt_frame": ("",)},
