@@ -311,7 +311,7 @@ class Gateway:
         self._tokens.check_unused(peer.rights, self.worlds.sessions.id_of(hello.resume))
         if peer.image_codec == "h264":
             peer.stream_video(bitrate_limits(self._config))
-        peer.wants_depth = hello.depth and world.depth
+        peer.wants_depth = hello.depth and world.depth and peer.sends_images
         if not peer.plays:
             self._check_spectators()
             session = self._to_watch(hello)

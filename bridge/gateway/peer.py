@@ -35,7 +35,7 @@ from worldbridge.clock import now_ms
 Link = Literal["websocket", "zeromq"]  # what carries the messages
 CODECS: Final[Mapping[Link, Mapping[str, tuple[Codec, ...]]]] = {  # by transport, the best first
     "websocket": {"webrtc": ("h264", "vp8"), "websocket": ("h264", "jpeg")},
-    "zeromq": {"zeromq": ("i420", "rgb", "bgra", "jpeg")},
+    "zeromq": {"zeromq": ("i420", "rgb", "bgra", "jpeg", "h264")},
 }
 MAX_WAITING: Final = 64
 MAX_WAITING_VIDEO: Final = 4  # frames that a client without credit is behind at most
@@ -212,6 +212,11 @@ class Peer:
         if self.transport != "webrtc":
             return self.image_codec
         return self.rtc.codec if self.rtc is not None and self.rtc_open else None
+
+    @property
+    def sends_images(self) -> bool:
+        """Whether frames travel as single images, not as video."""
+        return self.transport != "webrtc" and self.image_codec != "h264"
 
     def show_image(
         self,

@@ -86,8 +86,8 @@ class Hello(Record, frozen=True, tag_field="type", tag="hello"):
         tuple[Name, ...],
         Meta(max_length=8),
         about("codecs that the client decodes: `h264` and `vp8` by `webrtc`, `h264` and "
-              "`jpeg` by `websocket`, `i420`, `rgb`, `bgra` and `jpeg` by `zeromq`: there the "
-              "first one is taken"),
+              "`jpeg` by `websocket`, `i420`, `rgb`, `bgra`, `h264` and `jpeg` by `zeromq`: "
+              "there the first one is taken"),
     ] = ("jpeg",)  # fmt: skip
     token: Annotated[Token | None, about("the server's secret, if it requires one")] = None
     resume: Annotated[
@@ -101,7 +101,9 @@ class Hello(Record, frozen=True, tag_field="type", tag="hello"):
         tuple[Side, Side] | None,
         about("largest frame that the client takes: width, height; a larger world is refused"),
     ] = None
-    depth: Annotated[bool, about("send depth with every frame, if the world has it")] = False
+    depth: Annotated[
+        bool, about("send depth with every image, if the world has it; video comes without")
+    ] = False
     wait: Annotated[
         bool, about("wait in the queue if every seat is taken, instead of `no_free_seat`")
     ] = False

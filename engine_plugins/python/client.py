@@ -24,12 +24,10 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-import simplejpeg
 import websockets
 from numpy.typing import ArrayLike, NDArray
 
 from worldbridge.bridge.media import LatestValue
-from worldbridge.bridge.media.encoder import raw_pixels
 from worldbridge.bridge.protocol import (
     STATES_PER_INPUT,
     BridgeError,
@@ -61,6 +59,7 @@ from worldbridge.bridge.protocol import (
     known_code,
 )
 from worldbridge.engine_plugins.python.faults import ConnectError, Interruption, final_fault
+from worldbridge.engine_plugins.python.images import H264Decoder, decode
 from worldbridge.engine_plugins.python.links import Address, Link, open_link
 from worldbridge.engine_plugins.python.observations import observation_of
 from worldbridge.engine_plugins.python.player import Player
@@ -97,26 +96,6 @@ def controller_axes(values: Sequence[float]) -> tuple[float, float, float, float
         raise ValueError(f"expected axes of four numbers from -1 to 1, got {values!r}")
     first, second, third, fourth = (max(-1.0, min(1.0, axis)) for axis in axes)
     return first, second, third, fourth
-
-
-def decode(image: bytes, codec: Codec, width: int, height: int) -> NDArray[np.uint8]:
-    """Return an image of the server as RGB, uint8 [height, width, 3]. Raises ValueError."""
-    pixels: NDArray[np.uint8]
-    if codec == "jpeg":
-        high, wide, *_ = simplejpeg.decode_jpeg_header(image)
-        if (wide, high) != (width, height):  # it could fill the memory
-            raise ValueError(f"expected an image of {width}x{height} pixels, got {wide}x{high}")
-        pixels = simplejpeg.decode_jpeg(image, "RGB")
-    elif codec == "rgb":
-        pixels = np.frombuffer(image, np.uint8).reshape(height, width, 3)
-    elif codec == "bgra":
-        pixels = np.frombuffer(image, np.uint8).reshape(height, width, 4)[..., 2::-1]
-    elif codec == "i420":
-        rgb = raw_pixels(image, width, height, "rgb")
-        pixels = np.frombuffer(rgb, np.uint8).reshape(height, width, 3)
-    else:
-        raise ValueError(f"expected an image that is no video, got {codec}")
-    return pixels
 
 
 @dataclass(frozen=True, slots=True)
@@ -348,6 +327,7 @@ class Client:
             await link.send(encode(self._hello))
             self._writes, self._uploading = asyncio.Queue(), False
             self._link, self._heard_ms = link, now_ms()
+            self._decoder = H264Decoder()
             helpers = [asyncio.create_task(w) for w in (self._write(link), self._ping(link))]
             try:
                 while True:
@@ -357,6 +337,10 @@ class Client:
                 for task in helpers:
                     task.cancel()
                 await asyncio.gather(*helpers, return_exceptions=True)
+
+    @property
+    def _needs_credit(self) -> bool:
+        return self._address.is_zeromq or "h264" in self._hello.codecs
 
     async def _write(self, link: Link) -> None:
         while True:
@@ -375,10 +359,14 @@ class Client:
         match message:
             case Frame(header, image, codec, steps, step_m) if image is not None:
                 self._resumed(header, received)
-                self._frames.put(
-                    ReceivedFrame(header, image, received, codec or "jpeg", steps, step_m)
-                )
-                if self._address.is_zeromq:
+                if codec == "h264":
+                    decoded = self._decoder.decode(image, header.width, header.height)
+                    image, codec = decoded or b"", "i420"
+                if image:
+                    self._frames.put(
+                        ReceivedFrame(header, image, received, codec or "jpeg", steps, step_m)
+                    )
+                if self._needs_credit:
                     self._send(Credit(1))
             case Pong(sent, server):
                 self.clock.add(sent, received, server)
@@ -396,7 +384,7 @@ class Client:
                 if before is not None and before.session != welcome.session:
                     self._same_world = False
                 self._hello = self._hello.replace(resume=welcome.resume or None, role=welcome.role)
-                if self._address.is_zeromq:
+                if self._needs_credit:
                     self._send(Credit(CREDIT))
                 if welcome.role != "spectator" and not welcome.started:
                     self._playing = False
@@ -487,10 +475,10 @@ def connect(
     With `wait` a full server puts the player into its queue; `status` has the place in it.
     A lost connection is taken up again with growing pauses, in the same world if it still exists;
     `interruptions` says what was lost. A refusal of the server raises BridgeError from `frame`.
-    With `depth` frames carry it, if the world has it.
-    At a tcp:// address (ZeroMQ) frames come in `codec`: `rgb` (the default), `bgra`, `i420` or
-    `jpeg`. A server with keys needs `key`, the file of the client's pair, and `server_key`, the
-    server's public key or the file of it.
+    With `depth` frames carry it, if the world has it and `codec` is no video.
+    `codec` at a tcp:// address (ZeroMQ): `rgb` (the default), `bgra`, `i420`, `jpeg` or `h264`; by
+    WebSocket: `jpeg` (the default) or `h264`. A ZeroMQ server with keys needs `key`, the file of
+    the client's pair, and `server_key`, the server's public key or the file of it.
     Raises ValueError for another address or codec, and ConfigError for keys that cannot be read.
     """
     files = () if prompt_frames is None else as_files(prompt_frames)
@@ -500,6 +488,8 @@ def connect(
     address = Address.of(url, key, server_key)
     if address.is_zeromq:
         hello = hello.replace(transports=("zeromq",), codecs=(codec or "rgb",))
-    elif codec not in (None, "jpeg"):
-        raise ValueError(f"expected no codec but jpeg by WebSocket, got {codec!r}")
+    elif codec in (None, "jpeg", "h264"):
+        hello = hello.replace(codecs=(codec or "jpeg",))
+    else:
+        raise ValueError(f"expected the codec jpeg or h264 by WebSocket, got {codec!r}")
     return Connection(lambda: Client(address, hello, start, files))

@@ -205,6 +205,24 @@ async def test_every_codec_shows_the_same_frame(rig: Rig, codec: Codec) -> None:
     assert np.abs(found[inner, 2] - blue[inner]).mean() < 6
 
 
+@pytest.mark.parametrize("transport", ["zeromq", "url"])
+async def test_video_comes_whole_and_follows_the_frames(rig: Rig, transport: str) -> None:
+    await rig.worker()
+    async with connect(getattr(rig, transport), codec="h264") as client:
+        numbers, errors = [], []
+        while len(numbers) < 10:
+            frame = await client.frame()
+            numbers.append(frame.header.frame)
+            luma = np.frombuffer(frame.image, np.uint8)[: SPEC.width * SPEC.height]
+            expected = 40 + (np.arange(SPEC.width) * 2 + numbers[-1] * 3) % 160
+            found = luma.reshape(SPEC.height, SPEC.width)[SPEC.height // 2].astype(float)
+            errors.append(np.median(np.abs(found - expected)))
+        assert frame.rgb().shape == (SPEC.height, SPEC.width, 3)
+        assert client.welcome is not None and client.welcome.codec == "h264"
+    assert numbers == sorted(set(numbers))
+    assert max(errors) < 6, "each frame shows what its header says"
+
+
 async def test_the_blocking_player_steps(rig: Rig) -> None:
     await rig.worker()
 
@@ -524,7 +542,7 @@ def test_a_wrong_address_or_codec_is_an_error_of_the_call(tmp_path: Path) -> Non
             connect(url)
     with pytest.raises(ValueError, match="both `key` and `server_key`"):
         connect("tcp://127.0.0.1:1", key=tmp_path)
-    with pytest.raises(ValueError, match="no codec but jpeg"):
+    with pytest.raises(ValueError, match="the codec jpeg or h264"):
         connect("http://127.0.0.1:1", codec="rgb")
 
 
