@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+import ssl
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -23,7 +24,7 @@ from worldbridge.settings import (
 )
 from worldbridge.stderr import LogFormat
 
-__all__ = ["GatewayConfig"]
+__all__ = ["GatewayConfig", "load_certificate"]
 
 MAX_QUEUE = 256  # each one may have prompt frames of 8 MiB ready
 MAX_SEED = 2**53 - 1  # the largest integer that a JavaScript client can hold
@@ -98,6 +99,13 @@ class GatewayConfig:
         option="prompt_frame",
         high=MAX_PROMPT_FRAMES,
     )
+    tls_cert: str | None = setting(
+        None,
+        "Certificate file (PEM, with its chain): the server then speaks https. It is read again "
+        "when it changes.",
+        low=1,
+    )
+    tls_key: str | None = setting(None, "The certificate's private key file (PEM).", low=1)
     state_dir: str | None = setting(
         None,
         "Folder where the players' sessions are kept, to go on after the whole server was started "
@@ -164,6 +172,12 @@ class GatewayConfig:
             check(_is_loopback(self.zmq_host), "zmq_host", expected, self.zmq_host)
         else:
             _check_keys(Path(self.zmq_keys))
+        check(
+            (self.tls_cert is None) == (self.tls_key is None),
+            "tls_cert",
+            "--tls-cert and --tls-key together",
+            self.tls_cert or self.tls_key,
+        )
         for origin in self.allow_origins:
             _check_origin(origin)
         for name in self.allow_hosts:
@@ -209,6 +223,22 @@ def _is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def load_certificate(config: GatewayConfig, context: ssl.SSLContext | None = None) -> None:
+    """Read the certificate and its key, into a TLS context if there is one. Raises ConfigError."""
+    if config.tls_cert is None or config.tls_key is None:
+        return
+    context = context or ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        context.load_cert_chain(config.tls_cert, config.tls_key, password="")  # never asks for one
+    except (OSError, ValueError) as error:  # an SSLError is an OSError
+        raise ConfigError(
+            "the certificate cannot be used",
+            expected="a PEM certificate and its private key without a password",
+            got=f"{config.tls_cert} and {config.tls_key}: {error}",
+            remedy="correct --tls-cert and --tls-key",
+        ) from error
 
 
 def _check_origin(origin: str) -> None:

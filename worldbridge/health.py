@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import socket
+import ssl
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -113,38 +114,42 @@ class Health:
     progress: float | None
 
 
-async def ask_health(host: str, port: int) -> Health | None:
+async def ask_health(host: str, port: int, tls: bool = False) -> Health | None:
     """Return the state, or None without an answer. A wildcard address means this machine."""
     try:
         async with asyncio.timeout(_TIMEOUT_SECONDS):
-            return _parse(await _get(host, port, "/health"))
+            return _parse(await _get(host, port, "/health", tls))
     except (OSError, TimeoutError, ValueError, KeyError):
         return None
 
 
-async def ask_themes(host: str, port: int) -> list[str]:
+async def ask_themes(host: str, port: int, tls: bool = False) -> list[str]:
     """Return the themes of a ready gateway's world; none if it does not answer."""
     try:
         async with asyncio.timeout(_TIMEOUT_SECONDS):
-            worlds = json.loads(await _get(host, port, "/worlds"))
+            worlds = json.loads(await _get(host, port, "/worlds", tls))
             return [str(theme) for world in worlds for theme in world["themes"]]
     except (OSError, TimeoutError, ValueError, KeyError):
         return []
 
 
-async def ask_max_prompt_frames(host: str, port: int) -> int:
+async def ask_max_prompt_frames(host: str, port: int, tls: bool = False) -> int:
     """Return how many prompt frames a ready gateway's world takes; 0 if it does not answer."""
     try:
         async with asyncio.timeout(_TIMEOUT_SECONDS):
-            worlds = json.loads(await _get(host, port, "/worlds"))
+            worlds = json.loads(await _get(host, port, "/worlds", tls))
             return max(int(world["max_prompt_frames"]) for world in worlds)
     except (OSError, TimeoutError, ValueError, KeyError):
         return 0
 
 
-async def _get(host: str, port: int, path: str) -> bytes:
+async def _get(host: str, port: int, path: str, tls: bool) -> bytes:
     """Return the body of a response, whatever its status."""
-    reader, writer = await asyncio.open_connection(_WILDCARDS.get(host, host), port)
+    context = None
+    if tls:  # it is our own listening socket, whatever name the certificate has
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    reader, writer = await asyncio.open_connection(_WILDCARDS.get(host, host), port, ssl=context)
     try:
         request = f"GET {path} HTTP/1.0\r\nHost: localhost\r\nConnection: close\r\n\r\n"
         writer.write(request.encode())

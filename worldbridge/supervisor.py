@@ -21,7 +21,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from worldbridge.bridge.config import GatewayConfig
+from worldbridge.bridge.config import GatewayConfig, load_certificate
 from worldbridge.children import Child, ChildSpec
 from worldbridge.cli.console import ProgressReporter
 from worldbridge.cli.prompt_files import read_prompt_files
@@ -64,6 +64,7 @@ def run(config: ServerConfig) -> None:
 async def serve(config: ServerConfig) -> None:
     # an error is reported here, not to every player
     read_prompt_files("prompt-frame", config.gateway.prompt_frames)
+    load_certificate(config.gateway)
     with listen(config.gateway.host, config.gateway.port) as listener, scratch_folder() as scratch:
         await Supervisor(config, listener, Path(scratch)).run()
 
@@ -177,6 +178,7 @@ class Supervisor:
         if gateway.token == GENERATE_TOKEN:
             gateway = replace(gateway, token=secrets.token_urlsafe(16))
         self._config = gateway
+        self._tls = gateway.tls_cert is not None
         self._generated = gateway.token if config.gateway.token == GENERATE_TOKEN else None
         self._progress = ProgressReporter()
         note = self._progress.note if gateway.log_format == "text" else _note_json
@@ -224,7 +226,7 @@ class Supervisor:
     async def _report_until_ready(self) -> None:
         """Print the ready line on stdout, then run until cancelled."""
         while True:
-            health = await ask_health(self._host, self._port)
+            health = await ask_health(self._host, self._port, self._tls)
             if health is not None:
                 self._gateway.proven = True
                 if self._config.log_format == "text":
@@ -237,9 +239,10 @@ class Supervisor:
         self._worker.proven = True
         self._progress.close()
         shown = f"[{self._host}]" if ":" in self._host else self._host
+        url = f"{'https' if self._tls else 'http'}://{shown}:{self._port}"
         if self._generated is not None:
-            self._progress.note(f"open http://{shown}:{self._port}/#token={self._generated}")
-        print(f"ready http://{shown}:{self._port}", flush=True)
+            self._progress.note(f"open {url}/#token={self._generated}")
+        print(f"ready {url}", flush=True)
         notify_systemd("READY=1")
         await self._watch()
 
@@ -262,7 +265,7 @@ class Supervisor:
     async def _check_theme(self) -> None:
         """Refuse an unknown theme here, before a player does; the themes are known only now."""
         wanted = self._config.theme
-        themes = await ask_themes(self._host, self._port) if wanted is not None else []
+        themes = await ask_themes(self._host, self._port, self._tls) if wanted is not None else []
         if themes and wanted not in themes:
             raise ConfigError(
                 "the world has no such theme",
@@ -273,7 +276,7 @@ class Supervisor:
 
     async def _check_prompt_frames(self) -> None:
         count = len(self._config.prompt_frames)
-        most = await ask_max_prompt_frames(self._host, self._port) if count else count
+        most = await ask_max_prompt_frames(self._host, self._port, self._tls) if count else count
         if count > most:
             raise ConfigError(
                 "the world cannot start from these prompt frames",

@@ -10,6 +10,7 @@ import logging
 import os
 import signal
 import socket
+import ssl
 import sys
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
@@ -18,12 +19,13 @@ from typing import Final
 import uvicorn
 import zmq
 
-from worldbridge.bridge.config import GatewayConfig
+from worldbridge.bridge.config import GatewayConfig, load_certificate
 from worldbridge.bridge.gateway.http import MAX_WEBSOCKET_MESSAGE, AbortableWebSocket, build_app
 from worldbridge.bridge.gateway.hub import Gateway
 from worldbridge.bridge.gateway.limits import ConnectionTable, LimitedHttp, descriptors
 from worldbridge.bridge.gateway.origin import OriginGuard
 from worldbridge.bridge.gateway.zeromq import ZeroMqServer
+from worldbridge.errors import ConfigError
 from worldbridge.settings import HEALTH_VARIABLE, WORKER_ANSWERS, WORKER_SILENT
 from worldbridge.stderr import protect_stderr, start_logging
 
@@ -35,6 +37,7 @@ _BACKLOG: Final = 128
 # client then sees frames that are seconds old. 128 KiB are two large frames.
 _SEND_BUFFER: Final = 128 * 1024
 _UNSENT: Final = 16 * 1024
+_RENEW_S: Final = 60.0
 _SWITCH_INTERVAL_S: Final = 0.0005  # the encoding thread must not hold the event loop up
 
 
@@ -59,7 +62,8 @@ def run_gateway(config: GatewayConfig) -> None:
 
 
 async def serve(config: GatewayConfig) -> None:
-    """Serve until a signal comes or the task is cancelled. Raises ListenError."""
+    """Serve until a signal comes or the task is cancelled. Raises ListenError and ConfigError."""
+    load_certificate(config)
     listener = _listener(config)
     gateway = Gateway(config, f"worldbridge {_version()}")
     try:
@@ -80,6 +84,7 @@ async def serve(config: GatewayConfig) -> None:
             f"port, got {config.zmq_host}:{config.zmq_port} ({error}); choose another --zmq-port"
         ) from error
     server = _Server(_uvicorn_config(config, gateway))
+    server.config.load()
     work = asyncio.create_task(_run(gateway, zeromq))
     work.add_done_callback(lambda _: server.stop())  # without the gateway nothing is served
     gc.collect()
@@ -87,6 +92,8 @@ async def serve(config: GatewayConfig) -> None:
     _stop_on_signal(server)
     _answer_health(gateway)
     _report(config, listener, address)
+    if server.config.ssl is not None:
+        gateway.spawn(_renew_certificate(config, server.config.ssl))
     try:
         await server.serve(sockets=[listener])
     finally:
@@ -123,7 +130,34 @@ def _uvicorn_config(config: GatewayConfig, gateway: Gateway) -> uvicorn.Config:
         proxy_headers=bool(config.trusted_proxies),
         forwarded_allow_ips=list(config.trusted_proxies),
         timeout_graceful_shutdown=1,
+        ssl_certfile=config.tls_cert,
+        ssl_keyfile=config.tls_key,
+        ssl_keyfile_password="",
     )
+
+
+async def _renew_certificate(config: GatewayConfig, context: ssl.SSLContext) -> None:
+    """Read the certificate again whenever its file changes: it is renewed every few weeks."""
+    assert config.tls_cert is not None
+    read = _changed_s(config.tls_cert)
+    while True:
+        await asyncio.sleep(_RENEW_S)
+        changed = _changed_s(config.tls_cert)
+        if changed in (read, None):
+            continue
+        read = changed
+        try:
+            load_certificate(config, context)
+            log.info("the certificate was read again")
+        except ConfigError as error:  # the old one goes on
+            log.warning("%s", error)
+
+
+def _changed_s(path: str) -> float | None:
+    try:
+        return os.stat(path).st_mtime
+    except OSError:
+        return None
 
 
 class _Server(uvicorn.Server):
@@ -197,7 +231,8 @@ def _bind(host: str, port: int) -> socket.socket:
 
 def _report(config: GatewayConfig, listener: socket.socket, zeromq: str | None) -> None:
     host, port = listener.getsockname()[:2]
-    url = f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
+    scheme = "http" if config.tls_cert is None else "https"
+    url = f"{scheme}://[{host}]:{port}/" if ":" in host else f"{scheme}://{host}:{port}/"
     log.info("listening on %s", url if zeromq is None else f"{url} and {zeromq}")
     if config.ready_fd is not None:
         with os.fdopen(config.ready_fd, "w") as pipe:
