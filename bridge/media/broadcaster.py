@@ -122,7 +122,7 @@ class Broadcaster:
             self._taken(replaced)
 
     def request_keyframe(self, viewer: Viewer) -> None:
-        """Let the layer that a viewer receives begin anew."""
+        """Let the layer that a viewer receives begin with a key frame."""
         codec = viewer.wants
         encoder = self._video.get(self._layer(codec, viewer)) if codec in _VIDEO else None
         if encoder is not None:

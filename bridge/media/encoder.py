@@ -155,7 +155,7 @@ def _vbv_bits(bitrate: int, fps: float) -> int:
 
 
 class _LiveRate:
-    """The VBV of an open libx264 context, which FFmpeg applies anew before every frame.
+    """The VBV of an open libx264 context, which FFmpeg reads before every frame.
 
     PyAV can read `rc_max_rate` but writes neither it nor `rc_buffer_size`. Both are found by their
     values in FFmpeg's AVCodecContext, whose address follows the head of PyAV's object, and every

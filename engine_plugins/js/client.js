@@ -1,6 +1,7 @@
 // A client of the gateway: joins session, transport, input and latency. It shows nothing itself:
 // the caller displays frames, reports when each was shown, and calls `tick`.
 
+import { CreditWindow, decodesH264, H264Decoder } from "./h264.js";
 import { Controller, SendClock } from "./input.js";
 import { ClockOffset, FrameMatcher, LatencyMeter, Rate } from "./latency.js";
 import * as protocol from "./protocol.js";
@@ -18,13 +19,16 @@ export class Client {
    * @param {string} url WebSocket URL of the gateway, see `sessionUrl`
    * @param {object} handlers
    *   changed(): the session's state changed;
-   *   frame(message, received): a frame with an image arrived;
+   *   frame(message, received): a frame with an image (JPEG) arrived;
+   *   decoded(videoFrame, header, received): a frame was decoded; close the VideoFrame when shown;
    *   header(header): the header of a frame arrived, with or without an image;
    *   track(stream): a WebRTC video track arrived;
+   *   videoFailed(video): "webrtc" or "h264" did not get through;
    *   welcomed(welcome), resumable(token or null), notice(text, tone),
    *   startRejected(): a restart was rejected and the present world continues
    * @param {object} [options]
-   * @param {"auto"|"webrtc"|"jpeg"} [options.video]
+   * @param {"auto"|"webrtc"|"h264"|"jpeg"} [options.video]
+   * @param {string[]} [options.order] what "auto" tries, see `VideoChoice`
    * @param {string|null} [options.token] access token of the gateway
    * @param {"player"|"spectator"|"engine"} [options.role]
    * @param {boolean} [options.wait] in the queue if every seat is taken (default)
@@ -34,11 +38,14 @@ export class Client {
    * @param {(now: number) => number|null} [options.refreshPeriod] of the display in ms
    */
   constructor(url, handlers, options = {}) {
-    const { video = "auto", token = null, counters = {}, role, client, wait } = options;
+    const { video = "auto", token = null, counters = {}, role, client, wait, order } = options;
     this.handlers = handlers;
     this.now = options.now ?? (() => performance.now());
     this.refreshPeriod = options.refreshPeriod ?? (() => null);
-    this.session = new Session({ video, token, role, client, wait });
+    const h264 = handlers.decoded && decodesH264() ? ["h264"] : [];
+    const ways = order ?? ["webrtc", ...h264, "jpeg"];
+    this.session = new Session({ video, order: ways, token, role, client, wait });
+    this.decoder = null;
     this.controller = new Controller(counters);
     this.clock = new ClockOffset();
     this.meter = new LatencyMeter();
@@ -140,6 +147,7 @@ export class Client {
         this.clock.reset();
         return transport.connect();
       case "disconnect":
+        this.#stopDecoding();
         return transport.disconnect();
       case "send":
         return transport.send(command.message);
@@ -149,7 +157,10 @@ export class Client {
         return transport.answer(command.sdp);
       case "welcomed":
         this.controller.holdMs = 1000 / command.welcome.world.fps + TICK_MS;
+        this.#beginVideo(command.welcome);
         return handlers.welcomed?.(command.welcome);
+      case "video_failed":
+        return handlers.videoFailed?.(command.video);
       case "remember":
         return handlers.resumable?.(command.resume);
       case "notice":
@@ -168,8 +179,34 @@ export class Client {
     this.counts.received += 1;
     this.counts.dropped = header.dropped;
     this.handlers.header?.(header);
-    if (image) this.handlers.frame?.(message, received);
+    if (image && message.codec === "h264") this.decoder?.push(header, image, received);
+    else if (image) this.handlers.frame?.(message, received);
     else this.#measureMatch(this.matcher.header(header));
+  }
+
+  /** Decode H.264 that comes in messages, and grant frames as they are decoded. */
+  #beginVideo({ transport, codec, world }) {
+    this.#stopDecoding();
+    if (transport === "webrtc" || codec !== "h264") return;
+    const credit = new CreditWindow();
+    const grant = (done) =>
+      this.transport.send(
+        protocol.credit(credit.grant(done, this.clock.minRtt, 1000 / world.fps)),
+      );
+    this.decoder = new H264Decoder({
+      decoded: (videoFrame, header, received) => {
+        if (this.handlers.decoded) this.handlers.decoded(videoFrame, header, received);
+        else videoFrame.close();
+      },
+      done: () => grant(1),
+      failed: (reason) => this.#dispatch((now) => this.session.videoFailed(reason, now)),
+    });
+    grant(0);
+  }
+
+  #stopDecoding() {
+    this.decoder?.close();
+    this.decoder = null;
   }
 
   #shown(at) {

@@ -13,7 +13,7 @@ import type {
 
 export type * from "./messages.js";
 
-export type Video = "auto" | "webrtc" | "jpeg";
+export type Video = "auto" | "webrtc" | "h264" | "jpeg";
 export type Role = "player" | "spectator" | "engine";
 export type SessionState =
   "idle" | "connecting" | "queued" | "loading" | "playing" | "reconnecting" | "full" | "error";
@@ -48,7 +48,7 @@ export interface SessionView {
   theme: string | null;
   seed: number | null;
   promptFrames: number;
-  video: "webrtc" | "jpeg";
+  video: "webrtc" | "h264" | "jpeg";
   fallback: string | null;
   session: string | null;
   server: string | null;
@@ -61,7 +61,11 @@ export interface ClientHandlers {
   frame?(message: Frame & { image: Uint8Array }, received: number): void;
   /** The header of a frame arrived, with an image or without. */
   header?(header: FrameHeader): void;
+  /** A frame of H.264 was decoded; close it when it is shown. */
+  decoded?(frame: VideoFrame, header: FrameHeader, received: number): void;
   track?(stream: MediaStream): void;
+  /** WebRTC or H.264 did not get through; the session goes on with the next way. */
+  videoFailed?(video: "webrtc" | "h264"): void;
   welcomed?(welcome: Welcome): void;
   resumable?(token: string | null): void;
   notice?(text: string, tone?: string): void;
@@ -70,6 +74,7 @@ export interface ClientHandlers {
 
 export interface ClientOptions {
   video?: Video;
+  order?: Exclude<Video, "auto">[];
   token?: string | null;
   role?: Role;
   wait?: boolean;
@@ -158,6 +163,7 @@ export class Session {
     role?: Role;
     world?: string | null;
     video?: Video;
+    order?: Exclude<Video, "auto">[];
     token?: string | null;
     wait?: boolean;
     silence?: number;
@@ -238,6 +244,51 @@ export class PeerConnection {
   answer(sdp: string): Promise<void>;
   close(): void;
 }
+
+/** Whether this browser has WebCodecs, which needs a secure context. */
+export function decodesH264(): boolean;
+
+export function describeAccessUnit(data: Uint8Array): { key: boolean; codec: string | null };
+
+/** Counts the frames that the gateway may send. */
+export class CreditWindow {
+  grant(done: number, roundTrip: number | null, framePeriod: number): number;
+}
+
+/** Decodes H.264 that arrives in messages. */
+export class H264Decoder {
+  constructor(
+    handlers: {
+      decoded(frame: VideoFrame, header: FrameHeader, received: number): void;
+      done(): void;
+      failed(reason: string): void;
+    },
+    create?: (init: VideoDecoderInit) => VideoDecoder,
+  );
+  push(header: FrameHeader, data: Uint8Array, received: number): void;
+  close(): void;
+}
+
+export interface VideoKnowledge {
+  failed?: number;
+  measured?: number;
+  ms?: number;
+}
+
+/** Which way video takes: by what failed and what was measured. Times in ms since 1970. */
+export class VideoChoice {
+  constructor(
+    stored: Record<string, VideoKnowledge> | null,
+    saved?: (known: Record<string, VideoKnowledge>) => void,
+    supported?: ("webrtc" | "h264")[],
+  );
+  order(now: number): ("webrtc" | "h264" | "jpeg")[];
+  failed(path: string, now: number): void;
+  measured(path: string, ms: number, now: number): void;
+}
+
+export const RETRY_MS: number;
+export const VALID_MS: number;
 
 export const SPANS: readonly string[];
 export const SPAN_TEXT: Readonly<Record<string, string>>;
@@ -362,6 +413,7 @@ export namespace protocol {
     offset?: number | null;
     refresh?: number | null;
   }): object;
+  function credit(frames: number): object;
   function statsRequest(): object;
   function requestControl(): object;
   function handOver(): object;

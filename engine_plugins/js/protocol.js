@@ -117,6 +117,9 @@ export const frameShown = ({ frame, received, shown, offset = null, refresh = nu
   refresh: refresh === null ? null : float(refresh),
 });
 
+/** Let the gateway send `frames` more frames. */
+export const credit = (frames) => ({ type: "credit", frames });
+
 export const statsRequest = () => ({ type: "stats" });
 
 /** Ask, as a spectator, for the controls. */

@@ -32,7 +32,15 @@ const NOTICES = new Set(["seat_warning", "session_resumed", "world_reset", "cont
 const MEDIA = {
   auto: { transports: ["webrtc", "websocket"], codecs: ["h264", "vp8", "jpeg"] },
   webrtc: { transports: ["webrtc"], codecs: ["h264", "vp8"] },
+  h264: { transports: ["websocket"], codecs: ["h264"] },
+  h264_or_jpeg: { transports: ["websocket"], codecs: ["h264", "jpeg"] },
   jpeg: { transports: ["websocket"], codecs: ["jpeg"] },
+};
+
+const VIDEO_NAMES = {
+  webrtc: "WebRTC",
+  h264: "H.264 over the WebSocket",
+  jpeg: "JPEG over the WebSocket",
 };
 
 /** Normalize a theme's name: "amusement_park", "Amusement park" and "park" are one theme. */
@@ -72,6 +80,23 @@ const versionMismatch = ({ expected, got }) =>
     "Reload the page.",
   );
 
+const videoProblem = (video, reason) =>
+  video === "webrtc"
+    ? problem(
+        "webrtc_failed",
+        "WebRTC video did not get through",
+        "a WebRTC connection within 4 s",
+        reason,
+        "Allow UDP between this device and the server, or remove ?video=webrtc.",
+      )
+    : problem(
+        "h264_failed",
+        "H.264 video could not be decoded",
+        "a browser with WebCodecs, and a page from https or this computer",
+        reason,
+        "Remove ?video=h264 to use what this browser has.",
+      );
+
 export class Session {
   #commands = [];
   #wire = "closed"; // closed, opening, open, greeted
@@ -99,6 +124,7 @@ export class Session {
     role = "player",
     world = null,
     video = "auto",
+    order = ["webrtc", "jpeg"],
     token = null,
     wait = true,
     silence = SILENCE_MS,
@@ -108,7 +134,8 @@ export class Session {
     this.#usualRole = role;
     this.world = world;
     this.requestedVideo = video;
-    this.video = video === "jpeg" ? "jpeg" : "webrtc";
+    this.order = video === "auto" ? order : [video]; // ways to receive video, best first
+    this.video = this.order[0];
     this.token = token;
     this.wait = wait; // in the queue if every seat is taken
     this.silence = silence;
@@ -122,7 +149,7 @@ export class Session {
     this.attempt = 0;
     this.error = null;
     this.welcome = null;
-    this.fallback = null; // why this session uses JPEG instead of WebRTC
+    this.fallback = null; // why this session does not use the first of `order`
     this.lastFrame = null;
   }
 
@@ -265,7 +292,8 @@ export class Session {
   }
 
   #hello() {
-    const media = this.video === "jpeg" ? MEDIA.jpeg : MEDIA[this.requestedVideo];
+    const auto = { webrtc: MEDIA.auto, h264: MEDIA.h264_or_jpeg };
+    const media = (this.requestedVideo === "auto" && auto[this.video]) || MEDIA[this.video];
     this.#startSent = false;
     this.#send(
       protocol.hello({
@@ -361,7 +389,7 @@ export class Session {
     this.attempt = 0;
     this.#resume = message.resume;
     this.#running = message.started;
-    this.video = message.transport === "webrtc" ? "webrtc" : "jpeg";
+    this.video = message.transport === "webrtc" ? "webrtc" : message.codec;
     this.#do("remember", { resume: message.resume });
     this.#do("welcomed", { welcome: message });
     this.#headersSince = null;
@@ -498,33 +526,28 @@ export class Session {
 
   // -- video --------------------------------------------------------------------------------------
 
-  /** Report that WebRTC failed: the session continues as JPEG over the WebSocket. */
+  /** Report that video does not get through: the session continues with the next of `order`. */
   videoFailed(reason, now) {
     if (this.video === "jpeg" || this.state === "error" || this.state === "idle") return;
+    const failed = this.video;
     if (this.#webrtcWorked) {
       // it worked before, so the network has changed: try once more
       this.#webrtcWorked = false;
       this.#again(now, () => this.#enter("reconnecting", now, reason));
       return;
     }
-    if (this.requestedVideo === "webrtc") {
-      this.#fail(
-        problem(
-          "webrtc_failed",
-          "WebRTC video did not get through",
-          "a WebRTC connection within 4 s",
-          reason,
-          "Allow UDP between this device and the server, or remove ?video=webrtc to use JPEG.",
-        ),
-        now,
-      );
+    this.#do("video_failed", { video: failed });
+    if (this.requestedVideo !== "auto") {
+      this.#fail(videoProblem(failed, reason), now);
       return;
     }
-    this.video = "jpeg";
+    this.video = this.order[this.order.indexOf(failed) + 1] ?? "jpeg";
     this.fallback = reason;
     this.#again(now, () =>
       this.#do("notice", {
-        text: `WebRTC did not get through (${reason}). Using JPEG instead.`,
+        text:
+          `${VIDEO_NAMES[failed]} did not get through (${reason}). ` +
+          `Using ${VIDEO_NAMES[this.video]} instead.`,
       }),
     );
   }

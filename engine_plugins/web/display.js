@@ -1,7 +1,10 @@
 // Displays of the latest frame: a canvas for JPEG, a video element for WebRTC. Each reports when a
 // frame was shown.
 
-/** Draw JPEG frames on a canvas. `shown(header, received, at)`: `at` is the display's refresh. */
+/**
+ * Draw JPEG frames, or decoded ones, on a canvas.
+ * `shown(header, received, at)`: `at` is the display's refresh.
+ */
 export class CanvasDisplay {
   #waiting = null;
   #busy = false;
@@ -36,8 +39,13 @@ export class CanvasDisplay {
     this.#busy = false;
   }
 
+  /** Draw a decoded VideoFrame at once, and close it. */
+  show(videoFrame, header, received) {
+    this.#draw(videoFrame, { header, received });
+  }
+
   #draw(bitmap, { header, received }) {
-    this.#fit(bitmap);
+    this.#fit(bitmap.displayWidth ?? bitmap.width, bitmap.displayHeight ?? bitmap.height);
     this.context.drawImage(bitmap, 0, 0, this.canvas.width, this.canvas.height);
     bitmap.close();
     const first = this.#drawn === null;
@@ -47,8 +55,8 @@ export class CanvasDisplay {
   }
 
   /** Double the frame's size with a high-quality filter; the browser scales the rest fast. */
-  #fit(bitmap) {
-    const [width, height] = [bitmap.width * 2, bitmap.height * 2];
+  #fit(frameWidth, frameHeight) {
+    const [width, height] = [frameWidth * 2, frameHeight * 2];
     if (this.canvas.width === width && this.canvas.height === height) return;
     this.canvas.width = width;
     this.canvas.height = height;

@@ -122,12 +122,9 @@ export class Hud {
 
   #facts(stats) {
     const { world, frames, inputs, clock, theme, seed } = stats.page;
-    const path =
-      stats.transport === "websocket-jpeg"
-        ? "JPEG over WebSocket"
-        : stats.transport
-            .replace("webrtc", "WebRTC")
-            .replace(/-(.*)/, (_, c) => ` ${c.toUpperCase()}`);
+    const [way, codec] = stats.transport.split("-");
+    const name = way === "webrtc" ? "WebRTC" : "WebSocket";
+    const path = [codec?.toUpperCase(), codec && "over", name].filter(Boolean).join(" ");
     const dropped = `dropped: ${frames.dropped_server} server, ${frames.dropped_page} page`;
     const facts = {
       frames: `${frames.shown} shown, ${dropped}`,

@@ -2,7 +2,9 @@
 
 import { Client, SLOW_TICK_MS, TICK_MS } from "../js/client.js";
 import { MAX_PROMPT_FRAMES } from "../js/protocol.js";
+import { decodesH264 } from "../js/h264.js";
 import { sessionUrl } from "../js/transport.js";
+import { VideoChoice } from "../js/video_choice.js";
 import { showControls } from "./control_help.js";
 import { Controls } from "./controls.js";
 import { CanvasDisplay, VideoDisplay } from "./display.js";
@@ -24,6 +26,7 @@ import { describeTheme } from "./themes.js";
 const RENDER_MS = 200;
 const SEAT_KEPT_MS = 30_000; // how long the gateway keeps the seat of a lost connection
 const RECALL_MS = 1000; // longest wait of ?autoplay=1 for stored prompt frames
+const MEASURED_FRAMES = 300; // shown, after which a way of video is compared with the others
 const HINT_MS = 7000;
 const IN_WORLD = ["loading", "playing", "reconnecting"];
 
@@ -55,7 +58,9 @@ class Page {
       changed: () => this.#render(true),
       frame: ({ header, image }, received) => this.canvas.push(header, image, received),
       header: ({ camera }) => this.minimap.trail.add(camera),
+      decoded: (...frame) => this.canvas.show(...frame),
       track: (stream) => this.video.attach(stream),
+      videoFailed: (video) => this.choiceOfVideo.failed(video, Date.now()),
       welcomed: (welcome) => this.#welcomed(welcome),
       resumable: (token) => {
         this.resume = token;
@@ -68,8 +73,11 @@ class Page {
         this.#address();
       },
     };
+    const ways = decodesH264() ? ["webrtc", "h264"] : ["webrtc"];
+    this.choiceOfVideo = new VideoChoice(settings.loadVideo(), settings.saveVideo, ways);
     this.client = new Client(sessionUrl(document.baseURI), handlers, {
       video: this.url.video,
+      order: this.choiceOfVideo.order(Date.now()),
       token: settings.takeToken(),
       counters: this.stored.counters,
       refreshPeriod: (now) => refresh.milliseconds(now),
@@ -188,6 +196,7 @@ class Page {
     });
     addEventListener("pagehide", () => {
       this.#store();
+      this.#rememberVideo();
       this.client.pageHidden();
     });
   }
@@ -387,6 +396,15 @@ class Page {
     const { theme, seed } = this.client.session;
     const { counters } = this.client.controller;
     settings.saveSession({ resume: this.resume, theme, seed, at: Date.now(), counters });
+  }
+
+  /** Keep how fast video was, so that the next session takes the fastest way. */
+  #rememberVideo() {
+    const { client } = this;
+    if (client.state !== "playing" || client.counts.shown < MEASURED_FRAMES) return;
+    const { downlink, show } = client.meter.rolling().spans;
+    const ms = downlink.p95 + show.p95;
+    if (downlink.count > 0) this.choiceOfVideo.measured(client.view().video, ms, Date.now());
   }
 
   // -- statistics ---------------------------------------------------------------------------------

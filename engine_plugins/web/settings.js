@@ -1,6 +1,7 @@
 // Preferences in the browser's storage, the running session in the tab's, and the page's URL.
 
 const PREFERENCES = "worldbridge.preferences";
+const VIDEO = "worldbridge.video";
 const SESSION = "worldbridge.session";
 const TAB = "worldbridge.tab";
 const DEFAULTS = {
@@ -52,6 +53,11 @@ export function loadPreferences() {
 
 export const savePreferences = (preferences) => write(local, PREFERENCES, preferences);
 
+/** Return what is known of each way that video takes, see `VideoChoice`. */
+export const loadVideo = () => read(local, VIDEO);
+
+export const saveVideo = (known) => write(local, VIDEO, known);
+
 /** Return {resume, theme, seed, at (ms since 1970), counters}, or {}. */
 export const loadSession = () => read(perTab, SESSION);
 
@@ -85,7 +91,7 @@ export function readUrl(search) {
     seed: parseSeed(query.get("seed")),
     autoplay: query.get("autoplay") === "1",
     watch: query.get("watch") === "1",
-    video: video === "jpeg" || video === "webrtc" ? video : "auto",
+    video: ["jpeg", "h264", "webrtc"].includes(video) ? video : "auto",
     hud: query.get("hud") === "1",
   };
 }

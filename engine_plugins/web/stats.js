@@ -8,7 +8,9 @@ const rounded = (summary) =>
   Object.fromEntries(Object.entries(summary).map(([key, value]) => [key, round(value)]));
 
 const transportName = (video, codec) =>
-  video === "jpeg" ? "websocket-jpeg" : ["webrtc", codec?.toLowerCase()].filter(Boolean).join("-");
+  video !== "webrtc"
+    ? `websocket-${video}`
+    : ["webrtc", codec?.toLowerCase()].filter(Boolean).join("-");
 
 /** `displays`: {dropped, damaged} frames of the page's displays. */
 export function profile(client, displays) {

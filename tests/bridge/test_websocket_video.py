@@ -35,14 +35,14 @@ async def frames(client: RawClient, count: int) -> list[Frame]:
 
 
 def decoded(sequence: Sequence[Frame]) -> int:
-    """How many of the frames, in this order, a decoder makes pictures of."""
+    """How many of the frames, in this order, a decoder decodes."""
     decoder = av.CodecContext.create("h264", "r")
     assert isinstance(decoder, VideoCodecContext)
     shown = 0
     for frame in sequence:
         assert frame.codec == "h264" and frame.image is not None
-        for picture in decoder.decode(av.Packet(frame.image)):
-            assert (picture.width, picture.height) == (SPEC.width, SPEC.height)
+        for decoded_frame in decoder.decode(av.Packet(frame.image)):
+            assert (decoded_frame.width, decoded_frame.height) == (SPEC.width, SPEC.height)
             shown += 1
     return shown
 

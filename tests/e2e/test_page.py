@@ -40,7 +40,7 @@ async def _shown(page: Page) -> int:
     return int(await page.evaluate("worldbridge.stats().page.frames.shown"))
 
 
-@pytest.mark.parametrize("video", ["webrtc", "jpeg"])
+@pytest.mark.parametrize("video", ["webrtc", "h264", "jpeg"])
 async def test_opens_and_plays(server: Server, browser: Browser, video: str) -> None:
     page = await _play(browser, server.url, f"&video={video}")
     before, began = await _shown(page), time.monotonic()

@@ -401,7 +401,7 @@ test("another protocol version is an error, and so are invalid bytes", () => {
 test("WebRTC that fails becomes JPEG in the same session", () => {
   const session = greeted({ video: "auto" });
   session.videoFailed("no connection within 4 s", 4000);
-  assert.deepEqual(names(session), ["disconnect", "notice", "connect"]);
+  assert.deepEqual(names(session), ["video_failed", "disconnect", "notice", "connect"]);
   session.opened(4010);
   const hello = sent(session.commands(), "hello");
   assert.deepEqual([hello.transports, hello.resume], [["websocket"], "r1"]);
