@@ -83,6 +83,9 @@ class GatewayConfig:
         "--zmq-host is not of this machine.",
         low=1,
     )
+    whip: Literal["off", "on"] = setting(
+        "off", "Start sessions from the picture of a camera that is sent by WHIP."
+    )
     trusted_proxies: tuple[str, ...] = setting(
         (),
         "Address of a reverse proxy whose X-Forwarded-For names the client; repeatable.",

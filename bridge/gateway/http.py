@@ -26,6 +26,7 @@ from worldbridge.bridge.gateway.pixel_streaming import serve_pixel_streaming
 from worldbridge.bridge.gateway.prompts import media_type
 from worldbridge.bridge.gateway.static import FOLDERS, StaticPage
 from worldbridge.bridge.gateway.whep import WhepEndpoint
+from worldbridge.bridge.gateway.whip import WhipEndpoint
 from worldbridge.bridge.protocol import MAX_CLIENT_MESSAGE, MAX_OBSERVATION, BridgeError, encode
 from worldbridge.clock import now_ms
 
@@ -153,6 +154,7 @@ def build_app(gateway: Gateway, guard: OriginGuard) -> ASGIApp:
         Route("/worlds", worlds),
         Route("/prompt-frame", prompt_frame),
         *WhepEndpoint(gateway).routes("/whep"),
+        *(WhipEndpoint(gateway).routes("/whip") if gateway.takes_cameras else ()),
         Route("/{path:path}", asset),
     ]
     return _Guarded(Starlette(routes=routes), guard)

@@ -89,6 +89,7 @@ class Gateway:
         self.prompt_files = tuple(Path(name).read_bytes() for name in config.prompt_frames)
         self.metrics = Metrics(server)
         self.rtc_settings = rtc_settings(config)
+        self.takes_cameras = config.whip == "on"
         self.worlds = SessionManager(config, self, self.metrics)
         self.metrics.follow_seats(self.worlds.seats)
         self._tokens = Authenticator(config.token, self.worlds.files.load_used())

@@ -11,7 +11,7 @@ import asyncio
 import secrets
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import JSONResponse, Response
@@ -48,11 +48,17 @@ Handler = Callable[[Request], Awaitable[Response]]
 
 @dataclass(eq=False, slots=True)
 class Resource:
-    """What one successful POST made. `connected`: its media flowed once."""
+    """What one successful POST made.
+
+    Attributes:
+        connected: its media flowed once.
+        details: returns what a GET answers besides that.
+    """
 
     address: str
     end: Callable[[], None]
     is_open: Callable[[], bool]
+    details: Callable[[], dict[str, Any]] = dict
     connected: bool = False
     id: str = field(default_factory=lambda: secrets.token_urlsafe(16))
 
@@ -71,7 +77,7 @@ class SdpEndpoint:
 
     def describe(self, resource: Resource) -> Response:
         """Answer a GET on a resource."""
-        return JSONResponse({"connected": resource.connected})
+        return JSONResponse({"connected": resource.connected, **resource.details()})
 
     def routes(self, path: str) -> list[Route]:
         """Return the routes of the endpoint at `path` and of its resources."""
