@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import socket
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Final
 
+from worldbridge.benchmarks.bridge.display import VIDEO, display, find_browser
 from worldbridge.benchmarks.bridge.source import record
 from worldbridge.benchmarks.bridge.viewers import TRANSPORTS
 from worldbridge.benchmarks.machine import describe
@@ -53,7 +55,8 @@ def bench_bridge(
     """Measure transports one after the other, and the naive way in the same run.
 
     A recorded walk is handed to a real gateway at each rate; viewers in another process stamp the
-    last packet of each frame. `runs` has every case; under its own name each transport has its
+    last packet of each frame, and with `quick` off a headless Chromium says when it showed them, if
+    there is one. `runs` has every case; under its own name each transport has its
     case with one viewer (or the fewest) at the highest rate.
 
     Raises:
@@ -70,6 +73,8 @@ def bench_bridge(
         seconds or extent.seconds,
         extent.warm_up_s,
     )
+    browser = None if quick else find_browser()
+    shown: dict[tuple[str, float], dict[str, float] | None] = {}
     runs: list[dict[str, Any]] = []
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="wb-bench-")))
@@ -83,11 +88,17 @@ def bench_bridge(
             for name in names:
                 with _server(name, folder, scene) as (urls, pid):
                     url = urls[TRANSPORTS[name].scheme]
+                    if browser is not None and (name == NAIVE or name in VIDEO):
+                        progress(f"{name}, {fps:g} frames/s, browser", len(runs) / total)
+                        shown[name, fps] = _shown(browser, name, urls["http"], extent)
                     for count in extent.viewers:
                         text = f"{name}, {fps:g} frames/s, viewers: {count}"
                         progress(text, len(runs) / total)
                         case = _case(receiver, name, url, pid, count, extent)
-                        runs.append({"transport": name, "fps": fps, "viewers": count, **case})
+                        run = {"transport": name, "fps": fps, "viewers": count, **case}
+                        if count == 1 and (name, fps) in shown:
+                            run["handed_to_displayed_ms"] = shown[name, fps]
+                        runs.append(run)
     return {
         "environment": describe(),
         "content": f"recorded walk, {width}x{height}",
@@ -138,11 +149,25 @@ def _case(
         got = answer.get("error", "none")
         raise StartError("nothing could be measured", expected=f"frames by {name}", got=got)
     return {
-        "handed_to_received_ms": {k: round(v, 3) for k, v in percentiles(latencies).items()},
+        "handed_to_received_ms": _rounded(latencies),
         "frames": len(latencies),
         "frames_per_second_each": round(len(latencies) / extent.seconds / count, 2),
         "server_cpu_percent": round(100 * answer["cpu_share"], 1),
     }
+
+
+def _shown(browser: str, name: str, url: str, extent: Extent) -> dict[str, float] | None:
+    """Return how long frames took to the screen of a browser, None if it showed none."""
+    try:
+        work = display(browser, name, url, extent.seconds, extent.warm_up_s)
+        latencies = asyncio.run(work)
+    except AssertionError as error:  # as the browser's driver reports what a page did not do
+        raise StartError("the browser showed nothing", got=str(error)[:500]) from error
+    return _rounded(latencies) if latencies else None
+
+
+def _rounded(latencies: Sequence[float]) -> dict[str, float]:
+    return {name: round(value, 3) for name, value in percentiles(latencies).items()}
 
 
 # --- processes -----------------------------------------------------------------------------------
@@ -223,7 +248,8 @@ def _server(name: str, folder: Path, scene: dict[str, Any]) -> Iterator[tuple[di
         with _running("naive", json.dumps(scene)) as process:
             yield {"http": f"tcp://127.0.0.1:{process.read()['port']}"}, process.pid
         return
-    with gateway_with_source(folder, scene) as served:
+    # a seat for whoever comes while the one of a browser that went is still kept
+    with gateway_with_source(folder, {**scene, "seats": 2}, grace_s=0.5) as served:
         yield served
 
 

@@ -29,6 +29,7 @@ from worldbridge.bridge.protocol import (
     RawFrame,
     Ready,
     SessionInput,
+    ShiftPhase,
     Shutdown,
     WorkerMessage,
     WorkerPing,
@@ -43,6 +44,7 @@ from worldbridge.clock import now_ms
 __all__ = ["bench_spec", "play", "read_walk", "record"]
 
 FRAMES: Final = 90
+SHIFT_STEP_MS: Final = 0.5  # of one frame, as a worker does
 IN_FLIGHT: Final = 2  # frames of a session that the gateway has not taken yet, as for a worker
 
 
@@ -106,10 +108,11 @@ class _Source:
         self._socket.setsockopt(zmq.LINGER, 0)
         self._socket.connect(endpoint)
         self._stopped = False
+        self._shift_ms = 0.0  # by which frames should be later, so that they meet a refresh
 
     def run(self) -> None:
         self._send(Ready(self._spec, self._seats))
-        due = now_ms()
+        due, period = now_ms(), 1000 / self._spec.fps
         while not self._stopped:
             while self._socket.poll(max(0, math.ceil(due - now_ms()))):
                 self._receive()
@@ -117,7 +120,9 @@ class _Source:
             for name, session in self._sessions.items():
                 if session.unacked < IN_FLIGHT:
                     self._hand_over(name, session, pixels)
-            due = max(due + 1000 / self._spec.fps, now_ms() - 1000 / self._spec.fps)
+            step = max(-SHIFT_STEP_MS, min(SHIFT_STEP_MS, self._shift_ms))
+            self._shift_ms -= step
+            due = max(due + period + step, now_ms() - period)
 
     def _send(self, message: WorkerMessage) -> None:
         self._socket.send_multipart(encode_parts(message))
@@ -135,6 +140,8 @@ class _Source:
                 self._sessions[name].unacked -= 1
             case CloseSession(name):
                 self._sessions.pop(name, None)
+            case ShiftPhase(_, ms):
+                self._shift_ms = math.remainder(ms, 1000 / self._spec.fps)
             case Shutdown():
                 self._stopped = True
 

@@ -161,6 +161,14 @@ class GatewayViewer(Viewer):
             case Error() as error:
                 raise ConnectionError(f"{error.code}: {error.message}, got {error.got}")
 
+    async def _grant(self, message: ServerMessage) -> None:
+        """Let the server send as many frames as came."""
+        match message:
+            case Welcome():
+                await self._send(Credit(CREDIT))
+            case Frame():
+                await self._send(Credit(1))
+
     async def _steer(self) -> None:
         for number in range(2**31):
             if number % _PING_EVERY == 0:
@@ -212,6 +220,16 @@ class WebSocketViewer(GatewayViewer):
         await self._socket.close()
 
 
+class H264Viewer(WebSocketViewer):
+    """H.264 frames in WebSocket messages, with credit for two."""
+
+    codecs = ("h264",)
+
+    async def _handle(self, message: ServerMessage, received: float) -> None:
+        await super()._handle(message, received)
+        await self._grant(message)
+
+
 class ZeroMqViewer(GatewayViewer):
     """Frames as they are, by ZeroMQ with credit for two."""
 
@@ -236,11 +254,7 @@ class ZeroMqViewer(GatewayViewer):
 
     async def _handle(self, message: ServerMessage, received: float) -> None:
         await super()._handle(message, received)
-        match message:
-            case Welcome():
-                await self._send(Credit(CREDIT))
-            case Frame():
-                await self._send(Credit(1))
+        await self._grant(message)
 
     def kill(self) -> None:
         for task in self._tasks:
@@ -362,7 +376,14 @@ class NaiveViewer(Viewer):
 
 
 TRANSPORTS: Final[Mapping[str, type[Viewer]]] = MappingProxyType(
-    {"webrtc": WebRtcViewer, "websocket_jpeg": WebSocketViewer, "naive": NaiveViewer}
+    {
+        "webrtc": WebRtcViewer,
+        "websocket_h264": H264Viewer,
+        "websocket_jpeg": WebSocketViewer,
+        "zmq_raw": ZeroMqViewer,
+        "zmq_rgb": ZeroMqRgbViewer,
+        "naive": NaiveViewer,
+    }
 )
 
 

@@ -257,9 +257,10 @@ def bridge(
     """Measure how long frames take through the gateway, by transport.
 
     Hands a recorded walk to a real gateway and stamps the last packet of each frame in another
-    process. The same run measures the naive way: a FIFO that is polled every 10 ms, and a stock
-    encoder for each viewer.
-    --quick measures one viewer at 60 frames/s and finishes within a minute on two cores.
+    process; in a checkout with a Chromium, also when its page showed them. The same run measures
+    the naive way: a FIFO that is polled every 10 ms, and a stock encoder for each viewer.
+    --quick measures one viewer at 60 frames/s without a browser, and finishes within a minute on
+    two cores.
     """
     from worldbridge.benchmarks.bridge.bench import bench_bridge
     from worldbridge.cli.bench_tables import bridge_table
