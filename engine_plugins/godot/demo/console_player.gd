@@ -2,7 +2,7 @@ extends SceneTree
 ## Plays without a window and prints one line of JSON: what arrived, what was shown, how far the
 ## camera moved. "playing" on standard error: the first frame is there. `godot --headless --path . --script res://demo/console_player.gd -- --server=HOST:PORT
 ## [--seconds=5] [--hold=W] [--stall=SECONDS] [--rounds=N] [--theme=T] [--seed=N] [--token=T]
-## [--timeout=SECONDS] [--camera=yes]`
+## [--timeout=SECONDS] [--camera=yes] [--depth=yes]`
 
 const WorldStream = preload("res://addons/worldbridge/world_stream.gd")
 
@@ -10,7 +10,7 @@ const START_SECONDS := 60.0
 
 var _options := {"server": "127.0.0.1:8080", "seconds": "5", "hold": "", "stall": "0", "rounds": "1",
 	"theme": "", "seed": "-1", "token": "", "timeout": "12",
-	"camera": "no"}
+	"camera": "no", "depth": "no"}
 var _stream: WorldStream
 var _report := {"states": [], "faults": [], "rounds": []}
 var _headers: Array[Dictionary] = []
@@ -32,6 +32,7 @@ func _initialize() -> void:
 	_stream.world_seed = int(_options["seed"])
 	_stream.token = _options["token"]
 	_stream.connect_timeout = float(_options["timeout"])
+	_stream.want_depth = _options["depth"] == "yes"
 	_stream.state_changed.connect(func(state: String, _detail: String) -> void:
 		_report["states"].append(state))
 	_stream.failed.connect(func(code: String, message: String, remedy: String) -> void:
@@ -83,6 +84,9 @@ func _measure() -> Dictionary:
 	var before: Dictionary = _stream.statistics()
 	var began := Time.get_ticks_usec()
 	await _seconds(float(_options["seconds"]))
+	# the first frames may be older than the wish for depth
+	if _stream.depth_texture:
+		result["metres"] = _metres(_stream.depth_texture.get_image())
 	var seconds := (Time.get_ticks_usec() - began) / 1e6
 	var after: Dictionary = _stream.statistics()
 	_key(false)
@@ -92,6 +96,12 @@ func _measure() -> Dictionary:
 	result["moved_m"] = _position(first).distance_to(_position(_headers[-1]))
 	result["answered"] = _headers[-1]["input_sequence"]
 	return result
+
+
+## Return the distance of the lowest row's middle: of the ground before the player.
+func _metres(depth: Image) -> float:
+	var pixel := depth.get_pixel(depth.get_width() / 2, depth.get_height() - 1)
+	return roundf(255.0 * pixel.r + 256.0 * 255.0 * pixel.g) * _stream.depth_scale
 
 
 func _seconds(duration: float) -> void:
