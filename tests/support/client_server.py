@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import msgspec
+import numpy as np
 
 from tests.support import test_card
 
@@ -80,9 +81,9 @@ def _message(name: str) -> Mapping[str, Any]:
     return message
 
 
-def _welcome() -> bytes:
+def _welcome(started: bool) -> bytes:
     seat = {"state": "seated"}
-    welcome = {**_message("server_welcome_queued"), "seat": seat, "started": True}
+    welcome = {**_message("server_welcome_queued"), "seat": seat, "started": started}
     return msgspec.msgpack.encode(welcome)
 
 
@@ -112,8 +113,10 @@ class ClientServer:
         in_step: bool = True,
         ping: bytes = b"still",
         session: Sequence[Mapping[str, Any]] | None = None,
+        started: bool = True,
     ) -> None:
         self.mode = mode
+        self._started = started  # whether the world runs already when the client comes
         self._warm_up, *self._session = session or _recorded_session()
         self.ping = ping  # what a ping between fragments carries
         self.in_step = in_step
@@ -164,7 +167,9 @@ class ClientServer:
         self.wait(lambda: len(self.of("hello")) == connection, 30)
         self._silent = False
         self._shown = -1
-        self._send(client, _welcome())
+        self._send(client, _welcome(self._started))
+        if not self._started:
+            self.wait(lambda: bool(self.of("start")), 60)
         self._send(client, msgspec.msgpack.encode({"type": "status", "state": "playing"}))
         for _ in range(100):
             self._send(client, _frame(self._next(), self._warm_up))
@@ -316,9 +321,11 @@ def _read(stream: Any) -> tuple[int, bytes]:
     length = second & 0x7F
     if length == 126:
         (length,) = struct.unpack(">H", _exactly(stream, 2))
-    mask = _exactly(stream, 4)
-    data = bytes(b ^ mask[i & 3] for i, b in enumerate(_exactly(stream, length)))
-    return first & 0x0F, data
+    elif length == 127:
+        (length,) = struct.unpack(">Q", _exactly(stream, 8))
+    mask = np.frombuffer(_exactly(stream, 4), np.uint8)
+    data = np.frombuffer(_exactly(stream, length), np.uint8)
+    return first & 0x0F, (data ^ np.resize(mask, length)).tobytes()
 
 
 def _read_request(client: socket.socket) -> bytes:

@@ -2,7 +2,8 @@ extends SceneTree
 ## Plays without a window and prints one line of JSON: what arrived, what was shown, how far the
 ## camera moved. "playing" on standard error: the first frame is there. `godot --headless --path . --script res://demo/console_player.gd -- --server=HOST:PORT
 ## [--seconds=5] [--hold=W] [--stall=SECONDS] [--rounds=N] [--theme=T] [--seed=N] [--token=T]
-## [--timeout=SECONDS] [--camera=yes] [--depth=yes]`
+## [--timeout=SECONDS] [--camera=yes] [--depth=yes]
+## [--prompt-frame=FILE]`
 
 const WorldStream = preload("res://addons/worldbridge/world_stream.gd")
 
@@ -10,7 +11,7 @@ const START_SECONDS := 60.0
 
 var _options := {"server": "127.0.0.1:8080", "seconds": "5", "hold": "", "stall": "0", "rounds": "1",
 	"theme": "", "seed": "-1", "token": "", "timeout": "12",
-	"camera": "no", "depth": "no"}
+	"camera": "no", "depth": "no", "prompt-frame": ""}
 var _stream: WorldStream
 var _report := {"states": [], "faults": [], "rounds": []}
 var _headers: Array[Dictionary] = []
@@ -32,6 +33,8 @@ func _initialize() -> void:
 	_stream.world_seed = int(_options["seed"])
 	_stream.token = _options["token"]
 	_stream.connect_timeout = float(_options["timeout"])
+	if _options["prompt-frame"]:
+		_stream.prompt_frames = [Image.load_from_file(_options["prompt-frame"])]
 	_stream.want_depth = _options["depth"] == "yes"
 	_stream.state_changed.connect(func(state: String, _detail: String) -> void:
 		_report["states"].append(state))

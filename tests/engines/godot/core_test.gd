@@ -30,6 +30,7 @@ func _initialize() -> void:
 	_test_clock()
 	_test_latest_frame()
 	_test_session()
+	_test_prompt_frames()
 	_test_session_faults()
 	_test_urls()
 	print("CHECKS %d FAILED %d" % [_checks, _failed])
@@ -300,6 +301,31 @@ func _test_session() -> void:
 	_check(session.state == "playing", "it plays again")
 	session.leave(5000.0)
 	_check(_done(session) == ["frame", "bye", "disconnect"] and session.state == "idle", "it leaves")
+
+
+func _test_prompt_frames() -> void:
+	var file := PackedByteArray()
+	file.resize(2 * Protocol.MAX_PART + 1)
+	var parts := Protocol.prompt_frames([PackedByteArray([1]), file])
+	_check(parts.size() == 4 and parts[0]["data"].size() == 1, "a file is split where it has to be")
+	_check(parts[3]["data"].size() == 1 and parts[3]["part"] == 2 and parts[3]["parts"] == 3
+			and parts[3]["index"] == 1 and parts[3]["count"] == 2, "each part says what it is")
+	for part in parts:
+		_check(not Protocol.decode_client(Protocol.encode(part)) is Fault, "the server takes it")
+	var session := Session.new()
+	session.play("city", 7, 0.0, [PackedByteArray([1, 2])])
+	session.opened(1.0)
+	session.received(_server("welcome"), 2.0)
+	var sent := session.commands().filter(func(c: Dictionary) -> bool: return c["do"] == "send")
+	var start: Dictionary = sent[-1]["message"]
+	_check(sent[-2]["message"]["type"] == "prompt_frame" and start["prompt_frames"] == 1,
+			"prompt frames come before start")
+	session.tick(20000.0)
+	_check(session.state == "loading", "an upload may take long")
+	session.received(_server("status_playing"), 20001.0)
+	session.commands()
+	session.restart(null, null, 20002.0, [])
+	_check(session.commands()[0]["message"]["prompt_frames"] == 0, "an empty list: the theme again")
 
 
 func _test_session_faults() -> void:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import io
 import json
 import math
 import os
@@ -16,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from tests.support import test_card
 from tests.support.client_server import LAST, MODES, check_session, client_server
@@ -62,7 +64,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     log = tmp_path_factory.mktemp("server") / "server.log"
-    with serving(log, "--world", "procedural", "--seats", "1") as running:
+    with serving(log, "--world", "procedural", "--seats", "1", "--fps", "60") as running:
         yield running
 
 
@@ -156,21 +158,35 @@ def test_frames_arrive_and_keys_steer(godot: str, project: Path, server: Server)
     (round_,) = result["rounds"]
     assert result["faults"] == []
     assert (round_["width"], round_["height"]) == (512, 320)
-    print(f"{round_['shown_per_s']:.1f} of 30 frames/s shown")
+    print(f"{round_['shown_per_s']:.1f} of 60 frames/s shown")
     assert round_["moved_m"] > 0.3
     assert round_["answered"] > 0
     assert round_["stop_ms"] < 500
 
 
-def test_a_world_with_depth_sends_it_to_who_asks(
-    godot: str, project: Path, server: Server
-) -> None:
+def test_a_world_with_depth_sends_it_to_who_asks(godot: str, project: Path, server: Server) -> None:
     address = f"--server={server.url}"
     (asked,) = play(godot, project, address, "--seconds=2", "--depth=yes")["rounds"]
     # the eye is 1.6 m above the ground, the lowest row 25 degrees below the axis
     assert asked["metres"] == pytest.approx(1.6 / math.tan(math.radians(25)), rel=0.02)
     (silent,) = play(godot, project, address, "--seconds=0.1")["rounds"]
     assert "metres" not in silent
+
+
+def test_a_world_starts_from_an_image(godot: str, project: Path, tmp_path: Path) -> None:
+    generator = np.random.default_rng(1)  # noise: its file is larger than one message may be
+    image = generator.integers(0, 256, (320, 512, 3), np.uint8)
+    Image.fromarray(image).save(tmp_path / "start.png")
+    with client_server("whole", started=False) as server:
+        option = f"--prompt-frame={tmp_path / 'start.png'}"
+        result = play(godot, project, f"--server={server.url}", "--seconds=0.1", option)
+    assert result["faults"] == []
+    (start,) = server.of("start")
+    parts = server.of("prompt_frame")
+    assert start["prompt_frames"] == 1 and len(parts) == parts[0]["parts"] > 1
+    assert [part["part"] for part in parts] == list(range(len(parts)))
+    sent = Image.open(io.BytesIO(b"".join(part["data"] for part in parts)))
+    assert np.array_equal(np.asarray(sent.convert("RGB")), image)
 
 
 def test_a_scene_camera_goes_along(godot: str, project: Path, server: Server) -> None:

@@ -14,7 +14,7 @@ from tests.support.client_server import LAST, MODES, Played, check_session, play
 from tests.support.server import Server, serving
 
 pytestmark = [pytest.mark.e2e, pytest.mark.serial]
-FPS = 30  # of the procedural world; a busy machine makes fewer
+FPS = 60  # of the procedural world; a busy machine makes fewer
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +56,7 @@ def play(build: Build, server: Server, *arguments: str) -> dict[str, Any]:
 
 def test_plays_walks_shows_the_newest_frame_and_leaves(build: Build, tmp_path: Path) -> None:
     token = "open sesame"
-    options = ("--world", "procedural", "--seats", "1", "--token", token)
+    options = ("--world", "procedural", "--seats", "1", "--fps", str(FPS), "--token", token)
     with serving(tmp_path / "log", *options) as server:
         refused = play(build, server, "1")
         assert (refused["state"], refused["error"]) == ("error", "unauthorized")

@@ -51,14 +51,14 @@ func _init(server: String, token: Variant, world: Variant, role: String, timeout
 	_session.depth = depth
 
 
-func play(theme: Variant, seed_: Variant) -> void:
-	_session.play(theme, seed_, now())
+func play(theme: Variant, seed_: Variant, files: Variant = null) -> void:
+	_session.play(theme, seed_, now(), files)
 	_thread.start(_run)
 
 
-func restart(theme: Variant, seed_: Variant) -> void:
+func restart(theme: Variant, seed_: Variant, files: Variant = null) -> void:
 	_mutex.lock()
-	_session.restart(theme, seed_, now())
+	_session.restart(theme, seed_, now(), files)
 	_mutex.unlock()
 
 

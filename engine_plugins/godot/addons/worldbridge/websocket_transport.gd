@@ -5,6 +5,7 @@ extends RefCounted
 # are read when the connection is made.
 const INBOUND_BYTES := 8 * 1024 * 1024 + 65536
 const INBOUND_MESSAGES := 1024
+const OUTBOUND_BYTES := 64 * 1024 * 1024  # prompt frames wait here
 const CLOSE_MS := 100
 
 var _peer: WebSocketPeer = null
@@ -17,6 +18,7 @@ func open(url: String) -> Error:
 	_peer = WebSocketPeer.new()
 	_peer.inbound_buffer_size = INBOUND_BYTES
 	_peer.max_queued_packets = INBOUND_MESSAGES
+	_peer.outbound_buffer_size = OUTBOUND_BYTES
 	return _peer.connect_to_url(url)
 
 

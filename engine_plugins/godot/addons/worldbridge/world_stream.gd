@@ -43,6 +43,9 @@ signal failed(code: String, message: String, remedy: String)
 @export var warp := true
 ## Ask for depth with every frame; worlds whose WorldSpec says `depth` have it.
 @export var want_depth := false
+## What the world starts from instead of its theme: up to nine images, oldest first, for example the
+## view of the scene's camera. Worlds whose WorldSpec has `max_prompt_frames` take them.
+@export var prompt_frames: Array[Image] = []
 
 var texture: ImageTexture
 ## The frame's depth, or null: RG8, the two bytes of a little-endian number of `depth_scale` metres
@@ -82,7 +85,8 @@ func play() -> void:
 	stop()
 	_connection = Connection.new(server, token if token else null, world if world else null,
 			"engine" if camera else "player", 1000.0 * connect_timeout, want_depth)
-	_connection.play(theme if theme else null, world_seed if world_seed >= 0 else null)
+	_connection.play(theme if theme else null, world_seed if world_seed >= 0 else null,
+			_files() if prompt_frames else null)
 	_set_state("connecting", "Contacting the server")
 
 
@@ -96,10 +100,11 @@ func stop() -> void:
 	_set_state("idle", "")
 
 
-## Restart the world with the present `theme` and `world_seed`.
+## Restart the world with the present `theme`, `world_seed` and `prompt_frames`.
 func reset() -> void:
 	if _connection:
-		_connection.restart(theme if theme else null, world_seed if world_seed >= 0 else null)
+		_connection.restart(theme if theme else null, world_seed if world_seed >= 0 else null,
+				_files())
 
 
 ## Return frames received and shown, the last round trip in ms and the clock's offset.
@@ -189,6 +194,13 @@ func _show() -> void:
 	_connection.send(Protocol.frame_shown(header["frame"], frame["received"], Connection.now(),
 			null if is_nan(offset) else offset))
 	frame_shown.emit(header)
+
+
+func _files() -> Array[PackedByteArray]:
+	var files: Array[PackedByteArray] = []
+	for image in prompt_frames:
+		files.append(image.save_png_to_buffer())
+	return files
 
 
 ## Return a texture of `image`: the same one, where size and format are as before.

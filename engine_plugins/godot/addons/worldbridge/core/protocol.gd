@@ -9,6 +9,7 @@ const VERSION := 2
 const STATES_PER_INPUT := 4
 const MAX_KEYS := 16
 const MAX_SERVER_MESSAGE := 8388608
+const MAX_PART := 262144  # bytes of a prompt frame in one message
 const MAX_CLIENT_MESSAGE := 65536
 const CLIENT_LIMITS: Dictionary[String, int] = {
 	"hello": 4096, "input": 4096, "observe": 1229824, "prompt_frame": 263168,
@@ -28,7 +29,21 @@ static func hello(client: String, role: String, token: Variant = null, resume: V
 		"max_frame": null, "depth": depth, "wait": false, "version": VERSION}
 
 
-## Begin the session's world, or restart it; what is null stays as it was.
+## Split prompt frames, which are PNG or JPEG files, oldest first, into the messages before `start`.
+static func prompt_frames(files: Array) -> Array[Dictionary]:
+	var result: Array[Dictionary] = []
+	for index in files.size():
+		var file: PackedByteArray = files[index]
+		var parts := maxi(1, ceili(float(file.size()) / MAX_PART))
+		for part in parts:
+			result.append({"type": "prompt_frame", "index": index, "count": files.size(),
+				"part": part, "parts": parts,
+				"data": file.slice(part * MAX_PART, (part + 1) * MAX_PART)})
+	return result
+
+
+## Begin the session's world, or restart it; what is null stays as it was. `prompt_frames`: how many
+## were sent before, 0 to start from the theme.
 static func start(theme: Variant = null, seed_: Variant = null, prompt: Variant = null,
 		prompt_frames: Variant = null) -> Dictionary:
 	return {"type": "start", "theme": theme, "seed": seed_, "prompt": prompt,

@@ -18,6 +18,7 @@ const ERROR := "error"
 
 const BACKOFF_MS: Array[float] = [250.0, 4000.0]  # first and longest pause between two attempts
 const SILENCE_MS := 4000.0  # without a message for this long the connection counts as dead
+const UPLOAD_SILENCE_MS := 60000.0  # the same while prompt frames are on their way
 const OPEN_MS := 5000.0
 const PING_MS := 500.0
 # The first pings come quickly, to match the clocks before the first frame.
@@ -58,6 +59,8 @@ var _pinged := 0.0
 var _resume: Variant = null
 var _theme: Variant = null
 var _seed: Variant = null
+var _files: Variant = null  # prompt frames, an Array of PackedByteArray; null: as the server has it
+var _uploading := false
 var _running := false  # whether the session has a world
 var _start_sent := false
 var _restart_due := false  # wanted while there was no connection
@@ -77,7 +80,9 @@ func greeted() -> bool:
 # -- what the player wants --------------------------------------------------------------------------
 
 
-func play(theme: Variant, seed_: Variant, now: float) -> void:
+## Start a session. `files` are prompt frames, PNG or JPEG files, oldest first, instead of the theme.
+func play(theme: Variant, seed_: Variant, now: float, files: Variant = null) -> void:
+	_files = files
 	_theme = theme
 	_seed = seed_
 	_running = false
@@ -92,8 +97,10 @@ func play(theme: Variant, seed_: Variant, now: float) -> void:
 	_connect(now)
 
 
-## Restart the session's world with a theme and a seed; null keeps the present one.
-func restart(theme: Variant, seed_: Variant, now: float) -> void:
+## Restart the session's world; null keeps the present theme, seed or prompt frames, and an empty
+## Array of `files` goes back to the theme.
+func restart(theme: Variant, seed_: Variant, now: float, files: Variant = null) -> void:
+	_files = files if files != null else _files
 	_theme = theme if theme != null else _theme
 	_seed = seed_ if seed_ != null else _seed
 	if _wire != Wire.GREETED:
@@ -124,6 +131,7 @@ func opened(now: float) -> void:
 	_next_ping = now
 	_pinged = now
 	_start_sent = false
+	_uploading = false
 	_send(Protocol.hello(client, role, token, _resume, world, depth))
 
 
@@ -180,9 +188,10 @@ func tick(now: float) -> void:
 
 
 func _tick_open(now: float) -> void:
-	if now - _last_heard > SILENCE_MS:
+	var silence := UPLOAD_SILENCE_MS if _uploading else SILENCE_MS
+	if now - _last_heard > silence:
 		_do("disconnect")
-		closed("the server was silent for %d s" % (SILENCE_MS / 1000), now)
+		closed("the server was silent for %d s" % (silence / 1000), now)
 		return
 	if now < _next_ping:
 		return
@@ -257,11 +266,15 @@ func _start(now: float) -> void:
 		return
 	_start_sent = true
 	_restart_due = false
-	_send(Protocol.start(_theme, _seed))
+	for part: Dictionary in Protocol.prompt_frames(_files if _files != null else []):
+		_uploading = true
+		_send(part)
+	_send(Protocol.start(_theme, _seed, null, _files.size() if _files != null else null))
 	_enter(LOADING, now, "Opening the world")
 
 
 func _status(message: Dictionary, now: float) -> void:
+	_uploading = false
 	match message["state"]:
 		"queued":
 			_enter(QUEUED, now, message["detail"])
@@ -292,6 +305,7 @@ func _frame(message: Dictionary, now: float) -> void:
 func _rejected(message: Dictionary, now: float) -> void:
 	var fault := Fault.new(message["code"], message["path"], message["expected"], message["got"],
 			message["message"], message["remedy"])
+	_uploading = false
 	var code := fault.code
 	if code == "no_free_seat":
 		error = fault
