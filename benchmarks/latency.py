@@ -2,7 +2,7 @@
 
 Run `python -m worldbridge.benchmarks.latency`.
 
-There are three runs, each with its own server: the profiler and a headless Chromium with the
+There are five runs, each with its own server: the profiler and a headless Chromium with each
 bundled world, and a headless Chromium with the procedural world at 30 frames per second, which
 shows the latency of everything but the model.
 """
@@ -109,7 +109,13 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=60.0, help="length of each run")
     options = parser.parse_args()
     runs = []
-    for measured, world in ((profiled, "embedded"), (browsed, "embedded"), (browsed, "procedural")):
+    for measured, world in (
+        (profiled, "guided"),
+        (browsed, "guided"),
+        (profiled, "embedded"),
+        (browsed, "embedded"),
+        (browsed, "procedural"),
+    ):
         print(f"{measured.__name__} {world}, {options.seconds:.0f} s ...", flush=True)
         runs.append(measured(world, options.seconds))
         print(runs[-1], flush=True)

@@ -38,6 +38,7 @@ def render(text: str) -> str:
     blocks = {
         "setup": _setup(),
         "speed": _speed(),
+        "world": _world(),
         "decode": _decode(),
         "kernels": _kernels(),
         "quality": _quality(),
@@ -93,6 +94,23 @@ def _speed() -> str:
 
 def _pair(values: dict[str, float] | None) -> str:
     return "-" if values is None else f"{values['p50']:.0f} / {values['p95']:.0f}"
+
+
+def _world() -> str:
+    """Return what a frame costs by the share of its blocks that is new."""
+    return table(
+        ("machine", "new blocks", "processor ms per frame, p50", "frames/s of one core"),
+        (
+            (
+                machine(result),
+                f"{row['new_share']:.0%}",
+                f"{row['processor_ms']['p50']:.0f}",
+                f"{row['frames_per_second_of_a_core']:.1f}",
+            )
+            for result in read_results("world")
+            for row in result["rows"]
+        ),
+    )
 
 
 # --- decoding ------------------------------------------------------------------------------------
@@ -218,9 +236,13 @@ def _whole(value: float | None) -> str:
 
 
 def _quality() -> str:
-    results = read_results("quality")
+    """Return the measures of the guided world, and how the embedded one drafts."""
+    return _measures(read_results("quality-guided")) + _embedded(read_results("quality"))
+
+
+def _measures(results: list[dict[str, Any]]) -> str:
     if not results:
-        return MISSING + "\n"
+        return f"Measures of the guided world: {MISSING.lower()}\n\n"
     result = newest(results)
     quality = result["quality"]
     rows = [
@@ -229,9 +251,14 @@ def _quality() -> str:
         for key, value, beside in _values(quality, name)
     ]
     note = f"Measured on {machine(result)}, {result['environment']['date']}, {quality['scenes']}.\n"
-    measures = table(("measure", "value", "real frames", "goal"), rows) if rows else MISSING + "\n"
-    text = measures + "\n" + note
-    text += _training(quality.get("training", {}))
+    return table(("measure", "guided", "real frames", "goal"), rows) + "\n" + note + "\n"
+
+
+def _embedded(results: list[dict[str, Any]]) -> str:
+    if not results:
+        return f"Drafts of the embedded world: {MISSING.lower()}\n"
+    quality = newest(results)["quality"]
+    text = _training(quality.get("training", {}))
     drafts = list(_drafts(quality))
     head = (
         "drafter",
@@ -251,9 +278,12 @@ def _values(quality: dict[str, Any], name: str) -> list[tuple[str, float | None,
     if not isinstance(value, dict):
         return [("", value, None if isinstance(real, dict) else real)]
     return [
-        (f", {key} s" if key.isdigit() else f", {key}", item, _beside(real, key))
-        for key, item in value.items()
+        (f", {key}" + _unit(name, key), item, _beside(real, key)) for key, item in value.items()
     ]
+
+
+def _unit(name: str, key: str) -> str:
+    return "" if not key.isdigit() else " px" if name == "texture_octaves" else " s"
 
 
 def _beside(real: Any, key: str) -> float | None:
@@ -268,7 +298,7 @@ def _training(made: dict[str, Any]) -> str:
     if not made:
         return ""
     text = (
-        f"Trained for {made['tokenizer_minutes']:.0f} minutes (tokenizer, "
+        f"The embedded world was trained for {made['tokenizer_minutes']:.0f} minutes (tokenizer, "
         f"{made['tokenizer_steps']:,} steps on {made['pictures']:,} frames) and "
         f"{made['transformer_minutes']:.0f} minutes (transformer, "
         f"{made['transformer_steps']:,} steps on {made['frames_of_play']:,} frames of play).\n"

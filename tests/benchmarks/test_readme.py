@@ -38,7 +38,7 @@ def quality(monkeypatch: pytest.MonkeyPatch, **more: Any) -> str:
     values = {name: 1.0 for name, _, _ in readme.MEASURES}
     values |= {"steepness": {"3": 0.5, "10": 0.25}, "real": {"steepness": {"3": 0.9}}}
     result = {"environment": ENVIRONMENT, "quality": values | {"scenes": "some"} | more}
-    monkeypatch.setattr(readme, "read_results", lambda name: [result] * (name == "quality"))
+    monkeypatch.setattr(readme, "read_results", lambda name: [result] * name.startswith("quality"))
     return readme.render(BLOCKS)
 
 
@@ -157,6 +157,16 @@ def test_kernels_of_one_forward_are_listed(monkeypatch: pytest.MonkeyPatch) -> N
     )
     assert "medusa_heads, heads" in text and "| 81 / - |" in text
     assert "not shown" not in text and "of eight" not in text
+
+
+def test_the_cost_of_what_is_new(monkeypatch: pytest.MonkeyPatch) -> None:
+    row = {
+        "new_share": 0.304,
+        "processor_ms": {"p10": 90.0, "p50": 95.6, "p90": 99.0},
+        "frames_per_second_of_a_core": 10.46,
+    }
+    text = tables(monkeypatch, world=[{"environment": ENVIRONMENT, "rows": [row]}])
+    assert "| 2 cores of Test CPU | 30% | 96 | 10.5 |" in text
 
 
 def test_one_more_player_has_a_price(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,6 +19,7 @@ __all__ = [
     "kernels_table",
     "memory_table",
     "players_table",
+    "world_table",
 ]
 
 
@@ -208,6 +209,22 @@ def players_table(result: Mapping[str, Any]) -> RenderableType:
             *(f"{at[tokens]:.2f}" for tokens in wanted),
         )
     return Group(_environment(result), table)
+
+
+def world_table(result: Mapping[str, Any]) -> Table:
+    """Return the cost of a frame by the share of new blocks."""
+    title = f"{result['world']}, {result['frame']}, threads: {result['threads']}"
+    heads = "ms p50", "processor ms p50", "frames/s", "frames/s of one core"
+    table = table_of("new blocks", *heads, numbers=4, title=title)
+    for row in result["rows"]:
+        table.add_row(
+            f"{row['new_share']:.1%}",
+            f"{row['ms']['p50']:.1f}",
+            f"{row['processor_ms']['p50']:.1f}",
+            f"{row['frames_per_second']:.1f}",
+            f"{row['frames_per_second_of_a_core']:.1f}",
+        )
+    return table
 
 
 def memory_table(result: Mapping[str, Any]) -> Table:

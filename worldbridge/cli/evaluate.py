@@ -18,9 +18,11 @@ __all__ = ["evaluate"]
 
 
 def evaluate(
-    world: Annotated[str, typer.Option(help="World to judge: a name or a directory.")] = "embedded",
+    world: Annotated[str, typer.Option(help="World to judge: a name or a directory.")] = "guided",
     seed: Annotated[int, typer.Option(min=0, help="Selects the scenes and the rollouts.")] = 0,
-    threads: Annotated[int, typer.Option(min=1, max=256, help="CPU threads.")] = 2,
+    threads: Annotated[
+        int, typer.Option(min=1, max=256, help="Processes that play scenes, of one thread each.")
+    ] = 2,
     seconds: Annotated[
         int | None,
         typer.Option(

@@ -1,4 +1,4 @@
-"""Write the README's pictures of a world: `python -m worldbridge.benchmarks.quality.pictures`.
+"""Write the README's images of a world: `python -m worldbridge.benchmarks.quality.images`.
 
 Plays every theme by the same script, from the frame that a player starts with, and writes a contact
 sheet (`OUT/WORLD.webp`) and a clip of each theme (`OUT/WORLD-THEME.webp`). Every frame is what the
