@@ -122,9 +122,11 @@ def warnings_of(config: GatewayConfig) -> list[str]:
                 f"anyone who reaches {config.host} can play; "
                 f"--token {GENERATE_TOKEN} asks for a secret"
             )
-        found.append(
-            "nothing is encrypted on its way; let a proxy end TLS in front (docs/security.md)"
-        )
+        if config.tls_cert is None:
+            found.append(
+                "nothing is encrypted on its way; take --tls-cert and --tls-key, or let a proxy "
+                "end TLS in front (docs/security.md)"
+            )
     return found
 
 

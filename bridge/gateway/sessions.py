@@ -125,7 +125,7 @@ class SessionManager:
         self._quality = Quality(config.jpeg_quality, bitrate_limits(config))
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="encode")
         self._seats = SeatAllocator(0, config.grace_s * 1000, config.queue)
-        self._announced: tuple[list[str], float] = ([], 0.0)  # the queue, and when it was told
+        self._announced: tuple[list[str], float] = ([], 0.0)  # the queue, and when it was sent
         self._broadcasters: dict[str, Broadcaster] = {}
         self._tasks = TaskSet()
         self.link = WorkerLink(config.endpoint, self)
@@ -290,8 +290,8 @@ class SessionManager:
                 self.files.store(session)
                 self._observer.seated(session)
         waiting = self._seats.waiting()
-        before, told_ms = self._announced
-        if waiting == before and now - told_ms < QUEUE_EVERY_MS:
+        before, sent_ms = self._announced
+        if waiting == before and now - sent_ms < QUEUE_EVERY_MS:
             return
         self._announced = (waiting, now)
         for name in waiting:

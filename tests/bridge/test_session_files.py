@@ -1,4 +1,4 @@
-"""Sessions outlive the gateway: on disk, whole or not at all, and a world that is lost is told."""
+"""Sessions outlive the gateway: on disk, whole or not at all; players hear that a world is lost."""
 
 from __future__ import annotations
 
@@ -147,7 +147,9 @@ async def test_a_session_whose_player_does_not_come_back_ends(
     assert not (tmp_path / "state" / f"{ID}.session").exists()
 
 
-async def test_a_world_that_cannot_be_restored_is_told(make_rig: RigMaker, tmp_path: Path) -> None:
+async def test_a_world_that_cannot_be_restored_is_announced(
+    make_rig: RigMaker, tmp_path: Path
+) -> None:
     stored(tmp_path / "state")
     rig = await make_rig(state_dir=str(tmp_path / "state"))
     worker = await rig.worker(refuses_saved=True)
@@ -162,7 +164,7 @@ async def test_a_world_that_cannot_be_restored_is_told(make_rig: RigMaker, tmp_p
     await player.until(Frame)
 
 
-async def test_a_worker_that_loses_the_world_is_told_to_all(make_rig: RigMaker) -> None:
+async def test_a_worker_that_loses_the_world_says_so_to_all(make_rig: RigMaker) -> None:
     rig = await make_rig()
     worker = await rig.worker()
     async with connect(rig.url) as player, connect(rig.url, watch=True) as watcher:

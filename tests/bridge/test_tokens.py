@@ -1,4 +1,4 @@
-"""Role tokens: who may play or watch, until when, and what a wrong one is told."""
+"""Role tokens: who may play or watch, until when, and how a wrong one is refused."""
 
 from __future__ import annotations
 
