@@ -181,7 +181,7 @@ class UdpRelay(_Relay):
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
         else:
-            self._carry(self.up, data, lambda: back.sendto(data, self.target))
+            self._carry(self.up, data, back, lambda: self.target)
 
     async def _adopt(self, client: Address, data: bytes) -> None:
         loop = asyncio.get_running_loop()
@@ -189,7 +189,7 @@ class UdpRelay(_Relay):
         assert front is not None
 
         def answer(data: bytes, _: Address) -> None:
-            self._carry(self.down, data, lambda: front.sendto(data, client))
+            self._carry(self.down, data, front, lambda: client)
 
         host = self.target[0]
         local = ("127.0.0.1" if host.startswith("127.") else "0.0.0.0", 0)
@@ -198,7 +198,17 @@ class UdpRelay(_Relay):
             back.close()  # two datagrams of a new client came at once
         self._from_client(data, client)
 
-    def _carry(self, way: Impairment, data: bytes, send: Callable[[], None]) -> None:
+    def _carry(
+        self,
+        way: Impairment,
+        data: bytes,
+        transport: asyncio.DatagramTransport,
+        to: Callable[[], Address],
+    ) -> None:
+        def send() -> None:
+            if not transport.is_closing():
+                transport.sendto(data, to())
+
         loop = asyncio.get_running_loop()
         at = way.arrival(len(data), loop.time())
         if at is not None:
