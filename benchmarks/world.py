@@ -44,7 +44,7 @@ def bench_world(
     model = open_world(WorkerConfig(world=world, seats=1, mode=None))
     if not isinstance(model, GuidedWorld):
         raise ConfigError(
-            f"the world {world!r} draws every frame anew",
+            f"the world {world!r} has no memory",
             expected="a world with a spatial memory, such as guided",
             got=model.spec.kind,
             remedy="choose another --world, or measure it with `worldbridge bench decode`",

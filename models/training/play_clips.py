@@ -33,6 +33,7 @@ __all__ = [
     "clip_source",
     "make_play_clip",
     "pose_rows",
+    "save_shard",
     "write_clip_shards",
 ]
 
@@ -196,6 +197,11 @@ def _write_shard(folder: Path, plan: ClipPlan, shard: int) -> None:
                 width=plan.width,
             )
         )
+    save_shard(folder, shard, clips)
+
+
+def save_shard(folder: Path, shard: int, clips: Sequence[PlayClip]) -> None:
+    """Write clips of one length as shard number `shard` of a cache."""
     partial = folder / f".shard{shard:05d}.partial"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()

@@ -134,6 +134,13 @@ def train_guided_world(
     frames: Annotated[int, typer.Option(min=2, help="Frames of a clip.")] = 24,
     steps: Annotated[int, typer.Option(min=1, help="Training steps.")] = 6_000,
     seed: Annotated[int, typer.Option(help="Seed of the play and of the training.")] = 1,
+    recorded: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Tar shard of recorded play to train on, instead of play in rendered scenes; "
+            "repeatable. docs/guided_world.md has the format."
+        ),
+    ] = None,
     start: Start = None,
     threads: Threads = 1,
     nice: Nice = 10,
@@ -147,12 +154,17 @@ def train_guided_world(
     import os
 
     from worldbridge.models.training.guided.train_world import WorldRecipe
-    from worldbridge.models.training.guided.world_stages import make_world
+    from worldbridge.models.training.guided.world_stages import load_guided_tokenizer, make_world
     from worldbridge.models.training.play_clips import ClipPlan
+    from worldbridge.models.training.recorded_play import import_play
 
     with progress_scope() as progress:
         os.nice(nice)
         plan = ClipPlan(clips, frames, seed, clips_per_shard=10)
+        if recorded:
+            size = load_guided_tokenizer(tokenizer).config
+            shape = frames, size.height, size.width
+            plan = import_play(out / "clips", recorded, *shape, progress)
         recipe = WorldRecipe(steps=steps, seed=seed)
         world = make_world(out, tokenizer, plan, recipe, threads, progress, start)
     print(f"finished: {world}  (play it: worldbridge serve --world {world})")
