@@ -32,19 +32,20 @@ export class Client {
    * @param {string|null} [options.token] access token of the gateway
    * @param {"player"|"spectator"|"engine"} [options.role]
    * @param {boolean} [options.wait] in the queue if every seat is taken (default)
+   * @param {boolean} [options.depth] ask for depth with every JPEG frame
    * @param {string} [options.client] name and version of the program, for the server's log
    * @param {object} [options.counters] `controller.counters` of an earlier page
    * @param {() => number} [options.now] clock in ms
    * @param {(now: number) => number|null} [options.refreshPeriod] of the display in ms
    */
   constructor(url, handlers, options = {}) {
-    const { video = "auto", token = null, counters = {}, role, client, wait, order } = options;
+    const { video = "auto", token = null, counters = {}, role, client, wait, order, depth } = options;
     this.handlers = handlers;
     this.now = options.now ?? (() => performance.now());
     this.refreshPeriod = options.refreshPeriod ?? (() => null);
     const h264 = handlers.decoded && decodesH264() ? ["h264"] : [];
     const ways = order ?? ["webrtc", ...h264, "jpeg"];
-    this.session = new Session({ video, order: ways, token, role, client, wait });
+    this.session = new Session({ video, order: ways, token, role, client, wait, depth });
     this.decoder = null;
     this.controller = new Controller(counters);
     this.clock = new ClockOffset();

@@ -78,6 +78,7 @@ export interface ClientOptions {
   token?: string | null;
   role?: Role;
   wait?: boolean;
+  depth?: boolean;
   client?: string;
   counters?: Counters;
   now?: () => number;
@@ -166,6 +167,7 @@ export class Session {
     order?: Exclude<Video, "auto">[];
     token?: string | null;
     wait?: boolean;
+    depth?: boolean;
     silence?: number;
   });
   readonly state: SessionState;

@@ -126,6 +126,7 @@ export class Session {
     video = "auto",
     order = ["webrtc", "jpeg"],
     token = null,
+    depth = false,
     wait = true,
     silence = SILENCE_MS,
   } = {}) {
@@ -137,6 +138,7 @@ export class Session {
     this.order = video === "auto" ? order : [video]; // ways to receive video, best first
     this.video = this.order[0];
     this.token = token;
+    this.depth = depth;
     this.wait = wait; // in the queue if every seat is taken
     this.silence = silence;
     this.state = "idle";
@@ -304,6 +306,7 @@ export class Session {
         resume: this.#resume,
         world: this.world,
         wait: this.wait,
+        depth: this.depth,
       }),
     );
   }

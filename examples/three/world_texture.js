@@ -6,19 +6,25 @@ import { Client, sessionUrl, TICK_MS } from "@worldbridge/client";
 /**
  * Streams a session into `texture`. Call `update` once per rendered frame.
  *
+ * `depth`, with the option `depth`, is a texture of two bytes per pixel, a little-endian number of
+ * `depthScale` metres along the camera's axis, and 0 where it is unknown; its first row is the upper
+ * one. It is null while the frames come without.
+ *
  * `shown` counts frames, `header` is the FrameHeader of the one in the texture, `client` is the
  * library's Client.
  */
 export class WorldTexture {
   shown = 0;
+  depth = null;
+  depthScale = 0;
   header = null;
   #newest = null; // the newest message that is not decoded yet
   #decoding = false;
-  #decoded = null; // {bitmap, header, received}, not in the texture yet
+  #decoded = null; // {bitmap, message, received}, not in the texture yet
   #timer = null;
 
   /** @param {string} server address of the server, such as http://127.0.0.1:8080 */
-  constructor(server, { token = null, changed = () => {} } = {}) {
+  constructor(server, { token = null, depth = false, changed = () => {} } = {}) {
     // A bitmap is flipped when it is decoded: WebGL cannot flip it during the upload.
     this.texture = new THREE.Texture();
     this.texture.flipY = false;
@@ -29,7 +35,8 @@ export class WorldTexture {
       changed: () => changed(this.client.view()),
       frame: (message, received) => this.#arrived(message, received),
     };
-    this.client = new Client(sessionUrl(server), handlers, { video: "jpeg", client: "three", token });
+    const options = { video: "jpeg", client: "three", token, depth };
+    this.client = new Client(sessionUrl(server), handlers, options);
   }
 
   play(wanted = { theme: null, seed: null }) {
@@ -54,7 +61,8 @@ export class WorldTexture {
   /** Put the newest decoded frame into the texture. */
   update() {
     if (!this.#decoded) return;
-    const { bitmap, header, received } = this.#decoded;
+    const { bitmap, message, received } = this.#decoded;
+    const { header } = message;
     this.#decoded = null;
     const before = this.texture.image;
     if (before && (before.width !== bitmap.width || before.height !== bitmap.height))
@@ -62,9 +70,25 @@ export class WorldTexture {
     this.texture.image = bitmap;
     this.texture.needsUpdate = true;
     before?.close();
+    this.#updateDepth(message, bitmap);
     this.shown += 1;
     this.header = header;
     this.client.imageShown(header, received, performance.now());
+  }
+
+  #updateDepth({ depth, depth_scale: scale }, { width, height }) {
+    if (!depth || depth.length !== 2 * width * height) {
+      this.depth?.dispose();
+      this.depth = null;
+      return;
+    }
+    this.depthScale = scale;
+    if (this.depth?.image.width !== width || this.depth.image.height !== height) {
+      this.depth?.dispose();
+      this.depth = new THREE.DataTexture(depth, width, height, THREE.RGFormat);
+    }
+    this.depth.image.data = depth;
+    this.depth.needsUpdate = true;
   }
 
   async #arrived(message, received) {
@@ -78,7 +102,7 @@ export class WorldTexture {
         const options = { imageOrientation: "flipY" };
         const bitmap = await createImageBitmap(new Blob([message.image]), options);
         this.#decoded?.bitmap.close();
-        this.#decoded = { bitmap, header: message.header, received };
+        this.#decoded = { bitmap, message, received };
       } catch (error) {
         console.error(`frame ${message.header.frame} is damaged: ${error.message}`);
       }

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import base64
 import functools
+import io
 import json
 import re
 import shutil
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from PIL import Image
 
 from tests.support import test_card
 from tests.support.chromium import Browser, Page
 from tests.support.client_server import LAST, client_server
+from tests.support.depth_scene import BALL_M, depth_scene
 from tests.support.server import serving
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
@@ -122,6 +127,51 @@ async def test_the_test_card_stands_upright_on_the_mesh(
     assert test_card.read_number(image) == 23
     assert test_card.faults(image) == []
     assert not any(line.startswith("exception") for line in page.log), page.log
+
+
+# Shows the frame from a pose, with a ball where it says, and returns the canvas as a PNG file.
+COMPOSE = """
+((pose, ball) => {
+  const { renderer, scene, camera, ball: mesh, THREE } = example;
+  renderer.setAnimationLoop(null);
+  renderer.setPixelRatio(1);
+  renderer.setSize(512, 320);
+  camera.aspect = 512 / 320;
+  camera.position.fromArray(pose.position);
+  camera.quaternion.fromArray(pose.orientation);
+  camera.fov = pose.fov_y;
+  camera.updateProjectionMatrix();
+  camera.updateMatrixWorld();
+  mesh.visible = ball !== null;
+  if (ball) {
+    mesh.geometry = new THREE.SphereGeometry(ball[3], 64, 32);
+    mesh.material = new THREE.MeshBasicMaterial({ color: 0xff00ff });
+    mesh.position.fromArray(ball);
+  }
+  renderer.render(scene, camera);
+  return renderer.domElement.toDataURL("image/png").split(",")[1];
+})(%s, %s)
+"""
+
+
+async def test_the_worlds_walls_hide_an_object_of_the_scene(site: str, browser: Browser) -> None:
+    scene = depth_scene()
+    ball = json.dumps([*scene.centre, BALL_M])
+    with client_server("whole", session=[scene.frame.fields()] * 3, in_step=False) as server:
+        page = await browser.new_page()
+        await page.call("Page.navigate", url=f"{site}/compositing.html?server={server.url}")
+        shown = f"globalThis.example?.world.header?.frame === {LAST} && example.backdrop.visible"
+        await page.until(shown, PATIENCE_S)
+
+        async def compose(pose: Mapping[str, Any], ball: str) -> NDArray[np.uint8]:
+            data = await page.evaluate(COMPOSE % (json.dumps(pose), ball))
+            return np.asarray(Image.open(io.BytesIO(base64.b64decode(data))).convert("RGB"))
+
+        scene.check_ball(await compose(scene.frame.pose, ball))
+        scene.check_reprojected(await compose(scene.truth.pose, "null"))
+        (hello,) = server.of("hello")
+    assert hello["depth"] is True
+    assert not any("error" in line.lower() for line in page.log), page.log
 
 
 async def test_a_key_steers_the_world_on_the_mesh(

@@ -533,3 +533,12 @@ test("what a player missed is a notice", () => {
     { do: "notice", text: "You were away for 5 s", tone: "warn" },
   ]);
 });
+
+test("asks for depth if it is wanted", () => {
+  for (const depth of [false, true]) {
+    const session = new Session({ video: "jpeg", depth });
+    session.play({ theme: null, seed: null }, 0);
+    session.opened(1);
+    assert.equal(sent(session.commands(), "hello").depth, depth);
+  }
+});

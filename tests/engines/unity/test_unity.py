@@ -244,7 +244,11 @@ def test_poses_survive_unitys_coordinates(compiler: Compiler) -> None:
 
 @pytest.fixture(scope="module")
 def played(compiler: Compiler) -> dict[str, Played]:
-    return play_all(lambda url: json.loads(compiler.harness("replay", url, str(LAST), timeout=120)))
+    def play(url: str) -> dict[str, Any]:
+        report: dict[str, Any] = json.loads(compiler.harness("replay", url, str(LAST), timeout=120))
+        return report
+
+    return play_all(play, html=True)
 
 
 @pytest.mark.serial

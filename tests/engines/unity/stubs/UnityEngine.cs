@@ -42,14 +42,55 @@ namespace UnityEngine
         public void Render() { }
     }
 
+    public class Shader : Object
+    {
+        public static int PropertyToID(string name) => 0;
+    }
+
+    public struct Bounds
+    {
+        public Bounds(Vector3 center, Vector3 size) { }
+    }
+
+    public struct Vector4
+    {
+        public Vector4(float x, float y, float z, float w) { }
+    }
+
+    public struct Matrix4x4
+    {
+        public Matrix4x4 inverse => this;
+
+        public static Matrix4x4 TRS(Vector3 pos, Quaternion q, Vector3 s) => default;
+    }
+
+    public static class Mathf
+    {
+        public const float Deg2Rad = 0.0174532924f;
+
+        public static float Tan(float f) => (float)Math.Tan(f);
+    }
+
+    public class MeshRenderer : Renderer { }
+
     public class Renderer : Component
     {
+        public bool enabled { get; set; }
+        public Bounds bounds { get; set; }
         public Material material { get; set; }
     }
 
     public class Material : Object
     {
         public Texture mainTexture { get; set; }
+
+        public void SetTexture(int nameID, Texture value) { }
+
+        public void SetFloat(int nameID, float value) { }
+
+        public void SetVector(int nameID, Vector4 value) { }
+
+        public void SetMatrix(int nameID, Matrix4x4 value) { }
     }
 
     public struct Vector2
@@ -72,6 +113,11 @@ namespace UnityEngine
     public struct Vector3
     {
         public float x, y, z;
+
+        public static Vector3 zero => default;
+        public static Vector3 one => new Vector3(1, 1, 1);
+
+        public static Vector3 operator *(Vector3 a, float d) => new Vector3(d * a.x, d * a.y, d * a.z);
 
         public Vector3(float x, float y, float z)
         {
@@ -102,6 +148,7 @@ namespace UnityEngine
     public enum TextureFormat
     {
         RGB24 = 3,
+        R16 = 9,
     }
 
     public enum TextureWrapMode
@@ -109,14 +156,28 @@ namespace UnityEngine
         Clamp = 1,
     }
 
+    public enum FilterMode
+    {
+        Point = 0,
+    }
+
     public class Texture : Object
     {
+        public virtual int width { get; set; }
+        public virtual int height { get; set; }
+        public FilterMode filterMode { get; set; }
         public TextureWrapMode wrapMode { get; set; }
     }
 
     public class Texture2D : Texture
     {
         public Texture2D(int width, int height, TextureFormat format, bool mipChain) { }
+
+        public Texture2D(int width, int height, TextureFormat format, bool mipChain, bool linear) { }
+
+        public void LoadRawTextureData(byte[] data) { }
+
+        public void Apply(bool updateMipmaps) { }
 
         public void ReadPixels(Rect source, int x, int y) { }
 

@@ -37,16 +37,32 @@ namespace WorldBridge
         private Camera sourceCamera;
 
         [SerializeField]
+        [Tooltip("Ask for depth with every frame; worlds that have it send it.")]
+        private bool wantDepth;
+
+        [SerializeField]
         private UnityEvent textureChanged = new UnityEvent();
 
         private WorldClient client;
         private Texture2D texture;
+        private Texture2D depthTexture;
+        private byte[] depth = Array.Empty<byte>();
 #if !UNITY_6000_0_OR_NEWER
         private byte[] image = Array.Empty<byte>();
 #endif
 
         /// <summary>Get the newest frame; null before the first. It is one texture for all frames.</summary>
         public Texture2D Texture => texture;
+
+        /// <summary>
+        /// Get the depth of the frame in <see cref="Texture"/>, or null before the first: R16, of
+        /// which a step is <see cref="DepthScale"/> metres along the camera's axis and 0 is unknown.
+        /// Its first row is the upper one: sample it at 1 - v.
+        /// </summary>
+        public Texture2D DepthTexture => depthTexture;
+
+        /// <summary>Get metres per step of the depth; 0 while frames come without depth.</summary>
+        public float DepthScale { get; private set; }
 
         /// <summary>Get the event that a new <see cref="Texture"/> object was made.</summary>
         public UnityEvent TextureChanged => textureChanged;
@@ -82,6 +98,7 @@ namespace WorldBridge
                 Client = "unity",
                 Role = sourceCamera == null ? "player" : "engine",
                 Token = string.IsNullOrEmpty(token) ? null : token,
+                Depth = wantDepth,
             };
             client = new WorldClient(server, hello);
             client.Play(string.IsNullOrEmpty(theme) ? null : theme, seed, promptFrames);
@@ -119,6 +136,7 @@ namespace WorldBridge
         private void OnDestroy()
         {
             if (texture != null) Destroy(texture);
+            if (depthTexture != null) Destroy(depthTexture);
         }
 
         private void OnApplicationFocus(bool focused)
@@ -150,6 +168,7 @@ namespace WorldBridge
                 return false;
             }
             Header = frame.Header;
+            LoadDepth(frame);
             FramesShown++;
             if (created) textureChanged.Invoke();
             return true;
@@ -165,6 +184,28 @@ namespace WorldBridge
             Buffer.BlockCopy(frame.Image, 0, image, 0, frame.ImageLength);
             return texture.LoadImage(image, false);
 #endif
+        }
+
+        private void LoadDepth(Frame frame)
+        {
+            int width = texture.width, height = texture.height;
+            DepthScale = 0;
+            if (frame.DepthLength != 2 * width * height) return;
+            if (depthTexture == null || depthTexture.width != width || depthTexture.height != height)
+            {
+                if (depthTexture != null) Destroy(depthTexture);
+                depthTexture = new Texture2D(width, height, TextureFormat.R16, false, true)
+                {
+                    name = "worldbridge depth",
+                    wrapMode = TextureWrapMode.Clamp,
+                    filterMode = FilterMode.Point,
+                };
+                depth = new byte[frame.DepthLength];
+            }
+            Buffer.BlockCopy(frame.Depth, 0, depth, 0, depth.Length);
+            depthTexture.LoadRawTextureData(depth);
+            depthTexture.Apply(false);
+            DepthScale = (float)frame.DepthScale;
         }
 
         private void SendCamera()
