@@ -84,7 +84,7 @@ class GatewayConfig:
         low=1,
     )
     whip: Literal["off", "on"] = setting(
-        "off", "Start sessions from the picture of a camera that is sent by WHIP."
+        "off", "Start sessions from the image of a camera that sends by WHIP."
     )
     trusted_proxies: tuple[str, ...] = setting(
         (),

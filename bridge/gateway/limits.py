@@ -85,7 +85,10 @@ class LimitedHttp(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._since = self.loop.time()
-        self._answering: Any = None
+        self._seen: tuple[Any, bool] = (
+            None,
+            False,
+        )  # the newest request, and if it is being answered
         self._timer = self.loop.call_later(_CHECK_S, self._check)
         self.table.add(transport, self.client[0] if self.client else "")
 
@@ -102,10 +105,10 @@ class LimitedHttp(H11Protocol):
     def _check(self) -> None:
         """Abort a connection whose request or response takes too long."""
         now, cycle = self.loop.time(), self.cycle
-        answering = cycle if cycle is not None and not cycle.response_complete else None
-        if answering is not self._answering:
-            self._answering, self._since = answering, now
-        if now - self._since > (REQUEST_S if answering is None else RESPONSE_S):
+        answering = cycle is not None and not cycle.response_complete
+        if self._seen != (cycle, answering):
+            self._seen, self._since = (cycle, answering), now
+        if now - self._since > (RESPONSE_S if answering else REQUEST_S):
             self.transport.abort()
         else:
             self._timer = self.loop.call_later(_CHECK_S, self._check)

@@ -1,6 +1,6 @@
-"""WHIP: a camera's picture becomes the prompt frame of a new session (RFC 9725).
+"""WHIP: a camera's image becomes the prompt frame of a new session (RFC 9725).
 
-`POST /whip` with an offer takes a seat. Once a picture has arrived, the session starts from it.
+`POST /whip` with an offer takes a seat. Once an image has arrived, the session starts from it.
 `GET` on the resource says how far it is, and has the `resume` token by which a client takes the
 controls.
 """
@@ -77,7 +77,7 @@ class _Camera:
         self._token = bearer(request)
         self._client = LocalClient(gateway, address_of(request), self._received, self._left)
         self._connection = CameraConnection(gateway.rtc_settings, self._start, self._refuse)
-        self._state = "waiting for a picture"
+        self._state = "waiting for an image"
         self._error: BridgeError | Error | None = None
         self._ended = False
         self.welcome: Welcome | None = None
@@ -99,7 +99,7 @@ class _Camera:
         if world.max_prompt_frames == 0:
             raise BridgeError(
                 "unsupported",
-                f"the world {world.name!r} cannot start from a picture",
+                f"the world {world.name!r} cannot start from an image",
                 "a world that is generated",
                 "one that is rendered",
                 "Serve a generated world: worldbridge serve --world guided.",
@@ -125,10 +125,10 @@ class _Camera:
             self._gateway.spawn(self._connection.close())
             self._client.close()
 
-    def _start(self, picture: bytes) -> None:
-        parts = range(0, len(picture), MAX_PART)
+    def _start(self, image: bytes) -> None:
+        parts = range(0, len(image), MAX_PART)
         for number, at in enumerate(parts):
-            data = picture[at : at + MAX_PART]
+            data = image[at : at + MAX_PART]
             self._client.send(PromptFramePart(0, 1, number, len(parts), data))
         self._state = "starting"
         self._client.send(Start(prompt_frames=1))

@@ -1,4 +1,4 @@
-"""Receive one picture of a camera by WebRTC."""
+"""Receive one image of a camera by WebRTC."""
 
 from __future__ import annotations
 
@@ -28,21 +28,21 @@ __all__ = ["CameraConnection"]
 log = logging.getLogger(__name__)
 
 SETTLE_S: Final = 0.7  # the first frames of an encoder are coarse: take the newest one after this
-PICTURE_S: Final = 30.0  # from the offer to the picture
+IMAGE_S: Final = 30.0  # from the offer to the image
 MAX_PIXELS: Final = 4096 * 2304
 JPEG_QUALITY: Final = 95
 
 
 class CameraConnection:
-    """One camera's video, decoded until `pictured` was given a JPEG file of it.
+    """One camera's video, decoded until `received` was given a JPEG file of it.
 
-    `refused` is called instead if the picture cannot be used. Both are called on the event loop.
+    `refused` is called instead if the image cannot be used. Both are called on the event loop.
     """
 
     def __init__(
         self,
         settings: RtcSettings,
-        pictured: Callable[[bytes], None],
+        received: Callable[[bytes], None],
         refused: Callable[[BridgeError], None],
     ) -> None:
         servers = [
@@ -50,7 +50,7 @@ class CameraConnection:
             for server in settings.ice_servers()
         ]
         self._binding = settings.binding
-        self._pictured = pictured
+        self._received = received
         self._refused = refused
         self._pc = RTCPeerConnection(RTCConfiguration(iceServers=servers))
         self._pc.on("track", self._adopt)
@@ -87,24 +87,24 @@ class CameraConnection:
 
     async def _receive(self, track: MediaStreamTrack) -> None:
         try:
-            async with asyncio.timeout(PICTURE_S):
-                picture = await self._picture(track)
+            async with asyncio.timeout(IMAGE_S):
+                image = await self._image(track)
             # nothing more is decoded; the connection stays as long as the camera wants
             for transceiver in self._pc.getTransceivers():
                 await transceiver.receiver.stop()
-            self._pictured(picture)
+            self._received(image)
         except BridgeError as error:
             self._refused(error)
         except Exception as error:  # silence, the end of the track, whatever a decoder meets
-            log.info("no picture came of a camera: %s", type(error).__name__)
+            log.info("no image came of a camera: %s", type(error).__name__)
             expected, remedy = (
-                f"a picture within {PICTURE_S:g} s",
+                f"an image within {IMAGE_S:g} s",
                 "Send H264 or VP8, then POST again.",
             )
-            text = "no picture came of the camera"
+            text = "no image came of the camera"
             self._refused(BridgeError("bad_prompt_frame", text, expected, "none", remedy))
 
-    async def _picture(self, track: MediaStreamTrack) -> bytes:
+    async def _image(self, track: MediaStreamTrack) -> bytes:
         loop = asyncio.get_running_loop()
         until = None
         while True:
@@ -113,7 +113,7 @@ class CameraConnection:
             if frame.width * frame.height > MAX_PIXELS:
                 raise BridgeError(
                     "bad_prompt_frame",
-                    "the camera's picture is too large",
+                    "the camera's image is too large",
                     f"at most {MAX_PIXELS} pixels",
                     f"{frame.width}x{frame.height}",
                     "Send 1280x720.",

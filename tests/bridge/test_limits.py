@@ -112,6 +112,17 @@ async def test_connections_that_say_nothing_end_and_stop_nobody(
     assert await _health(rig) == 200
 
 
+async def test_a_connection_with_request_after_request_is_not_idle(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "REQUEST_S", 3.0)
+    async with httpx.AsyncClient(trust_env=False, timeout=20) as http:
+        until = time.monotonic() + 5.5
+        while time.monotonic() < until:
+            assert (await http.get(rig.url + "health")).status_code == 200
+            await asyncio.sleep(0.05)
+
+
 async def test_empty_fragments_end_their_connection_alone(rig: Rig) -> None:
     await rig.worker()
     player = await rig.play()

@@ -1,4 +1,4 @@
-"""WHIP: a camera's picture starts a session, which another client takes over."""
+"""WHIP: a camera's image starts a session, which another client takes over."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ async def reaches(http: httpx.AsyncClient, resource: str, state: str) -> dict[st
     return dict(found)
 
 
-async def test_the_picture_starts_a_session_that_a_client_takes_over(
+async def test_the_image_starts_a_session_that_a_client_takes_over(
     make_rig: RigMaker, http: httpx.AsyncClient, camera: RTCPeerConnection
 ) -> None:
     rig = await make_rig(whip="on")
@@ -88,7 +88,7 @@ async def test_the_picture_starts_a_session_that_a_client_takes_over(
             await asyncio.sleep(0.05)
 
 
-async def test_a_camera_without_a_picture_frees_its_seat(
+async def test_a_camera_without_an_image_frees_its_seat(
     make_rig: RigMaker,
     http: httpx.AsyncClient,
     camera: RTCPeerConnection,

@@ -6,11 +6,13 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 
+import numpy as np
 import pytest
 
 from tests.bridge.conftest import SPEC, Rig, RigMaker, make_rig
 from tests.support.chromium import Browser, Page
 from tests.support.npm import npm_package
+from worldbridge.bridge.protocol import OpenSession
 
 pytestmark = [pytest.mark.e2e, pytest.mark.browser, pytest.mark.timeout(180)]
 
@@ -50,6 +52,24 @@ def script(template: str, **values: str) -> str:
     for name, value in values.items():
         text = text.replace(name, value)
     return text
+
+
+_CAMERA = """(async () => {
+  const canvas = document.createElement("canvas");
+  [canvas.width, canvas.height] = [320, 180];
+  const draw = canvas.getContext("2d");
+  setInterval(() => {
+    draw.fillStyle = "rgb(200, 30, 40)";
+    draw.fillRect(0, 0, 320, 180);
+  }, 30);
+  const { WHIPClient } = await import(
+    URL.createObjectURL(new Blob([SOURCE], { type: "text/javascript" })));
+  const pc = new RTCPeerConnection();
+  pc.addTransceiver(canvas.captureStream(30).getTracks()[0], { direction: "sendonly" });
+  window.client = new WHIPClient();
+  await client.publish(pc, ENDPOINT);
+  return client.resourceURL.href;
+})()"""
 
 
 async def shows(page: Page) -> None:
@@ -102,6 +122,26 @@ async def test_the_whip_whep_package_watches_from_another_origin(
     await shows(page)
     await page.evaluate("client.stop()")
     await page.until("fetch(client.resourceURL ?? '/none').then((r) => r.status === 404)")
+
+
+async def test_the_whip_whep_package_sends_the_image_of_a_session(
+    make_rig: RigMaker, browser: Browser
+) -> None:
+    source = (npm_package("whip-whep", "1.2.0") / "whip.js").read_text()
+    rig = await make_rig(whip="on")
+    worker = await rig.worker(spec=SPEC.replace(kind="autoregressive", max_prompt_frames=1))
+    page = await browser.new_page()
+    await page.open(rig.url + "health")
+    await page.evaluate(f"window.SOURCE = {json.dumps(source)}")
+    resource = await page.evaluate(_CAMERA.replace("ENDPOINT", f'"{rig.url}whip"'))
+    state = f"fetch('{resource}').then((r) => r.json()).then(({{ state }}) => state === 'playing')"
+    await page.until(state, 60)
+    (opened,) = worker.of(OpenSession)
+    frames = opened.prompt_frames  # type: ignore[attr-defined]
+    red, green, blue = np.frombuffer(frames.rgb, np.uint8).reshape(-1, 3).mean(0)
+    assert red > 150 and green < 70 and blue < 80, "the browser's colours are its own"
+    await page.evaluate("client.stop()")
+    await page.until(f"fetch('{resource}').then((r) => r.status === 404)")
 
 
 __all__ = ["make_rig"]
