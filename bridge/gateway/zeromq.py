@@ -84,7 +84,9 @@ class ZeroMqServer:
 
     def bind(self) -> str:
         """Listen and return the address as bound. Raises zmq.ZMQError."""
-        host = f"[{self._host}]" if ":" in self._host else self._host
+        host, ipv6 = self._host, ":" in self._host
+        self._socket.setsockopt(zmq.IPV6, int(ipv6))
+        host = f"[{host}]" if ipv6 else host
         self._socket.bind(f"tcp://{host}:{self._port or '*'}")
         return self._socket.getsockopt_string(zmq.LAST_ENDPOINT)
 

@@ -220,6 +220,7 @@ def client_options(keys: KeyPair | None, server: bytes | None) -> dict[int, int 
     options: dict[int, int | bytes] = {
         **_COMMON,
         zmq.RECONNECT_IVL: -1,
+        zmq.IPV6: 1,
         zmq.RCVHWM: _MAX_QUEUED,
         zmq.MAXMSGSIZE: MAX_PAYLOAD,
     }
@@ -237,5 +238,4 @@ _COMMON: Final[dict[int, int | bytes]] = {
     zmq.HEARTBEAT_IVL: _HEARTBEAT_MS,
     zmq.HEARTBEAT_TIMEOUT: _SILENT_MS,
     zmq.HEARTBEAT_TTL: _SILENT_MS,
-    zmq.IPV6: 1,
 }

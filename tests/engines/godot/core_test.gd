@@ -11,6 +11,7 @@ const LatestFrame = preload("res://addons/worldbridge/core/latest_frame.gd")
 const Msgpack = preload("res://addons/worldbridge/core/msgpack.gd")
 const Protocol = preload("res://addons/worldbridge/core/protocol.gd")
 const Session = preload("res://addons/worldbridge/core/session.gd")
+const Zmtp = preload("res://addons/worldbridge/core/zmtp.gd")
 
 var _checks := 0
 var _failed := 0
@@ -33,6 +34,8 @@ func _initialize() -> void:
 	_test_prompt_frames()
 	_test_session_faults()
 	_test_urls()
+	_test_zmtp()
+	_test_parts()
 	print("CHECKS %d FAILED %d" % [_checks, _failed])
 	quit(1 if _failed else 0)
 
@@ -380,3 +383,75 @@ func _test_urls() -> void:
 	for server: String in ["127.0.0.1:8000", "http://127.0.0.1:8000/", "ws://127.0.0.1:8000/session"]:
 		_check(Connection.session_url(server) == "ws://127.0.0.1:8000/session", server)
 	_check(Connection.session_url("https://a.example") == "wss://a.example/session", "https")
+
+
+## What a ROUTER says first: its greeting and READY.
+func _router(mechanism := "NULL") -> PackedByteArray:
+	var data := PackedByteArray()
+	data.resize(64)
+	data[0] = 0xff
+	data[9] = 0x7f
+	data[10] = 3
+	data[11] = 1
+	for i in mechanism.length():
+		data[12 + i] = mechanism.unicode_at(i)
+	data.append_array(PackedByteArray([4, 6, 5]))
+	data.append_array("READY".to_ascii_buffer())
+	return data
+
+
+func _test_zmtp() -> void:
+	var large := PackedByteArray()
+	large.resize(300)
+	var wire := _router()
+	wire.append_array(PackedByteArray([4, 9, 4]))
+	wire.append_array("PING".to_ascii_buffer())
+	wire.append_array(PackedByteArray([0, 40, 7, 8]))
+	wire.append_array(PackedByteArray([1, 2, 65, 66, 2, 0, 0, 0, 0, 0, 0, 1, 44]))
+	wire.append_array(large)
+	wire.append_array(PackedByteArray([0, 0]))
+	for step: int in [1, 3, wire.size()]:
+		var zmtp := Zmtp.new()
+		_check(zmtp.outgoing.size() == 64 and zmtp.outgoing[0] == 0xff, "a greeting goes first")
+		zmtp.outgoing.clear()
+		for at in range(0, wire.size(), step):
+			zmtp.feed(wire.slice(at, at + step))
+		_check(zmtp.ready and not zmtp.fault, "ready in steps of %d: %s" % [step, zmtp.fault])
+		var expected: Array[Array] = [[PackedByteArray([65, 66]), large], [PackedByteArray()]]
+		_check(str(zmtp.messages) == str(expected), "messages in steps of %d" % step)
+		_check(zmtp.outgoing.slice(-9) == PackedByteArray([4, 7, 4, 80, 79, 78, 71, 7, 8]),
+				"a ping is answered with its context")
+	var wrong := {
+		"another protocol": "HTTP/1.1 400 Bad Request\r\n\r\n".repeat(3).to_ascii_buffer(),
+		"keys wanted": _router("CURVE"),
+		"too large": _router() + PackedByteArray([2, 0, 0, 0, 1, 0, 0, 0, 0]),
+		"unknown flags": _router() + PackedByteArray([8, 0]),
+		"too many parts": _router() + PackedByteArray([1, 0, 1, 0, 1, 0, 0, 0]),
+		"a message too early": _router().slice(0, 64) + PackedByteArray([0, 0]),
+	}
+	for name: String in wrong:
+		var zmtp := Zmtp.new()
+		zmtp.feed(wrong[name])
+		_check(zmtp.fault != "" and zmtp.messages.is_empty(), name + " is a fault")
+	var random := RandomNumberGenerator.new()
+	random.seed = 2
+	for i in 500:
+		var other := wire.duplicate()
+		for n in 3:
+			other[random.randi() % other.size()] = random.randi() % 256
+		Zmtp.new().feed(other.slice(0, random.randi() % other.size()))
+
+
+func _test_parts() -> void:
+	var message: Dictionary = Msgpack.new().unpack(
+			FileAccess.get_file_as_bytes(_fixtures + "/valid/server_frame.msgpack"))
+	var pixels := PackedByteArray([1, 2, 3])
+	message["codec"] = "rgb"
+	message["image"] = null
+	message["depth"] = null
+	var depth := PackedByteArray([4, 5])
+	var whole: Variant = Protocol.decode_parts([Msgpack.pack(message), pixels, depth])
+	_check(whole is Dictionary and whole["image"] == pixels and whole["depth"] == depth, "parts")
+	for parts: Array in [[Msgpack.pack(message)], [Msgpack.pack(message), pixels],
+			[Protocol.encode({"type": "status", "state": "playing"}), pixels]]:
+		_check(Protocol.decode_parts(parts) is Fault, "%d parts are refused" % parts.size())

@@ -8,6 +8,7 @@ import io
 import json
 import math
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import AsyncIterator, Iterator
@@ -64,7 +65,8 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     log = tmp_path_factory.mktemp("server") / "server.log"
-    with serving(log, "--world", "procedural", "--seats", "1", "--fps", "60") as running:
+    options = ["--world", "procedural", "--seats", "1", "--fps", "60", "--zmq-port", "0"]
+    with serving(log, *options) as running:
         yield running
 
 
@@ -187,6 +189,19 @@ def test_a_world_starts_from_an_image(godot: str, project: Path, tmp_path: Path)
     assert [part["part"] for part in parts] == list(range(len(parts)))
     sent = Image.open(io.BytesIO(b"".join(part["data"] for part in parts)))
     assert np.array_equal(np.asarray(sent.convert("RGB")), image)
+
+
+def test_it_plays_by_zeromq(godot: str, project: Path, server: Server) -> None:
+    address = re.findall(r"tcp://127\.0\.0\.1:\d+", server.output())[0]
+    options = ["--seconds=1", "--hold=W", "--rounds=2", "--depth=yes"]
+    result = play(godot, project, f"--server={address}", *options)
+    print(f"by ZeroMQ: {result}")
+    assert result["faults"] == []
+    for round_ in result["rounds"]:
+        assert (round_["width"], round_["height"]) == (512, 320)
+        assert round_["metres"] == pytest.approx(1.6 / math.tan(math.radians(25)), rel=0.02)
+        assert round_["answered"] > 0 and round_["moved_m"] > 0
+        assert round_["stop_ms"] < 500
 
 
 def test_a_scene_camera_goes_along(godot: str, project: Path, server: Server) -> None:

@@ -8,15 +8,17 @@ const LatestFrame = preload("core/latest_frame.gd")
 const Protocol = preload("core/protocol.gd")
 const Session = preload("core/session.gd")
 const WebSocketTransport = preload("websocket_transport.gd")
+const ZeroMqTransport = preload("zeromq_transport.gd")
 
 const POLL_USEC := 1000
+const CREDIT := 2  # frames that may be on their way by ZeroMQ
 
 var frames := LatestFrame.new()
 var clock := ClockOffset.new()
 
 var _url: String
 var _session := Session.new()
-var _transport := WebSocketTransport.new()
+var _transport: RefCounted  # a WebSocketTransport or a ZeroMqTransport
 var _thread := Thread.new()
 var _mutex := Mutex.new()
 var _events: Array[Dictionary] = []
@@ -30,9 +32,11 @@ static func now() -> float:
 	return Time.get_ticks_usec() / 1000.0
 
 
-## Return the WebSocket address of a server given as http(s), ws(s) or host:port.
+## Return the address of a server given as http(s), ws(s), host:port or, for ZeroMQ, tcp.
 static func session_url(server: String) -> String:
 	var url := server.strip_edges().trim_suffix("/")
+	if url.begins_with("tcp://"):
+		return url
 	url = url.trim_suffix("/session")
 	if url.begins_with("http"):
 		url = "ws" + url.substr(4)
@@ -44,6 +48,8 @@ static func session_url(server: String) -> String:
 func _init(server: String, token: Variant, world: Variant, role: String, timeout_ms: float,
 		depth := false) -> void:
 	_url = session_url(server)
+	_session.zeromq = _url.begins_with("tcp://")
+	_transport = ZeroMqTransport.new() if _session.zeromq else WebSocketTransport.new()
 	_session.token = token
 	_session.world = world
 	_session.role = role
@@ -119,11 +125,12 @@ func _run() -> void:
 func _step() -> void:
 	var before := _session.state
 	var detail := _session.detail
-	var result := _transport.poll()
+	var result: Dictionary = _transport.poll()
 	if result["opened"]:
 		_session.opened(now())
-	for data: PackedByteArray in result["messages"]:
-		var message: Variant = Protocol.decode_server(data)
+	for data: Variant in result["messages"]:
+		var message: Variant = Protocol.decode_parts(data) if data is Array \
+				else Protocol.decode_server(data)
 		if message is Fault:
 			_session.invalid(message, now())
 		else:
@@ -151,18 +158,32 @@ func _obey() -> void:
 			"frame":
 				_newest = command
 				_received += 1
+				if _session.zeromq:
+					_transport.send(Protocol.encode(Protocol.credit(1)))
 			"pong":
 				var pong: Dictionary = command["message"]
 				clock.pong(pong["time"], command["received"], pong["server_time"])
-			"welcomed": _events.append({"event": "welcomed", "welcome": command["welcome"]})
+			"welcomed":
+				_events.append({"event": "welcomed", "welcome": command["welcome"]})
+				if _session.zeromq:
+					_transport.send(Protocol.encode(Protocol.credit(CREDIT)))
 			"notice": _events.append({"event": "fault", "fault": command["fault"]})
 
 
 func _decode(command: Dictionary) -> void:
 	var message: Dictionary = command["message"]
+	var data: PackedByteArray = message["image"]
 	var image := Image.new()
-	if image.load_jpg_from_buffer(message["image"]) != OK:
-		_damaged("image", "a JPEG file", "%d other bytes" % message["image"].size())
+	if message["codec"] == "rgb":
+		var width: int = message["header"]["width"]
+		var height: int = message["header"]["height"]
+		if width * height == 0 or data.size() != 3 * width * height:
+			_damaged("image", "3 bytes for each of %d x %d pixels" % [width, height],
+					"%d bytes" % data.size())
+			return
+		image = Image.create_from_data(width, height, false, Image.FORMAT_RGB8, data)
+	elif image.load_jpg_from_buffer(data) != OK:
+		_damaged("image", "a JPEG file", "%d other bytes" % data.size())
 		return
 	var frame := {"image": image, "header": message["header"], "received": command["received"],
 		"depth": null, "depth_scale": 0.0}

@@ -18,7 +18,7 @@ signal frame_shown(header: Dictionary)
 ## Something was refused or failed: the protocol's code, a message, and what to do.
 signal failed(code: String, message: String, remedy: String)
 
-## host:port, http://host:port or ws://host:port.
+## host:port, http://host:port, ws://host:port, or tcp://host:port for the server's --zmq-port.
 @export var server := "127.0.0.1:8080"
 ## Refuse to play any world but this one; empty: whatever the server has.
 @export var world := ""

@@ -23,9 +23,10 @@ static var _client := _client_messages()
 
 
 static func hello(client: String, role: String, token: Variant = null, resume: Variant = null,
-		world: Variant = null, depth := false) -> Dictionary:
-	return {"type": "hello", "client": client, "role": role, "transports": ["websocket"],
-		"codecs": ["jpeg"], "token": token, "resume": resume, "session": null, "world": world,
+		world: Variant = null, depth := false, zeromq := false) -> Dictionary:
+	return {"type": "hello", "client": client, "role": role,
+		"transports": ["zeromq"] if zeromq else ["websocket"],
+		"codecs": ["rgb"] if zeromq else ["jpeg"], "token": token, "resume": resume, "session": null, "world": world,
 		"max_frame": null, "depth": depth, "wait": false, "version": VERSION}
 
 
@@ -53,6 +54,11 @@ static func start(theme: Variant = null, seed_: Variant = null, prompt: Variant 
 ## `states` are controller states, newest first, from `InputSampler.history`.
 static func input(states: Array) -> Dictionary:
 	return {"type": "input", "states": states}
+
+
+## Let the server send that number of frames more, by ZeroMQ.
+static func credit(frames: int) -> Dictionary:
+	return {"type": "credit", "frames": frames}
 
 
 static func ping(time: float) -> Dictionary:
@@ -85,6 +91,24 @@ static func decode_server(data: PackedByteArray) -> Variant:
 	if message["type"] == "welcome" and message.get("version", VERSION) != VERSION:
 		return _wrong_version("welcome", message["version"])
 	return _checked(message, _server, "bad_message")
+
+
+## Return the message of the parts that came by ZeroMQ, as `decode_server` does.
+static func decode_parts(parts: Array) -> Variant:
+	var message: Variant = decode_server(parts[0])
+	if message is Fault:
+		return message
+	var payload: Array[String] = []
+	if message["type"] == "frame" and message["codec"] != null and message["image"] == null:
+		payload.append("image")
+		if message["depth_scale"] != null:
+			payload.append("depth")
+	if parts.size() != 1 + payload.size():
+		return Fault.new("bad_message", message["type"], "%d parts" % (1 + payload.size()),
+				str(parts.size()))
+	for i in payload.size():
+		message[payload[i]] = parts[1 + i]
+	return message
 
 
 ## Return a message of a client, checked as the server does it, or a Fault.
@@ -313,7 +337,7 @@ static func _frame_header() -> Dictionary:
 static func _server_messages() -> Dictionary:
 	var name := _text(64)
 	var text := _text()
-	var codec := _one_of(["h264", "vp8", "jpeg"])
+	var codec := _one_of(["bgra", "h264", "i420", "jpeg", "rgb", "vp8"])
 	var bytes := _rule("bytes", 0, MAX_SERVER_MESSAGE)
 	var ice_server := _record({"urls": _list(text, 8), "username": _optional(text),
 		"credential": _optional(text)})
@@ -325,7 +349,7 @@ static func _server_messages() -> Dictionary:
 			"seat": _record({"state": _one_of(["queued", "seated", "watching"]),
 				"position": _optional(_integer(0)), "expected_wait_s": _optional(_number())}),
 			"seats": _record({"used": _integer(0), "total": _integer(0)}),
-			"transport": _one_of(["webrtc", "websocket"]),
+			"transport": _one_of(["webrtc", "websocket", "zeromq"]),
 			"codec": codec,
 			"started": _or(_rule("flag"), false),
 			"ice_servers": _or(_list(ice_server, 8), []),

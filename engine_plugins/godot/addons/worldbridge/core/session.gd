@@ -44,6 +44,8 @@ var token: Variant = null
 var world: Variant = null
 ## Whether to ask for depth with every frame.
 var depth := false
+## Whether the messages travel by ZeroMQ: frames are then pixels, not JPEG files.
+var zeromq := false
 ## How long to try to reach a server that never answered.
 var first_contact_ms := 12000.0
 
@@ -132,7 +134,7 @@ func opened(now: float) -> void:
 	_pinged = now
 	_start_sent = false
 	_uploading = false
-	_send(Protocol.hello(client, role, token, _resume, world, depth))
+	_send(Protocol.hello(client, role, token, _resume, world, depth, zeromq))
 
 
 func closed(reason: String, now: float) -> void:
@@ -293,8 +295,9 @@ func _status(message: Dictionary, now: float) -> void:
 func _frame(message: Dictionary, now: float) -> void:
 	if message["image"] == null:
 		return
-	if message["codec"] != null and message["codec"] != "jpeg":
-		_fail(Fault.new("unsupported", "frame.codec", "jpeg", message["codec"],
+	var codec := "rgb" if zeromq else "jpeg"
+	if message["codec"] != null and message["codec"] != codec:
+		_fail(Fault.new("unsupported", "frame.codec", codec, message["codec"],
 				"The server sends a codec that this client did not offer"), now)
 		return
 	_do("frame", {"message": message, "received": now})
