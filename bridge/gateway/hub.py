@@ -558,7 +558,9 @@ class Gateway:
         def message(data: bytes) -> None:
             self.receive(peer, data)
 
-        return RtcCallbacks(message, peer.request_keyframe, opened, closed, peer.remember)
+        return RtcCallbacks(
+            message, peer.request_keyframe, opened, closed, peer.remember, lambda: peer.plays
+        )
 
     def _request_keyframe(self, peer: Peer) -> None:
         if peer.session is not None:

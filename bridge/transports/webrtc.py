@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import math
 from collections import deque
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
@@ -42,6 +43,7 @@ from worldbridge.clock import now_ms
 
 MAX_WAITING_PACKETS: Final = 8
 MAX_BUFFERED: Final = 64 * 1024  # of headers that wait in the control channel
+SPECTATOR_HEADER_MS: Final = 100.0  # a header costs as much as a frame's packets
 MAX_REASSEMBLY: Final = 1024  # SCTP chunks of half-received messages, about 1.2 MB
 MAX_CANDIDATES: Final = 16
 MAX_LOCAL_NAMES: Final = 2  # among them: each is a multicast query in the server's network
@@ -202,6 +204,7 @@ class RtcCallbacks:
     connected: Callable[[], None]
     closed: Callable[[], None]
     sent: Callable[[FrameHeader], None] = lambda header: None
+    plays: Callable[[], bool] = lambda: True
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,6 +255,7 @@ class RtcConnection:
         self._pc.on("datachannel", self._adopt)
         self._pc.on("connectionstatechange", self._changed)
         self._ended = False
+        self._header_ms = -math.inf
         self._deadline: asyncio.TimerHandle | None = None
 
     def _hooks(self) -> SenderHooks:
@@ -316,6 +320,10 @@ class RtcConnection:
         channel = self._channels.get("control")
         if channel is None or channel.readyState != "open":
             return
+        if not self._callbacks.plays():
+            if now_ms() - self._header_ms < SPECTATOR_HEADER_MS:
+                return
+            self._header_ms = now_ms()
         if channel.bufferedAmount <= MAX_BUFFERED:
             channel.send(encode(Frame(header)))
 

@@ -202,6 +202,11 @@ async def test_two_viewers_share_one_encoder(rig: Rig) -> None:
     await pages[1].connect(watcher)
     assert (await pages[1].frame()).key_frame
     await pages[0].frame()
+    talk = asyncio.create_task(keep_talking(watcher))
+    await eventually(lambda: len(pages[1].headers) >= 3)
+    times = [frame.header.t_sent for frame in pages[1].headers]
+    assert min(np.diff(times)) >= 99, "a spectator gets ten headers a second"
+    talk.cancel()
     for page in pages:
         await page.pc.close()
 
