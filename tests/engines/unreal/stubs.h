@@ -55,6 +55,7 @@ template <typename T> struct TArray {
 };
 template <typename T> struct TArray64 {
     int64 Num() const;
+    void Append(const T* data, int64 count);
     T* GetData();
 };
 template <typename T> struct TSharedPtr {
@@ -313,7 +314,7 @@ struct FUpdateTextureRegion2D {
 // === Engine/Texture2D.h
 #include "CoreMinimal.h"
 struct FUpdateTextureRegion2D;
-enum EPixelFormat { PF_B8G8R8A8 };
+enum EPixelFormat { PF_B8G8R8A8, PF_G16 };
 class UTexture2D : public UObject {
 public:
     static UTexture2D* CreateTransient(int32 width, int32 height, EPixelFormat format);

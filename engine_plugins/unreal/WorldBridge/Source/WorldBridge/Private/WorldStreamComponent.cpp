@@ -97,6 +97,7 @@ void UWorldStreamComponent::Play()
     }
     worldbridge::SessionOptions Options;
     Options.role = bSendCamera ? "engine" : "player";
+    Options.depth = bWantDepth;
     if (!Token.IsEmpty())
     {
         Options.token = Plain(Token);
@@ -270,6 +271,25 @@ void UWorldStreamComponent::SampleCamera()
     Network->Client().Input([&](worldbridge::InputSampler& Sampler) { Sampler.SetCamera(Pose); });
 }
 
+static bool IsNewSize(const UTexture2D* Texture, const FWorldStreamDecodedFrame& Frame)
+{
+    return Texture == nullptr || Texture->GetSizeX() != Frame.Width || Texture->GetSizeY() != Frame.Height;
+}
+
+// The renderer reads the data later, in its own thread: it owns the frame until it calls back.
+static void Upload(UTexture2D& Texture, const TSharedPtr<FWorldStreamDecodedFrame>& Frame, uint8* Data, uint32 PixelBytes)
+{
+    const uint32 Width = uint32(Frame->Width);
+    FUpdateTextureRegion2D* Region = new FUpdateTextureRegion2D(0, 0, 0, 0, Width, uint32(Frame->Height));
+    TSharedPtr<FWorldStreamDecodedFrame>* Owner = new TSharedPtr<FWorldStreamDecodedFrame>(Frame);
+    Texture.UpdateTextureRegions(
+        0, 1, Region, Width * PixelBytes, PixelBytes, Data,
+        [Owner](uint8*, const FUpdateTextureRegion2D* Done) {
+            delete Owner;
+            delete Done;
+        });
+}
+
 void UWorldStreamComponent::ShowNewestFrame()
 {
     const TSharedPtr<FWorldStreamNetwork> Live = Network;  // an event may call Stop()
@@ -278,22 +298,25 @@ void UWorldStreamComponent::ShowNewestFrame()
     {
         return;
     }
-    if (Texture == nullptr || Texture->GetSizeX() != Decoded->Width || Texture->GetSizeY() != Decoded->Height)
+    if (IsNewSize(Texture, *Decoded))
     {
         Texture = UTexture2D::CreateTransient(Decoded->Width, Decoded->Height, PF_B8G8R8A8);
         Texture->SRGB = true;
         Texture->UpdateResource();  // once: it makes a new texture of the renderer
         OnTextureChanged.Broadcast(Texture);
     }
-    // The renderer reads the pixels later, in its own thread: it owns them until it calls back.
-    FUpdateTextureRegion2D* Region = new FUpdateTextureRegion2D(0, 0, 0, 0, uint32(Decoded->Width), uint32(Decoded->Height));
-    TSharedPtr<FWorldStreamDecodedFrame>* Owner = new TSharedPtr<FWorldStreamDecodedFrame>(Decoded);
-    Texture->UpdateTextureRegions(
-        0, 1, Region, uint32(Decoded->Width) * 4, 4, Decoded->Pixels.GetData(),
-        [Owner](uint8*, const FUpdateTextureRegion2D* Done) {
-            delete Owner;
-            delete Done;
-        });
+    Upload(*Texture, Decoded, Decoded->Pixels.GetData(), 4);
+    DepthScale = 100 * 65535 * Decoded->DepthScale;
+    if (Decoded->Depth.Num() > 0)
+    {
+        if (IsNewSize(DepthTexture, *Decoded))
+        {
+            DepthTexture = UTexture2D::CreateTransient(Decoded->Width, Decoded->Height, PF_G16);
+            DepthTexture->SRGB = false;
+            DepthTexture->UpdateResource();
+        }
+        Upload(*DepthTexture, Decoded, Decoded->Depth.GetData(), 2);
+    }
     const worldbridge::FrameHeader& Header = Decoded->Header;
     const worldbridge::UnrealPose Camera = worldbridge::ToUnreal(Header.camera, double(Decoded->Width) / Decoded->Height);
     FrameCamera = FTransform(

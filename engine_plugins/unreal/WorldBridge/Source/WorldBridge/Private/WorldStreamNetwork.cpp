@@ -185,6 +185,12 @@ void FWorldStreamNetwork::Decode(worldbridge::ReceivedFrame& Frame)
     {
         return;
     }
+    const std::optional<worldbridge::ByteView>& Depth = Frame.frame.depth;
+    if (Depth && int64(Depth->size) == int64(Decoded.Width) * Decoded.Height * 2)
+    {
+        Decoded.Depth.Append(Depth->data, int64(Depth->size));
+        Decoded.DepthScale = Frame.frame.depth_scale;
+    }
     Decoded.Header = Frame.frame.header;
     Decoded.Received = Frame.received;
     FScopeLock Lock(&DecodedLock);

@@ -37,10 +37,12 @@ private:
     FSocket* Stream = nullptr;
 };
 
-// A decoded frame: B, G, R, A bytes, top row first.
+// A decoded frame: B, G, R, A bytes, top row first. Depth: uint16, or empty; a step is DepthScale metres.
 struct FWorldStreamDecodedFrame
 {
     TArray64<uint8> Pixels;
+    TArray64<uint8> Depth;
+    double DepthScale = 0;
     int32 Width = 0;
     int32 Height = 0;
     worldbridge::FrameHeader Header;

@@ -81,10 +81,19 @@ public:
     /** Send the first player's camera to worlds that are conditioned on one. */
     UPROPERTY(EditAnywhere, BlueprintReadWrite, Category = "World Stream")
     bool bSendCamera = true;
+    /** Ask for depth with every frame; worlds that have it send it. */
+    UPROPERTY(EditAnywhere, BlueprintReadWrite, Category = "World Stream")
+    bool bWantDepth = false;
 
     /** The newest frame; null before the first. Made again when the size of the frames changes. */
     UPROPERTY(Transient, VisibleInstanceOnly, BlueprintReadOnly, Category = "World Stream")
     TObjectPtr<UTexture2D> Texture;
+    /** The depth of the frame in Texture, 16 bits linear, 0 where it is unknown; null before the first. */
+    UPROPERTY(Transient, VisibleInstanceOnly, BlueprintReadOnly, Category = "World Stream")
+    TObjectPtr<UTexture2D> DepthTexture;
+    /** Centimetres along the camera's axis that 1 in DepthTexture stands for; 0 while frames come without depth. */
+    UPROPERTY(Transient, VisibleInstanceOnly, BlueprintReadOnly, Category = "World Stream")
+    double DepthScale = 0;
     UPROPERTY(Transient, VisibleInstanceOnly, BlueprintReadOnly, Category = "World Stream")
     EWorldStreamState State = EWorldStreamState::Idle;
     /** From reading the input to receiving its frame, in ms; below 0: not known yet. */
