@@ -7,6 +7,7 @@ conversion         a checkpoint of random weights in the published layout, at fu
                    converted, loaded, each in a process of its own. Disk space for two copies of the
                    weights: 16 GB for 4b, 54 GB for 13b
 decode, players    the bundled world; with a GPU the 4B model with random weights, in every type
+bridge             frames through the gateway, by transport; a headless Chromium if there is one
 kernels            with a GPU only
 """
 
@@ -59,6 +60,7 @@ def parts(
     anywhere: dict[str, _Part] = {
         "setup": measure_setup,
         "conversion": partial(measure_conversions, sizes, folder),
+        "bridge": partial(_bridge, quick),
     }
     if not gpu:
         return anywhere | {
@@ -81,6 +83,12 @@ def parts(
         "players-diagonal-k2": partial(players, most=12, mode="diagonal", diagonal=2),
         "kernels": partial(_kernels, quick),
     }
+
+
+def _bridge(quick: bool) -> dict[str, Any]:
+    from worldbridge.benchmarks.bridge.bench import bench_bridge  # loads WebRTC
+
+    return bench_bridge(quick=quick, progress=_print_progress)
 
 
 def _kernels(quick: bool) -> dict[str, Any]:

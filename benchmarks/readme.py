@@ -39,6 +39,7 @@ def render(text: str) -> str:
         "setup": _setup(),
         "speed": _speed(),
         "world": _world(),
+        "bridge": _bridge(),
         "decode": _decode(),
         "kernels": _kernels(),
         "quality": _quality(),
@@ -90,6 +91,37 @@ def _speed() -> str:
             for run in result["runs"]
         ),
     )
+
+
+def _bridge() -> str:
+    """Return how long frames take through the gateway, one viewer and several, at 60 frames/s."""
+    head = (
+        "machine",
+        "transport",
+        "frames/s, viewers",
+        "handed over to last packet received p50 / p95 / p99 (ms)",
+        "to shown in Chromium",
+        "server, % of a core",
+    )
+    return table(
+        head,
+        (
+            (
+                machine(result),
+                f"`{run['transport']}`",
+                f"{run['fps']:g}, {run['viewers']}",
+                _three(run["handed_to_received_ms"]),
+                _three(run.get("handed_to_displayed_ms")),
+                f"{run['server_cpu_percent']:.0f}",
+            )
+            for result in read_results("bridge")
+            for run in result["runs"]
+        ),
+    )
+
+
+def _three(values: dict[str, float] | None) -> str:
+    return "-" if values is None else " / ".join(f"{values[p]:.1f}" for p in ("p50", "p95", "p99"))
 
 
 def _pair(values: dict[str, float] | None) -> str:

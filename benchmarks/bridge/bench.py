@@ -73,6 +73,7 @@ def bench_bridge(
         seconds or extent.seconds,
         extent.warm_up_s,
     )
+    load = os.getloadavg()[0]  # of others: a busy machine measures itself
     browser = None if quick else find_browser()
     shown: dict[tuple[str, float], dict[str, float] | None] = {}
     runs: list[dict[str, Any]] = []
@@ -101,6 +102,7 @@ def bench_bridge(
                         runs.append(run)
     return {
         "environment": describe(),
+        "load_average": round(load, 2),
         "content": f"recorded walk, {width}x{height}",
         **{name: _headline(runs, name) for name in names},
         "times_naive_p99": _times_naive(runs, names),

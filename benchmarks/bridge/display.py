@@ -18,7 +18,11 @@ if TYPE_CHECKING:
 
 __all__ = ["VIDEO", "display", "find_browser"]
 
-VIDEO: Final = {"webrtc": "webrtc", "websocket_jpeg": "jpeg"}  # what the page calls them
+VIDEO: Final = {
+    "webrtc": "webrtc",
+    "websocket_h264": "h264",
+    "websocket_jpeg": "jpeg",
+}  # `video` of our page
 _READY_S: Final = 60.0
 _LEAVE_S: Final = 1.0  # until the gateway has forgotten the page
 _CLOCK_TRIES: Final = 30
