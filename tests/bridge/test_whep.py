@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -206,6 +207,15 @@ async def test_what_is_no_offer(rig: Rig, http: httpx.AsyncClient) -> None:
     assert unknown.status_code == 404
 
 
+async def test_a_server_without_spectators_takes_no_viewers(
+    make_rig: RigMaker, viewer: Viewer, http: httpx.AsyncClient
+) -> None:
+    rig = await make_rig(spectators=0)
+    await playing(rig)
+    refused = await http.post(rig.url + "whep", content=await viewer.offer(), headers=HEADERS)
+    assert refused.status_code == 503 and "spectator" in refused.text
+
+
 async def test_before_the_world_is_ready(
     rig: Rig, viewer: Viewer, http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -255,6 +265,35 @@ def test_reduces_an_offer_to_its_video() -> None:
     assert answer[1] == "a=group:BUNDLE 0 1", "it carries the bundle, so it is inactive instead"
     assert answer[2] == "m=audio 9 UDP/TLS/RTP/SAVPF 111" and "a=inactive" in answer
     assert answer.index("a=mid:0") < answer.index("m=video 9 X 96")
+
+
+def test_any_text_is_an_offer_or_an_error() -> None:
+    chance = random.Random(3)
+    taken = 0
+    for _ in range(5_000):
+        lines = _BUNDLED.split("\r\n")
+        for _ in range(chance.randrange(1, 4)):
+            at = chance.randrange(len(lines))
+            match chance.randrange(4):
+                case 0:
+                    del lines[at]
+                case 1:
+                    lines.insert(at, lines[chance.randrange(len(lines))])
+                case 2:
+                    lines[at] = lines[at][: chance.randrange(len(lines[at]) + 1)]
+                case _:
+                    lines[at] += chr(chance.randrange(0x2FFF))
+        try:
+            video = OneVideo.of("\r\n".join(lines), "recvonly")
+            video_codecs(video.offer)
+        except BridgeError as error:
+            assert error.expected
+            continue
+        taken += 1
+        answer = video.answer("v=0\r\na=group:BUNDLE 1\r\nm=video 9 X 96\r\na=mid:1\r\n")
+        sections = [line for line in answer.split("\r\n") if line.startswith("m=")]
+        assert len(sections) == len(video.rejected)
+    assert taken > 500
 
 
 def test_wants_video_of_the_direction() -> None:

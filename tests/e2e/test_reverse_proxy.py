@@ -60,16 +60,17 @@ def caddy(folder: Path, port: int, target: int) -> list[str]:
 
 @asynccontextmanager
 async def proxying(
-    kind: str, folder: Path, target: int, replace: tuple[str, str] = ("", "")
+    kind: str, folder: Path, target: int, *changes: tuple[str, str]
 ) -> AsyncIterator[int]:
     binary = shutil.which(kind, path=f"{os.environ['PATH']}:/usr/sbin")
     if binary is None:
         pytest.skip(f"{kind} is not installed")
     port = free_port()
     command = {"nginx": nginx, "caddy": caddy}[kind](folder, port, target)
-    if replace[0]:
+    for old, new in changes:
         file = folder / "conf"
-        file.write_text(file.read_text().replace(*replace))
+        assert old in file.read_text()
+        file.write_text(file.read_text().replace(old, new))
     process = await asyncio.create_subprocess_exec(
         binary,
         *command[1:],
@@ -137,10 +138,24 @@ async def wait(socket: object) -> bytes:
 
 
 @pytest.mark.browser
+async def test_the_page_plays_below_a_path_of_its_own(
+    make_rig: RigMaker, tmp_path: Path, browser: Browser
+) -> None:
+    rig = await make_rig()
+    await rig.worker()
+    own = f"proxy_pass http://127.0.0.1:{rig.port}"
+    below = ("location / {", "location /world/ {"), (f"{own};", f"{own}/;")
+    async with proxying("nginx", tmp_path, rig.port, *below) as port:
+        page = await browser.new_page()
+        await page.open(f"http://localhost:{port}/world/?autoplay=1")
+        await page.until("worldbridge.stats().page.frames.shown > 15", 60)
+
+
+@pytest.mark.browser
 async def test_the_page_says_why_it_is_refused(rig: Rig, tmp_path: Path, browser: Browser) -> None:
     """A proxy that sends its own Host header: the page loads, and its WebSocket is refused."""
     own = f"127.0.0.1:{rig.port}"
-    async with proxying("nginx", tmp_path, rig.port, replace=("$http_host", own)) as port:
+    async with proxying("nginx", tmp_path, rig.port, ("$http_host", own)) as port:
         page = await browser.new_page()
         await page.open(f"http://localhost:{port}/?autoplay=1")
         await page.until("document.body.innerText.includes('--allow-origin')", 60)
