@@ -528,7 +528,13 @@ test("a spectator who gets the controls plays on without another negotiation", (
 
 test("what a player missed is a notice", () => {
   const session = playing();
-  session.received(event("session_resumed", "You were away for 5 s"), 400);
+  session.received(event("session_resumed", "You loaded the page again"), 350);
+  session.closed("lost", 400);
+  session.tick(1000);
+  session.opened(1001);
+  session.received(welcome({ started: true }), 1002);
+  session.commands();
+  session.received(event("session_resumed", "You were away for 5 s"), 1003);
   assert.deepEqual(session.commands(), [
     { do: "notice", text: "You were away for 5 s", tone: "warn" },
   ]);

@@ -20,12 +20,12 @@ def build(tmp_path_factory: pytest.TempPathFactory) -> Build:
     whole, core = folder / "core.cpp", folder / "core.o"
     # One unit: reading the standard library's headers takes most of the time.
     whole.write_text("".join(f'#include "{source.name}"\n' for source in sources))
-    run(*command, "-c", whole, "-o", core)
+    run(*command, "-c", whole, "-o", core, seconds=300)
 
     def program(name: str) -> Path:
         target = folder / name
         if not target.exists():
-            run(*command, HERE / f"{name}.cpp", core, "-o", target)
+            run(*command, HERE / f"{name}.cpp", core, "-o", target, seconds=300)
         return target
 
     return program

@@ -11,6 +11,7 @@ import pytest
 
 from tests.engines.unreal.native import FIXTURES, Build, run
 
+pytestmark = pytest.mark.timeout(600)  # the core is compiled first
 DIRECTIONS = ("client", "server")
 
 

@@ -168,6 +168,8 @@ func _obey() -> void:
 				if _session.zeromq:
 					_transport.send(Protocol.encode(Protocol.credit(CREDIT)))
 			"notice": _events.append({"event": "fault", "fault": command["fault"]})
+			"event": _events.append({"event": "notified", "name": command["name"],
+					"detail": command["detail"]})
 
 
 func _decode(command: Dictionary) -> void:

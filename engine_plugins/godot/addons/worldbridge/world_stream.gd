@@ -15,6 +15,8 @@ signal state_changed(state: String, detail: String)
 signal welcomed(world: Dictionary)
 ## A new frame is in `texture`. `header` is the protocol's FrameHeader.
 signal frame_shown(header: Dictionary)
+## An event of the protocol, such as `seat_warning`, `session_resumed` or `world_reset`.
+signal notified(event: String, detail: String)
 ## Something was refused or failed: the protocol's code, a message, and what to do.
 signal failed(code: String, message: String, remedy: String)
 
@@ -154,6 +156,8 @@ func _handle(event: Dictionary) -> void:
 			_sampler.hold_ms = 1000.0 / spec["fps"]
 			_follows_camera = "camera" in spec["conditionings"]
 			welcomed.emit(spec)
+		"notified":
+			notified.emit(event["name"], event["detail"])
 		"fault":
 			var fault: Fault = event["fault"]
 			failed.emit(fault.code, fault.message, fault.remedy)

@@ -2,7 +2,7 @@ extends RefCounted
 ## One session as a state machine without I/O. Its methods report what happened and when (client
 ## milliseconds); `commands()` returns what the caller has to do: Dictionaries with the key `do`:
 ## connect, disconnect, send (message), frame (message, received), pong (message, received),
-## welcomed (welcome), notice (fault).
+## welcomed (welcome), notice (fault), event (name, detail).
 
 const Fault = preload("fault.gd")
 const Protocol = preload("protocol.gd")
@@ -169,6 +169,7 @@ func received(message: Dictionary, now: float) -> void:
 		"event":
 			if message["name"] == "world_lost":
 				_enter(RECONNECTING, now, message["detail"])
+			_do("event", {"name": message["name"], "detail": message["detail"]})
 		"error": _rejected(message, now)
 		"pong": _do("pong", {"message": message, "received": now})
 

@@ -127,10 +127,15 @@ constexpr Field SdpFields[] = {Str("sdp", 60000)};
 constexpr Field FrameShownFields[] = {
     Int("frame"), Ms("received"), Ms("shown"), Ms("offset").OrNil(), Real("refresh", 1, 1000).OrNil()};
 constexpr Field CreditFields[] = {Int("frames", 1, 8)};
+constexpr Field ObservationFields[] = {
+    Sub("camera", PoseRecord), Int("width", 1, 8192), Int("height", 1, 8192), Bin("rgb", 737280), Bin("depth", 491520),
+    Real("depth_scale", 1e-6, 10), Flag("fresh").Or()};
+constexpr Record ObservationRecord = Of("", ObservationFields);
+constexpr Field ObserveFields[] = {Sub("observation", ObservationRecord)};
 constexpr Record ClientRecords[] = {
     Of("hello", HelloFields), Of("prompt_frame", PromptFrameFields, PartsInOrder), Of("start", StartFields),
     Of("input", InputFields), Of("ping", PingFields), Of("offer", SdpFields), Of("frame_shown", FrameShownFields),
-    Of("credit", CreditFields), {"stats", nullptr, 0}, {"request_control", nullptr, 0}, {"hand_over", nullptr, 0},
+    Of("credit", CreditFields), Of("observe", ObserveFields), {"stats", nullptr, 0}, {"request_control", nullptr, 0}, {"hand_over", nullptr, 0},
     Of("bye", ByeFields)};
 
 constexpr Field ControlFields[] = {
@@ -320,6 +325,7 @@ Error Malformed(std::string got) {
 size_t LimitOf(Direction direction, std::string_view type) {
     if (direction == Direction::Server) return MaxServerMessage;
     if (type == "hello" || type == "input") return 4096;
+    if (type == "observe") return 1229824;
     return type == "prompt_frame" ? 263168 : 65536;
 }
 
@@ -504,7 +510,7 @@ std::optional<Error> Validate(Direction direction, const uint8_t* data, size_t s
     checker.path = name;
     if (checker.Map(*record, value, "type")) return std::nullopt;
     const char* code = direction != Direction::Client ? "bad_message"
-                       : name == "input"              ? "invalid_input"
+                       : name == "input" || name == "observe" ? "invalid_input"
                        : name == "prompt_frame"       ? "bad_prompt_frame"
                                                       : "bad_message";
     return Error{code, "the field `" + checker.path + "` is not valid", checker.expected, checker.got,

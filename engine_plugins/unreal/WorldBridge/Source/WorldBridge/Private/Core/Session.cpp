@@ -147,8 +147,8 @@ void Session::Received(const ServerMessage& message, double now) {
         case Type::Status: return OnStatus(message.status, now);
         case Type::Error: return OnError(message.error, now);
         case Type::Event:
-            if (message.text == "seat_warning") return Notice(message.detail);
-            if (message.text != "world_lost") return;  // "world_restored": a status follows
+            if (message.text == "world_restored") return;  // a status follows
+            if (message.text != "world_lost") return Notice(message.detail);
             fresh_from = now + StaleMs;
             return Enter(State::Reconnecting, now, message.detail.empty() ? "The world is being restarted" : message.detail);
         case Type::Frame: case Type::Pong: case Type::Answer: case Type::Stats: return;  // of the caller
