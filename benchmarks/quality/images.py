@@ -3,6 +3,9 @@
 Plays every theme by the same script, from the frame that a player starts with, and writes a contact
 sheet (`OUT/WORLD.webp`) and a clip of each theme (`OUT/WORLD-THEME.webp`). Every frame is what the
 world shows a player; nothing is selected or retouched.
+
+`--cards DIR` writes the page's images of the themes instead: the frames that sessions of a seed
+begin with, rendered large.
 """
 
 from __future__ import annotations
@@ -19,12 +22,15 @@ from torch import Tensor
 
 from worldbridge.benchmarks.quality.player import rgb_of
 from worldbridge.benchmarks.quality.routes import Action
+from worldbridge.models.procedural import spawn
+from worldbridge.models.procedural.plain import build_plain_scene, plain_place
+from worldbridge.models.procedural.render import render_rgbd
 from worldbridge.models.procedural.scene import THEMES
 from worldbridge.runtime.config import WorkerConfig
 from worldbridge.runtime.worlds.contract import Controls, WorldModel, WorldStart, next_frames
 from worldbridge.runtime.worlds.registry import open_world
 
-__all__ = ["ROUTE", "main", "play_route", "write_clip", "write_sheet"]
+__all__ = ["ROUTE", "main", "play_route", "write_cards", "write_clip", "write_sheet"]
 
 # Eight seconds at 15 frames/s: ahead, a turn to what was never seen, ahead, and back to the start.
 ROUTE: Sequence[Action] = [
@@ -39,6 +45,7 @@ _TILE = (320, 200)
 _CLIP = (384, 240)
 _EVERY = 2  # of the clip's frames
 _LABEL = 18  # pixels
+_CARD = (1152, 720)
 
 
 def play_route(world: WorldModel[Any], theme: str, seed: int) -> Iterator[Tensor]:
@@ -82,6 +89,16 @@ def write_clip(path: Path, frames: Sequence[Tensor], fps: float) -> None:
     )
 
 
+def write_cards(folder: Path, seed: int) -> None:
+    """Write the frame that each theme begins with, as the page shows it."""
+    width, height = _CARD
+    for theme in THEMES:
+        scene = build_plain_scene(plain_place(theme, seed), seed)
+        rgb, _ = render_rgbd(scene, spawn(scene, seed), height, width)
+        image = Image.fromarray(rgb.permute(1, 2, 0).contiguous().numpy())
+        image.save(folder / f"theme-{theme}.webp", quality=80, method=6)
+
+
 @torch.inference_mode()
 def main(arguments: Sequence[str] | None = None) -> None:
     """Play and write."""
@@ -91,8 +108,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--world", default="guided", help="a name or a directory")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--out", type=Path, default=Path("docs/images"))
+    parser.add_argument("--cards", type=Path, help="such as engine_plugins/web")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
+    if options.cards is not None:
+        write_cards(options.cards, options.seed)
+        return
     world = open_world(WorkerConfig(world=options.world, seats=1, mode=None))
     name, fps = world.spec.name, world.spec.fps
     options.out.mkdir(parents=True, exist_ok=True)

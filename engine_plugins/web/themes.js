@@ -2,45 +2,45 @@
 
 import { sameTheme, themeKey } from "../js/session.js";
 
-const artwork = (name, kind = "svg") => new URL(`theme-${name}.${kind}`, import.meta.url).href;
+const artwork = (name, kind = "webp") => new URL(`theme-${name}.${kind}`, import.meta.url).href;
 
 const locality = (name, title, line) => ({
   id: `city/${name}`,
   title,
   line,
-  art: artwork(name, "webp"),
+  art: artwork(name),
 });
 
 export const THEMES = [
   {
     id: "city",
     title: "City",
-    line: "Wet streets and lit windows after sunset",
+    line: "Shop fronts, pillars and zebra crossings",
     art: artwork("city"),
   },
   {
     id: "museum",
     title: "Museum",
-    line: "Quiet halls, old frames, a polished floor",
+    line: "Halls of paintings under skylights",
     art: artwork("museum"),
   },
   {
     id: "zoo",
     title: "Zoo",
-    line: "A path through the green in the early morning",
+    line: "Paths between hedges, lawns and flamingos",
     art: artwork("zoo"),
   },
   {
     id: "hospital",
     title: "Hospital",
-    line: "Long bright corridors on the night shift",
+    line: "Bright corridors and waiting rooms",
     art: artwork("hospital"),
   },
   {
     id: "amusement_park",
     title: "Amusement park",
-    line: "Wheel, coaster and a thousand bulbs",
-    art: artwork("park"),
+    line: "Carousels, stalls and balloons",
+    art: artwork("amusement_park"),
   },
   locality("new_york", "New York", "Yellow cabs, brownstones and glass towers"),
   locality("paris", "Paris", "Stone facades, balconies and plane trees"),
@@ -65,7 +65,7 @@ export function describeTheme(id) {
     key: "other",
     title: titled(id),
     line: "A world on this server",
-    art: artwork("other"),
+    art: artwork("other", "svg"),
   };
 }
 

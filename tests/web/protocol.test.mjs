@@ -1,4 +1,5 @@
 import assert from "node:assert/strict";
+import { existsSync } from "node:fs";
 import { test } from "node:test";
 import { encode as pack } from "../../engine_plugins/js/msgpack.js";
 import * as protocol from "../../engine_plugins/js/protocol.js";
@@ -119,6 +120,11 @@ test("themes are found under their usual names", () => {
     describeThemes([]).map((t) => t.id),
     THEMES.map((t) => t.id).filter((id) => !id.includes("/")),
   );
+});
+
+test("every theme has its image", () => {
+  for (const { art } of [...THEMES, describeTheme("deep_forest")])
+    assert.ok(existsSync(new URL(art)), art);
 });
 
 test("a theme without artwork still gets a name and an image", () => {
