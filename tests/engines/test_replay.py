@@ -40,6 +40,7 @@ def play_python(url: str) -> dict[str, Any]:
                 number = frame.header.frame
                 shown.append(fnv1a(frame.image))
                 client.report(frame, now_ms())
+            assert test_card.faults(frame.rgb()) == []
         return shown
 
     return {"shown": asyncio.run(play())}
@@ -69,14 +70,12 @@ def javascript() -> dict[str, Played]:
     return play_all(play_node, in_step=False)  # it keeps no newest frame: it shows them all
 
 
-@pytest.mark.serial
 @pytest.mark.parametrize("mode", MODES)
 def test_the_python_client_shows_every_frame(python: dict[str, Played], mode: str) -> None:
     report, server = python[mode]
     check_session(server, report["shown"])
 
 
-@pytest.mark.serial
 @pytest.mark.parametrize("mode", MODES)
 def test_the_javascript_client_shows_every_frame(javascript: dict[str, Played], mode: str) -> None:
     report, server = javascript[mode]

@@ -251,7 +251,6 @@ def played(compiler: Compiler) -> dict[str, Played]:
     return play_all(play, html=True)
 
 
-@pytest.mark.serial
 @pytest.mark.parametrize("mode", MODES)
 def test_the_core_shows_every_frame(played: dict[str, Played], mode: str) -> None:
     report, server = played[mode]
@@ -259,7 +258,6 @@ def test_the_core_shows_every_frame(played: dict[str, Played], mode: str) -> Non
     check_session(server, report["shown"])
 
 
-@pytest.mark.serial
 def test_a_web_page_instead_of_a_session_is_an_error(played: dict[str, Played]) -> None:
     assert played["html"][0] == {"shown": [], "error": "unreachable"}
 
