@@ -273,6 +273,12 @@ class ZeroMqRgbViewer(ZeroMqViewer):
     codecs = ("rgb",)
 
 
+class ZeroMqH264Viewer(ZeroMqViewer):
+    """Video of the shared encoder, by ZeroMQ with credit for two."""
+
+    codecs = ("h264",)
+
+
 class PacketWatch:
     """A peer connection that stamps packets with the marker bit, and decodes none."""
 
@@ -382,6 +388,7 @@ TRANSPORTS: Final[Mapping[str, type[Viewer]]] = MappingProxyType(
         "websocket_jpeg": WebSocketViewer,
         "zmq_raw": ZeroMqViewer,
         "zmq_rgb": ZeroMqRgbViewer,
+        "zmq_h264": ZeroMqH264Viewer,
         "naive": NaiveViewer,
     }
 )
