@@ -44,7 +44,7 @@ from worldbridge.stderr import json_log_line, protect_stderr
 __all__ = ["GENERATE_TOKEN", "listen", "run", "serve", "warnings_of"]
 
 GENERATE_TOKEN = "auto"  # as a token: make one
-MIN_TOKEN = 12  # characters that nobody guesses
+MIN_TOKEN = 12  # characters that nobody finds by trying
 
 _BACKLOG = 128
 _POLL_SECONDS = 0.1
@@ -113,8 +113,8 @@ def warnings_of(config: GatewayConfig) -> list[str]:
     token = config.token
     if token is not None and len(token) < MIN_TOKEN:
         found.append(
-            f"the token has {len(token)} characters and can be guessed; take {MIN_TOKEN} or more, "
-            f"or --token {GENERATE_TOKEN}"
+            f"the token has {len(token)} characters and is soon found by trying; "
+            f"take {MIN_TOKEN} or more, or --token {GENERATE_TOKEN}"
         )
     if not _is_loopback(config.host):
         if token is None:

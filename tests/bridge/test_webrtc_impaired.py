@@ -40,7 +40,7 @@ def noise(frame: int, spec: Any = SPEC) -> bytes:
 
 
 class Reporting(BrowserLike):
-    """Reports to the server which packets arrived and when, as browsers do ten times a second."""
+    """Report to the server which packets arrived and when, as browsers do ten times a second."""
 
     def __init__(self) -> None:
         super().__init__()

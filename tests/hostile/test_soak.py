@@ -40,13 +40,13 @@ async def _eventually(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0.05)
 
 
-async def _visit(dice: random.Random, urls: dict[str, str], watched: str | None) -> None:
+async def _visit(dice: random.Random, urls: dict[str, str], session: str | None) -> None:
     """Connect in some way, see a frame, and leave or vanish."""
     kind: type[GatewayViewer] = dice.choices(
         (WebSocketViewer, ZeroMqViewer, WebRtcViewer), (6, 3, 1)
     )[0]
     role: Role = dice.choice(("player", "spectator"))
-    viewer = kind(urls[kind.scheme], role, watched if role == "spectator" else None)
+    viewer = kind(urls[kind.scheme], role, session if role == "spectator" else None)
     await viewer.open()
     await asyncio.wait_for(viewer.first.wait(), PATIENCE_S)
     if dice.random() < 0.5 and kind is not WebRtcViewer:
