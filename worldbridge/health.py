@@ -20,6 +20,7 @@ __all__ = [
     "ask_themes",
     "cpu_seconds",
     "forks_of",
+    "is_runnable",
     "notify_systemd",
     "reap_strangers",
 ]
@@ -46,19 +47,20 @@ class Watchdog:
         self._looked = self._heard = self._worked = 0.0
         self._cpu: float | None = None
 
-    def hangs(self, now: float, answers: bool, cpu: float | None) -> bool:
+    def hangs(self, now: float, answers: bool, cpu: float | None, runnable: bool = False) -> bool:
         """Return whether the process should be replaced.
 
         Args:
             now: seconds; call it about twice a second.
             answers: whether it answered since the last call.
             cpu: the seconds of CPU that it has used, None where that is unknown.
+            runnable: whether it would compute if the machine were less busy.
         """
         paused, self._looked = now - self._looked > _LATE_SECONDS, now
         before, self._cpu = self._cpu, cpu
         if answers or paused:
             self._heard = self._worked = now
-        elif cpu is None or before is None or abs(cpu - before) >= _BUSY_SECONDS:
+        elif runnable or cpu is None or before is None or abs(cpu - before) >= _BUSY_SECONDS:
             self._worked = now
         hangs = now - self._heard > self._busy_s or now - self._worked > self._idle_s
         if hangs:
@@ -72,6 +74,15 @@ def forks_of(pid: int) -> list[int]:
         return [int(name) for name in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
     except (OSError, ValueError):
         return []
+
+
+def is_runnable(pid: int | None) -> bool:
+    """Whether the main thread of a process or of one of its children runs or waits for a core."""
+    for each in [] if pid is None else [pid, *forks_of(pid)]:
+        with suppress(OSError):
+            if Path(f"/proc/{each}/stat").read_text().rpartition(")")[2].split()[0] == "R":
+                return True
+    return False
 
 
 def reap_strangers(ours: set[int | None]) -> None:

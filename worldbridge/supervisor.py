@@ -34,6 +34,7 @@ from worldbridge.health import (
     ask_themes,
     cpu_seconds,
     forks_of,
+    is_runnable,
     notify_systemd,
     reap_strangers,
 )
@@ -257,10 +258,16 @@ class Supervisor:
             reap_strangers({self._gateway.pid, self._worker.pid})
             answers, now = self._gateway.ask(), time.monotonic()
             pid = self._gateway.pid
-            if gateway.hangs(now, answers != b"", cpu_seconds(pid)) and pid is not None:
+            if (
+                gateway.hangs(now, answers != b"", cpu_seconds(pid), is_runnable(pid))
+                and pid is not None
+            ):
                 await self._gateway.kill_hung([pid], "does not answer")
             silent, pid = (answers or b"").endswith(WORKER_SILENT), self._worker.pid
-            if worker.hangs(now, not silent, cpu_seconds(pid)) and pid is not None:
+            if (
+                worker.hangs(now, not silent, cpu_seconds(pid), is_runnable(pid))
+                and pid is not None
+            ):
                 # its parent holds the loaded world and starts the next one
                 await self._worker.kill_hung(forks_of(pid) or [pid], "does not answer")
 

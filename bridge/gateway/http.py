@@ -6,6 +6,7 @@ import asyncio
 import math
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
+from functools import partial
 from typing import Any, ClassVar, Final
 
 from prometheus_client import CONTENT_TYPE_LATEST
@@ -19,7 +20,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from worldbridge.bridge.gateway.hub import Gateway
-from worldbridge.bridge.gateway.limits import ConnectionTable, WorkBudget
+from worldbridge.bridge.gateway.limits import FRESH_BURST, WORK_BURST, ConnectionTable, WorkBudget
 from worldbridge.bridge.gateway.origin import OriginGuard
 from worldbridge.bridge.gateway.peer import CloseRequest, Peer
 from worldbridge.bridge.gateway.pixel_streaming import serve_pixel_streaming
@@ -38,6 +39,10 @@ POLICY_VIOLATION: Final = 1008
 NORMAL_CLOSURE: Final = 1000
 _ABORT: Final = "worldbridge.abort"
 _HEARD: Final = "worldbridge.heard"
+_BLAME: Final = "worldbridge.blame"
+_GREETED: Final = "worldbridge.greeted"
+SLICE: Final = 8 * 1024  # bytes between two looks at the time
+MAX_HELD: Final = 512 * 1024  # bytes of a newcomer that has to wait
 
 PAGE_FILES: Final = frozenset({"", *FOLDERS})  # first parts of their paths
 
@@ -56,7 +61,11 @@ class AbortableWebSocket(WebSocketsSansIOProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
         self.transport.set_write_buffer_limits(high=WRITE_BUFFER)
-        self._budget = WorkBudget()
+        self._address = self.client[0] if self.client else ""
+        self._admitted = time.monotonic()
+        self._budget = WorkBudget(fresh=FRESH_BURST, now=self._admitted)
+        self._worked_s = 0.0  # of the clock on the wall: a busy machine makes abuse dearer
+        self._held: bytes | None = None  # what came while a newcomer has to wait
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.table.remove(self.transport)
@@ -64,15 +73,51 @@ class AbortableWebSocket(WebSocketsSansIOProtocol):
 
     def data_received(self, data: bytes) -> None:
         self.heard_ms = now_ms()
-        begun = time.thread_time()
-        super().data_received(data)
-        if not self._budget.spend(time.thread_time() - begun, self.heard_ms / 1000):
-            self.transport.abort()  # fragments and control frames that no message accounts for
+        if self._held is not None:
+            self._held += data
+            if len(self._held) > MAX_HELD:
+                self.transport.abort()
+            return
+        if not self._greeted():
+            now = time.monotonic()
+            wait = self.table.wait(self._address, self._admitted, now)
+            if wait > 0:
+                self._held = data
+                self.transport.pause_reading()
+                self.loop.call_later(wait, self._hear)
+                return
+        self._process(data)
+
+    def _hear(self) -> None:
+        """Go on with a newcomer that had to wait."""
+        data, self._held = self._held or b"", None
+        if not self.transport.is_closing():
+            self._admitted = time.monotonic()
+            self.transport.resume_reading()
+            self._process(data)
+
+    def _process(self, data: bytes) -> None:
+        for at in range(0, len(data), SLICE):
+            begun, before = time.thread_time(), time.monotonic()
+            super().data_received(data[at : at + SLICE])
+            now = time.monotonic()
+            self._worked_s += now - before
+            if not self._budget.spend(time.thread_time() - begun, now, now - before):
+                self.table.blame(self._address, self._worked_s, now)
+                self.transport.abort()  # fragments and control frames that no message accounts for
+            if self.transport.is_closing():
+                return
+
+    def _greeted(self) -> bool:
+        scope: dict[str, Any] = getattr(self, "scope", {})  # none before the request was read
+        greeted: Callable[[], bool] = scope.get("extensions", {}).get(_GREETED, bool)
+        return greeted()
 
     async def run_asgi(self) -> None:
         extensions: dict[str, Any] = self.scope["extensions"]
         extensions[_ABORT] = self.transport.abort
         extensions[_HEARD] = lambda: self.heard_ms
+        extensions[_BLAME] = partial(self.table.blame, self._address)
         await super().run_asgi()
 
 
@@ -166,10 +211,13 @@ async def serve_client(gateway: Gateway, websocket: WebSocket) -> None:
     extensions: dict[str, Any] = websocket.scope["extensions"]
     peer = gateway.connect(extensions[_ABORT], extensions[_HEARD])
     peer.address = websocket.client.host if websocket.client is not None else None
+    extensions[_GREETED] = lambda: peer.greeted
     writer = asyncio.create_task(_write(websocket, peer))
     try:
         await _read(gateway, websocket.receive, peer)
     finally:
+        if peer.budget.exceeded:
+            extensions[_BLAME](WORK_BURST, time.monotonic())
         gateway.disconnect(peer)
         writer.cancel()
         await asyncio.gather(writer, return_exceptions=True)

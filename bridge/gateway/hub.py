@@ -224,7 +224,8 @@ class Gateway:
         begun, now = time.thread_time(), now_ms()
         with self._guarding(peer):
             self._handle(peer, peer.connection.receive(data, now))
-        if not peer.budget.spend(time.thread_time() - begun, now / 1000):
+        held = (now_ms() - now) / 1000
+        if not peer.budget.spend(time.thread_time() - begun, now / 1000 + held, held):
             most = f"at most {WORK_RATE:.0%} of the server's time, on average"
             text = "this client's messages take too much work"
             error = BridgeError("bad_message", text, most, "more", "Send fewer messages.")

@@ -16,7 +16,14 @@ from worldbridge import health
 from worldbridge.bridge.config import GatewayConfig
 from worldbridge.children import Child, ChildSpec
 from worldbridge.errors import ChildError, RestartBudgetError
-from worldbridge.health import Watchdog, cpu_seconds, forks_of, notify_systemd, reap_strangers
+from worldbridge.health import (
+    Watchdog,
+    cpu_seconds,
+    forks_of,
+    is_runnable,
+    notify_systemd,
+    reap_strangers,
+)
 from worldbridge.settings import TOKEN_VARIABLE
 from worldbridge.supervisor import warnings_of
 
@@ -37,6 +44,22 @@ def _first_hang(watchdog: Watchdog, cpu: list[float | None], answers: list[bool]
 
 def test_a_process_that_does_nothing_hangs_early() -> None:
     assert _first_hang(Watchdog(3.0), [1.0] * 20, [True] * 5 + [False] * 15) == 5.5
+
+
+def test_one_that_waits_for_a_core_has_longer() -> None:
+    watchdog, starved = Watchdog(3.0, 30.0), is_runnable(os.getpid())
+    assert starved, "this process runs"
+    found = [watchdog.hangs(100 + n * 0.5, n == 0, 1.0, starved) for n in range(100)]
+    assert found.index(True) == 61
+    sleeper = subprocess.Popen(["sleep", "60"])
+    try:
+        deadline = time.monotonic() + 60
+        while is_runnable(sleeper.pid):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+    finally:
+        sleeper.kill()
+        sleeper.wait()
 
 
 def test_a_busy_process_has_longer() -> None:
