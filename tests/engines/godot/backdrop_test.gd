@@ -1,7 +1,7 @@
 extends SceneTree
 ## Shows the frames of a server in a WorldBackdrop: `godot --path PROJECT --script THIS -- SERVER
-## FOLDER LAST POSE BALL`. After the frame numbered LAST it writes FOLDER/reprojected.png, the view
-## from POSE (a Pose as JSON), and FOLDER/ball.png, the view from the frame's camera with a magenta
+## FOLDER LAST POSE BALL`. After the frame numbered LAST it turns the camera to POSE (a Pose as JSON),
+## writes what the very next refresh shows to FOLDER/reprojected.png, and FOLDER/ball.png, the view from the frame's camera with a magenta
 ## ball at BALL (x, y, z and radius as JSON) in the world. Prints DONE.
 
 const Coordinates = preload("res://addons/worldbridge/core/coordinates.gd")
@@ -35,9 +35,9 @@ func _run() -> void:
 	var size := Vector2i(_stream.texture.get_size())
 	root.content_scale_mode = Window.CONTENT_SCALE_MODE_DISABLED
 	root.size = size
-	var pose: Dictionary = JSON.parse_string(_arguments[3])
-	_camera.global_transform = Coordinates.from_pose(pose)
-	_camera.fov = pose["fov_y"]
+	_look_from(_header["camera"])
+	await _frames(4)
+	_look_from(JSON.parse_string(_arguments[3]))
 	await _save("reprojected.png")
 	var ball: Array = JSON.parse_string(_arguments[4])
 	var mesh := SphereMesh.new()
@@ -52,13 +52,23 @@ func _run() -> void:
 	root.add_child(node)
 	node.global_position = Vector3(ball[0], ball[1], ball[2])
 	_backdrop.drive_camera = true
+	await _frames(4)
 	await _save("ball.png")
 	print("DONE")
 	quit(0)
 
 
-func _save(name: String) -> void:
-	for i in 4:
+func _look_from(pose: Dictionary) -> void:
+	_camera.global_transform = Coordinates.from_pose(pose)
+	_camera.fov = pose["fov_y"]
+
+
+# Return at the start of a frame, before the nodes' _process.
+func _frames(count: int) -> void:
+	for i in count:
 		await process_frame
+
+
+func _save(name: String) -> void:
 	await RenderingServer.frame_post_draw
 	root.get_texture().get_image().save_png(_arguments[1] + "/" + name)
