@@ -258,13 +258,15 @@ class _Player:
             self._ended.set()
 
     def _schedule(self) -> None:
-        """Send the controls soon: a pad's five messages become one state."""
+        """Send the controls at once, or when the last ones are old enough."""
         if not self._flushing and self._client.peer.plays:
             self._flushing = True
-            asyncio.get_running_loop().call_later(FLUSH_S, self._flush)
+            loop = asyncio.get_running_loop()
+            loop.call_later(max(0.0, self._flush_s - loop.time()), self._flush)
 
     def _flush(self) -> None:
         self._flushing = False
+        self._flush_s = asyncio.get_running_loop().time() + FLUSH_S
         if self._client.peer.session is not None:
             self._client.send(Input((self._input.state(now_ms()),)))
 
