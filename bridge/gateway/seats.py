@@ -129,6 +129,10 @@ class SeatAllocator:
         """Return whether a session is in the queue."""
         return session in self._queue
 
+    def someone_waits(self) -> bool:
+        """Return whether a player is there who would take a seat."""
+        return self._first() is not None
+
     def waiting(self) -> list[str]:
         """Return the sessions in the queue, the next one first."""
         return list(self._queue)

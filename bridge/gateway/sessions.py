@@ -280,8 +280,7 @@ class SessionManager:
 
     def _serve_queue(self, now: float) -> None:
         """Seat those who wait, and keep them informed of their place."""
-        waiting = self._seats.waiting()
-        if waiting:
+        if self._seats.someone_waits():
             self._end_spare()
         while (promoted := self._seats.promote(now)) is not None:
             session = self.sessions.get(promoted)

@@ -98,6 +98,14 @@ class TestAllocator:
         seats.come_back("a")
         assert seats.count().used == 1 and seats.spare() is None
 
+    def test_who_is_away_needs_no_seat(self) -> None:
+        seats = SeatAllocator(1)
+        seats.take("a", 0.0)
+        seats.take("b", 0.0, wait=True)
+        assert seats.someone_waits()
+        seats.leave("b", 0.0)
+        assert not seats.someone_waits() and seats.waiting() == ["b"]
+
     def test_the_wait_follows_from_how_long_seats_were_held(self) -> None:
         seats = SeatAllocator(2, grace_ms=30_000)
         for name in ("a", "b"):
