@@ -77,6 +77,7 @@ class _Player:
         self._offers = 0
         self._offered_ms: float | None = None
         self._flushing = False
+        self._flush_s = 0.0  # when the next state may be sent, in the loop's time
         self._texts: asyncio.Queue[str] = asyncio.Queue(MAX_WAITING)
         self._ended = asyncio.Event()
         self._reason: BridgeError | None = None
