@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,8 +12,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tests.models.guided.test_world_training import NET, SMALL
 from worldbridge.benchmarks.quality import routes
-from worldbridge.benchmarks.quality.evaluate import Evaluation, Plan, SceneRecord, texture_measures
+from worldbridge.benchmarks.quality.evaluate import (
+    Evaluation,
+    Plan,
+    SceneRecord,
+    evaluate,
+    texture_measures,
+)
 from worldbridge.benchmarks.quality.features import (
     frechet_distance,
     load_reference,
@@ -28,10 +36,14 @@ from worldbridge.benchmarks.quality.report import measure_rows, report_html
 from worldbridge.benchmarks.quality.routes import held_out_scene, pose_of, view_of
 from worldbridge.bridge.protocol import WorldSpec
 from worldbridge.clock import now_ms
+from worldbridge.models.guided.checkpoint import save_guided_world
+from worldbridge.models.guided.tokenizer import GuidedTokenizer
 from worldbridge.models.procedural.actions import ACTION_NAMES
 from worldbridge.models.procedural.camera import CameraState, step_camera
 from worldbridge.models.procedural.scene import THEMES, Scene
+from worldbridge.models.transformer import VideoTransformer
 from worldbridge.runtime.controls import control_specs
+from worldbridge.runtime.errors import UnknownWorldError
 from worldbridge.runtime.frames.i420 import rgb_to_i420
 from worldbridge.runtime.worlds.contract import Controls, Synchronous, WorldFrame, WorldStart
 
@@ -230,3 +242,24 @@ def test_texture_of_an_edge_and_of_noise() -> None:
     assert found["edge_disorder"] > 0.7 and found["flat_share"] == 0.0
     mask[:, :40] = False
     assert len(block_texture(edge, mask)) == 2
+
+
+@pytest.mark.timeout(600)
+def test_scenes_are_played_in_processes(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    sizes = replace(SMALL, height=64, width=96)
+    save_guided_world(tmp_path / "world", GuidedTokenizer(sizes), VideoTransformer(NET))
+    seen: list[float] = []
+    result, records = evaluate(
+        str(tmp_path / "world"), quick=True, threads=2, progress=lambda _, share: seen.append(share)
+    )
+    assert result["still_change"] == 0.0 and set(result["themes"]) == {"city", "museum"}
+    assert result["world"] == "guided" and 0 < result["real"]["edge_windows"]["3"] < 1
+    assert all(set(record.sheet) == {0, 1, 3} for record in records)
+    assert [record.theme for record in records] == ["city", "museum"]
+    assert seen == sorted(seen) and seen[-1] == 1.0
+
+
+def test_an_unknown_world_is_refused_before_processes_start() -> None:
+    with pytest.raises(UnknownWorldError):
+        evaluate("narnia", threads=2)
