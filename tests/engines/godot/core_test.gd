@@ -31,6 +31,7 @@ func _initialize() -> void:
 	_test_clock()
 	_test_latest_frame()
 	_test_session()
+	_test_queue()
 	_test_prompt_frames()
 	_test_session_faults()
 	_test_urls()
@@ -274,6 +275,24 @@ func _playing() -> Session:
 	session.received(_server("status_playing"), 3.0)
 	session.received(_server("frame"), 10.0)
 	return session
+
+
+func _test_queue() -> void:
+	var session := Session.new()
+	session.wait = true
+	session.play("city", 7, 0.0)
+	session.opened(1.0)
+	var hello: Dictionary = session.commands()[1]["message"]
+	_check(hello["wait"] == true, "it asks for a place in the queue")
+	session.received(_server("welcome_queued"), 2.0)
+	_check(session.state == "queued" and _done(session) == ["welcomed"], "it waits for a seat")
+	session.received(_server("status_queued"), 3.0)
+	_check(session.state == "queued", "and goes on waiting")
+	session.received(_server("status_ready"), 4.0)
+	_check(_done(session) == ["start"] and session.state == "loading", "then it starts")
+	session.received(_server("event_resumed"), 5.0)
+	var event: Dictionary = session.commands()[0]
+	_check(event["do"] == "event" and event["name"] == "session_resumed", "it hears of events")
 
 
 func _test_session() -> void:

@@ -46,7 +46,7 @@ static func session_url(server: String) -> String:
 
 
 func _init(server: String, token: Variant, world: Variant, role: String, timeout_ms: float,
-		depth := false) -> void:
+		depth := false, wait := false) -> void:
 	_url = session_url(server)
 	_session.zeromq = _url.begins_with("tcp://")
 	_transport = ZeroMqTransport.new() if _session.zeromq else WebSocketTransport.new()
@@ -55,6 +55,7 @@ func _init(server: String, token: Variant, world: Variant, role: String, timeout
 	_session.role = role
 	_session.first_contact_ms = timeout_ms
 	_session.depth = depth
+	_session.wait = wait
 
 
 func play(theme: Variant, seed_: Variant, files: Variant = null) -> void:

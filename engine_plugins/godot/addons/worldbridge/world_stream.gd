@@ -33,6 +33,8 @@ signal failed(code: String, message: String, remedy: String)
 ## Seconds to try to reach a server that never answered.
 @export var connect_timeout := 12.0
 @export var autoplay := true
+## Wait in the queue if every seat is taken: the state is `queued` until then.
+@export var wait_for_seat := false
 @export var send_keyboard := true
 @export var send_pointer := true
 @export var send_gamepad := true
@@ -86,7 +88,8 @@ func _notification(what: int) -> void:
 func play() -> void:
 	stop()
 	_connection = Connection.new(server, token if token else null, world if world else null,
-			"engine" if camera else "player", 1000.0 * connect_timeout, want_depth)
+			"engine" if camera else "player", 1000.0 * connect_timeout, want_depth,
+			wait_for_seat)
 	_connection.play(theme if theme else null, world_seed if world_seed >= 0 else null,
 			_files() if prompt_frames else null)
 	_set_state("connecting", "Contacting the server")

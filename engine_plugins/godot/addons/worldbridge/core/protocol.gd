@@ -23,11 +23,11 @@ static var _client := _client_messages()
 
 
 static func hello(client: String, role: String, token: Variant = null, resume: Variant = null,
-		world: Variant = null, depth := false, zeromq := false) -> Dictionary:
+		world: Variant = null, depth := false, zeromq := false, wait := false) -> Dictionary:
 	return {"type": "hello", "client": client, "role": role,
 		"transports": ["zeromq"] if zeromq else ["websocket"],
 		"codecs": ["rgb"] if zeromq else ["jpeg"], "token": token, "resume": resume, "session": null, "world": world,
-		"max_frame": null, "depth": depth, "wait": false, "version": VERSION}
+		"max_frame": null, "depth": depth, "wait": wait, "version": VERSION}
 
 
 ## Split prompt frames, which are PNG or JPEG files, oldest first, into the messages before `start`.

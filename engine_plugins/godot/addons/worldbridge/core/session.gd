@@ -44,6 +44,8 @@ var token: Variant = null
 var world: Variant = null
 ## Whether to ask for depth with every frame.
 var depth := false
+## Whether to queue for a seat if every one is taken.
+var wait := false
 ## Whether the messages travel by ZeroMQ: frames are then pixels, not JPEG files.
 var zeromq := false
 ## How long to try to reach a server that never answered.
@@ -134,7 +136,7 @@ func opened(now: float) -> void:
 	_pinged = now
 	_start_sent = false
 	_uploading = false
-	_send(Protocol.hello(client, role, token, _resume, world, depth, zeromq))
+	_send(Protocol.hello(client, role, token, _resume, world, depth, zeromq, wait))
 
 
 func closed(reason: String, now: float) -> void:
