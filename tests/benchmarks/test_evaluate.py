@@ -47,6 +47,7 @@ from worldbridge.runtime.errors import UnknownWorldError
 from worldbridge.runtime.frames.i420 import rgb_to_i420
 from worldbridge.runtime.worlds.contract import Controls, Synchronous, WorldFrame, WorldStart
 
+pytestmark = pytest.mark.timeout(600)
 HEIGHT, WIDTH = 160, 256
 PLAN = Plan(1, 3, 3, ("city", "museum"), guesses=False)
 
@@ -244,7 +245,6 @@ def test_texture_of_an_edge_and_of_noise() -> None:
     assert len(block_texture(edge, mask)) == 2
 
 
-@pytest.mark.timeout(600)
 def test_scenes_are_played_in_processes(tmp_path: Path) -> None:
     torch.manual_seed(0)
     sizes = replace(SMALL, height=64, width=96)

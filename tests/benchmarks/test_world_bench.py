@@ -14,6 +14,8 @@ from worldbridge.benchmarks.world import SHARES, turn_for
 from worldbridge.cli import app
 from worldbridge.errors import ConfigError
 
+pytestmark = pytest.mark.timeout(600)
+
 
 def test_a_turn_shows_the_wanted_share() -> None:
     assert turn_for(0.0, 50.0, 1.6) == pytest.approx(0.0)
