@@ -41,8 +41,7 @@ from worldbridge.errors import ConfigError
 log = logging.getLogger(__name__)
 
 BATCH: Final = 32  # messages, after which others have their turn
-IGNORED_BATCH: Final = 8  # messages that nobody looks at, after which there is a pause
-IGNORED_PAUSE_S: Final = 0.001
+IGNORED_BATCH: Final = 8  # the same for messages that nobody looks at
 RETRY_S: Final = 0.005
 TICK_S: Final = 0.5
 MAX_ENDED: Final = 4096  # clients that are remembered after their end
@@ -139,8 +138,8 @@ class ZeroMqServer:
                 await self._refuse_identity(identity)
             if chosen or identity in self._ended:
                 ignored += 1
-                if ignored % IGNORED_BATCH == 0:
-                    await asyncio.sleep(IGNORED_PAUSE_S)
+                if ignored % IGNORED_BATCH == 0:  # no pause: others' messages wait behind them
+                    await asyncio.sleep(0)
                 continue
             self._receive(identity, parts[1:])
             taken += 1

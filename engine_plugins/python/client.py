@@ -71,6 +71,8 @@ FAST_PINGS: Final = 8  # right after connecting, so that the clocks are matched 
 FAST_PING_S: Final = 0.05
 PING_S: Final = 0.5
 SILENCE_S: Final = 4.0  # a server that answers no ping for this long is gone
+AWAY_MS: Final = 50.0  # between two takes of a frame: the caller may have held the loop up
+CATCH_UP_S: Final = 0.004  # to read what waits in the socket
 CREDIT: Final = 2  # frames that may be on their way by ZeroMQ
 UPLOAD_S: Final = 60.0  # the same while prompt frames are on their way, in front of the pings
 MAX_QUEUED: Final = 64  # messages; beyond them controls are dropped
@@ -153,7 +155,7 @@ class Client:
         self._newest: FrameHeader | None = None  # of the frame that came last
         self._lost: tuple[str, float, int] | None = None  # reason, when, inputs unanswered
         self._same_world = True
-        self._heard_ms = now_ms()
+        self._heard_ms = self._took_ms = now_ms()
         self._uploading = False
 
     # --- playing ------------------------------------------------------------------------------
@@ -228,7 +230,10 @@ class Client:
         """
         if self.error is not None:
             raise self.error
+        if now_ms() - self._took_ms > AWAY_MS:  # what came meanwhile may be unread
+            await asyncio.sleep(CATCH_UP_S)
         arrived = await self._frames.get()
+        self._took_ms = now_ms()
         if isinstance(arrived, Exception):
             raise arrived
         return arrived

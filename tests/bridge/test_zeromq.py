@@ -301,6 +301,7 @@ async def test_credit_that_is_never_given_is_asked_for(make_rig: RigMaker) -> No
         await client.until(Frame)  # it is not too late
 
 
+@pytest.mark.serial
 async def test_a_slow_client_gets_no_old_frames_and_slows_no_other(rig: Rig) -> None:
     await rig.worker(spec=SPEC.replace(fps=60.0))
     pause_s, ages, rates = 0.5, [], []
@@ -331,7 +332,7 @@ async def test_a_slow_client_gets_no_old_frames_and_slows_no_other(rig: Rig) -> 
         rates.append(await rate(2.0))
         await slow
     print(f"ages {[round(age) for age in ages]} ms, fast neighbour {rates} frames/s")
-    late_ms = 150  # what a loaded machine adds
+    late_ms = 400  # what a loaded machine adds; without credit the second frame is 1 s old
     assert max(ages[1:]) < pause_s * 1000 + 1000 / 60 + late_ms
     assert rates[1] > 0.6 * rates[0]
 
@@ -422,6 +423,7 @@ async def test_the_token_counts_here_too(make_rig: RigMaker) -> None:
         assert (await client.frame()).header.width == SPEC.width
 
 
+@pytest.mark.serial
 async def test_floods_and_mutated_messages_cost_others_little(rig: Rig) -> None:
     await rig.worker()
     generator = random.Random(2)
@@ -451,10 +453,10 @@ async def test_floods_and_mutated_messages_cost_others_little(rig: Rig) -> None:
                             time.sleep(0.005)
 
     async with connect(rig.zeromq) as honest:
-        await watch(honest, "quiet", 40)
+        await watch(honest, "quiet", 30)
         flooding = asyncio.create_task(asyncio.to_thread(flood))
         try:
-            await watch(honest, "flooded", 60)
+            await watch(honest, "flooded", 30)
             assert not flooding.done(), flooding.result()
         finally:
             stop.set()
