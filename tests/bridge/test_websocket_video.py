@@ -7,10 +7,15 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 import av
+import numpy as np
+import pytest
 from av.video.codeccontext import VideoCodecContext
 
-from tests.bridge.conftest import RawClient, Rig
-from tests.support.fake_worker import SPEC
+from tests.bridge.conftest import RawClient, Rig, RigMaker
+from tests.bridge.test_webrtc_impaired import noise
+from tests.support import fake_worker
+from tests.support.fake_worker import SPEC, now_ms
+from worldbridge.benchmarks.impairment import Link, tcp_relay
 from worldbridge.bridge.media import KeyframeGate
 from worldbridge.bridge.media.rate import BitrateLimits, MessageRate
 from worldbridge.bridge.protocol import Credit, Frame, Hello, Status
@@ -86,6 +91,33 @@ async def test_a_slow_spectator_does_not_slow_the_player(rig: Rig) -> None:
     first = await watcher.until(Frame)
     assert decoded([first]) == 1
     assert decoded(await playing_on) == 60
+
+
+async def test_a_slow_line_gets_fresh_frames(
+    make_rig: RigMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fake_worker, "moving_frame", noise)
+    rig = await make_rig(min_bitrate=30_000)
+    await rig.worker()
+    link = Link(delay_ms=20, rate_bps=200e3, queue_ms=100)
+    async with tcp_relay(("127.0.0.1", rig.port), link) as relay:
+        monkeypatch.setattr(rig, "port", relay.port)
+        client = await playing(rig)
+        await client.send(Credit(2))
+        ages, sizes, taken = [], [], []
+        begun = now_ms()
+        while len(ages) < 40 or now_ms() - begun < 6_000:
+            (frame,) = await frames(client, 1)
+            taken.append(frame)
+            ages.append(now_ms() - frame.header.t_frame)
+            sizes.append(len(frame.image or b""))
+        seconds = (now_ms() - begun) / 1000
+        rate, late = sum(sizes) * 8 / seconds / 1e3, float(np.percentile(ages[-20:], 95))
+        print(
+            f"200 kbit/s: {rate:.0f} kbit/s, {len(ages) / seconds:.1f} frames/s, {late:.0f} ms old"
+        )
+        assert decoded(taken) == len(taken)
+        assert late < 2_000, "stale frames: the queue was not kept short"
 
 
 def test_a_decoder_gets_nothing_that_depends_on_what_it_missed() -> None:
