@@ -82,7 +82,7 @@ def _candidate_kind(fields: list[str], client: str | None, relays: bool) -> str 
     if len(fields) < 8 or fields[2].lower() != "udp" or client is None:
         return None
     try:
-        own = ipaddress.ip_address(client.partition("%")[0])
+        own = ipaddress.ip_address(client.partition("%")[0].removeprefix("::ffff:"))
         if fields[4].lower().endswith(".local"):
             return "name" if own.is_private and not own.is_loopback else None
         address = ipaddress.ip_address(fields[4])

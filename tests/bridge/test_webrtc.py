@@ -300,6 +300,7 @@ class TestOffers:
             ("1.1.1.5", "udp 1 abc.local 5000 typ host", False),
             ("1.1.1.5", "udp 1 8.8.8.8 5000 typ relay raddr 0.0.0.0 rport 9", False),
             ("fe80::1%eth0", "udp 1 fe80::2 5000 typ host", True),
+            ("::ffff:10.0.0.7", "udp 1 10.0.0.9 5000 typ host", True),  # IPv4 on an IPv6 socket
             ("2001:db8::1", "udp 1 2001:db8::1 5000 typ host", True),
             (None, "udp 1 10.0.0.9 5000 typ host", False),
         ],
