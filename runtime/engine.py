@@ -107,6 +107,9 @@ class Engine:
             case OpenSession():
                 return self._open(message, now_ms)
             case WorkerPing():
+                if message.sessions is not None:
+                    for lost in set(self._sessions).difference(message.sessions):
+                        self._forget(lost)
                 return [WorkerPong(message.time)]
             case Shutdown():
                 self.stopped = True

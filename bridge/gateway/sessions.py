@@ -412,6 +412,10 @@ class SessionManager:
         """Return whether the worker has taken enough to be sent more of this session."""
         return self.link.credit.untaken(session.id) < MAX_UNTAKEN
 
+    def session_ids(self) -> tuple[str, ...]:
+        """Return the sessions that the worker may have; it forgets others."""
+        return tuple(session.id for session in self.sessions)
+
     def messages_taken(self) -> None:
         """Send what waited while the worker was busy: of each kind the newest."""
         for session in self.sessions:

@@ -52,6 +52,7 @@ class WorkerEvents(Protocol):
     def frame_arrived(self, message: RawFrame) -> None: ...
     def worker_stats(self, message: WorkerStats) -> None: ...
     def messages_taken(self) -> None: ...
+    def session_ids(self) -> tuple[str, ...]: ...
 
 
 class Liveness:
@@ -266,7 +267,7 @@ class WorkerLink:
         """Ping the worker and notice its silence. Call it a few times per second."""
         if now - self._pinged_ms >= PING_EVERY_MS:
             self._pinged_ms = now
-            self.send(WorkerPing(now))
+            self.send(WorkerPing(now, self._events.session_ids()))
         if now - self._looked_ms >= LOOK_EVERY_MS:
             self._looked_ms = now
             self._restore_path()

@@ -207,7 +207,7 @@ VALID: Final[Mapping[str, Mapping[str, Record]]] = {
         "close": w.CloseSession("s-1"),
         "frame_ack": w.FrameAck("s-1", 7),
         "shift_phase": w.ShiftPhase("s-1", -4.5),
-        "ping": w.WorkerPing(1000.25),
+        "ping": w.WorkerPing(1000.25, ("s-1", "s-2")),
         "shutdown": w.Shutdown(),
     },
     "worker": {

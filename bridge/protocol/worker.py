@@ -48,6 +48,7 @@ __all__ = [
     "WorkerStats",
 ]
 
+MAX_SESSIONS: Final = 4096
 NO_PAYLOAD: Final = memoryview(b"")  # left out of the map
 
 # --- gateway to worker ------------------------------------------------------------------------
@@ -126,6 +127,10 @@ class WorkerPing(Record, frozen=True, tag_field="type", tag="ping"):
     """Ask whether the worker still answers; every 500 ms."""
 
     time: Milliseconds
+    sessions: Annotated[
+        Annotated[tuple[Name, ...], Meta(max_length=MAX_SESSIONS)] | None,
+        about("all that there are: the worker closes others, whose `close` was lost"),
+    ] = None
 
 
 class Shutdown(Record, frozen=True, tag_field="type", tag="shutdown"):

@@ -138,6 +138,16 @@ def test_ping_and_shutdown() -> None:
     assert rig.engine.stopped
 
 
+def test_a_session_whose_close_was_lost_is_forgotten_with_the_next_ping() -> None:
+    rig = Rig()
+    rig.open("a", "b")
+    rig.tell(WorkerPing(1.0))
+    assert rig.engine.sessions == ("a", "b"), "the ping of another gateway names none"
+    rig.tell(WorkerPing(2.0, ("b", "kept by its player")))
+    assert rig.engine.sessions == ("b",)
+    assert rig.tell(OpenSession("c", None, 1)) != [], "its seat is free"
+
+
 # --- steps ------------------------------------------------------------------------------------
 
 
