@@ -89,7 +89,7 @@ class TruthWorld(Synchronous[Walker]):
         state.camera = self.moved(state, controls)
         view = view_of(state.scene, state.camera, HEIGHT, WIDTH)
         i420 = rgb_to_i420(self.seen(view.rgb.permute(2, 0, 1)))
-        depth = (1.0 / view.nearness).numpy().tobytes()
+        depth = (1.0 / view.nearness).numpy().tobytes() if controls.depth else None
         return WorldFrame(i420, pose_of(state.camera), now_ms(), now_ms(), depth=depth)
 
     def moved(self, state: Walker, controls: Controls) -> CameraState:
