@@ -22,6 +22,7 @@ from tests.support.server import serving
 
 HERE = Path(__file__).parent
 FIXTURES = HERE.parents[2] / "engine_plugins" / "fixtures"
+pytestmark = pytest.mark.timeout(600)  # everything is compiled first
 # assemblies of Unity and of its packages
 UNITYS = {"UnityEngine.TestRunner", "UnityEditor.TestRunner", "UnityEngine.UI", "Unity.InputSystem"}
 
@@ -37,7 +38,7 @@ class Compiler:
             "LD_LIBRARY_PATH": str(self.root / "openssl" / "psycopg2_binary.libs"),
         }
 
-    def dotnet(self, *arguments: str, stdin: str = "", timeout: float = 60) -> str:
+    def dotnet(self, *arguments: str, stdin: str = "", timeout: float = 300) -> str:
         """Run a program and return what it printed. Fails the test where the program fails."""
         done = subprocess.run(
             [str(self.root / "dotnet" / "dotnet"), *arguments],

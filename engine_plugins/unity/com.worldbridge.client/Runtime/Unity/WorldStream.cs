@@ -41,6 +41,10 @@ namespace WorldBridge
         private bool wantDepth;
 
         [SerializeField]
+        [Tooltip("Wait in the queue if every seat is taken.")]
+        private bool waitForSeat;
+
+        [SerializeField]
         private UnityEvent textureChanged = new UnityEvent();
 
         private WorldClient client;
@@ -99,6 +103,7 @@ namespace WorldBridge
                 Role = sourceCamera == null ? "player" : "engine",
                 Token = string.IsNullOrEmpty(token) ? null : token,
                 Depth = wantDepth,
+                Wait = waitForSeat,
             };
             client = new WorldClient(server, hello);
             client.Play(string.IsNullOrEmpty(theme) ? null : theme, seed, promptFrames);

@@ -98,6 +98,7 @@ void UWorldStreamComponent::Play()
     worldbridge::SessionOptions Options;
     Options.role = bSendCamera ? "engine" : "player";
     Options.depth = bWantDepth;
+    Options.wait = bWaitForSeat;
     if (!Token.IsEmpty())
     {
         Options.token = Plain(Token);

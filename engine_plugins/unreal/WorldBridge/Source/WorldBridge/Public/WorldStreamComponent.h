@@ -84,6 +84,9 @@ public:
     /** Ask for depth with every frame; worlds that have it send it. */
     UPROPERTY(EditAnywhere, BlueprintReadWrite, Category = "World Stream")
     bool bWantDepth = false;
+    /** Wait in the queue if every seat is taken. */
+    UPROPERTY(EditAnywhere, BlueprintReadWrite, Category = "World Stream")
+    bool bWaitForSeat = false;
 
     /** The newest frame; null before the first. Made again when the size of the frames changes. */
     UPROPERTY(Transient, VisibleInstanceOnly, BlueprintReadOnly, Category = "World Stream")

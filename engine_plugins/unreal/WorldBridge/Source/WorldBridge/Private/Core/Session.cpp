@@ -100,6 +100,7 @@ void Session::Opened(double now) {
     hello.token = options.token;
     hello.world = options.world;
     hello.depth = options.depth;
+    hello.wait = options.wait;
     if (!resume.empty()) hello.resume = resume;
     Send(Encode(hello));
 }

@@ -18,6 +18,7 @@ struct SessionOptions {
     std::string role = "player";  // player, engine, spectator
     std::optional<std::string> token, world;
     bool depth = false;
+    bool wait = false;  // in the queue, if every seat is taken
 };
 
 class Session {
