@@ -28,6 +28,7 @@ _HIGH_SHIFT = tl.constexpr(ref.HIGH_SHIFT)
 _LOW_MASK = tl.constexpr((1 << ref.LOW_BITS) - 1)
 _INDEX_MASK = tl.constexpr((1 << ref.INDEX_BITS) - 1)
 _CLIP = tl.constexpr(ref.CLIP_NEARNESS)
+_GROWN = tl.constexpr(ref.GROWN)
 _MUCH_NEARER = tl.constexpr(ref.MUCH_NEARER)
 _CROWDED = tl.constexpr(ref.CROWDED)
 _BEYOND = tl.constexpr(2**62)
@@ -58,10 +59,20 @@ def splat_kernel(points, birth_depth, camera, plane, count, height, width, BLOCK
     quality = 255 - tl.where(seen, step, 0.0).to(tl.int64)
     bits = near.to(tl.int32, bitcast=True).to(tl.int64)
     key = (bits >> _LOW_BITS) << _HIGH_SHIFT
-    key = key | (quality << _QUALITY_SHIFT)
     key = key | ((bits & _LOW_MASK) << _INDEX_BITS)
     key = key | i.to(tl.int64)
-    tl.atomic_max(plane + (row + 1) * (width + 2) + column + 1, key, mask=seen)
+    at = plane + (row + 1) * (width + 2) + column + 1
+    tl.atomic_max(at, key | (quality << _QUALITY_SHIFT), mask=seen)
+    grown = seen & (near * birth > _GROWN)
+    key = key | ((quality >> 1) << _QUALITY_SHIFT)
+    down = tl.where(v - row.to(tl.float32) >= 0.5, 1, -1)
+    across = tl.where(u - column.to(tl.float32) >= 0.5, 1, -1)
+    high_enough = grown & (row + down >= 0) & (row + down < height)
+    wide_enough = grown & (column + across >= 0) & (column + across < width)
+    below = at + down * (width + 2)
+    tl.atomic_max(below, key, mask=high_enough)
+    tl.atomic_max(below + across, key, mask=high_enough & wide_enough)
+    tl.atomic_max(at + across, key, mask=wide_enough)
 
 
 @triton.jit

@@ -25,6 +25,7 @@ _INDEX_MASK = (1 << _INDEX_BITS) - 1
 _LOW_MASK = (1 << _LOW_BITS) - 1
 _MUCH_NEARER = ref.MUCH_NEARER
 _CROWDED = ref.CROWDED
+_GROWN = np.float32(ref.GROWN)
 _CLIP = np.float32(ref.CLIP_NEARNESS)
 _RAMP = np.float32(ref.RAMP)
 _TENTH_NEARER, _TENTH_FARTHER = np.float32(ref.NEARER), np.float32(ref.FARTHER)
@@ -84,6 +85,7 @@ def splat(points, birth_depth, count, boxes, camera, planes, keys):
     nearness = np.empty(CHUNK, np.float32)
     ratios = np.empty(CHUNK, np.float32)
     pixels = np.empty(CHUNK, np.int32)
+    rights, downs = np.empty(CHUNK, np.float32), np.empty(CHUNK, np.float32)
     bits, stride = nearness.view(np.int32), np.int32(width + 2)
     for chunk in range((count + CHUNK - 1) // CHUNK):
         if _outside(boxes[chunk], planes, camera):
@@ -103,7 +105,8 @@ def splat(points, birth_depth, count, boxes, camera, planes, keys):
             u = u if seen else _ZERO
             v = v if seen else -_ONE  # the pixel of what is not seen is on the border
             nearness[i] = near
-            ratios[i] = abs(near * birth - _ONE) * np.float32(256.0)
+            ratios[i] = near * birth
+            rights[i], downs[i] = u, v
             pixels[i] = np.int32(v + _ONE) * stride + np.int32(u) + np.int32(1)
         for i in range(size):
             pixel = pixels[i]
@@ -111,11 +114,26 @@ def splat(points, birth_depth, count, boxes, camera, planes, keys):
                 continue
             near_bits = np.int64(bits[i])
             key = (near_bits >> _LOW_BITS) << _HIGH_SHIFT
-            key |= np.int64(255 - np.int32(min(ratios[i], np.float32(255.0)))) << _QUALITY_SHIFT
+            step = min(abs(ratios[i] - _ONE) * np.float32(256.0), np.float32(255.0))
+            quality = np.int64(255 - np.int32(step))
             key |= (near_bits & _LOW_MASK) << _INDEX_BITS
             key |= np.int64(begin + i)
-            if key > plane[pixel]:
-                plane[pixel] = key
+            if (key | (quality << _QUALITY_SHIFT)) > plane[pixel]:
+                plane[pixel] = key | (quality << _QUALITY_SHIFT)
+            if ratios[i] > _GROWN:
+                key |= (quality >> 1) << _QUALITY_SHIFT
+                x, y = np.int32(rights[i]), np.int32(downs[i])
+                across = 1 if rights[i] - np.float32(x) >= _HALF else -1
+                down = 1 if downs[i] - np.float32(y) >= _HALF else -1
+                wide_enough = 0 <= x + across < width
+                if 0 <= y + down < height:
+                    below = pixel + down * stride
+                    if key > plane[below]:
+                        plane[below] = key
+                    if wide_enough and key > plane[below + across]:
+                        plane[below + across] = key
+                if wide_enough and key > plane[pixel + across]:
+                    plane[pixel + across] = key
 
 
 @compiled

@@ -4,7 +4,8 @@ A view is a plane of 63-bit keys, (height + 2) x (width + 2) with a border of ze
 pixel. From the highest bit on, a key holds
 
     14 bits  the nearness (1 / depth, float32) without its 17 lowest bits: steps of about 1 %
-     8 bits  how near the point's scale is to that at its birth: 255 for the same
+     8 bits  how near the point's scale is to that at its birth: 255 for the same; half of it
+             in the further pixels of a point that covers several
     17 bits  the rest of the nearness
     24 bits  the index of the point
 
@@ -21,6 +22,7 @@ from torch import Tensor
 
 __all__ = [
     "CHUNK",
+    "GROWN",
     "INDEX_BITS",
     "TILE",
     "key_index",
@@ -39,6 +41,7 @@ LOW_BITS = 17
 QUALITY_BITS = 8
 HIGH_SHIFT = INDEX_BITS + LOW_BITS + QUALITY_BITS
 MUCH_NEARER = 9  # steps of the 14 high bits: about 10 % nearer
+GROWN = 1.15  # a point whose scale grew by more covers 2 x 2 pixels, else what is behind leaks
 CLIP_NEARNESS = 20.0  # points nearer than 5 cm are clipped
 CHUNK = 1024  # points that are culled and forgotten together
 TILE = 32  # new points are stored tile by tile, so that a chunk is compact
@@ -65,6 +68,9 @@ def reference_splat(
 ) -> Tensor:
     """Project points and keep the largest key of every pixel.
 
+    A point that is seen from more than `GROWN` times nearer than at birth covers the three pixels
+    beside its own that are nearest to it, too, where these lie inside.
+
     points float32 (N, 3) in metres; birth_depth float32 (N,), the depth at which a point was seen
     first, 0 for a point that is dead; camera float32 (13,): the right, up and forward axes, the
     position, and the focal length in pixels. Returns keys int64 (height + 2, width + 2).
@@ -80,10 +86,24 @@ def reference_splat(
     index = seen.nonzero()[:, 0]
     near, ratio = near[index], (near * birth_depth)[index]
     keys = pack_keys(near, ratio, index)
-    pixel = (v[index].to(torch.int64) + 1) * (width + 2) + u[index].to(torch.int64) + 1
+    row, column = v[index].to(torch.int64), u[index].to(torch.int64)
     plane = torch.zeros((height + 2) * (width + 2), dtype=torch.int64, device=points.device)
-    plane.scatter_reduce_(0, pixel, keys, "amax")
+    plane.scatter_reduce_(0, (row + 1) * (width + 2) + column + 1, keys, "amax")
+    grown = ratio > _float32(GROWN)
+    row, column, keys = row[grown], column[grown], lesser_keys(keys[grown])
+    down = torch.where(v[index][grown] - row.float() >= 0.5, 1, -1)
+    across = torch.where(u[index][grown] - column.float() >= 0.5, 1, -1)
+    for y, x in ((row + down, column), (row, column + across), (row + down, column + across)):
+        inside = (y >= 0) & (y < height) & (x >= 0) & (x < width)
+        pixel = ((y + 1) * (width + 2) + x + 1)[inside]
+        plane.scatter_reduce_(0, pixel, keys[inside], "amax")
     return plane.view(height + 2, width + 2)
+
+
+def lesser_keys(keys: Tensor) -> Tensor:
+    """Return the keys of points in the further pixels that they cover: with half the quality."""
+    quality = (keys >> (INDEX_BITS + LOW_BITS)) & ((1 << QUALITY_BITS) - 1)
+    return keys - ((quality - (quality >> 1)) << (INDEX_BITS + LOW_BITS))
 
 
 def pack_keys(near: Tensor, ratio: Tensor, index: Tensor) -> Tensor:

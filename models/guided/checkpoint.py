@@ -1,4 +1,4 @@
-"""A world with a spatial memory on disk: `world.json` beside the weights of its two networks."""
+"""A world with a spatial memory on disk: `world.json` beside the weights of its networks."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from torch import nn
 from worldbridge.models.checkpoint import FORMAT, check_file, describe_file, read_manifest
 from worldbridge.models.errors import DamagedWorldError
 from worldbridge.models.guided.config import GuidedConfig
+from worldbridge.models.guided.depth import DepthNet
 from worldbridge.models.guided.tokenizer import GuidedTokenizer
 from worldbridge.models.transformer import TransformerConfig, VideoTransformer
 
@@ -32,11 +33,15 @@ GUIDED_WORLD = Path(__file__).parents[1] / "weights" / "guided"
 
 @dataclass(frozen=True, slots=True)
 class GuidedWorldFolder:
-    """Loaded networks of a world with a spatial memory, in evaluation mode."""
+    """Loaded networks of a world with a spatial memory, in evaluation mode.
+
+    Without a `depth` the tokenizer estimates the depth of a prompt frame.
+    """
 
     manifest: dict[str, Any]
     tokenizer: GuidedTokenizer
     transformer: VideoTransformer
+    depth: DepthNet | None = None
 
 
 def save_guided_world(
@@ -44,11 +49,14 @@ def save_guided_world(
     tokenizer: GuidedTokenizer,
     transformer: VideoTransformer,
     extra: Mapping[str, Any] | None = None,
+    depth: DepthNet | None = None,
 ) -> None:
     """Write a world folder; weights as float16, configs as JSON."""
     folder.mkdir(parents=True, exist_ok=True)
     files = {}
     modules: dict[str, nn.Module] = {"tokenizer": tokenizer, "transformer": transformer}
+    if depth is not None:
+        modules["depth"] = depth
     for name, module in modules.items():
         path = folder / f"{name}.safetensors"
         state = {k: v.detach().half().contiguous() for k, v in module.state_dict().items()}
@@ -83,7 +91,7 @@ def read_guided_manifest(folder: Path) -> dict[str, Any]:
 
 
 def load_guided_world(folder: Path) -> GuidedWorldFolder:
-    """Check sizes and checksums, then load both networks in float32.
+    """Check sizes and checksums, then load the networks in float32.
 
     Raises DamagedWorldError.
     """
@@ -92,6 +100,9 @@ def load_guided_world(folder: Path) -> GuidedWorldFolder:
         tokenizer = GuidedTokenizer(GuidedConfig(**manifest["tokenizer"]))
         transformer = VideoTransformer(TransformerConfig.from_dict(manifest["transformer"]))
         modules: dict[str, nn.Module] = {"tokenizer": tokenizer, "transformer": transformer}
+        depth = None
+        if "depth" in manifest["files"]:
+            depth = modules["depth"] = DepthNet(tokenizer.config.height, tokenizer.config.width)
         for name, module in modules.items():
             state = load_file(check_file(folder, manifest["files"][name]))
             module.load_state_dict({key: value.float() for key, value in state.items()})
@@ -105,4 +116,4 @@ def load_guided_world(folder: Path) -> GuidedWorldFolder:
             got=f"{type(error).__name__}: {error}"[:1000],
             remedy="copy the world again, or make it again",
         ) from error
-    return GuidedWorldFolder(manifest, tokenizer, transformer)
+    return GuidedWorldFolder(manifest, tokenizer, transformer, depth)

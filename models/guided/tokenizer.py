@@ -24,7 +24,7 @@ from worldbridge.models.guided.config import (
 )
 from worldbridge.models.tokenizer.fsq import FSQ
 
-__all__ = ["Drawn", "GuideFeatures", "GuidedTokenizer"]
+__all__ = ["Drawn", "GuideFeatures", "GuidedTokenizer", "ResBlock", "of_largest", "spread_planes"]
 
 _CELL = 8
 # Colour 3, nearness 1, and the nearness' gradients down and across. Colours have no gradients: with
@@ -51,7 +51,7 @@ class Drawn(NamedTuple):
     nearness: Tensor
 
 
-def _of_largest(values: Tensor, logits: Tensor) -> Tensor:
+def of_largest(values: Tensor, logits: Tensor) -> Tensor:
     """Return the values [B, V, H, W] of the surface with the largest logit, the first of equals.
 
     values [B, K, V, H, W]; logits [B, K, H, W]. On a CPU it takes half the time of `argmax`, which
@@ -63,6 +63,21 @@ def _of_largest(values: Tensor, logits: Tensor) -> Tensor:
         chosen = torch.where(better[:, None], values[:, k], chosen)
         best = torch.maximum(best, logits[:, k])
     return chosen
+
+
+def spread_planes(base: Tensor, down: Tensor, across: Tensor) -> Tensor:
+    """Spread [B, K, rows, columns] over cells of 8 x 8 pixels, [B, K, H, W], with slopes.
+
+    `down` and `across` are how much a value changes over a cell.
+    """
+    ramp = (torch.arange(_CELL, dtype=torch.float32, device=base.device) + 0.5) / _CELL - 0.5
+    plane = (
+        base[..., :, None, :, None]
+        + down[..., :, None, :, None] * ramp[:, None, None]
+        + across[..., :, None, :, None] * ramp
+    )
+    rows, columns = base.shape[-2:]
+    return plane.reshape(*base.shape[:2], rows * _CELL, columns * _CELL)
 
 
 class _Norm(nn.Module):
@@ -77,7 +92,7 @@ class _Norm(nn.Module):
         return x * (power + 1e-6).rsqrt() * self.scale[:, None, None]
 
 
-class _ResBlock(nn.Module):
+class ResBlock(nn.Module):
     """Norm, 3 x 3 convolution, SiLU, norm, 3 x 3 convolution; the sum starts as the input."""
 
     def __init__(self, dim: int) -> None:
@@ -99,9 +114,9 @@ class _Trunk(nn.Module):
     def __init__(self, config: GuidedConfig) -> None:
         super().__init__()
         self.stem = nn.Conv2d(GUIDE_CHANNELS * _CELL**2, config.trunk_dim, 1)
-        self.fine = _ResBlock(config.trunk_dim)
+        self.fine = ResBlock(config.trunk_dim)
         self.down = nn.Conv2d(config.trunk_dim * 4, config.guide_dim, 1)
-        self.coarse = nn.Sequential(_ResBlock(config.guide_dim), _ResBlock(config.guide_dim))
+        self.coarse = nn.Sequential(ResBlock(config.guide_dim), ResBlock(config.guide_dim))
 
     def forward(self, guide: Tensor) -> GuideFeatures:
         fine = self.fine(self.stem(F.pixel_unshuffle(guide, _CELL)))
@@ -115,10 +130,10 @@ class _Encoder(nn.Module):
         # Colour 3, nearness, whether it is known, and whether the pixel is new.
         self.stem = nn.Conv2d(6 * _CELL**2, config.fine_dim, 1)
         self.guide_fine = nn.Conv2d(config.trunk_dim, config.fine_dim, 1)
-        self.fine = _ResBlock(config.fine_dim)
+        self.fine = ResBlock(config.fine_dim)
         self.down = nn.Conv2d(config.fine_dim * 4, dim, 1)
         self.guide_coarse = nn.Conv2d(config.guide_dim, dim, 1)
-        self.blocks = nn.Sequential(*(_ResBlock(dim) for _ in range(config.blocks)))
+        self.blocks = nn.Sequential(*(ResBlock(dim) for _ in range(config.blocks)))
         # Without this norm the projection grows until tanh saturates and the codes die.
         self.norm = _Norm(dim)
         self.project = nn.Conv2d(dim, config.digits, 1)
@@ -137,17 +152,13 @@ class _Decoder(nn.Module):
         self.surfaces = k
         self.stem = nn.Conv2d(config.digits + 1, dim, 1)
         self.guide_coarse = nn.Conv2d(config.guide_dim, dim, 1)
-        self.blocks = nn.Sequential(*(_ResBlock(dim) for _ in range(config.blocks)))
+        self.blocks = nn.Sequential(*(ResBlock(dim) for _ in range(config.blocks)))
         self.up = nn.Conv2d(dim, fine * 4, 1)
         self.guide_fine = nn.Conv2d(config.trunk_dim, fine, 1)
-        self.fine = _ResBlock(fine)
+        self.fine = ResBlock(fine)
         self.norm = _Norm(fine)
         self.paint = nn.Conv2d(fine, k * _SURFACE, 1)
         self.cut = nn.Conv2d(fine, k * 3, 1)
-        ramp = (torch.arange(_CELL, dtype=torch.float32) + 0.5) / _CELL - 0.5
-        self.register_buffer("_ramp", ramp, persistent=False)
-
-    _ramp: Tensor
 
     def forward(
         self, codes: Tensor, active: Tensor, features: GuideFeatures, temperature: float
@@ -163,27 +174,17 @@ class _Decoder(nn.Module):
         k = self.surfaces
         # Whose pixel it is, is decided by linear functions over the cell: borders are straight.
         c = cut.view(batch, k, 3, rows, columns)
-        logits = self._plane(c[:, :, 0], _SLOPE * c[:, :, 1], _SLOPE * c[:, :, 2])
+        logits = spread_planes(c[:, :, 0], _SLOPE * c[:, :, 1], _SLOPE * c[:, :, 2])
         p = paint.view(batch, k, _SURFACE, rows, columns)
-        nearness = self._plane(p[:, :, 3], p[:, :, 4], p[:, :, 5])
+        nearness = spread_planes(p[:, :, 3], p[:, :, 4], p[:, :, 5])
         flat = p[:, :, :3].repeat_interleave(_CELL, 3).repeat_interleave(_CELL, 4)
         values = torch.cat((flat, nearness[:, :, None]), 2)
         if temperature > 0:
             share = (logits / temperature).softmax(1)
             mixed = (values * share[:, :, None]).sum(1)
         else:
-            mixed = _of_largest(values, logits)
+            mixed = of_largest(values, logits)
         return Drawn(mixed[:, :3], mixed[:, 3] + 0.5)
-
-    def _plane(self, base: Tensor, down: Tensor, across: Tensor) -> Tensor:
-        """Spread [B, K, rows, columns] over cells, [B, K, H, W], with slopes down and across."""
-        plane = (
-            base[..., :, None, :, None]
-            + down[..., :, None, :, None] * self._ramp[:, None, None]
-            + across[..., :, None, :, None] * self._ramp
-        )
-        rows, columns = base.shape[-2:]
-        return plane.reshape(*base.shape[:2], rows * _CELL, columns * _CELL)
 
 
 class GuidedTokenizer(nn.Module):

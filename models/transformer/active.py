@@ -1,10 +1,11 @@
 """Drawing codes for the active blocks of a latent alone: their order, inputs and attention.
 
 A block that the spatial memory shows is never drawn: its code is the null code by rule. Active
-blocks are drawn from what is known towards what is not, ring by ring, and within a ring in two
-halves like the colours of a chess board, so that the second half sees all of its neighbours. What
-is drawn in one step sees what was drawn in the steps before it, so drawing block by block in the
-same order gives the same codes.
+blocks are drawn from what is known towards what is not, and from the middle of the frame outwards:
+ground and sky of a new strip are drawn at the same time, both after its horizon. Blocks that touch
+are never drawn in one step, so whatever runs across several blocks is drawn by blocks that see each
+other. What is drawn in one step sees what was drawn in the steps before it, so drawing block by
+block in the same order gives the same codes.
 """
 
 from __future__ import annotations
@@ -19,33 +20,50 @@ from worldbridge.models.transformer.config import TransformerConfig, WavefrontCo
 
 __all__ = ["ActiveLayout", "GuidedInput", "draw_order", "known_neighbours", "neighbour_digits"]
 
-# Rows and columns from a block to its neighbours: left, right, above, below.
-_AROUND = ((0, -1), (0, 1), (-1, 0), (1, 0))
+# Rows and columns from a block to its neighbours: the sides first, then the corners.
+_AROUND = ((0, -1), (0, 1), (-1, 0), (1, 0), (-1, -1), (-1, 1), (1, -1), (1, 1))
 
 
 def draw_order(active: Tensor) -> Tensor:
     """Return the step in which each block is drawn, int64 [B, H, W]; -1 where nothing is drawn.
 
-    active bool [B, H, W]. Steps of a latent are consecutive from 0. Where nothing is known, as in
-    a first frame, the centre block is drawn first.
+    active bool [B, H, W]. Steps of a latent are consecutive from 0. Regions that do not touch each
+    other begin at the same time. Blocks that share a side are drawn in different steps. Where
+    nothing is known, as in a first frame, the middle block is drawn first.
     """
-    batch, height, width = active.shape
+    height, width = active.shape[1:]
     known = ~active
     empty = ~known.flatten(1).any(1)
-    reached = known.clone()
-    reached[empty, height // 2, width // 2] = True
-    ring = torch.where(reached & active, 0, -1).long()
-    distance = 0
+    known[empty, height // 2, width // 2] = True
+    rows = (torch.arange(height, device=active.device) - height // 2).abs()[:, None]
+    columns = (torch.arange(width, device=active.device) - width // 2).abs()
+    # Twice the distance keeps the parity of rows and columns: it differs between neighbours.
+    order = rows + columns + 2 * _distance(known)
+    return _consecutive(torch.where(active, order - _region_least(order, active), -1))
+
+
+def _distance(known: Tensor) -> Tensor:
+    """Return how many blocks, also diagonally, each block is from a known one, int64 [B, H, W]."""
+    distance, reached = torch.zeros_like(known, dtype=torch.long), known
     while not bool(reached.all()):
-        grown = F.max_pool2d(reached[:, None].float(), 3, 1, 1)[:, 0] > 0
-        distance += 1
-        ring[grown & ~reached] = distance
-        reached = grown
-    places = torch.arange(height, device=active.device)[:, None] + torch.arange(
-        width, device=active.device
-    )
-    step = torch.where(active, 2 * ring + places % 2, -1)
-    return _consecutive(step)
+        distance += ~reached
+        reached = F.max_pool2d(reached[:, None].float(), 3, 1, 1)[:, 0] > 0
+    return distance
+
+
+def _region_least(order: Tensor, active: Tensor) -> Tensor:
+    """Return the least order of the region of active blocks that touch, [B, H, W]; rounded to even.
+
+    An even difference keeps the parity of blocks.
+    """
+    far = float(order.max()) + 1.0
+    least = torch.where(active, order.float(), far)
+    while True:
+        grown = -F.max_pool2d(-least[:, None], 3, 1, 1)[:, 0]
+        grown = torch.where(active, grown, far)
+        if bool((grown == least).all()):
+            return least.long() // 2 * 2
+        least = grown
 
 
 def _consecutive(step: Tensor) -> Tensor:
@@ -98,10 +116,11 @@ class ActiveLayout:
 
 
 def known_neighbours(order: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the neighbours of each block, int64 [B, H * W, 4], and which are known [B, H * W, 4].
+    """Return the neighbours of each block, int64 [B, H * W, 8], and which are known [B, H * W, 8].
 
     order int [B, H, W]. A neighbour is known when it is drawn in an earlier step; one that is null
-    or lies outside never is. Neighbours are left, right, above, below, as numbers into H * W.
+    or lies outside never is. Neighbours are the four at the sides and the four at the corners, as
+    numbers into H * W.
     """
     batch, height, width = order.shape
     rows = torch.arange(height, device=order.device)[:, None].expand(height, width)
@@ -117,9 +136,9 @@ def known_neighbours(order: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def neighbour_digits(digits: Tensor, places: Tensor, known: Tensor) -> Tensor:
-    """Return the digits that are known beside blocks, int64 [B, N, 4, D]; -1 where none is.
+    """Return the digits that are known beside blocks, int64 [B, N, 8, D]; -1 where none is.
 
-    digits int [B, H * W, D]; places and known [B, N, 4], as `known_neighbours` gives them.
+    digits int [B, H * W, D]; places and known [B, N, 8], as `known_neighbours` gives them.
     """
     batches = torch.arange(len(digits), device=digits.device)[:, None, None]
     return torch.where(known[..., None], digits[batches, places].long(), -1)
@@ -138,6 +157,10 @@ class GuidedInput(nn.Module):
         self.neighbours = nn.Parameter(torch.randn(len(_AROUND) * rows, dim) * small)
         self.previous = nn.Parameter(torch.randn(taps * rows, dim) * small / taps)
         self.guide = nn.Linear(9 * grid.guide_dim, dim)
+        self.reach = grid.guide_reach
+        far = (2 * self.reach + 1) ** 2 * grid.guide_far_dim
+        self.far_in = nn.Linear(grid.guide_dim, grid.guide_far_dim)
+        self.far = nn.Linear(far, dim, bias=False)
         self.place = nn.Parameter(torch.randn(height * width, dim) * 0.1)
         self.pool = (height // grid.summary[0], width // grid.summary[1])
         self.summary_count = grid.summary[0] * grid.summary[1]
@@ -160,15 +183,9 @@ class GuidedInput(nn.Module):
         guide [B, H, W, G]; previous int [B, H, W, D], the digits of the latent before, -1 where it
         has none; slots int64 [B, N].
         """
-        batch, height, width, _ = guide.shape
-        around = F.pad(guide, (0, 0, 1, 1, 1, 1)).flatten(1, 2)
-        row, column = slots // width, slots % width
-        taps = [
-            (row + down) * (width + 2) + column + across for down in range(3) for across in range(3)
-        ]
-        index = torch.stack(taps, -1)  # [B, N, 9]
-        batches = torch.arange(batch, device=slots.device)[:, None, None]
-        x: Tensor = self.guide(around[batches, index].flatten(2))
+        row, column = slots // guide.shape[2], slots % guide.shape[2]
+        x: Tensor = self.guide(_around(guide, row, column, 1))
+        x = x + self.far(_around(F.silu(self.far_in(guide)), row, column, self.reach))
         return x + self.place[slots] + self._before(previous, row, column)
 
     def _before(self, previous: Tensor, row: Tensor, column: Tensor) -> Tensor:
@@ -183,7 +200,7 @@ class GuidedInput(nn.Module):
         return self._sum(near, self.previous)
 
     def drawn(self, near: Tensor) -> Tensor:
-        """Return what drawn neighbours add, [..., dim]; near [..., 4, D] of `neighbour_digits`."""
+        """Return what drawn neighbours add, [..., dim]; near [..., 8, D] of `neighbour_digits`."""
         return self._sum(near, self.neighbours)
 
     def _sum(self, digits: Tensor, table: Tensor) -> Tensor:
@@ -193,3 +210,17 @@ class GuidedInput(nn.Module):
         known = (digits >= 0).flatten(0, -3).flatten(1).to(table.dtype)
         out = F.embedding_bag(rows, table, mode="sum", per_sample_weights=known)
         return out.view(*digits.shape[:-2], -1)
+
+
+def _around(values: Tensor, row: Tensor, column: Tensor, reach: int) -> Tensor:
+    """Return the values [B, H, W, C] of square neighbourhoods, [B, N, (2 * reach + 1)^2 * C].
+
+    row and column int64 [B, N] are the middles; outside of the grid values are 0.
+    """
+    padded = F.pad(values, (0, 0, *[reach] * 4)).flatten(1, 2)
+    size, width = 2 * reach + 1, values.shape[2] + 2 * reach
+    taps = [
+        (row + down) * width + column + across for down in range(size) for across in range(size)
+    ]
+    batches = torch.arange(len(values), device=row.device)[:, None, None]
+    return padded[batches, torch.stack(taps, -1)].flatten(2)

@@ -45,6 +45,9 @@ class WavefrontConfig:
     previous_kernel: tuple[int, int] = (3, 5)  # rows, columns
     # Values a block of the guide; 0: no guide, else codes are drawn for active blocks alone.
     guide_dim: int = 0
+    # A block also sees `guide_far_dim` features of each block of the guide at most this far away.
+    guide_reach: int = 3
+    guide_far_dim: int = 24
     summary: tuple[int, int] = (5, 8)  # parts of the guide that every block sees, rows x columns
 
     def __post_init__(self) -> None:

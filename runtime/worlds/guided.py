@@ -96,6 +96,7 @@ class GuidedWorld(Synchronous[GuidedState]):
         self.spec = _spec(world.manifest)
         self.training: dict[str, Any] = world.manifest.get("training", {})
         self.tokenizer, self.config = world.tokenizer, world.tokenizer.config
+        self.depth = world.depth
         self.decoder = ActiveDecoder(world.transformer, Sampling(**world.manifest["sampling"]))
         self.decoder.on_step = lambda: self.notify()
         self._scale = limits.FRAMES_PER_SECOND / self.spec.fps
@@ -106,7 +107,7 @@ class GuidedWorld(Synchronous[GuidedState]):
     def open(self, start: WorldStart) -> GuidedState:
         """Begin with a frame of the theme, or with the newest prompt frame at the origin.
 
-        A prompt frame comes without depth: the tokenizer estimates it.
+        A prompt frame comes without depth, which is estimated.
         """
         if start.theme not in PLAIN_THEMES:
             raise UnknownThemeError(start.theme, PLAIN_THEMES)
@@ -137,8 +138,12 @@ class GuidedWorld(Synchronous[GuidedState]):
         return fitted[-1]
 
     def _estimate(self, color: Tensor, camera: CameraState) -> Tensor:
-        """Return the nearness [H, W] of a frame uint8 [3, H, W] as the tokenizer sees it."""
+        """Return the nearness [H, W] in 1/m of a frame uint8 [3, H, W]."""
         unit = color[None].float() / 127.5 - 1.0
+        if self.depth is not None:
+            size = self.config.height, self.config.width
+            floor = floor_nearness(torch.tensor([camera.pitch]), *size, limits.FOV_Y_DEG)
+            return self.depth(unit, floor)[0]  # type: ignore[no-any-return]
         unseen = torch.zeros(1, self.config.height, self.config.width, dtype=torch.bool)
         guide = self._guide(unit, unseen.float(), unseen, Pose(*camera_pose(camera)))
         features = self.tokenizer.guide_features(guide)

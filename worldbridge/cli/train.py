@@ -124,15 +124,98 @@ def train_guided_tokenizer(
     print(f"finished: {out / 'tokenizer.pt'}  (next: worldbridge train world)")
 
 
+@train.command("decoder")
+def refine_guided_decoder(
+    out: Annotated[Path, typer.Option(help="Directory of the run.")],
+    tokenizer: Annotated[
+        Path, typer.Option(help="tokenizer.pt of `train tokenizer`, or a world's directory.")
+    ],
+    scenes: Annotated[int, typer.Option(min=10, help="Scenes to render, 4 MB each.")] = 1_120,
+    steps: Annotated[int, typer.Option(min=1, help="Training steps.")] = 6_000,
+    seed: Annotated[int, typer.Option(help="Seed of the training.")] = 1,
+    threads: Threads = 1,
+    nice: Nice = 10,
+) -> None:
+    """Refine how a tokenizer of a world with a spatial memory draws in play.
+
+    The decoder learns to draw from codes that are a little off, beside what it drew before. Codes
+    stay what they are, so the world's transformer stays valid. An interrupted run continues with
+    the same command. The result is OUT/tokenizer.pt and, where --tokenizer is a world, OUT/world
+    with its transformer.
+    """
+    import os
+
+    import torch
+
+    from worldbridge.models.guided.checkpoint import load_guided_world, save_guided_world
+    from worldbridge.models.training.guided.frame_pool import write_pools
+    from worldbridge.models.training.guided.refine import RefineRecipe, refine
+    from worldbridge.models.training.guided.run import bfloat16_pays
+    from worldbridge.models.training.guided.train_tokenizer import FramePool
+    from worldbridge.models.training.guided.world_stages import load_guided_tokenizer
+
+    with progress_scope() as progress:
+        os.nice(nice)
+        torch.set_num_threads(threads)
+        network = load_guided_tokenizer(tokenizer)
+        known, _ = write_pools(out / "frames", scenes, progress)
+        recipe = RefineRecipe(steps=steps, seed=seed, bfloat16=bfloat16_pays())
+        refined = refine(network, FramePool(known), recipe, out, progress=progress)
+        if tokenizer.is_dir():
+            world = load_guided_world(tokenizer)
+            kept = {"training": world.manifest.get("training", {})}
+            save_guided_world(out / "world", refined, world.transformer, kept, world.depth)
+    print(f"finished: {out / ('world' if tokenizer.is_dir() else 'tokenizer.pt')}")
+
+
+@train.command("depth")
+def train_depth_network(
+    out: Annotated[Path, typer.Option(help="Directory of the run.")],
+    world: Annotated[
+        Path, typer.Option(help="World that gets the network; the result is OUT/world.")
+    ],
+    scenes: Annotated[int, typer.Option(min=10, help="Scenes to render, 4 MB each.")] = 1_120,
+    steps: Annotated[int, typer.Option(min=1, help="Training steps.")] = 4_000,
+    seed: Annotated[int, typer.Option(help="Seed of the training.")] = 1,
+    threads: Threads = 1,
+    nice: Nice = 10,
+) -> None:
+    """Train the estimate of depth with which a world begins from a picture.
+
+    An interrupted run continues with the same command; OUT/log.jsonl has the errors on scenes that
+    are never trained on.
+    """
+    import os
+
+    import torch
+
+    from worldbridge.models.guided.checkpoint import load_guided_world, save_guided_world
+    from worldbridge.models.training.guided.frame_pool import write_pools
+    from worldbridge.models.training.guided.run import bfloat16_pays
+    from worldbridge.models.training.guided.train_depth import DepthRecipe, train_depth
+    from worldbridge.models.training.guided.train_tokenizer import FramePool
+
+    with progress_scope() as progress:
+        os.nice(nice)
+        torch.set_num_threads(threads)
+        given = load_guided_world(world)
+        known, held_out = write_pools(out / "frames", scenes, progress)
+        recipe = DepthRecipe(steps=steps, seed=seed, bfloat16=bfloat16_pays())
+        depth = train_depth(FramePool(known), FramePool(held_out), recipe, out, progress=progress)
+        kept = {"training": given.manifest.get("training", {})}
+        save_guided_world(out / "world", given.tokenizer, given.transformer, kept, depth)
+    print(f"finished: {out / 'world'}  (play it: worldbridge serve --world {out / 'world'})")
+
+
 @train.command("world")
 def train_guided_world(
     out: Annotated[Path, typer.Option(help="Directory of the run and of the finished world.")],
     tokenizer: Annotated[
         Path, typer.Option(help="tokenizer.pt of `train tokenizer`, or a world's directory.")
     ],
-    clips: Annotated[int, typer.Option(min=30, help="Clips of play to record.")] = 320,
+    clips: Annotated[int, typer.Option(min=30, help="Clips of play to record.")] = 1_300,
     frames: Annotated[int, typer.Option(min=2, help="Frames of a clip.")] = 24,
-    steps: Annotated[int, typer.Option(min=1, help="Training steps.")] = 6_000,
+    steps: Annotated[int, typer.Option(min=1, help="Training steps.")] = 17_000,
     seed: Annotated[int, typer.Option(help="Seed of the play and of the training.")] = 1,
     recorded: Annotated[
         list[Path] | None,
@@ -153,6 +236,7 @@ def train_guided_world(
     """
     import os
 
+    from worldbridge.models.training.guided.run import bfloat16_pays
     from worldbridge.models.training.guided.train_world import WorldRecipe
     from worldbridge.models.training.guided.world_stages import load_guided_tokenizer, make_world
     from worldbridge.models.training.play_clips import ClipPlan
@@ -165,6 +249,6 @@ def train_guided_world(
             size = load_guided_tokenizer(tokenizer).config
             shape = frames, size.height, size.width
             plan = import_play(out / "clips", recorded, *shape, progress)
-        recipe = WorldRecipe(steps=steps, seed=seed)
+        recipe = WorldRecipe(steps=steps, seed=seed, bfloat16=bfloat16_pays())
         world = make_world(out, tokenizer, plan, recipe, threads, progress, start)
     print(f"finished: {world}  (play it: worldbridge serve --world {world})")

@@ -53,6 +53,7 @@ class TokenizerRecipe:
     rounding_from: float = 0.3  # share of `steps` after which codes are rounded
     coolest: float = 0.1  # temperature of the surfaces' borders at the end; 1 at the start
     chroma: float = 3.0
+    square: float = 1.0  # weight of squared beside absolute errors: what is unsure becomes soft
     seen: float = 0.05  # weight of pixels that the memory shows beside 1 for new ones
     unknown_depth: float = 0.25  # share of frames whose nearness the encoder does not see
     empty: float = 0.6  # share of crops of which nothing is seen
@@ -155,7 +156,7 @@ def tokenizer_loss(drawn: Drawn, batch: Batch, recipe: TokenizerRecipe) -> Tenso
     """Colour in luminance and chroma, nearness on its logarithmic scale, and both one's edges."""
     weight = torch.where(batch.mask, recipe.seen, 1.0)
     error = _luma_chroma(drawn.color, recipe.chroma) - _luma_chroma(batch.color, recipe.chroma)
-    loss = _weighted(error.abs().mean(1) + error.square().mean(1), weight)
+    loss = _weighted(error.abs().mean(1) + recipe.square * error.square().mean(1), weight)
     loss = loss + 0.7 * _edge_errors(error, weight)
     depth = (drawn.nearness - nearness_to_unit(batch.nearness))[:, None]
     return loss + 2.0 * _weighted(depth.abs()[:, 0], weight) + _edge_errors(depth, weight)

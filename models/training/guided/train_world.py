@@ -8,7 +8,7 @@ import statistics
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from worldbridge.models.guided.config import GUIDE_CHANNELS
 from worldbridge.models.guided.transformer import GUIDED_TRANSFORMER
 from worldbridge.models.progress import Progress, silent
 from worldbridge.models.training.guided.run import TrainingRun
@@ -33,7 +34,7 @@ class WorldRecipe:
     steps: int = 6_000
     batch: int = 8  # frames
     start_batch: int = 1  # first frames: all of their blocks are active
-    start_share: float = 0.125  # of the steps are on first frames
+    start_share: float = 0.02  # of the steps are on first frames; play begins with a given one
     rate: float = 8e-4
     warmup: int = 100
     weight_decay: float = 0.02
@@ -41,6 +42,8 @@ class WorldRecipe:
     outlier: float = 4.0  # a step whose gradient is larger than the usual by this is skipped
     ema: float = 0.998
     disturbed: float = 0.08  # share of the digits that neighbours see moved by one
+    spoiled: float = 0.3  # share of the frames whose guide is coarser and noisier than the memory's
+    bfloat16: bool = False  # for products of matrices, where the processor has them
     held_out: int = 2  # files of samples that are measured on and never trained on
     save_every: int = 200
     measure_every: int = 500
@@ -111,7 +114,9 @@ class WorldTraining(TrainingRun[VideoTransformer]):
         """Take one step and return its loss in nats a block."""
         recipe = self.recipe
         generator = torch.Generator().manual_seed(recipe.seed * 1_000_003 + self.step)
-        loss = loss_of(self.model, batch, recipe.disturbed, generator)
+        batch = replace(batch, guide=_spoil(batch.guide, recipe.spoiled, generator))
+        with torch.autocast("cpu", torch.bfloat16, enabled=recipe.bfloat16):
+            loss = loss_of(self.model, batch, recipe.disturbed, generator)
         return self.descend(
             loss, self._rate(), clip=recipe.clip, outlier=recipe.outlier, ema=recipe.ema
         )
@@ -120,6 +125,30 @@ class WorldTraining(TrainingRun[VideoTransformer]):
         share = min(1.0, self.step / self.recipe.steps)
         ramp = min(1.0, (self.step + 1) / self.recipe.warmup)
         return self.recipe.rate * ramp * (0.05 + 0.475 * (1 + math.cos(math.pi * share)))
+
+
+def _spoil(guide: Tensor, share: float, generator: torch.Generator) -> Tensor:
+    """Return guides in which a share of the frames look like what an unsure network drew.
+
+    guide float [B, H, W, G] of `block_guide`. Colours within a block move towards their mean, and
+    get noise of the frame, of the block and of the cell.
+    """
+    count, size = len(guide), guide.shape[-1] // GUIDE_CHANNELS
+    color = guide[..., : 3 * size].unflatten(-1, (3, size))
+    seen = guide[..., None, 4 * size : 5 * size]
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(count, *shape, generator=generator)
+
+    def uniform() -> Tensor:
+        return torch.rand(count, 1, 1, 1, 1, generator=generator)
+
+    blur = uniform()
+    spoiled = torch.lerp(color, color.mean(-1, keepdim=True), blur)
+    spoiled = spoiled + 0.06 * normal(1, 1, 3, 1) + 0.15 * uniform() * normal(*color.shape[1:4], 1)
+    spoiled = (spoiled + 0.1 * uniform() * normal(*color.shape[1:])) * seen
+    color = torch.where(uniform() < share, spoiled, color)
+    return torch.cat((color.flatten(-2), guide[..., 3 * size :]), -1)
 
 
 def loss_of(

@@ -95,12 +95,19 @@ def make_world(
         latent_shape=(1, sizes.rows, sizes.columns),
         vocab_size=sizes.levels**sizes.digits,
     )
-    earlier = None if start is None else load_guided_world(start).transformer
+    earlier = None if start is None else load_guided_world(start)
     model = train_world(
-        load_samples(samples), recipe, out, config, progress, sheet=sheet, start=earlier
+        load_samples(samples),
+        recipe,
+        out,
+        config,
+        progress,
+        sheet=sheet,
+        start=earlier.transformer if earlier else None,
     )
     training = {"clips": plan.clips, "frames": plan.clips * plan.frames, "steps": recipe.steps}
-    save_guided_world(out / "world", network, model, {"training": training})
+    depth = earlier.depth if earlier else None
+    save_guided_world(out / "world", network, model, {"training": training}, depth)
     return out / "world"
 
 

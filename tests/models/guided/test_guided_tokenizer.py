@@ -14,7 +14,7 @@ from worldbridge.models.guided.config import (
     nearness_to_unit,
     unit_to_nearness,
 )
-from worldbridge.models.guided.tokenizer import GuidedTokenizer, _of_largest
+from worldbridge.models.guided.tokenizer import GuidedTokenizer, of_largest
 from worldbridge.models.procedural.actions import FOV_Y_DEG
 from worldbridge.models.procedural.camera import spawn
 from worldbridge.models.procedural.plain import build_plain_scene
@@ -117,7 +117,7 @@ def test_the_fast_choice_of_a_surface_is_that_of_argmax():
     logits = torch.randint(0, 3, (2, 4, 8, 8), generator=generator).float()  # many are equal
     values = torch.rand(2, 4, 5, 8, 8, generator=generator)
     index = logits.argmax(1)[:, None, None].expand(-1, 1, 5, -1, -1)
-    assert torch.equal(_of_largest(values, logits), values.gather(1, index)[:, 0])
+    assert torch.equal(of_largest(values, logits), values.gather(1, index)[:, 0])
 
 
 def test_a_frame_without_depth_is_encoded_without_reading_any(tokenizer):

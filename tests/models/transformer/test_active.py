@@ -54,8 +54,19 @@ def test_a_strip_is_drawn_from_what_is_known() -> None:
     active[0, :, :3] = True
     order = draw_order(active)[0]
     assert (order[~active[0]] == -1).all()
-    for ring, column in enumerate((2, 1, 0)):
-        assert set(order[:, column].tolist()) == {2 * ring, 2 * ring + 1}
+    assert (order[3, 2], order[2, 2], order[4, 2]) == (0, 1, 1)  # its horizon, then both sides
+    for row, column in active[0].nonzero().tolist():
+        before = order[row + (row < 3) - (row > 3), column]
+        assert row == 3 or before < order[row, column]
+        assert column == 2 or order[row, column + 1] < order[row, column]
+
+
+def test_regions_begin_together() -> None:
+    active = torch.zeros(1, 6, 8, dtype=torch.bool)
+    active[0, 0, 0] = active[0, 5, 5:7] = active[0, 3, 4] = True
+    order = draw_order(active)[0]
+    assert order[0, 0] <= 1 and order[3, 4] <= 1
+    assert order[5, 5:7].max() <= 2
 
 
 def test_steps_are_consecutive_and_neighbours_are_drawn_apart() -> None:
@@ -72,13 +83,13 @@ def test_steps_are_consecutive_and_neighbours_are_drawn_apart() -> None:
 
 def test_only_neighbours_drawn_before_are_known() -> None:
     active = torch.zeros(1, 6, 8, dtype=torch.bool)
-    active[0, 2, 2:4] = True  # the left one of these is even
+    active[0, 2, 2:4] = True  # the right one is nearer to the middle
     digits = torch.arange(6 * 8 * 3).view(1, 6, 8, 3)
     near = neighbour_digits(digits.flatten(1, 2), *known_neighbours(draw_order(active)))
-    near = near.view(6, 8, 4, 3)
-    assert (near[2, 2] == -1).all()
-    assert near[2, 3, 0].tolist() == digits[0, 2, 2].tolist()
-    assert (near[2, 3, 1:] == -1).all()
+    near = near.view(6, 8, 8, 3)
+    assert (near[2, 3] == -1).all()
+    assert near[2, 2, 1].tolist() == digits[0, 2, 3].tolist()
+    assert (near[2, 2, [0, *range(2, 8)]] == -1).all()
 
 
 def test_features_do_not_see_what_is_drawn_later() -> None:
