@@ -1,8 +1,9 @@
 """What the transformer of a world with a spatial memory learns from: clips as guides and codes.
 
 Along each clip a spatial memory is filled as in play. In half of the clips it is filled with the
-true frames, in the others with the tokenizer's own, so that the network knows what its own errors
-look like when they come back as a guide.
+true frames, in the others with the networks' own, so that the transformer knows what its errors
+look like when they come back as a guide. The frames are the tokenizer's, or, where there is a
+transformer already, those that it draws; codes to learn are always those of the true frames.
 """
 
 from __future__ import annotations
@@ -21,10 +22,11 @@ from torch import Tensor
 from worldbridge.models.guided.config import active_blocks, floor_nearness, make_guide
 from worldbridge.models.guided.cracks import mend_cracks
 from worldbridge.models.guided.tokenizer import GuidedTokenizer
-from worldbridge.models.guided.transformer import block_guide, guided_condition
+from worldbridge.models.guided.transformer import block_guide, draw_active, guided_condition
 from worldbridge.models.progress import Progress, silent
 from worldbridge.models.spatial_memory import MemoryConfig, SpatialMemory
 from worldbridge.models.training.play_clips import ClipShards, PlayClip
+from worldbridge.models.transformer import VideoTransformer
 
 __all__ = [
     "CLIPS_A_FILE",
@@ -98,17 +100,19 @@ def clip_frames(
     *,
     stride: int = 1,
     own_frames: bool = False,
+    painter: VideoTransformer | None = None,
     memory: SpatialMemory | None = None,
 ) -> list[FrameSample]:
     """Return every `stride`-th frame of a clip as it is played; the first sees no guide.
 
     With `own_frames` the memory is filled with the tokenizer's frames instead of the true ones,
-    but for the first, which is true in play as well.
+    but for the first, which is true in play as well; `painter` draws their codes.
     """
     config = tokenizer.config
     memory = memory or SpatialMemory(MemoryConfig(config.height, config.width))
     memory.clear()
     found = []
+    previous = torch.full((config.rows, config.columns, config.digits), -1)
     for t in range(0, len(clip.frames), stride):
         x, y, z, qx, qy, qz, qw, fov_y = clip.poses[t].tolist()
         pose = _Pose((x, y, z), (qx, qy, qz, qw))
@@ -129,7 +133,12 @@ def clip_frames(
         found.append(FrameSample(color[0], guide, blocks, active[0], digits[0], condition))
         own = own_frames and t > 0
         if own:
-            color, nearness = tokenizer.decode(digits, active, guide, features)
+            shown_digits = digits
+            if painter is not None and bool(active.any()):
+                generator = torch.Generator().manual_seed(1_000 * clip.seed + t)
+                drawn = draw_active(painter, active[0], blocks, previous, condition, generator)
+                previous, shown_digits = drawn, drawn.clamp_min(0)[None]
+            color, nearness = tokenizer.decode(shown_digits, active, guide, features)
         rgb = ((color[0] + 1) * 127.5).round().clamp(0, 255).byte().permute(1, 2, 0)
         memory.add(rgb, nearness[0], pose, fov_y, unseen=~rendered.mask if own else None)
     return found
@@ -141,10 +150,13 @@ def clip_samples(
     *,
     stride: int = 1,
     own_frames: bool = False,
+    painter: VideoTransformer | None = None,
     memory: SpatialMemory | None = None,
 ) -> Samples:
     """Return `clip_frames` as samples."""
-    frames = clip_frames(clip, tokenizer, stride=stride, own_frames=own_frames, memory=memory)
+    frames = clip_frames(
+        clip, tokenizer, stride=stride, own_frames=own_frames, painter=painter, memory=memory
+    )
     return Samples(
         torch.stack([(f.blocks * 127).round().to(torch.int8) for f in frames]),
         torch.stack([f.active for f in frames]),
@@ -160,10 +172,12 @@ def write_samples(
     out: Path,
     seed: int = 0,
     files: Sequence[int] | None = None,
+    painter: VideoTransformer | None = None,
     progress: Progress = silent,
 ) -> None:
     """Encode a clip cache into `out`, a file for every ten clips; those that exist are kept.
 
+    Half of the clips have the networks' own frames in their memory; `painter` as in `clip_frames`.
     `files` are the numbers of the files to write, all without it; several processes may write
     different ones.
 
@@ -184,7 +198,9 @@ def write_samples(
             stride, own = int(random.choice([1, 1, 2, 3])), bool(random.random() < 0.5)
             clip = shards.clip(index)
             parts.append(
-                clip_samples(clip, tokenizer, stride=stride, own_frames=own, memory=memory)
+                clip_samples(
+                    clip, tokenizer, stride=stride, own_frames=own, painter=painter, memory=memory
+                )
             )
         joined = Samples.join(parts)
         partial = out / f".partial-{number}-{os.getpid()}.npz"

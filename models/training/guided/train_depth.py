@@ -103,9 +103,8 @@ class _Run(TrainingRun[DepthNet]):
     @torch.inference_mode()
     def measure(self, frames: Frames) -> tuple[dict[str, float], Tensor]:
         """Return figures of the average network on frames, and the estimates in [0, 1]."""
-        estimate = torch.cat(
-            [self.average(c, f) for c, f in zip(frames.color.split(4), frames.floor.split(4))]
-        )
+        parts = zip(frames.color.split(4), frames.floor.split(4), strict=True)
+        estimate = torch.cat([self.average(color, floor) for color, floor in parts])
         error = (estimate / frames.nearness).log().abs()[frames.nearness > 1 / 25]
         figures = {
             "depth_median_error": float(error.median()),

@@ -69,7 +69,8 @@ def make_world(
 ) -> Path:
     """Train a transformer beside a trained tokenizer; returns the world folder `out/world`.
 
-    The transformer begins with the weights of the world folder `start`, if there is one.
+    The transformer begins with the weights of the world folder `start`, if there is one, and that
+    world's transformer draws the frames that fill the memory in half of the clips.
 
     `threads` are processes while play is rendered and encoded, then threads of the training.
 
@@ -81,7 +82,8 @@ def make_world(
     out.mkdir(parents=True, exist_ok=True)
     _in_processes(_render, plan.shards, (clips, plan), threads, "rendering play", progress)
     files = -(-plan.clips // CLIPS_A_FILE)
-    _in_processes(_encode, files, (clips, tokenizer, samples), threads, "encoding play", progress)
+    shared = clips, tokenizer, samples, start
+    _in_processes(_encode, files, shared, threads, "encoding play", progress)
     torch.set_num_threads(threads)
     shards = ClipShards(clips)
     held_out = clip_frames(shards.clip(len(shards) - 1), network)
@@ -147,8 +149,10 @@ def _render(number: int, clips: Path, plan: ClipPlan) -> None:
     write_clip_shards(clips, plan, range(number, number + 1))
 
 
-def _encode(number: int, clips: Path, tokenizer: Path, samples: Path) -> None:
-    write_samples(clips, load_guided_tokenizer(tokenizer), samples, files=[number])
+def _encode(number: int, clips: Path, tokenizer: Path, samples: Path, start: Path | None) -> None:
+    painter = None if start is None else load_guided_world(start).transformer
+    network = load_guided_tokenizer(tokenizer)
+    write_samples(clips, network, samples, files=[number], painter=painter)
 
 
 @torch.inference_mode()
