@@ -42,9 +42,8 @@ class WorldPlayer:
 
     def step(self, action: Action, camera: CameraState | None = None) -> Shown:
         """Return the next frame. `camera`: where the client's is, if it has one."""
-        controls = Controls(
-            action=action, camera=pose_of(camera) if camera is not None and self._follows else None
-        )
+        pose = pose_of(camera) if camera is not None and self._follows else None
+        controls = Controls(action, pose, depth=True)
         [frame] = next_frames(self._world, [self.state], [controls])
         spec = self._world.spec
         return Shown(
