@@ -1,4 +1,4 @@
-"""Depth of a single frame, for worlds that begin with a picture.
+"""Depth of a single frame, for worlds that begin with a prompt frame.
 
 The network sees the frame and the floor that a standing person would see. Like the tokenizer's
 decoder it describes an 8 x 8 cell as a few surfaces, each with a color and a plane in nearness;
@@ -25,7 +25,7 @@ _SLOPE = 4.0
 
 
 class _Attention(nn.Module):
-    """Every place sees all others, so that a wall far away can tell how far its floor is."""
+    """Every place sees all others: how far a wall is shows where it meets the floor."""
 
     def __init__(self, dim: int, heads: int = 4) -> None:
         super().__init__()

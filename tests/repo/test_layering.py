@@ -24,7 +24,8 @@ MAY_IMPORT: dict[str, set[str]] = {
 # folder -> packages of others it may import at all; the model side has to run where no network is
 OTHERS: dict[str, set[str]] = {
     "kernels": {"torch", "triton", "numpy", "numba"},
-    "models": {"torch", "triton", "numpy", "safetensors"},
+    # av reads recorded videos for a training, and is imported where that begins
+    "models": {"torch", "triton", "numpy", "safetensors", "av"},
     "runtime": {"torch", "triton", "numpy", "safetensors", "msgpack", "zmq"},
 }
 TENSORS = {"torch", "triton", "cupy", "safetensors"}  # never in these:

@@ -180,7 +180,7 @@ def train_depth_network(
     threads: Threads = 1,
     nice: Nice = 10,
 ) -> None:
-    """Train the estimate of depth with which a world begins from a picture.
+    """Train the estimate of depth with which a world begins from a prompt frame.
 
     An interrupted run continues with the same command; OUT/log.jsonl has the errors on scenes that
     are never trained on.
