@@ -14,7 +14,7 @@ export class Hud {
   #history = [];
   #next = 0;
 
-  /** `source`: stats() -> profile, csv() -> text */
+  /** `source`: stats() -> profile, csv() -> text, test() -> promise of a LatencyTest's result */
   constructor(source, toggled) {
     this.source = source;
     this.toggled = toggled;
@@ -25,6 +25,7 @@ export class Hud {
     this.pill.addEventListener("click", () => this.toggle());
     byId("hud-close").addEventListener("click", () => this.toggle(false));
     byId("hud-copy").addEventListener("click", () => this.#copy());
+    byId("hud-test").addEventListener("click", () => this.#test());
     byId("hud-csv").addEventListener("click", () =>
       download("worldbridge-latency.csv", "text/csv", source.csv()),
     );
@@ -69,6 +70,16 @@ export class Hud {
         : "The browser did not allow copying. Download the CSV instead.",
       done ? "info" : "warn",
     );
+  }
+
+  async #test() {
+    const button = byId("hud-test");
+    button.disabled = true;
+    const { presses, pixels_ms, reported_ms } = await this.source.test();
+    button.disabled = false;
+    button.blur(); // the keyboard steers again
+    if (presses.length === 0) toast("Nothing moved. Play, stand still and try again.", "warn");
+    else toast(`Pixels moved after ${ms(pixels_ms)} ms, reported: ${ms(reported_ms)} ms`);
   }
 
   update(now) {

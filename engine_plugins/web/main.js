@@ -11,6 +11,7 @@ import { CanvasDisplay, VideoDisplay } from "./display.js";
 import { byId, toast } from "./dom.js";
 import { Hud } from "./hud.js";
 import { Landing } from "./landing.js";
+import { LatencyTest } from "./latency_test.js";
 import { Menu, toggleFullscreen } from "./menu.js";
 import { Minimap } from "./minimap.js";
 import { DropArea, PromptChoice, PromptControl } from "./prompt_frames.js";
@@ -150,7 +151,18 @@ class Page {
       },
       closed: () => byId("menu-button").focus({ preventScroll: true }),
     });
-    this.hud = new Hud({ stats: () => this.stats(), csv: () => this.client.meter.csv() }, (open) =>
+    this.latencyTest = new LatencyTest({
+      client: this.client,
+      source: () => byId(this.client.view().video === "webrtc" ? "video" : "canvas"),
+      changed: () => this.client.inputChanged(),
+      flash: (on) => (byId("flash").hidden = !on),
+    });
+    const source = {
+      stats: () => this.stats(),
+      csv: () => this.client.meter.csv(),
+      test: () => this.latencyTest.run(),
+    };
+    this.hud = new Hud(source, (open) =>
       this.#prefer({ hud: open }),
     );
     this.minimap = new Minimap();
@@ -425,6 +437,8 @@ Object.defineProperty(window, "worldbridge", {
       return Object.freeze(page.client.view());
     },
     stats: () => page.stats(),
+    /** Press some keys and compare when pixels move with the latency that the page reports. */
+    latencyTest: (presses) => page.latencyTest.run(presses),
   }),
 });
 page.start();

@@ -185,3 +185,22 @@ async def test_everything_but_the_model_is_quick(procedural: Server, browser: Br
         assert spans == pytest.approx(row["total_ms"], rel=0.05, abs=0.1)
     # The aim is 10 and 20 ms on a quiet machine; tests may share theirs.
     assert p50 <= 30 and p95 <= 80, report
+
+
+async def test_the_reported_latency_is_that_of_the_pixels(
+    procedural: Server, browser: Browser
+) -> None:
+    page = await _play(browser, procedural.url, "&video=webrtc")
+    await page.until("worldbridge.stats().page.frames.shown > 30", 60)
+    keep = "result => { window.tested = result }, error => { window.tested = {error: `${error}`} }"
+    await page.evaluate(f"void worldbridge.latencyTest(4).then({keep})")
+    result = await page.until("window.tested", 120)
+    assert "error" not in result, result
+    presses = result["presses"]
+    assert presses, "no press moved the pixels"
+    apart = [press["pixels_ms"] - press["reported_ms"] for press in presses]
+    print(presses)
+    # both see one frame, each at a time of its own: up to two frames of 33 ms apart
+    if not busy():
+        assert abs(statistics.median(apart)) < 70
+    await _leave(page)
