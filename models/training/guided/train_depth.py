@@ -1,4 +1,4 @@
-"""Train the network that estimates the depth of a picture with which a world begins."""
+"""Train the network that estimates the depth of a prompt frame with which a world begins."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The estimate of a picture's depth: its shape, its edges and its training."""
+"""The estimate of a frame's depth: its shape, its edges and its training."""
 
 from __future__ import annotations
 
