@@ -7,14 +7,14 @@ takes no part in what the world shows.
 
 from __future__ import annotations
 
+import io
 import math
 import multiprocessing
 import os
-import pickle
 import statistics
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor, wait
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -246,7 +246,7 @@ def _in_processes(world: str, evaluation: Evaluation, processes: int) -> list[Sc
             pool.shutdown(cancel_futures=True)
             raise
     # as bytes: tensors would come through shared memory and outlive their process
-    return [pickle.loads(future.result()) for future in found]
+    return [_record(future.result()) for future in found]
 
 
 def _begin(parent: int, world: str, plan: Plan, seed: int, taken: Synchronized[int]) -> None:
@@ -263,7 +263,14 @@ def _begin(parent: int, world: str, plan: Plan, seed: int, taken: Synchronized[i
 
 
 def _play(number: int, theme: int) -> bytes:
-    return pickle.dumps(_mine.play(number, theme))
+    record = _mine.play(number, theme)
+    found = io.BytesIO()
+    torch.save({part.name: getattr(record, part.name) for part in fields(record)}, found)
+    return found.getvalue()
+
+
+def _record(found: bytes) -> SceneRecord:
+    return SceneRecord(**torch.load(io.BytesIO(found), weights_only=True))
 
 
 # --- one scene -----------------------------------------------------------------------------------
