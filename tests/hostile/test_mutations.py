@@ -69,7 +69,10 @@ class Target:
 
     def __init__(self) -> None:
         self.gateway = Gateway(
-            GatewayConfig(max_clients=8, grace_s=0.001, silence_s=80_000.0), "test"
+            GatewayConfig(
+                max_clients=8, grace_s=0.001, silence_s=80_000.0, worker_grace_s=80_000.0
+            ),
+            "test",
         )
         self._link = self.gateway.worlds.link
         self.worker_says(encode(Ready(SPEC, 4, "")))
