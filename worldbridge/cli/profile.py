@@ -12,7 +12,6 @@ from urllib.parse import urlsplit
 import typer
 
 from worldbridge.cli.console import Json, check_out, print_result, table_of, write_out
-from worldbridge.cli.profile_report import html_report, perfetto_trace
 from worldbridge.errors import ConfigError, StartError
 from worldbridge.settings import TOKEN_VARIABLE
 
@@ -62,6 +61,8 @@ def profile(
     Frames arrive as JPEG over the WebSocket; the page measures WebRTC with a real screen.
     With more than one scenario, --json prints one object by scenario.
     """
+    from worldbridge.cli.profile_report import html_report, perfetto_trace
+
     names = _scenarios(scenario or ["direct"])
     for path in (report, trace):
         if path is not None:
