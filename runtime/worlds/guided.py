@@ -31,7 +31,13 @@ from worldbridge.models.guided.checkpoint import (
     load_guided_world,
     read_guided_manifest,
 )
-from worldbridge.models.guided.config import GuidedConfig, active_blocks, floor_nearness, make_guide
+from worldbridge.models.guided.config import (
+    FARTHEST,
+    GuidedConfig,
+    active_blocks,
+    floor_nearness,
+    make_guide,
+)
 from worldbridge.models.guided.cracks import mend_cracks
 from worldbridge.models.guided.transformer import block_guide, guided_condition
 from worldbridge.models.procedural import CameraState, camera_pose, spawn
@@ -64,6 +70,7 @@ __all__ = ["GuidedState", "GuidedWorld", "free_path", "guided_spec", "load_guide
 
 _SNAPSHOT_VERSION = 1
 _damaged = partial(SnapshotError.damaged, _SNAPSHOT_VERSION)
+_ON_FLOOR = 0.2  # logarithm of the ratio of two depths
 _STEP_M = 0.3  # what is lower than this does not stop a person
 _POINTS = 1_200_000  # of a memory: a full turn; saved in 8 MB, and the protocol takes 16 MiB
 _MARGIN = 4  # blocks around new ones that are decoded too, because convolutions see them
@@ -143,7 +150,10 @@ class GuidedWorld(Synchronous[GuidedState]):
         if self.depth is not None:
             size = self.config.height, self.config.width
             floor = floor_nearness(torch.tensor([camera.pitch]), *size, limits.FOV_Y_DEG)
-            return self.depth(unit, floor)[0]  # type: ignore[no-any-return]
+            nearness = self.depth(unit, floor)[0]
+            # What is about as near as the floor is the floor, whose lines stay straight then.
+            on_floor = ((nearness / floor[0]).log().abs() < _ON_FLOOR) & (floor[0] > 2 * FARTHEST)
+            return torch.where(on_floor, floor[0], nearness)
         unseen = torch.zeros(1, self.config.height, self.config.width, dtype=torch.bool)
         guide = self._guide(unit, unseen.float(), unseen, Pose(*camera_pose(camera)))
         features = self.tokenizer.guide_features(guide)
