@@ -14,9 +14,9 @@ from typer.testing import CliRunner
 from worldbridge.cli import app
 from worldbridge.config import options as settings
 
-BENCHES = ("decode", "kernels", "memory", "players")
+BENCHES = ("bridge", "decode", "kernels", "memory", "players", "world")
 GROUPS = {"bench": BENCHES, "export": ("onnx", "tensorrt"), "keys": ("make", "list")}
-COMMANDS = ("serve", "profile", "eval", "train", "convert", "worlds", "version")
+COMMANDS = ("serve", "token", "profile", "eval", "train", "convert", "worlds", "version")
 HEAVY = ("torch", "numpy", "aiortc", "av", "starlette", "zmq", "rich.console")
 
 

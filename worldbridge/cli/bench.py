@@ -27,7 +27,7 @@ from worldbridge.runtime.config import MODES
 __all__ = ["bench"]
 
 bench = typer.Typer(
-    help="Measure kernels, decoding, players, memory and the bridge on this machine.",
+    help="Measure kernels, decoding, worlds, players and the bridge.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )

@@ -25,7 +25,7 @@ def token(
         str, typer.Option(envvar="WORLDBRIDGE_TOKEN", help="The secret of the server.")
     ] = "",
 ) -> None:
-    """Print a token that a server with the same secret takes, until it expires.
+    """Print a token of a role for a server with the same secret.
 
     The token is signed, not encrypted; it says nothing of the secret. To end all tokens, give the
     server another secret.
