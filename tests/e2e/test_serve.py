@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -56,10 +57,23 @@ def test_stops_in_order_on_sigterm_and_prints_one_line(tmp_path: Path) -> None:
         assert server.process.stdout.read() == "", "stdout carries the ready line alone"
 
 
+@contextlib.contextmanager
+def _hangup_ends_children() -> Iterator[None]:
+    """Start processes as a terminal does: under nohup they would ignore SIGHUP, as these tests."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 async def test_a_generated_token_opens_the_server_and_a_closed_terminal_ends_it(
     tmp_path: Path,
 ) -> None:
-    with serving(tmp_path / "log", "--world", "procedural", "--token", "auto") as server:
+    with (
+        _hangup_ends_children(),
+        serving(tmp_path / "log", "--world", "procedural", "--token", "auto") as server,
+    ):
         server.wait_for("#token=")
         [token] = re.findall(r"open http://\S+/#token=(\S+)", server.output())
         assert len(token) >= 16
