@@ -18,7 +18,7 @@ _GRAB = """
 (async (count, apart, limitMs) => {
   const shown = () => worldbridge.stats().page.frames.shown;
   const until = performance.now() + limitMs;
-  const source = document.getElementById(worldbridge.session.video === "jpeg" ? "canvas" : "video");
+  const source = document.getElementById(worldbridge.session.video === "webrtc" ? "video" : "canvas");
   const small = new OffscreenCanvas(%(width)d, %(height)d).getContext("2d", {willReadFrequently: true});
   const grey = new Uint8Array(count * %(width)d * %(height)d);
   let at = 0;
