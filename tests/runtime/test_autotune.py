@@ -238,8 +238,8 @@ def test_a_first_latent_that_is_prepared_does_not_count(caplog: pytest.LogCaptur
 def test_nothing_is_measured_without_end(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(modes, "_BUDGET_S", 0.1)
-    monkeypatch.setattr(modes, "_TOTAL_S", 0.15)
+    monkeypatch.setattr(modes, "_BUDGET_S", 0.4)
+    monkeypatch.setattr(modes, "_TOTAL_S", 0.6)  # with what goes before a mode, for two of them
     kinds = [Decoder(mode, 1000, 10) for mode in ("medusa", "jacobi", "sequential")]
     world = World(*kinds)
     began = time.perf_counter()
