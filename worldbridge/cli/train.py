@@ -77,6 +77,13 @@ def train_embedded(
         )
 
 
+Out = Annotated[Path, typer.Option(help="Directory of the run.")]
+Tokenizer = Annotated[
+    Path, typer.Option(help="tokenizer.pt of `train tokenizer`, or a world's directory.")
+]
+Scenes = Annotated[int, typer.Option(min=10, help="Scenes to render, 4 MB each.")]
+Steps = Annotated[int, typer.Option(min=1, help="Training steps.")]
+Seed = Annotated[int, typer.Option(help="Seed of the training.")]
 Threads = Annotated[int, typer.Option(min=1, help="CPU threads to use.")]
 Nice = Annotated[int, typer.Option(min=0, max=19, help="Priority: 19 gives way to all.")]
 Start = Annotated[
@@ -86,11 +93,11 @@ Start = Annotated[
 
 @train.command("tokenizer")
 def train_guided_tokenizer(
-    out: Annotated[Path, typer.Option(help="Directory of the run.")],
-    scenes: Annotated[int, typer.Option(min=10, help="Scenes to render, 4 MB each.")] = 1_120,
-    steps: Annotated[int, typer.Option(min=1, help="Training steps.")] = 6_000,
+    out: Out,
+    scenes: Scenes = 1_120,
+    steps: Steps = 6_000,
     start: Start = None,
-    seed: Annotated[int, typer.Option(help="Seed of the training.")] = 1,
+    seed: Seed = 1,
     threads: Threads = 1,
     nice: Nice = 10,
 ) -> None:
@@ -126,13 +133,11 @@ def train_guided_tokenizer(
 
 @train.command("decoder")
 def refine_guided_decoder(
-    out: Annotated[Path, typer.Option(help="Directory of the run.")],
-    tokenizer: Annotated[
-        Path, typer.Option(help="tokenizer.pt of `train tokenizer`, or a world's directory.")
-    ],
-    scenes: Annotated[int, typer.Option(min=10, help="Scenes to render, 4 MB each.")] = 1_120,
-    steps: Annotated[int, typer.Option(min=1, help="Training steps.")] = 6_000,
-    seed: Annotated[int, typer.Option(help="Seed of the training.")] = 1,
+    out: Out,
+    tokenizer: Tokenizer,
+    scenes: Scenes = 1_120,
+    steps: Steps = 6_000,
+    seed: Seed = 1,
     threads: Threads = 1,
     nice: Nice = 10,
 ) -> None:
@@ -170,13 +175,13 @@ def refine_guided_decoder(
 
 @train.command("depth")
 def train_depth_network(
-    out: Annotated[Path, typer.Option(help="Directory of the run.")],
+    out: Out,
     world: Annotated[
         Path, typer.Option(help="World that gets the network; the result is OUT/world.")
     ],
-    scenes: Annotated[int, typer.Option(min=10, help="Scenes to render, 4 MB each.")] = 1_120,
-    steps: Annotated[int, typer.Option(min=1, help="Training steps.")] = 4_000,
-    seed: Annotated[int, typer.Option(help="Seed of the training.")] = 1,
+    scenes: Scenes = 1_120,
+    steps: Steps = 4_000,
+    seed: Seed = 1,
     threads: Threads = 1,
     nice: Nice = 10,
 ) -> None:
@@ -210,12 +215,10 @@ def train_depth_network(
 @train.command("world")
 def train_guided_world(
     out: Annotated[Path, typer.Option(help="Directory of the run and of the finished world.")],
-    tokenizer: Annotated[
-        Path, typer.Option(help="tokenizer.pt of `train tokenizer`, or a world's directory.")
-    ],
+    tokenizer: Tokenizer,
     clips: Annotated[int, typer.Option(min=30, help="Clips of play to record.")] = 1_300,
     frames: Annotated[int, typer.Option(min=2, help="Frames of a clip.")] = 24,
-    steps: Annotated[int, typer.Option(min=1, help="Training steps.")] = 17_000,
+    steps: Steps = 17_000,
     seed: Annotated[int, typer.Option(help="Seed of the play and of the training.")] = 1,
     recorded: Annotated[
         list[Path] | None,

@@ -8,8 +8,6 @@ and guide features stay, so a transformer that was trained with the tokenizer st
 
 from __future__ import annotations
 
-import json
-import math
 import statistics
 import time
 from collections import deque
@@ -23,7 +21,7 @@ from torch import Tensor
 from worldbridge.models.guided.config import active_blocks, make_guide, unit_to_nearness
 from worldbridge.models.guided.tokenizer import Drawn, GuidedTokenizer, GuideFeatures
 from worldbridge.models.progress import Progress, silent
-from worldbridge.models.training.guided.run import TrainingRun
+from worldbridge.models.training.guided.run import TrainingRun, cosine_rate, write_log
 from worldbridge.models.training.guided.sheet import write_sheet
 from worldbridge.models.training.guided.train_tokenizer import (
     Batch,
@@ -80,9 +78,7 @@ class _Run(TrainingRun[GuidedTokenizer]):
             drawn = model.paint(codes, active, features, recipe.temperature)
         drawn = Drawn(drawn.color.float(), drawn.nearness.float())
         loss = tokenizer_loss(drawn, batch, _ABSOLUTE)
-        share = min(1.0, self.step / recipe.steps)
-        ramp = min(1.0, (self.step + 1) / recipe.warmup)
-        rate = recipe.rate * ramp * (0.05 + 0.475 * (1 + math.cos(math.pi * share)))
+        rate = cosine_rate(recipe.rate, self.step, self.step / recipe.steps, recipe.warmup)
         return self.descend(loss, rate, clip=recipe.clip, outlier=recipe.outlier, ema=recipe.ema)
 
 
@@ -152,9 +148,8 @@ def refine(
         losses.append(run.learn(batch, generator))
         if run.step % log_every == 0:
             speed = (run.step - first) / (time.monotonic() - began)
-            entry = {"step": run.step, "loss": round(statistics.fmean(losses), 5)}
-            with (out / "log.jsonl").open("a") as file:
-                file.write(json.dumps({**entry, "steps_per_s": round(speed, 3)}) + "\n")
+            loss = statistics.fmean(losses)
+            write_log(out, {"step": run.step, "loss": loss, "steps_per_s": speed})
             left = (recipe.steps - run.step) / speed / 60
             progress(f"decoder, step {run.step}, {left:.0f} min left", run.step / recipe.steps)
         if run.step % recipe.sheet_every == 0:

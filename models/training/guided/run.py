@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import statistics
 from collections import deque
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 from worldbridge.models.training.checkpoints import save_checkpoint
 
-__all__ = ["TrainingError", "TrainingRun", "bfloat16_pays"]
+__all__ = ["TrainingError", "TrainingRun", "bfloat16_pays", "cosine_rate", "write_log"]
 
 _USUAL = 20  # gradients that are seen before one of them can be an outlier
 
@@ -28,6 +29,22 @@ def bfloat16_pays() -> bool:
     except OSError:
         return False
     return "avx512_bf16" in flags or "amx_bf16" in flags
+
+
+def cosine_rate(rate: float, step: int, share: float, warmup: int) -> float:
+    """Return the learning rate of a step: after `warmup` steps a cosine from `rate` to a twentieth.
+
+    `share` is the part of the run that is done; beyond 1 the rate stays.
+    """
+    ramp = min(1.0, (step + 1) / warmup)
+    return rate * ramp * (0.05 + 0.475 * (1 + math.cos(math.pi * min(share, 1.0))))
+
+
+def write_log(out: Path, entry: Mapping[str, float]) -> None:
+    """Append figures to OUT/log.jsonl."""
+    line = json.dumps({name: round(value, 5) for name, value in entry.items()})
+    with (out / "log.jsonl").open("a") as file:
+        file.write(line + "\n")
 
 
 class TrainingError(RuntimeError):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import math
 import time
 from collections import deque
 from dataclasses import dataclass
@@ -17,7 +15,7 @@ from worldbridge.models.guided.config import floor_nearness, nearness_to_unit, u
 from worldbridge.models.guided.depth import DepthNet
 from worldbridge.models.procedural.actions import FOV_Y_DEG
 from worldbridge.models.progress import Progress, silent
-from worldbridge.models.training.guided.run import TrainingRun
+from worldbridge.models.training.guided.run import TrainingRun, cosine_rate, write_log
 from worldbridge.models.training.guided.sheet import write_sheet
 from worldbridge.models.training.guided.train_tokenizer import FramePool
 
@@ -95,9 +93,7 @@ class _Run(TrainingRun[DepthNet]):
         error = unit.float() - nearness_to_unit(frames.nearness)
         edges = error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
         loss = error.abs().mean() + 0.5 * edges + 0.05 * (painted - frames.color).abs().mean()
-        share = min(1.0, self.step / recipe.steps)
-        ramp = min(1.0, (self.step + 1) / recipe.warmup)
-        rate = recipe.rate * ramp * (0.05 + 0.475 * (1 + math.cos(math.pi * share)))
+        rate = cosine_rate(recipe.rate, self.step, self.step / recipe.steps, recipe.warmup)
         return self.descend(loss, rate, clip=recipe.clip, outlier=recipe.outlier, ema=recipe.ema)
 
     @torch.inference_mode()
@@ -138,12 +134,12 @@ def train_depth(
         losses.append(run.learn(Frames.of(pool, numbers, random, recipe.tint)))
         if run.step % log_every == 0:
             speed = (run.step - first) / (time.monotonic() - began)
-            _log(out, {"step": run.step, "loss": float(np.mean(losses)), "steps_per_s": speed})
+            write_log(out, {"step": run.step, "loss": float(np.mean(losses)), "steps_per_s": speed})
             left = (recipe.steps - run.step) / speed / 60
             progress(f"depth, step {run.step}, {left:.0f} min left", run.step / recipe.steps)
         if run.step % recipe.sheet_every == 0 or run.step == recipe.steps:
             figures, unit = run.measure(test)
-            _log(out, {"step": run.step, "skipped": run.skipped, **figures})
+            write_log(out, {"step": run.step, "skipped": run.skipped, **figures})
             painted = unit_to_nearness(unit)
             near = (painted / test.nearness).log().abs()[:, None].expand(-1, 3, -1, -1)
             write_sheet(out / f"sheet-{run.step:06d}.png", test, near * 4 - 1, unit)
@@ -151,9 +147,3 @@ def train_depth(
             run.save()
     run.save()
     return run.average
-
-
-def _log(out: Path, entry: dict[str, float]) -> None:
-    line = json.dumps({k: round(v, 5) for k, v in entry.items()})
-    with (out / "log.jsonl").open("a") as file:
-        file.write(line + "\n")

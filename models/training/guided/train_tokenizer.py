@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections import deque
@@ -27,7 +26,12 @@ from worldbridge.models.guided.tokenizer import Drawn, GuidedTokenizer
 from worldbridge.models.procedural.actions import FOV_Y_DEG
 from worldbridge.models.progress import Progress, silent
 from worldbridge.models.training.guided.masks import random_mask
-from worldbridge.models.training.guided.run import TrainingError, TrainingRun
+from worldbridge.models.training.guided.run import (
+    TrainingError,
+    TrainingRun,
+    cosine_rate,
+    write_log,
+)
 from worldbridge.models.training.guided.sheet import write_sheet
 
 Weights = Mapping[str, Tensor]
@@ -168,8 +172,7 @@ def _rate(step: int, recipe: TokenizerRecipe) -> float:
         top, share = recipe.rate, step / recipe.steps
     else:
         top, share = recipe.rate / 2, (step - recipe.steps) / max(recipe.decoder_steps, 1)
-    ramp = min(1.0, (step + 1) / recipe.warmup)
-    return top * ramp * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * min(share, 1.0))))
+    return cosine_rate(top, step, share, recipe.warmup)
 
 
 def _temperature(step: int, recipe: TokenizerRecipe) -> float:
@@ -297,14 +300,14 @@ def train(
         losses.append(run.learn(pool.batch(recipe, np.random.default_rng([recipe.seed, step]))))
         if run.step % log_every == 0:
             speed = (run.step - first) / (time.monotonic() - began)
-            _log(out, {"step": run.step, "loss": float(np.mean(losses)), "steps_per_s": speed})
+            write_log(out, {"step": run.step, "loss": float(np.mean(losses)), "steps_per_s": speed})
             total = recipe.steps + recipe.decoder_steps
             left = (total - run.step) / speed / 60
             text = f"tokenizer, step {run.step}, loss {np.mean(losses):.3f}, {left:.0f} min left"
             progress(text, run.step / total)
         if run.step % recipe.sheet_every == 0:
             figures, color, nearness = run.measure(test)
-            _log(out, {"step": run.step, "skipped": run.skipped, **figures})
+            write_log(out, {"step": run.step, "skipped": run.skipped, **figures})
             write_sheet(out / f"sheet-{run.step:06d}.png", test, color, nearness)
         if run.step % recipe.save_every == 0:
             run.save()
@@ -321,9 +324,3 @@ def _evaluation(recipe: TokenizerRecipe) -> TokenizerRecipe:
 def _steps(run: _Run) -> Iterator[int]:
     while run.step < run.recipe.steps + run.recipe.decoder_steps:
         yield run.step
-
-
-def _log(out: Path, entry: dict[str, float]) -> None:
-    line = json.dumps({k: round(v, 5) for k, v in entry.items()})
-    with (out / "log.jsonl").open("a") as file:
-        file.write(line + "\n")

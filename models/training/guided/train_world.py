@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import statistics
 import time
@@ -19,7 +18,7 @@ from torch import Tensor
 from worldbridge.models.guided.config import GUIDE_CHANNELS
 from worldbridge.models.guided.transformer import GUIDED_TRANSFORMER
 from worldbridge.models.progress import Progress, silent
-from worldbridge.models.training.guided.run import TrainingRun
+from worldbridge.models.training.guided.run import TrainingRun, cosine_rate, write_log
 from worldbridge.models.training.guided.samples import Samples
 from worldbridge.models.transformer import TransformerConfig, VideoTransformer
 from worldbridge.models.transformer.wavefront import DigitHead
@@ -122,9 +121,8 @@ class WorldTraining(TrainingRun[VideoTransformer]):
         )
 
     def _rate(self) -> float:
-        share = min(1.0, self.step / self.recipe.steps)
-        ramp = min(1.0, (self.step + 1) / self.recipe.warmup)
-        return self.recipe.rate * ramp * (0.05 + 0.475 * (1 + math.cos(math.pi * share)))
+        recipe = self.recipe
+        return cosine_rate(recipe.rate, self.step, self.step / recipe.steps, recipe.warmup)
 
 
 def _spoil(guide: Tensor, share: float, generator: torch.Generator) -> Tensor:
@@ -227,16 +225,18 @@ def train_world(
     count = len(samples) - recipe.held_out
     known, test = Samples.join(samples[:count]), Samples.join(samples[count:] or samples[:1])
     run = WorldTraining(recipe, out, config, start)
-    _log(out, {"step": run.step, "samples": len(known), "unigram_nats": unigram_nats(test)})
+    write_log(out, {"step": run.step, "samples": len(known), "unigram_nats": unigram_nats(test)})
     began, first = time.monotonic(), run.step
     losses: deque[float] = deque(maxlen=100)
     while run.step < recipe.steps:
         losses.append(run.learn(take_batch(known, recipe, run.step)))
         speed = (run.step - first) / (time.monotonic() - began)
         if run.step % log_every == 0:
-            _log(out, {"step": run.step, "loss": statistics.fmean(losses), "steps_per_s": speed})
+            write_log(
+                out, {"step": run.step, "loss": statistics.fmean(losses), "steps_per_s": speed}
+            )
         if run.step % recipe.measure_every == 0:
-            _log(out, {"step": run.step, "skipped": run.skipped, **measure(run.average, test)})
+            write_log(out, {"step": run.step, "skipped": run.skipped, **measure(run.average, test)})
             if sheet is not None:
                 sheet(run.average, run.step)
         if run.step % recipe.save_every == 0:
@@ -246,9 +246,3 @@ def train_world(
         progress(text, run.step / recipe.steps)
     run.save()
     return run.average
-
-
-def _log(out: Path, entry: dict[str, float]) -> None:
-    line = json.dumps({k: round(v, 5) for k, v in entry.items()})
-    with (out / "log.jsonl").open("a") as file:
-        file.write(line + "\n")
