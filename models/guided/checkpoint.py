@@ -43,6 +43,11 @@ class GuidedWorldFolder:
     transformer: VideoTransformer
     depth: DepthNet | None = None
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What a world with other weights keeps: how codes are drawn, and how it was trained."""
+        return {k: self.manifest[k] for k in ("sampling", "training") if k in self.manifest}
+
 
 def save_guided_world(
     folder: Path,

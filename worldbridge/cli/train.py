@@ -168,8 +168,9 @@ def refine_guided_decoder(
         refined = refine(network, FramePool(known), recipe, out, progress=progress)
         if tokenizer.is_dir():
             world = load_guided_world(tokenizer)
-            kept = {"training": world.manifest.get("training", {})}
-            save_guided_world(out / "world", refined, world.transformer, kept, world.depth)
+            save_guided_world(
+                out / "world", refined, world.transformer, world.settings, world.depth
+            )
     print(f"finished: {out / ('world' if tokenizer.is_dir() else 'tokenizer.pt')}")
 
 
@@ -207,8 +208,7 @@ def train_depth_network(
         known, held_out = write_pools(out / "frames", scenes, progress)
         recipe = DepthRecipe(steps=steps, seed=seed, bfloat16=bfloat16_pays())
         depth = train_depth(FramePool(known), FramePool(held_out), recipe, out, progress=progress)
-        kept = {"training": given.manifest.get("training", {})}
-        save_guided_world(out / "world", given.tokenizer, given.transformer, kept, depth)
+        save_guided_world(out / "world", given.tokenizer, given.transformer, given.settings, depth)
     print(f"finished: {out / 'world'}  (play it: worldbridge serve --world {out / 'world'})")
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from worldbridge.models.guided.checkpoint import GUIDED_WORLD, load_guided_world, save_guided_world
 from worldbridge.models.guided.config import floor_nearness
 from worldbridge.models.guided.depth import DepthNet
 from worldbridge.models.procedural.actions import FOV_Y_DEG
@@ -54,6 +55,18 @@ def test_nearness_is_that_of_the_scale_and_edges_of_depth_lie_on_edges_of_the_fr
     assert nearness.shape == (1, 64, 96)
     near = nearness > nearness.mean()
     assert torch.equal(near, color[:, 0] < 0)
+
+
+def test_a_world_that_gets_other_weights_keeps_how_its_codes_are_drawn(tmp_path: Path) -> None:
+    bundled = load_guided_world(GUIDED_WORLD)
+    given = {"sampling": {"temperature": 0.5, "top_p": 1.0, "top_k": 8}, "training": {"steps": 7}}
+    save_guided_world(tmp_path / "a", bundled.tokenizer, bundled.transformer, given)
+    first = load_guided_world(tmp_path / "a")
+    assert first.depth is None and first.settings == given
+    parts = first.tokenizer, first.transformer
+    save_guided_world(tmp_path / "b", *parts, first.settings, bundled.depth)
+    second = load_guided_world(tmp_path / "b")
+    assert second.settings == given and second.depth is not None
 
 
 def test_training_lowers_the_error_and_continues(tmp_path: Path) -> None:
