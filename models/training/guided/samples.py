@@ -100,13 +100,13 @@ def clip_frames(
     *,
     stride: int = 1,
     own_frames: bool = False,
-    painter: VideoTransformer | None = None,
+    transformer: VideoTransformer | None = None,
     memory: SpatialMemory | None = None,
 ) -> list[FrameSample]:
     """Return every `stride`-th frame of a clip as it is played; the first sees no guide.
 
     With `own_frames` the memory is filled with the tokenizer's frames instead of the true ones,
-    but for the first, which is true in play as well; `painter` draws their codes.
+    but for the first, which is true in play as well; `transformer` draws their codes.
     """
     config = tokenizer.config
     memory = memory or SpatialMemory(MemoryConfig(config.height, config.width))
@@ -134,9 +134,9 @@ def clip_frames(
         own = own_frames and t > 0
         if own:
             shown_digits = digits
-            if painter is not None and bool(active.any()):
+            if transformer is not None and bool(active.any()):
                 generator = torch.Generator().manual_seed(1_000 * clip.seed + t)
-                drawn = draw_active(painter, active[0], blocks, previous, condition, generator)
+                drawn = draw_active(transformer, active[0], blocks, previous, condition, generator)
                 previous, shown_digits = drawn, drawn.clamp_min(0)[None]
             color, nearness = tokenizer.decode(shown_digits, active, guide, features)
         rgb = ((color[0] + 1) * 127.5).round().clamp(0, 255).byte().permute(1, 2, 0)
@@ -150,12 +150,17 @@ def clip_samples(
     *,
     stride: int = 1,
     own_frames: bool = False,
-    painter: VideoTransformer | None = None,
+    transformer: VideoTransformer | None = None,
     memory: SpatialMemory | None = None,
 ) -> Samples:
     """Return `clip_frames` as samples."""
     frames = clip_frames(
-        clip, tokenizer, stride=stride, own_frames=own_frames, painter=painter, memory=memory
+        clip,
+        tokenizer,
+        stride=stride,
+        own_frames=own_frames,
+        transformer=transformer,
+        memory=memory,
     )
     return Samples(
         torch.stack([(f.blocks * 127).round().to(torch.int8) for f in frames]),
@@ -172,12 +177,13 @@ def write_samples(
     out: Path,
     seed: int = 0,
     files: Sequence[int] | None = None,
-    painter: VideoTransformer | None = None,
+    transformer: VideoTransformer | None = None,
     progress: Progress = silent,
 ) -> None:
     """Encode a clip cache into `out`, a file for every ten clips; those that exist are kept.
 
-    Half of the clips have the networks' own frames in their memory; `painter` as in `clip_frames`.
+    Half of the clips have the networks' own frames in their memory; `transformer` as in
+    `clip_frames`.
     `files` are the numbers of the files to write, all without it; several processes may write
     different ones.
 
@@ -199,7 +205,12 @@ def write_samples(
             clip = shards.clip(index)
             parts.append(
                 clip_samples(
-                    clip, tokenizer, stride=stride, own_frames=own, painter=painter, memory=memory
+                    clip,
+                    tokenizer,
+                    stride=stride,
+                    own_frames=own,
+                    transformer=transformer,
+                    memory=memory,
                 )
             )
         joined = Samples.join(parts)

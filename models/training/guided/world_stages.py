@@ -150,9 +150,9 @@ def _render(number: int, clips: Path, plan: ClipPlan) -> None:
 
 
 def _encode(number: int, clips: Path, tokenizer: Path, samples: Path, start: Path | None) -> None:
-    painter = None if start is None else load_guided_world(start).transformer
+    transformer = None if start is None else load_guided_world(start).transformer
     network = load_guided_tokenizer(tokenizer)
-    write_samples(clips, network, samples, files=[number], painter=painter)
+    write_samples(clips, network, samples, files=[number], transformer=transformer)
 
 
 @torch.inference_mode()
