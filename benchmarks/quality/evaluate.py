@@ -67,6 +67,8 @@ __all__ = ["Evaluation", "Plan", "SceneRecord", "evaluate", "texture_measures"]
 
 _NEUTRAL: Action = (0.0, 0.0, 0.0, 0.0)
 _KEPT_S = (1, 3, 10)
+_KEPT = "kept_psnr_db"
+_KEPT_ESTIMATED = "kept_psnr_db_estimated_depth"
 _MARKS_S = (1, 3, 10, 30, 60, 120, 300, 600)
 _STILL = 15  # frames of standing still at the end of play
 _ENDING = 12  # the frames before, of which it is asked whether anything moves
@@ -86,6 +88,7 @@ class Plan:
     further_seconds: int  # of play in the others
     themes: Sequence[str] = THEMES
     guesses: bool = True
+    estimated_depth: bool = True  # how well a start without depth is kept
 
     @classmethod
     def of(cls, quick: bool, seconds: int | None = None) -> Plan:
@@ -95,7 +98,7 @@ class Plan:
 
     @classmethod
     def _usual(cls, quick: bool) -> Plan:
-        return cls(1, 3, 3, _QUICK_THEMES, guesses=False) if quick else cls(3, 60, 10)
+        return cls(1, 3, 3, _QUICK_THEMES, False, False) if quick else cls(3, 60, 10)
 
 
 @dataclass(slots=True)
@@ -158,6 +161,7 @@ class Evaluation:
         self.world, self.plan, self.seed, self.progress = world, plan, seed, progress
         self.records: list[SceneRecord] = []
         self.from_frames = takes_frames(world)
+        self.estimates_depth = plan.estimated_depth and self.from_frames and world.spec.depth
         self.reference = load_reference()
         self.size = world.spec.height, world.spec.width
         self.fps = round(world.spec.fps)
@@ -173,6 +177,7 @@ class Evaluation:
         """Play scene `number` of a theme, which its place in the plan names."""
         scene = _SceneRun(self, number, theme)
         scene.play()
+        scene.play_without_depth()
         scene.revisit()
         scene.follow()
         return scene.record
@@ -206,7 +211,14 @@ class Evaluation:
         return (self.plan.further_seconds if number else self.plan.seconds) * self.fps
 
     def _steps_of(self, number: int) -> int:
-        return self.frames(number) + sum(len(r) + 1 for r in REVISITS.values()) + _STILL + 3 * 9
+        estimated = len(LOOK_AROUND) if self.estimates_depth else 0
+        return (
+            estimated
+            + self.frames(number)
+            + sum(len(r) + 1 for r in REVISITS.values())
+            + _STILL
+            + 3 * 9
+        )
 
     def _of_a_transformer(self) -> dict[str, Any]:
         """How the world was trained, and what its drafts are worth, where there are any."""
@@ -306,6 +318,17 @@ class _SceneRun:
         still = [self._step(player, _NEUTRAL, camera).rgb for _ in range(_STILL)]
         self.record.note("still_change", mean_change(still[1:]))
 
+    def play_without_depth(self) -> None:
+        """Look around from the start frame alone, whose depth the world has to estimate."""
+        if not self.evaluation.estimates_depth:
+            return
+        player, camera = self._open(depth=False), self.start.state
+        for t, action in enumerate(LOOK_AROUND, 1):
+            camera = step_camera(self.scene, camera, action)
+            shown, second = self._step(player, action, camera), t // self.evaluation.fps
+            if t % self.evaluation.fps == 0 and second in _KEPT_S:
+                self._kept(_KEPT_ESTIMATED, second, shown, self._truth(camera))
+
     def revisit(self) -> None:
         """Routes that end where they began."""
         for name, route in REVISITS.items():
@@ -332,8 +355,9 @@ class _SceneRun:
         self.record.note("next_frame_psnr_db", psnr_db(frames[0], truth))
         self.record.note("copy_last_psnr_db", psnr_db(self.start.rgb, truth))
 
-    def _open(self) -> WorldPlayer:
-        return WorldPlayer(self.evaluation.world, self.theme, self.start, self.seed + self.place)
+    def _open(self, depth: bool = True) -> WorldPlayer:
+        world, seed = self.evaluation.world, self.seed + self.place
+        return WorldPlayer(world, self.theme, self.start, seed, depth)
 
     def _step(
         self, player: WorldPlayer, action: Action, camera: CameraState | None = None
@@ -380,11 +404,15 @@ class _SceneRun:
         self._warp(second, recent[-2], shown)
         self._texture(shown, truth)
         if second in _KEPT_S and self.evaluation.from_frames:
-            pose = pose_of(camera)
-            seen = self.memory.render(pose, pose.fov_y)
-            kept = seen.mask & ((seen.nearness / truth.nearness - 1.0).abs() < _AGREEING)
-            world, real = psnr_db(shown.rgb, truth.rgb, kept), psnr_db(seen.rgb, truth.rgb, kept)
-            record.note_at("kept_psnr_db", second, world, real)
+            self._kept(_KEPT, second, shown, truth)
+
+    def _kept(self, measure: str, second: int, shown: Shown, truth: View) -> None:
+        """How what the start showed looks later; the renderer's depth says where it is."""
+        pose = pose_of(truth.state)
+        seen = self.memory.render(pose, pose.fov_y)
+        kept = seen.mask & ((seen.nearness / truth.nearness - 1.0).abs() < _AGREEING)
+        world, real = psnr_db(shown.rgb, truth.rgb, kept), psnr_db(seen.rgb, truth.rgb, kept)
+        self.record.note_at(measure, second, world, real)
 
     def _texture(self, shown: Shown, truth: View) -> None:
         """The texture of what the start did not show, of the world's frame and of the truth's."""
@@ -407,7 +435,7 @@ class _SceneRun:
 
 def _summary(records: Sequence[SceneRecord], reference: Reference) -> dict[str, Any]:
     """The measures of some scenes, under the names of `worldbridge eval --json`."""
-    names = "steepness", "edge_windows", "kept_psnr_db", "warp_consistency_db"
+    names = "steepness", "edge_windows", _KEPT, _KEPT_ESTIMATED, "warp_consistency_db"
     result: dict[str, Any] = {
         name: _by_second(r.world.get(name, {}) for r in records) for name in names
     }

@@ -31,12 +31,19 @@ class Shown:
 
 
 class WorldPlayer:
-    """A session of a world, begun with the frame of its start where the world takes one."""
+    """A session of a world, begun with the frame of its start where the world takes one.
 
-    def __init__(self, world: WorldModel[Any], theme: str, start: View, seed: int) -> None:
+    `depth`: with the frame's depth, if the world has depth, as a session of a theme begins.
+    """
+
+    def __init__(
+        self, world: WorldModel[Any], theme: str, start: View, seed: int, depth: bool = True
+    ) -> None:
         self._world = world
         self._follows = "camera" in world.spec.conditionings
-        self.state = world.open(WorldStart(self._theme(theme), seed, self._start_frame(start)))
+        frames = self._start_frame(start)
+        nearness = start.nearness if depth and world.spec.depth and frames is not None else None
+        self.state = world.open(WorldStart(self._theme(theme), seed, frames, nearness))
         # The first frame: what is shown where the session begins, to a client standing there.
         self.first = self.step(_NEUTRAL, start.state)
 

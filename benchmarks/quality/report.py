@@ -29,6 +29,11 @@ MEASURES = (
     ),
     ("flat_share", "new areas: share of flat windows", "as real"),
     ("kept_psnr_db", "what was seen at the start, PSNR to the truth (dB)", "26 / 24 / 22"),
+    (
+        "kept_psnr_db_estimated_depth",
+        "the same from a start without depth, PSNR to the truth (dB)",
+        "-",
+    ),
     ("warp_consistency_db", "frame warped by its own depth to the next, PSNR (dB)", ">= 30"),
     ("theme_accuracy", "theme recognised", ">= 0.95"),
     ("revisit_psnr_db", "first frame when it comes back, PSNR (dB)", "40 / 35 / 30"),

@@ -21,6 +21,7 @@ __all__ = [
     "MAX_PIXELS",
     "MIN_SIDE",
     "cover_size",
+    "fit_nearness",
     "fit_prompt_frames",
     "hold_first",
     "to_unit",
@@ -61,6 +62,32 @@ def fit_prompt_frames(
         opaque = interpolate(opaque, size, mode="bilinear", antialias=True)
     top, left = round((size[0] - height) / 2), round((size[1] - width) / 2)
     return opaque[:, :, top : top + height, left : left + width].contiguous()
+
+
+def fit_nearness(nearness: Tensor, height: int, width: int) -> Tensor:
+    """Scale and crop the nearness of an image, float [h, w], as the image is; nothing is blended.
+
+    Raises PromptFrameError for another shape, sizes out of the limits above, and values that are
+    negative or not finite.
+    """
+    if nearness.dim() != 2 or not nearness.is_floating_point():
+        raise PromptFrameError(
+            "this is no depth of an image",
+            expected="float [h, w]",
+            got=f"{nearness.dtype} {list(nearness.shape)}".removeprefix("torch."),
+        )
+    _check_size(*nearness.shape)
+    if not bool((nearness.isfinite() & (nearness >= 0)).all()):
+        raise PromptFrameError(
+            "the depth of a prompt frame cannot be used",
+            expected="finite numbers of at least 0, in 1/m",
+            got=f"{float(nearness.min())} to {float(nearness.max())}",
+            remedy="give 0 where the depth is unknown",
+        )
+    size = cover_size(nearness.shape[0], nearness.shape[1], height, width)
+    fitted = interpolate(nearness[None, None].float(), size)[0, 0]
+    top, left = round((size[0] - height) / 2), round((size[1] - width) / 2)
+    return fitted[top : top + height, left : left + width].contiguous()
 
 
 def cover_size(height: int, width: int, to_height: int, to_width: int) -> tuple[int, int]:
@@ -104,6 +131,10 @@ def _check(images: Tensor, most: int) -> None:
             got=f"{count}",
             remedy="send the newest ones",
         )
+    _check_size(height, width)
+
+
+def _check_size(height: int, width: int) -> None:
     shorter, longer = min(height, width), max(height, width)
     if height * width > MAX_PIXELS or shorter < MIN_SIDE or longer > MAX_ASPECT * shorter:
         raise PromptFrameError(

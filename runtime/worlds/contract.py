@@ -43,12 +43,15 @@ class WorldStart:
 
     `prompt_frames`: uint8 [T, 3 or 4, H, W], RGB or RGBA of any size, oldest first, at most
     `spec.max_prompt_frames`; the world resizes them (`models/conditioning/prompt_frames.py`). Theme
-    and seed still decide how the session continues.
+    and seed still decide how the session continues. `prompt_nearness`: float [h, w] in 1/m of the
+    newest one, of the same shape at any size, 0 where it is unknown; only for worlds with
+    `spec.depth`.
     """
 
     theme: str
     seed: int
     prompt_frames: Tensor | None = field(default=None, compare=False, repr=False)
+    prompt_nearness: Tensor | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

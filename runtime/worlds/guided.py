@@ -23,7 +23,7 @@ from torch import Tensor
 
 from worldbridge.bridge.protocol import Pose, WorldSpec
 from worldbridge.clock import now_ms
-from worldbridge.models.conditioning.prompt_frames import fit_prompt_frames
+from worldbridge.models.conditioning.prompt_frames import fit_nearness, fit_prompt_frames
 from worldbridge.models.errors import DamagedWorldError, PromptFrameError
 from worldbridge.models.guided.checkpoint import (
     GUIDED_WORLD,
@@ -114,7 +114,7 @@ class GuidedWorld(Synchronous[GuidedState]):
     def open(self, start: WorldStart) -> GuidedState:
         """Begin with a frame of the theme, or with the newest prompt frame at the origin.
 
-        A prompt frame comes without depth, which is estimated.
+        The depth of a prompt frame is estimated where it is not given.
         """
         if start.theme not in PLAIN_THEMES:
             raise UnknownThemeError(start.theme, PLAIN_THEMES)
@@ -127,22 +127,36 @@ class GuidedWorld(Synchronous[GuidedState]):
         else:
             camera = CameraState(0.0, 0.0)
             color = self._prompt_frame(start.prompt_frames)
-            nearness = self._estimate(color, camera)
+            nearness = self._prompt_nearness(start.prompt_nearness, color, camera)
         pose = Pose(*camera_pose(camera))
         memory.add(color.permute(1, 2, 0), nearness, pose, pose.fov_y)
         return GuidedState(place, start.seed, pose, memory, self._nothing())
 
     def _prompt_frame(self, prompt_frames: Tensor) -> Tensor:
+        size = self.config.height, self.config.width
         try:
-            fitted = fit_prompt_frames(
-                prompt_frames,
-                self.config.height,
-                self.config.width,
-                most=self.spec.max_prompt_frames,
-            )
+            return fit_prompt_frames(prompt_frames, *size, most=self.spec.max_prompt_frames)[-1]
         except PromptFrameError as error:
             raise BadPromptFrameError.of(error) from error
-        return fitted[-1]
+
+    def _prompt_nearness(self, given: Tensor | None, color: Tensor, camera: CameraState) -> Tensor:
+        """Return the nearness [H, W] of a frame: as given, and estimated where it is unknown.
+
+        An estimate is brought to the scale of what is given.
+        """
+        if given is None:
+            return self._estimate(color, camera)
+        try:
+            nearness = fit_nearness(given, self.config.height, self.config.width)
+        except PromptFrameError as error:
+            raise BadPromptFrameError.of(error) from error
+        known = nearness > 0
+        if bool(known.all()):
+            return nearness
+        estimate = self._estimate(color, camera)
+        if bool(known.any()):
+            estimate *= (nearness[known] / estimate[known]).median()
+        return torch.where(known, nearness, estimate)
 
     def _estimate(self, color: Tensor, camera: CameraState) -> Tensor:
         """Return the nearness [H, W] in 1/m of a frame uint8 [3, H, W]."""

@@ -6,6 +6,7 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
+import msgpack
 import pytest
 import torch
 
@@ -18,7 +19,12 @@ from worldbridge.models.procedural import CameraState, camera_pose
 from worldbridge.models.spatial_memory import Guide, MemoryConfig, MemoryInputError, SpatialMemory
 from worldbridge.models.transformer import VideoTransformer
 from worldbridge.runtime.config import WorkerConfig
-from worldbridge.runtime.errors import DamagedWeightsError, SnapshotError, UnknownThemeError
+from worldbridge.runtime.errors import (
+    BadPromptFrameError,
+    DamagedWeightsError,
+    SnapshotError,
+    UnknownThemeError,
+)
 from worldbridge.runtime.worlds.contract import (
     Controls,
     EngineFrame,
@@ -138,6 +144,15 @@ def test_damaged_sessions_are_refused(world: GuidedWorld, damage: object) -> Non
         world.load(damage(data))  # type: ignore[operator]
 
 
+def test_a_memory_of_another_world_is_refused(world: GuidedWorld) -> None:
+    saved = msgpack.unpackb(world.save(start(world)))
+    foreign = SpatialMemory(MemoryConfig(32, 48))
+    ground = torch.zeros(32, 48, 3, dtype=torch.uint8)
+    foreign.add(ground, torch.full((32, 48), 0.5), Pose(), Pose().fov_y)
+    with pytest.raises(SnapshotError, match="32 x 48"):
+        world.load(msgpack.packb(saved | {"memory": foreign.save()}))
+
+
 @pytest.mark.parametrize(
     "camera",
     [Pose((math.nan, 0.0, 0.0)), Pose((5_000.0, 0.0, 0.0)), Pose((0.0, 0.0, 0.0), fov_y=170.0)],
@@ -161,6 +176,27 @@ def test_a_prompt_frame_stays_what_it_is_and_gets_depth(world: GuidedWorld) -> N
     assert bool((seen.nearness > 0).all())
     with pytest.raises(UnknownThemeError):
         world.open(WorldStart("atlantis", 1))
+
+
+def test_a_prompt_frame_keeps_the_depth_that_it_brings(world: GuidedWorld) -> None:
+    picture = torch.randint(0, 255, (1, 3, 64, 96), dtype=torch.uint8)
+    depth = torch.linspace(2.0, 20.0, 64)[:, None].expand(64, 96)
+    fine = depth.repeat_interleave(2, 0).repeat_interleave(2, 1).reciprocal()
+    fine[:, 150:] = 0.0  # unknown
+    state = world.open(WorldStart("zoo", 1, picture, fine))
+    seen = state.memory.render(state.pose, state.pose.fov_y)
+    torch.testing.assert_close(seen.nearness[:, :75], depth[:, :75].reciprocal())
+    assert bool((seen.nearness > 0).all()), "what is unknown is estimated"
+
+
+@pytest.mark.parametrize(
+    "nearness",
+    [torch.full((64, 96), math.nan), torch.full((64, 96), -1.0), torch.ones(4), torch.ones(4, 96)],
+)
+def test_depth_that_cannot_be_starts_nothing(world: GuidedWorld, nearness: torch.Tensor) -> None:
+    picture = torch.zeros(1, 3, 64, 96, dtype=torch.uint8)
+    with pytest.raises(BadPromptFrameError):
+        world.open(WorldStart("zoo", 1, picture, nearness))
 
 
 def test_a_frame_of_an_engine_wins_and_what_it_leaves_blank_is_drawn(world: GuidedWorld) -> None:
