@@ -24,7 +24,7 @@ from worldbridge.settings import (
 )
 from worldbridge.stderr import LogFormat
 
-__all__ = ["GatewayConfig", "load_certificate"]
+__all__ = ["GatewayConfig", "is_loopback", "load_certificate"]
 
 MAX_QUEUE = 256  # each one may have prompt frames of 8 MiB ready
 MAX_SEED = 2**53 - 1  # the largest integer that a JavaScript client can hold
@@ -62,6 +62,11 @@ class GatewayConfig:
         env=TOKEN_VARIABLE,
         low=1,
         high=256,  # clients cannot send a longer one
+    )
+    allow_anonymous: Literal["off", "on"] = setting(
+        "off",
+        "Serve other machines without a token: anyone who reaches --host can play. Without this, "
+        "such a server does not start.",
     )
     allow_origins: tuple[str, ...] = setting(
         (),
@@ -170,9 +175,10 @@ class GatewayConfig:
         secret, expected = self.token or "", "no white space at its ends"
         check(secret == secret.strip(), "token", expected, "*" * len(secret))
         check_endpoint(self.endpoint)
+        self._check_exposure()
         if self.zmq_keys is None:
             expected = "an address of this machine alone, or zmq_keys: without keys anyone can read"
-            check(_is_loopback(self.zmq_host), "zmq_host", expected, self.zmq_host)
+            check(is_loopback(self.zmq_host), "zmq_host", expected, self.zmq_host)
         else:
             _check_keys(Path(self.zmq_keys))
         check(
@@ -190,6 +196,15 @@ class GatewayConfig:
             expected = "an IPv4 or IPv6 address"
             check(_is_address(address), "trusted_proxy", expected, address)
         self._check_ice()
+
+    def _check_exposure(self) -> None:
+        if self.token is None and self.allow_anonymous == "off" and not is_loopback(self.host):
+            raise ConfigError(
+                "anyone who reaches this address could play",
+                expected="a token for an address that other machines reach",
+                got=f"--host {self.host} without a token",
+                remedy="add --token auto; or --allow-anonymous on, if anyone may play",
+            )
 
     def _check_ice(self) -> None:
         self.udp_port_range()
@@ -221,11 +236,12 @@ def _check_keys(folder: Path) -> None:
         )
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Return whether an address or name to listen on is of this machine alone."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
-        return False
+        return host == "localhost"
 
 
 def load_certificate(config: GatewayConfig, context: ssl.SSLContext | None = None) -> None:

@@ -11,10 +11,12 @@ import base64
 import binascii
 import hashlib
 import hmac
+import ipaddress
 import json
 import math
 import re
 import secrets
+from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -22,7 +24,7 @@ from typing import Any, Final
 from worldbridge.bridge.protocol.errors import BridgeError
 from worldbridge.errors import ConfigError
 
-__all__ = ["OPEN", "Authenticator", "Grant", "issue", "seconds_of"]
+__all__ = ["MAX_WRONG", "OPEN", "Authenticator", "Grant", "issue", "seconds_of"]
 
 ROLES: Final[Mapping[str, frozenset[str]]] = {  # of a token, and what its bearer may be
     "spectator": frozenset({"spectator"}),
@@ -30,6 +32,9 @@ ROLES: Final[Mapping[str, frozenset[str]]] = {  # of a token, and what its beare
     "engine": frozenset({"engine", "player", "spectator"}),
 }
 MAX_USED: Final = 65_536  # one-time tokens that are remembered until they expire
+MAX_WRONG: Final = 10  # wrong tokens of an address at once; then one per `WRONG_S`
+WRONG_S: Final = 6.0
+MAX_ADDRESSES: Final = 4096  # whose wrong tokens are counted
 _PREFIX: Final = "role."
 _PURPOSE: Final = b"worldbridge role token 1\0"  # a MAC of something else never fits
 _UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
@@ -73,6 +78,46 @@ def seconds_of(text: str) -> float:
     return float(found[1]) * _UNITS[found[2]]
 
 
+class WrongTokens:
+    """Counts the wrong tokens of each address: a few at once, then one every few seconds."""
+
+    def __init__(self) -> None:
+        self._found: OrderedDict[str, tuple[float, float]] = OrderedDict()  # how many, and when
+
+    def check(self, address: str, now_s: float) -> None:
+        """Raise BridgeError unauthorized for an address that tried too many."""
+        count = self._count(address, now_s)
+        if count + 1 > MAX_WRONG:
+            raise _refused(
+                "too many wrong tokens came from this address",
+                f"at most {MAX_WRONG} wrong ones at once, then one in {WRONG_S:g} s",
+                "another one, which was not looked at",
+                f"Wait {math.ceil((count - MAX_WRONG + 1) * WRONG_S)} s, or use a role token.",
+            )
+
+    def add(self, address: str, now_s: float) -> None:
+        """Count a wrong token."""
+        self._found[_network(address)] = (self._count(address, now_s) + 1, now_s)
+        self._found.move_to_end(_network(address))
+        if len(self._found) > MAX_ADDRESSES:
+            self._found.popitem(last=False)
+
+    def _count(self, address: str, now_s: float) -> float:
+        count, at_s = self._found.get(_network(address), (0.0, now_s))
+        return max(0.0, count - max(0.0, now_s - at_s) / WRONG_S)
+
+
+def _network(address: str) -> str:
+    """Return what an address is counted as: an IPv6 client has 2**64 of them."""
+    try:
+        found = ipaddress.ip_address(address)
+    except ValueError:
+        return address
+    if found.version == 4:
+        return address
+    return str(found.ipv4_mapped or ipaddress.ip_network((found.packed, 64), strict=False))
+
+
 class Authenticator:
     """Checks the token of every hello, whatever the transport it came by."""
 
@@ -80,19 +125,43 @@ class Authenticator:
         """`used` are the one-time tokens that were used: when each expires, and its session."""
         self._secret = secret
         self.used = dict(used)
+        self._wrong = WrongTokens()
 
-    def knows(self, secret: str | None) -> bool:
-        """Return whether this is the server's secret itself, or the server has none."""
+    def knows(self, secret: str | None, address: str, now_s: float) -> bool:
+        """Return whether this is the server's secret itself, or the server has none.
+
+        Raises BridgeError unauthorized after too many wrong ones from this address.
+        """
         if self._secret is None:
             return True
-        return hmac.compare_digest((secret or "").encode(), self._secret.encode())
+        if not secret:
+            return False
+        self._wrong.check(address, now_s)
+        known = hmac.compare_digest(secret.encode(), self._secret.encode())
+        if not known:
+            self._wrong.add(address, now_s)
+        return known
 
-    def authenticate(self, token: str | None, role: str, now_s: float) -> Grant:
-        """Return what the bearer of a token may be. Raises BridgeError unauthorized."""
-        if self.knows(token):
+    def authenticate(self, token: str | None, role: str, now_s: float, address: str = "") -> Grant:
+        """Return what the bearer of a token may be. Raises BridgeError unauthorized.
+
+        Whoever has a role token is let in also from an address that tried many wrong ones.
+        """
+        if self._secret is None:
             return OPEN
-        assert self._secret is not None
-        grant = _read(self._secret, token, now_s)
+        if token is None or not token.startswith(_PREFIX):
+            if self.knows(token, address, now_s):
+                return OPEN
+            got = "none" if token is None else "another one"
+            raise _refused("this server requires a token", "its token", got, "Ask its owner.")
+        try:
+            grant = _read(self._secret, token)
+        except BridgeError:
+            if self.knows(token, address, now_s):  # a secret may look like one
+                return OPEN
+            raise
+        if now_s >= grant.expires_s:
+            raise expired(now_s - grant.expires_s)
         if role not in grant.roles:
             allowed = " or ".join(sorted(grant.roles))
             text = "this token is for another role"
@@ -121,20 +190,15 @@ class Authenticator:
         return True
 
 
-def _read(secret: str, token: str | None, now_s: float) -> Grant:
-    parts = (token or "").split(".")
-    if len(parts) != 3 or token is None or not token.startswith(_PREFIX):
-        got = "none" if token is None else "another one"
-        text = "this server requires a token"
-        raise _refused(text, "its token", got, "Ask its owner.")
-    given, made = _from_text(parts[2]), _mac(secret, parts[1])
+def _read(secret: str, token: str) -> Grant:
+    """Return what a role token grants. Raises BridgeError unless it was made with the secret."""
+    _, payload, signature = (*token.split(".", 2), "", "")[:3]
+    given, made = _from_text(signature), _mac(secret, payload)
     if given is None or not hmac.compare_digest(given, made):
         text, expected = "this token is not valid", "a token that this server's owner made"
         raise _refused(text, expected, "a wrong signature", "Ask for a token of this server.")
-    fields: dict[str, Any] = json.loads(_from_text(parts[1]) or b"{}")
+    fields: dict[str, Any] = json.loads(_from_text(payload) or b"{}")
     expires = float(fields["expires"])
-    if now_s >= expires:
-        raise expired(now_s - expires)
     name = str(fields["id"]) if fields["once"] else ""
     return Grant(ROLES.get(str(fields["role"]), frozenset()), expires, name)
 

@@ -7,7 +7,6 @@ anything loads, and a gateway that is started again finds waiting clients in the
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import os
 import secrets
 import signal
@@ -21,7 +20,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from worldbridge.bridge.config import GatewayConfig, load_certificate
+from worldbridge.bridge.config import GatewayConfig, is_loopback, load_certificate
 from worldbridge.children import Child, ChildSpec
 from worldbridge.cli.console import ProgressReporter
 from worldbridge.cli.prompt_files import read_prompt_files
@@ -117,25 +116,23 @@ def warnings_of(config: GatewayConfig) -> list[str]:
             f"the token has {len(token)} characters and is soon found by trying; "
             f"take {MIN_TOKEN} or more, or --token {GENERATE_TOKEN}"
         )
-    if not _is_loopback(config.host):
-        if token is None:
-            found.append(
-                f"anyone who reaches {config.host} can play; "
-                f"--token {GENERATE_TOKEN} asks for a secret"
-            )
+    if token is None and not is_loopback(config.host):
+        found.append(
+            f"ANYONE who reaches {config.host} can play, as --allow-anonymous has it; "
+            f"--token {GENERATE_TOKEN} asks for a secret"
+        )
+    elif token is None and (config.trusted_proxies or config.allow_hosts):
+        found.append(
+            f"anyone whom the proxy lets through can play; --token {GENERATE_TOKEN} asks for a "
+            "secret"
+        )
+    if not is_loopback(config.host):
         if config.tls_cert is None:
             found.append(
                 "nothing is encrypted on its way; take --tls-cert and --tls-key, or let a proxy "
                 "end TLS in front (docs/security.md)"
             )
     return found
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def gateway_spec(config: GatewayConfig) -> ChildSpec:

@@ -26,7 +26,7 @@ from worldbridge.bridge.gateway.peer import CloseRequest, Peer
 from worldbridge.bridge.gateway.pixel_streaming import serve_pixel_streaming
 from worldbridge.bridge.gateway.prompts import media_type
 from worldbridge.bridge.gateway.static import FOLDERS, StaticPage
-from worldbridge.bridge.gateway.whep import WhepEndpoint
+from worldbridge.bridge.gateway.whep import WhepEndpoint, address_of, refusal
 from worldbridge.bridge.gateway.whip import WhipEndpoint
 from worldbridge.bridge.protocol import MAX_CLIENT_MESSAGE, MAX_OBSERVATION, BridgeError, encode
 from worldbridge.clock import now_ms
@@ -171,7 +171,13 @@ def build_app(gateway: Gateway, guard: OriginGuard) -> ASGIApp:
         return JSONResponse(gateway.health(), headers={"Cache-Control": "no-store"})
 
     async def metrics(request: Request) -> Response:
-        if not gateway.may_scrape(request.headers.get("authorization", "")):
+        try:
+            allowed = gateway.may_scrape(
+                request.headers.get("authorization", ""), address_of(request)
+            )
+        except BridgeError as error:
+            return refusal(error)
+        if not allowed:
             text = "This server requires its token: Authorization: Bearer TOKEN.\n"
             return PlainTextResponse(text, 401, {"WWW-Authenticate": "Bearer"})
         return Response(gateway.metrics.text(), media_type=CONTENT_TYPE_LATEST)

@@ -291,7 +291,9 @@ class Gateway:
     # --- hello and goodbye --------------------------------------------------------------------
 
     def _greet(self, peer: Peer, hello: Hello) -> None:
-        peer.rights = self._tokens.authenticate(hello.token, hello.role, time.time())
+        peer.rights = self._tokens.authenticate(
+            hello.token, hello.role, time.time(), peer.address or ""
+        )
         peer.greeted, peer.name = True, hello.client
         self.metrics.clients.labels(hello.role).inc()
         if self.worlds.world is None:
@@ -300,10 +302,14 @@ class Gateway:
         else:
             self._admit(peer, hello)
 
-    def may_scrape(self, authorization: str) -> bool:
-        """Return whether a request with this `Authorization` header may read the metrics."""
+    def may_scrape(self, authorization: str, address: str) -> bool:
+        """Return whether a request with this `Authorization` header may read the metrics.
+
+        Raises BridgeError unauthorized after too many wrong tokens from its address.
+        """
         scheme, _, token = authorization.partition(" ")
-        return self._tokens.knows(token.strip() if scheme.lower() == "bearer" else None)
+        secret = token.strip() if scheme.lower() == "bearer" else None
+        return self._tokens.knows(secret, address, time.time())
 
     def _admit(self, peer: Peer, hello: Hello) -> None:
         """Give a greeted client its session. Raises BridgeError."""

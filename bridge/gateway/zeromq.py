@@ -147,7 +147,7 @@ class ZeroMqServer:
                 await asyncio.sleep(0)  # a receive that is done at once lets nobody else run
 
     def _receive(self, identity: bytes, parts: list[zmq.Frame]) -> None:
-        client = self._clients.get(identity) or self._accept(identity)
+        client = self._clients.get(identity) or self._accept(identity, parts)
         if len(parts) == 1:
             self._gateway.receive(client.peer, parts[0].bytes)
             return
@@ -155,8 +155,9 @@ class ZeroMqServer:
         error = BridgeError("bad_message", text, "one part", got, "Send each message by itself.")
         self._gateway.fail(client.peer, error)
 
-    def _accept(self, identity: bytes) -> _Client:
+    def _accept(self, identity: bytes, parts: list[zmq.Frame]) -> _Client:
         peer = self._gateway.connect(lambda: self._end(identity), link="zeromq")
+        peer.address = str(parts[0].get("Peer-Address")) if parts else ""
         client = _Client(peer, self._tasks.spawn(self._write(identity, peer)))
         self._clients[identity] = client
         return client

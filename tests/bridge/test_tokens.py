@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import time
+import urllib.error
+import urllib.request
+from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 from typer.testing import CliRunner
+from websockets.asyncio.client import connect as websocket
 
-from tests.bridge.conftest import RigMaker
+from tests.bridge.conftest import PATIENCE_S, RigMaker
+from tests.bridge.test_whep import _BUNDLED
 from worldbridge.bridge.protocol import BridgeError, Error, Frame, Hello, RequestControl, Welcome
-from worldbridge.bridge.tokens import OPEN, Authenticator, issue, seconds_of
+from worldbridge.bridge.tokens import MAX_WRONG, OPEN, Authenticator, issue, seconds_of
 from worldbridge.cli import app
+from worldbridge.engine_plugins.python import connect
 from worldbridge.errors import ConfigError
 
 SECRET = "the secret"
@@ -99,11 +109,48 @@ class TestAuthenticator:
         tokens.check_unused(grant, "")
 
 
+def answer_to(wanted: urllib.request.Request) -> tuple[int, str]:
+    try:
+        with urllib.request.urlopen(wanted, timeout=PATIENCE_S) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+
+
 def test_durations() -> None:
     assert [seconds_of(text) for text in ("90s", "30m", "2h", "7d")] == [90, 1800, 7200, 604_800]
     for wrong in ("", "2", "h", "2 h", "-1h", "0s", "1.5h", "9999999d"):
         with pytest.raises(ConfigError):
             seconds_of(wrong)
+
+
+def test_who_tries_many_tokens_has_to_wait() -> None:
+    tokens = Authenticator(SECRET, {})
+
+    def attempt(token: str | None, now: float, address: str = "192.0.2.1") -> str:
+        try:
+            tokens.authenticate(token, "player", now, address)
+        except BridgeError as error:
+            assert error.code == "unauthorized" and error.remedy
+            return error.message
+        return "welcome"
+
+    for number in range(MAX_WRONG):
+        assert "requires a token" in attempt(f"guess {number}", 0.0)
+    for token in ("one more", SECRET, "role.forged.token"):
+        assert "too many wrong tokens" in attempt(token, 0.1)
+    valid = issue(SECRET, "player", 100.0)
+    assert attempt(valid, 0.1) == "welcome", "no guess"
+    assert "requires a token" in attempt(None, 0.1), "no guess either"
+    assert attempt(SECRET, 0.1, "192.0.2.2") == "welcome"
+    assert attempt(SECRET, 20.0) == "welcome"
+    for host in range(MAX_WRONG):
+        attempt("guess", 0.0, f"2001:db8::{host:x}")
+    assert "too many" in attempt(SECRET, 0.0, "2001:db8::ffff"), "one client has a whole /64"
+    assert attempt(SECRET, 0.0, "2001:db8:0:1::1") == "welcome"
+    for number in range(5000):  # many addresses take no memory
+        attempt("guess", 0.0, f"10.0.{number // 256}.{number % 256}")
+    assert len(tokens._wrong._found) <= 4096
 
 
 class TestCommand:
@@ -135,6 +182,57 @@ class TestGateway:
         await guest.send(RequestControl())
         error = await guest.until(Error)
         assert not error.fatal and "token to play" in error.expected
+
+    async def test_an_address_that_guesses_has_to_wait_on_every_transport(
+        self, make_rig: RigMaker
+    ) -> None:
+        rig = await make_rig(token=SECRET, zmq_port=0, whip="on")
+        await rig.worker()
+        player = await rig.play(hello=Hello("owner", token=SECRET))
+        guest = issue(SECRET, "spectator", time.time() + 600)
+
+        async def by_websocket(token: str) -> str:
+            return (await (await rig.greet(Hello("x", token=token))).until(Error)).message
+
+        async def by_zeromq(token: str) -> str:
+            async with connect(rig.zeromq, token=token) as client:
+                with pytest.raises(BridgeError) as caught:
+                    await asyncio.wait_for(client.frame(), PATIENCE_S)
+            return caught.value.message
+
+        async def by_http(method: str, path: str, direction: str, token: str) -> str:
+            offer = _BUNDLED.replace("a=sendrecv", direction).encode() if direction else None
+            headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/sdp"}
+            wanted = urllib.request.Request(rig.url + path, offer, headers, method=method)
+            status, found = await asyncio.to_thread(answer_to, wanted)
+            assert status == 401, found
+            return found
+
+        async def by_pixel_streaming(token: str) -> str:
+            url = f"ws://127.0.0.1:{rig.port}/?token={quote(token)}"
+            async with websocket(url, proxy=None) as socket:
+                async for text in socket:
+                    if json.loads(text)["type"] == "subscribeFailed":
+                        return str(text)
+            raise AssertionError("it was not refused")
+
+        ways: list[Callable[[str], Awaitable[str]]] = [
+            by_websocket,
+            by_zeromq,
+            partial(by_http, "POST", "whep", "a=recvonly"),
+            partial(by_http, "POST", "whip", "a=sendonly"),
+            by_pixel_streaming,
+            partial(by_http, "GET", "metrics", ""),
+        ]
+        for way in ways:
+            assert "too many" not in await way("a guess")
+        for _ in range(MAX_WRONG - len(ways)):
+            await by_websocket("another guess")
+        for way in ways:
+            assert "too many wrong tokens" in await way(SECRET), "the right one is not looked at"
+        watcher = await rig.greet(Hello("guest", "spectator", token=guest))
+        await watcher.until(Frame)  # who was given a token is not kept out by others
+        await player.until(Frame)
 
     async def test_a_connection_ends_with_its_token(self, make_rig: RigMaker) -> None:
         rig = await make_rig(token=SECRET)

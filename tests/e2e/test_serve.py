@@ -110,6 +110,12 @@ def test_a_port_in_use_is_reported_before_anything_loads() -> None:
     assert port in line and "--port 0" in line
 
 
+def test_other_machines_are_not_served_without_a_token() -> None:
+    result = _refused("--world", "procedural", "--host", "0.0.0.0")
+    assert result.returncode == 2 and result.stdout == ""
+    assert "--token auto" in result.stderr and "--allow-anonymous" in result.stderr
+
+
 def test_an_unknown_world_is_reported() -> None:
     result = _refused("--world", "atlantis")
     assert result.returncode == 4, result.stderr

@@ -77,6 +77,16 @@ def test_refuses_and_names_the_setting(wrong: dict[str, Any]) -> None:
     assert caught.value.expected and caught.value.got
 
 
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "play.example.org"])
+def test_other_machines_need_a_token_or_a_flag(host: str) -> None:
+    with pytest.raises(ConfigError, match="anyone who reaches this address") as caught:
+        load_config(None, {"host": host})
+    assert host in caught.value.got
+    assert "--token auto" in caught.value.remedy and "--allow-anonymous" in caught.value.remedy
+    for more in ({"token": "auto"}, {"allow_anonymous": "on"}):
+        assert load_config(None, {"host": host, **more}).gateway.host == host
+
+
 def test_file_is_read_and_options_win(tmp_path: Path) -> None:
     file = tmp_path / "server.toml"
     file.write_text('port = 9000\nseats = 2\nallow_origin = ["https://example.org"]\n')

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -182,12 +183,16 @@ def test_the_first_process_of_a_container_reaps_strangers(monkeypatch: pytest.Mo
         ({}, []),
         ({"host": "::1", "token": "twelve chars"}, []),
         ({"host": "localhost", "token": "short"}, ["found by trying"]),
-        ({"host": "0.0.0.0"}, ["anyone who reaches 0.0.0.0 can play", "nothing is encrypted"]),
+        (
+            {"host": "0.0.0.0", "allow_anonymous": "on"},
+            ["ANYONE who reaches 0.0.0.0 can play", "nothing is encrypted"],
+        ),
+        ({"trusted_proxies": ("127.0.0.1",)}, ["whom the proxy lets through"]),
         ({"host": "192.0.2.1", "token": "twelve chars"}, ["nothing is encrypted"]),
         ({"host": "play.example.org", "token": "x"}, ["found by trying", "nothing is encrypted"]),
     ],
 )
-def test_what_an_operator_should_know(settings: dict[str, str], said: list[str]) -> None:
-    found = warnings_of(GatewayConfig(**settings))  # type: ignore[arg-type]
+def test_what_an_operator_should_know(settings: dict[str, Any], said: list[str]) -> None:
+    found = warnings_of(GatewayConfig(**settings))
     assert len(found) == len(said), found
     assert all(part in line for part, line in zip(said, found, strict=True)), found
