@@ -147,11 +147,8 @@ class Connection:
         """Return why this client should be dropped now, or None.
 
         `bytes_ms` is when its newest bytes arrived. A client in the middle of a large message is
-        not silent, but no message may take longer than a minute.
+        not silent, but no message may take longer than a minute. The first message is small.
         """
-        sending = now_ms - bytes_ms < 1000.0 and now_ms - self._heard_ms < UPLOAD_MS
-        if sending:
-            return None
         if self.phase is Phase.GREETING and now_ms - self._began_ms > self._hello_ms:
             return BridgeError(
                 "not_greeted",
@@ -160,7 +157,12 @@ class Connection:
                 "silence",
                 "Send hello as the first message.",
             )
-        if self.phase is not Phase.CLOSED and now_ms - self._heard_ms > self._silence_ms:
+        sending = now_ms - bytes_ms < 1000.0 and now_ms - self._heard_ms < UPLOAD_MS
+        if (
+            not sending
+            and self.phase is not Phase.CLOSED
+            and now_ms - self._heard_ms > self._silence_ms
+        ):
             return BridgeError(
                 "session_expired",
                 "the client went silent",

@@ -34,6 +34,7 @@ from worldbridge.clock import now_ms
 # A message just above our limit is answered with an error of ours; one far above is refused by the
 # WebSocket layer before it is in memory.
 MAX_WEBSOCKET_MESSAGE: Final = MAX_OBSERVATION + MAX_CLIENT_MESSAGE
+MAX_SMALL_MESSAGE: Final = 2 * MAX_CLIENT_MESSAGE  # the same for all who do not play
 WRITE_BUFFER: Final = 64 * 1024  # bytes; beyond them a frame waits where a newer one replaces it
 POLICY_VIOLATION: Final = 1008
 NORMAL_CLOSURE: Final = 1000
@@ -41,6 +42,7 @@ _ABORT: Final = "worldbridge.abort"
 _HEARD: Final = "worldbridge.heard"
 _BLAME: Final = "worldbridge.blame"
 _GREETED: Final = "worldbridge.greeted"
+_PLAYS: Final = "worldbridge.plays"
 SLICE: Final = 8 * 1024  # bytes between two looks at the time
 MAX_HELD: Final = 512 * 1024  # bytes of a newcomer that has to wait
 
@@ -78,7 +80,7 @@ class AbortableWebSocket(WebSocketsSansIOProtocol):
             if len(self._held) > MAX_HELD:
                 self.transport.abort()
             return
-        if not self._greeted():
+        if not self._asks(_GREETED):
             now = time.monotonic()
             wait = self.table.wait(self._address, self._admitted, now)
             if wait > 0:
@@ -97,6 +99,9 @@ class AbortableWebSocket(WebSocketsSansIOProtocol):
             self._process(data)
 
     def _process(self, data: bytes) -> None:
+        # until it is complete, a message is held in memory: only players send large ones
+        large = self._asks(_PLAYS)
+        self.conn.max_message_size = MAX_WEBSOCKET_MESSAGE if large else MAX_SMALL_MESSAGE
         for at in range(0, len(data), SLICE):
             begun, before = time.thread_time(), time.monotonic()
             super().data_received(data[at : at + SLICE])
@@ -108,10 +113,11 @@ class AbortableWebSocket(WebSocketsSansIOProtocol):
             if self.transport.is_closing():
                 return
 
-    def _greeted(self) -> bool:
+    def _asks(self, question: str) -> bool:
+        """Return what the application says of its client, False before it says anything."""
         scope: dict[str, Any] = getattr(self, "scope", {})  # none before the request was read
-        greeted: Callable[[], bool] = scope.get("extensions", {}).get(_GREETED, bool)
-        return greeted()
+        answer: Callable[[], bool] = scope.get("extensions", {}).get(question, bool)
+        return answer()
 
     async def run_asgi(self) -> None:
         extensions: dict[str, Any] = self.scope["extensions"]
@@ -218,6 +224,7 @@ async def serve_client(gateway: Gateway, websocket: WebSocket) -> None:
     peer = gateway.connect(extensions[_ABORT], extensions[_HEARD])
     peer.address = websocket.client.host if websocket.client is not None else None
     extensions[_GREETED] = lambda: peer.greeted
+    extensions[_PLAYS] = lambda: peer.sends_large
     writer = asyncio.create_task(_write(websocket, peer))
     try:
         await _read(gateway, websocket.receive, peer)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, cast
 
-from worldbridge.bridge.gateway.connection import Connection, PromptUpload
+from worldbridge.bridge.gateway.connection import Connection, Phase, PromptUpload
 from worldbridge.bridge.gateway.latency import VsyncAligner
 from worldbridge.bridge.gateway.limits import WorkBudget
 from worldbridge.bridge.gateway.players import PlayerSession
@@ -177,6 +177,12 @@ class Peer:
     def plays(self) -> bool:
         """Whether the client has a seat, not only a view."""
         return self.connection.role != "spectator"
+
+    @property
+    def sends_large(self) -> bool:
+        """Whether its messages may be large: those of players, and what one sent before it left."""
+        connection = self.connection
+        return connection.phase is Phase.STREAMING and (self.plays or connection.demoted)
 
     def choose_codec(self, hello: Hello) -> None:
         """Take the first transport of `hello` that has a codec in common, and its codec.

@@ -7,15 +7,17 @@ import contextlib
 import resource
 import time
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import httpx
 import pytest
+from websockets.exceptions import ConnectionClosed
 
 from tests.bridge.conftest import Rig, RigMaker
 from worldbridge.bridge.gateway import http, limits
 from worldbridge.bridge.gateway.limits import ConnectionTable, WorkBudget
 from worldbridge.bridge.protocol import (
+    MAX_OBSERVATION,
     ControllerState,
     Error,
     Hello,
@@ -23,6 +25,7 @@ from worldbridge.bridge.protocol import (
     Ping,
     Pong,
     Status,
+    Welcome,
     encode,
 )
 
@@ -188,6 +191,25 @@ async def test_input_that_was_held_back_ends_nobody(rig: Rig) -> None:
     await player.send(Ping(7.0))
     while (await player.until(Pong)).time != 7.0:
         pass
+
+
+@pytest.mark.parametrize("role", [None, "spectator"])
+async def test_a_large_message_that_nobody_awaits_is_never_kept(
+    rig: Rig, role: Literal["spectator"] | None
+) -> None:
+    await rig.worker()
+    player = await rig.play()
+    client = await rig.raw()
+    if role is not None:
+        await client.send(Hello(role=role))
+        await client.until(Welcome)
+    transport = client.socket.transport
+    transport.write(b"\x82\xff" + MAX_OBSERVATION.to_bytes(8) + bytes(4) + bytes(60_000))
+    with pytest.raises(ConnectionClosed):
+        while True:
+            await client.next()
+    await player.send(bytes(MAX_OBSERVATION))  # the same of a player is read, and answered
+    assert (await player.until(Error)).code == "message_too_large"
 
 
 async def test_a_first_message_that_is_dear_to_read_ends_its_client(rig: Rig) -> None:

@@ -183,6 +183,12 @@ class TestConnection:
         assert talk.overdue(5_000) is None
         late = talk.overdue(5_001)
         assert late is not None and late.code == "not_greeted"
+        assert talk.overdue(5_001, bytes_ms=5_000) is not None, "a byte now and then is no hello"
+
+    def test_a_message_on_its_way_is_no_silence(self) -> None:
+        talk = self.greeted()
+        assert talk.overdue(30_000, bytes_ms=29_900) is None
+        assert talk.overdue(61_000, bytes_ms=60_900) is not None
 
     def test_silence_ends_it_after_four_seconds(self) -> None:
         talk = self.greeted()
