@@ -56,8 +56,8 @@ def bench_bridge(
 
     A recorded walk is handed to a real gateway at each rate; viewers in another process stamp the
     last packet of each frame, and with `quick` off a headless Chromium says when it showed them, if
-    there is one. `runs` has every case; under its own name each transport has its
-    case with one viewer (or the fewest) at the highest rate.
+    there is one; `displayed_in` names it, or says why there is none. `runs` has every case; under
+    its own name each transport has its case with one viewer (or the fewest) at the highest rate.
 
     Raises:
         ConfigError: a transport is unknown.
@@ -74,7 +74,7 @@ def bench_bridge(
         extent.warm_up_s,
     )
     load = os.getloadavg()[0]  # of others: a busy machine measures itself
-    browser = None if quick else find_browser()
+    browser, displayed_in = _browser(quick)
     shown: dict[tuple[str, float], dict[str, float] | None] = {}
     runs: list[dict[str, Any]] = []
     with ExitStack() as stack:
@@ -104,10 +104,22 @@ def bench_bridge(
         "environment": describe(),
         "load_average": round(load, 2),
         "content": f"recorded walk, {width}x{height}",
+        "displayed_in": displayed_in,
         **{name: _headline(runs, name) for name in names},
         "times_naive_p99": _times_naive(runs, names),
         "runs": runs,
     }
+
+
+def _browser(quick: bool) -> tuple[str | None, str]:
+    """Return the browser that shows the frames, and its name or why there is none."""
+    if quick:
+        return None, "no browser: --quick leaves it out"
+    try:
+        browser = find_browser()
+    except ConfigError as error:
+        return None, f"no browser: {error.message}; {error.remedy}"
+    return browser, browser
 
 
 def _check(names: Sequence[str]) -> None:
@@ -152,8 +164,8 @@ def _case(
         raise StartError("nothing could be measured", expected=f"frames by {name}", got=got)
     return {
         "handed_to_received_ms": _rounded(latencies),
-        "frames": len(latencies),
-        "frames_per_second_each": round(len(latencies) / extent.seconds / count, 2),
+        "frames": answer["frames"],
+        "frames_per_second_each": round(answer["frames"] / extent.seconds / count, 2),
         "server_cpu_percent": round(100 * answer["cpu_share"], 1),
     }
 

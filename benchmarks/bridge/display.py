@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
 from worldbridge.benchmarks.bridge.naive import RTP_PER_MS
 from worldbridge.clock import now_ms
+from worldbridge.errors import ConfigError
 
 if TYPE_CHECKING:
     from tests.support.chromium import Page
@@ -55,13 +58,34 @@ _OFFER: Final = """(async () => {
 })()"""
 
 
-def find_browser() -> str | None:
-    """Return the path of a Chromium that can be driven, None without a checkout or a browser."""
-    try:
-        from tests.support.chromium import find_chromium
-    except ImportError:
-        return None
-    return find_chromium()
+def find_browser() -> str:
+    """Return the path of a Chromium that can be driven.
+
+    Raises:
+        ConfigError: this is no checkout, or there is no browser.
+    """
+    checkout = Path(__file__).resolve().parents[2]
+    driver = checkout / "tests/support/chromium.py"
+    if not driver.exists():
+        raise ConfigError(
+            "the driver of the browser is missing",
+            expected="a checkout of worldbridge, which has tests/support/chromium.py",
+            got=str(checkout),
+            remedy="run the benchmark from a checkout installed by ./build.sh",
+        )
+    if str(checkout) not in sys.path:  # the `worldbridge` command runs without its folder
+        sys.path.append(str(checkout))
+    from tests.support.chromium import find_chromium
+
+    binary = find_chromium()
+    if binary is None:
+        raise ConfigError(
+            "there is no Chromium",
+            expected="chromium or google-chrome in PATH",
+            got="none",
+            remedy="install one, or name it: CHROMIUM=/path/to/chrome",
+        )
+    return binary
 
 
 async def display(

@@ -14,7 +14,7 @@ import sys
 import time
 from abc import ABC, abstractmethod
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
@@ -78,11 +78,13 @@ class Viewer(ABC):
         self.measuring = False
         self.first = asyncio.Event()
         self.latencies: list[float] = []
+        self.frames = 0  # that came while it was measuring
 
     def seen(self, handed_ms: float, received_ms: float) -> None:
         self.first.set()
         if self.measuring:
             self.latencies.append(received_ms - handed_ms)
+            self.frames += 1
 
     @abstractmethod
     async def open(self) -> None:
@@ -293,12 +295,14 @@ class PacketWatch:
         private: Any = transceiver.receiver
         private._handle_rtp_packet = self._stamp
         self.arrived: OrderedDict[int, float] = OrderedDict()  # RTP timestamp -> ms
+        self.on_frame: Callable[[int], None] = lambda timestamp: None
         self.control = self.pc.createDataChannel("control")
         self.input = self.pc.createDataChannel("input", ordered=False, maxRetransmits=0)
 
     async def _stamp(self, packet: RtpPacket, arrival_time_ms: int) -> None:
         if packet.marker:
             self.arrived[packet.timestamp] = now_ms()
+            self.on_frame(packet.timestamp)
 
     async def offer(self) -> str:
         await self.pc.setLocalDescription(await self.pc.createOffer())
@@ -309,7 +313,10 @@ class PacketWatch:
 
 
 class WebRtcViewer(WebSocketViewer):
-    """Video packets, matched with the headers of the control channel by RTP timestamp."""
+    """Video packets, matched with the headers of the control channel by RTP timestamp.
+
+    A spectator gets a header for some frames only: those have latencies, and all count as frames.
+    """
 
     transports = ("webrtc",)
     codecs = ("h264",)
@@ -318,22 +325,33 @@ class WebRtcViewer(WebSocketViewer):
         await super().open()
         self._packets = PacketWatch()
         self._packets.control.on("message", self._header)
+        self._packets.on_frame = self._arrived
+        self._headers: OrderedDict[int, FrameHeader] = OrderedDict()  # whose frame is not here yet
         await self._send(Offer(await self._packets.offer()))
         answer = await asyncio.wait_for(self._answers.get(), PATIENCE_S)
         await self._packets.accept(answer.sdp)
 
     def _header(self, data: bytes) -> None:
         match decode_server(data):
-            case Frame(header):
-                self._match(header)
+            case Frame(header) if header.rtp is not None:
+                self._headers[header.rtp] = header
+                self._match(header.rtp)
 
-    def _match(self, header: FrameHeader) -> None:
-        arrived = self._packets.arrived
-        received = arrived.pop(header.rtp or 0, None)
-        if received is not None:
-            self.seen(header.t_frame, received)
-        while len(arrived) > _REMEMBERED:
-            arrived.popitem(last=False)
+    def _arrived(self, timestamp: int) -> None:
+        self.frames += self.measuring
+        self._match(timestamp)
+
+    def _match(self, timestamp: int) -> None:
+        arrived, headers = self._packets.arrived, self._headers
+        if timestamp in arrived and timestamp in headers:
+            received = arrived.pop(timestamp)
+            handed = headers.pop(timestamp).t_frame
+            self.first.set()
+            if self.measuring:
+                self.latencies.append(received - handed)
+        for waiting in (arrived, headers):
+            while len(waiting) > _REMEMBERED:
+                waiting.popitem(last=False)
 
     async def close(self) -> None:
         await super().close()
@@ -374,6 +392,7 @@ class NaiveViewer(Viewer):
         for timestamp, received in arrived.items():
             ticks = (round(received * RTP_PER_MS) - timestamp + origin) % 2**32
             self.latencies.append(ticks / RTP_PER_MS)
+        self.frames = len(arrived)
 
     async def close(self) -> None:
         self._waiting.cancel()
@@ -399,7 +418,7 @@ async def watch(
 ) -> dict[str, Any]:
     """Connect a player and spectators; return the latencies of all their frames, in ms.
 
-    `cpu_share` is what the process `server` used of one core in the meantime.
+    `frames` is how many came, `cpu_share` what the process `server` used of one core meanwhile.
 
     Raises:
         TimeoutError: no frame came.
@@ -427,7 +446,8 @@ async def watch(
         for viewer in reversed(opened):
             await viewer.close()
     latencies = [ms for viewer in opened for ms in viewer.latencies]
-    return {"latencies": latencies, "cpu_share": share}
+    frames = sum(viewer.frames for viewer in opened)
+    return {"latencies": latencies, "frames": frames, "cpu_share": share}
 
 
 def _cpu_seconds(pid: int) -> float:

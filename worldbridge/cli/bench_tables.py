@@ -257,7 +257,7 @@ def bridge_table(result: Mapping[str, Any]) -> Table:
     table.title = f"From hand-over to last packet, and to the screen: {result['content']}"
     table.caption = (
         "ms p50 / p95 / p99; CPU: of the server, in % of a core. "
-        f"Times shorter than naive at p99, received: {gains}"
+        f"Shown in: {result['displayed_in']}. Times shorter than naive at p99, received: {gains}"
     )
     for run in result["runs"]:
         table.add_row(

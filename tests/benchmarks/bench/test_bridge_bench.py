@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
@@ -42,6 +46,23 @@ def test_an_unknown_transport_is_named() -> None:
     with pytest.raises(ConfigError, match="carrier_pigeon") as caught:
         bench_bridge(("carrier_pigeon",))
     assert "webrtc" in caught.value.expected
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_the_browser_is_found_wherever_the_command_runs(tmp_path: Path, there: bool) -> None:
+    """As the `worldbridge` command runs: without the checkout among the folders of modules."""
+    code = "from worldbridge.benchmarks.bridge.bench import _browser; print(_browser(False))"
+    named = {"CHROMIUM": sys.executable} if there else {"CHROMIUM": "", "PATH": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", code],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": "", **named},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    expected = repr((sys.executable,) * 2) if there else "there is no Chromium; install one"
+    assert expected in done.stdout, done.stderr
 
 
 def test_the_walk_has_no_cut() -> None:
