@@ -29,6 +29,8 @@ __all__ = ["SKY_NEARNESS", "render", "render_batch", "render_rgbd"]
 
 # The nearness of the sky, 1 / metres: exact in half precision, and farther than any scene is wide.
 SKY_NEARNESS = 1.0 / 256.0
+# Where a ray runs along a wall's line. Infinity would make the blend with a floor not a number.
+_PARALLEL_M = 1e6
 
 # Brightness of walls by (axis bit, direction bit): planes of constant z and x seen from -, then +.
 _FACE_LIGHT = (0.80, 1.0, 0.93, 0.72)
@@ -127,7 +129,7 @@ class _Band:
         dx = u * view.right[0] + (view.forward[0] + 1e-7)
         dz = u * view.right[1] + (view.forward[1] + 1e-7)
         along_x = (code >> AXIS_X_BIT & 1).float()
-        depth = (line / torch.lerp(dz, dx, along_x)).abs_()
+        depth = (line / torch.lerp(dz, dx, along_x)).abs_().clamp_(max=_PARALLEL_M)
         top = self._tops(code, entry, depth)
         if top is not None:
             along_x *= 1.0 - top

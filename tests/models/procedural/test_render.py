@@ -26,7 +26,9 @@ from worldbridge.models.procedural import (
     step_camera,
 )
 from worldbridge.models.procedural.draft import CELL_M, CELLS
+from worldbridge.models.procedural.plain import build_plain_scene
 from worldbridge.models.procedural.props import BOX, CONE, CYLINDER, ELLIPSOID, Primitive
+from worldbridge.models.procedural.render import render_rgbd
 
 SIZE = {"height": actions.IMAGE_HEIGHT, "width": actions.IMAGE_WIDTH}
 
@@ -164,3 +166,11 @@ def test_odd_sizes_and_axis_aligned_views_have_no_holes() -> None:
             odd = render(scene, state, height=81, width=129).float()
             even = render(scene, state, **SMALL).float()
             assert float((odd[:, :80, :128] - even).abs().mean()) < 14.0
+
+
+def test_a_ray_along_a_wall_has_a_nearness() -> None:
+    """A pixel of this view looks exactly along the line of a wall, below a ceiling."""
+    state = CameraState(57.34572406253564, 34.01034696712048, 1.3413961716399347, 0.412966658832293)
+    scene = build_plain_scene("hospital", 200_058)
+    nearness = render_rgbd(scene, state, **SIZE)[1]
+    assert bool(nearness.isfinite().all())
