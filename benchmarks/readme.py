@@ -94,7 +94,10 @@ def _speed() -> str:
 
 
 def _bridge() -> str:
-    """Return how long frames take through the gateway, one viewer and several, at 60 frames/s."""
+    """Return how long frames take through the gateway at the highest frame rate measured.
+
+    With one viewer and with nine; the results have the other cases.
+    """
     head = (
         "machine",
         "transport",
@@ -116,6 +119,7 @@ def _bridge() -> str:
             )
             for result in read_results("bridge")
             for run in result["runs"]
+            if run["viewers"] in (1, 9) and run["fps"] == max(r["fps"] for r in result["runs"])
         ),
     )
 
