@@ -24,7 +24,8 @@ from worldbridge.bridge.gateway.http import MAX_WEBSOCKET_MESSAGE, AbortableWebS
 from worldbridge.bridge.gateway.hub import Gateway
 from worldbridge.bridge.gateway.limits import ConnectionTable, LimitedHttp, descriptors
 from worldbridge.bridge.gateway.origin import OriginGuard
-from worldbridge.bridge.gateway.zeromq import ZeroMqServer
+from worldbridge.bridge.gateway.zeromq import CurveServer
+from worldbridge.bridge.gateway.zmtp import ZmtpServer
 from worldbridge.errors import ConfigError
 from worldbridge.settings import HEALTH_VARIABLE, WORKER_ANSWERS, WORKER_SILENT
 from worldbridge.stderr import protect_stderr, start_logging
@@ -74,16 +75,19 @@ async def serve(config: GatewayConfig) -> None:
             f"cannot listen for the worker: expected a free ZeroMQ address, got "
             f"{config.endpoint} ({error}); stop the other server or choose another endpoint"
         ) from error
-    zeromq = None if config.zmq_port is None else ZeroMqServer(gateway, config)
+    # a page loads its files over a few connections beside the one of its session
+    most = min(config.max_clients * 4, descriptors())
+    table = ConnectionTable(most, max(1, most // 2))
+    zeromq = _zeromq_server(config, gateway, table)
     try:
         address = None if zeromq is None else zeromq.bind()
-    except zmq.ZMQError as error:
+    except (OSError, zmq.ZMQError) as error:
         listener.close()
         raise ListenError(
             f"cannot listen for ZeroMQ clients: expected an address of this machine with a free "
             f"port, got {config.zmq_host}:{config.zmq_port} ({error}); choose another --zmq-port"
         ) from error
-    server = _Server(_uvicorn_config(config, gateway))
+    server = _Server(_uvicorn_config(config, gateway, table))
     server.config.load()
     work = asyncio.create_task(_run(gateway, zeromq))
     work.add_done_callback(lambda _: server.stop())  # without the gateway nothing is served
@@ -104,18 +108,27 @@ async def serve(config: GatewayConfig) -> None:
         work.result()  # raises what ended the gateway
 
 
-async def _run(gateway: Gateway, zeromq: ZeroMqServer | None) -> None:
+def _zeromq_server(
+    config: GatewayConfig, gateway: Gateway, table: ConnectionTable
+) -> CurveServer | ZmtpServer | None:
+    if config.zmq_port is None:
+        return None
+    if config.zmq_keys is None:
+        return ZmtpServer(gateway, config, table)
+    return CurveServer(gateway, config)
+
+
+async def _run(gateway: Gateway, zeromq: CurveServer | ZmtpServer | None) -> None:
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(gateway.run())
         if zeromq is not None:
             tasks.create_task(zeromq.run())
 
 
-def _uvicorn_config(config: GatewayConfig, gateway: Gateway) -> uvicorn.Config:
+def _uvicorn_config(
+    config: GatewayConfig, gateway: Gateway, table: ConnectionTable
+) -> uvicorn.Config:
     guard = OriginGuard(config.host, config.allow_hosts, config.allow_origins)
-    # a page loads its files over a few connections beside the one of its session
-    most = min(config.max_clients * 4, descriptors())
-    table = ConnectionTable(most, max(1, most // 2))
     return uvicorn.Config(
         build_app(gateway, guard),
         http=type("Http", (LimitedHttp,), {"table": table}),

@@ -1,4 +1,4 @@
-"""ZeroMQ in front of the gateway: one ROUTER, and a peer for each DEALER that connects.
+"""ZeroMQ with keys in front of the gateway: a ROUTER of libzmq, and a peer for each DEALER.
 
 A ROUTER cannot cut a connection. Clients that were refused or left are remembered, and what they
 still send is not looked at.
@@ -10,10 +10,12 @@ import asyncio
 import contextlib
 import errno
 import logging
+import math
 from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+from weakref import WeakKeyDictionary
 
 import zmq
 import zmq.asyncio
@@ -51,26 +53,72 @@ MAX_ENDED: Final = 4096  # clients that are remembered after their end
 class _Client:
     peer: Peer
     writer: asyncio.Task[None]
-    streaming_ms: float | None = None
-    reminded: bool = False
 
 
-class ZeroMqServer:
-    """Serves the clients of one ROUTER.
+class CreditReminder:
+    """Says once to a client that never gave credit why it gets no frames."""
 
-    With `zmq_keys` a client has to have one of the folder's keys: those that are there when it
-    connects.
+    def __init__(self, gateway: Gateway, patience_ms: float) -> None:
+        self._gateway = gateway
+        self._patience_ms = patience_ms
+        self._streaming_ms: WeakKeyDictionary[Peer, float] = WeakKeyDictionary()
+
+    def add(self, peer: Peer) -> None:
+        """Watch a new client."""
+        self._streaming_ms[peer] = math.inf
+
+    async def run(self) -> None:
+        """Look at the clients until cancelled."""
+        while True:
+            await asyncio.sleep(TICK_S)
+            for peer in list(self._streaming_ms):
+                self._look(peer, now_ms())
+
+    def _look(self, peer: Peer, now: float) -> None:
+        if peer.outbox.granted or peer.connection.phase is Phase.CLOSED:
+            del self._streaming_ms[peer]
+        elif peer.connection.phase is Phase.STREAMING:
+            since = self._streaming_ms[peer] = min(now, self._streaming_ms[peer])
+            if now - since > self._patience_ms:
+                del self._streaming_ms[peer]
+                self._gateway.fail(peer, _NO_CREDIT, fatal=False)
+
+
+_NO_CREDIT: Final = BridgeError(
+    "client_too_slow",
+    "no frames can be sent to this client",
+    f"a {Credit.__struct_config__.tag} after welcome",
+    "none",
+    "Send `credit` after welcome, and again for every frame that was taken.",
+)
+
+
+def identity_refused(identity: bytes) -> BridgeError:
+    """Return the error of a client that chose its routing id."""
+    return BridgeError(
+        "bad_message",
+        "the client chose its own identity",
+        "no routing id: the server gives each connection one, so none is used twice",
+        repr(identity[:32]),
+        "Leave ZMQ_ROUTING_ID (ZMQ_IDENTITY) of the socket unset.",
+    )
+
+
+class CurveServer:
+    """Serves the clients of one ROUTER that have a key of the folder `zmq_keys`.
+
+    The keys count that are there when a client connects.
     """
 
     def __init__(self, gateway: Gateway, config: GatewayConfig) -> None:
         """Make the socket. Raises ConfigError if the keys cannot be read."""
-        assert config.zmq_port is not None
+        assert config.zmq_port is not None and config.zmq_keys is not None
         self._gateway = gateway
         self._port = config.zmq_port
         self._host = config.zmq_host
-        self._patience_ms = config.silence_s * 1000
-        self._keys = None if config.zmq_keys is None else Path(config.zmq_keys)
-        pair = None if self._keys is None else load_keys(self._keys / (SERVER + SECRET_SUFFIX))
+        self._reminder = CreditReminder(gateway, config.silence_s * 1000)
+        self._keys = Path(config.zmq_keys)
+        pair = load_keys(self._keys / (SERVER + SECRET_SUFFIX))
         self._accepted: dict[bytes, str] = {}  # as of when the folder was read
         self._keys_read = -1
         self._context = zmq.asyncio.Context()
@@ -91,24 +139,20 @@ class ZeroMqServer:
 
     async def run(self) -> None:
         """Serve until cancelled."""
-        authenticator = None
-        if self._keys is not None:
-            authenticator = AsyncioAuthenticator(self._context)
-            authenticator.start()
-            authenticator.configure_curve_callback(ZAP_DOMAIN, self)
+        authenticator = AsyncioAuthenticator(self._context)
+        authenticator.start()
+        authenticator.configure_curve_callback(ZAP_DOMAIN, self)
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._receive_forever())
-                tasks.create_task(self._tick_forever())
+                tasks.create_task(self._reminder.run())
         finally:
             await self._tasks.cancel()
-            if authenticator is not None:
-                authenticator.stop()
+            authenticator.stop()
             self._context.destroy(linger=200)
 
     def callback(self, domain: str, key: bytes) -> bool:
         """Return whether the client with this public key may connect, for the authenticator."""
-        assert self._keys is not None
         try:
             changed = self._keys.stat().st_mtime_ns
             if changed != self._keys_read:
@@ -160,16 +204,11 @@ class ZeroMqServer:
         peer.address = str(parts[0].get("Peer-Address")) if parts else ""
         client = _Client(peer, self._tasks.spawn(self._write(identity, peer)))
         self._clients[identity] = client
+        self._reminder.add(peer)
         return client
 
     async def _refuse_identity(self, identity: bytes) -> None:
-        error = BridgeError(
-            "bad_message",
-            "the client chose its own identity",
-            "no routing id: the server gives each connection one, so none is used twice",
-            repr(identity[:32]),
-            "Leave ZMQ_ROUTING_ID (ZMQ_IDENTITY) of the socket unset.",
-        )
+        error = identity_refused(identity)
         with contextlib.suppress(zmq.ZMQError):  # it is gone, or does not read
             await self._socket.send_multipart([identity, encode(Error.of(error))], zmq.NOBLOCK)
 
@@ -207,27 +246,3 @@ class ZeroMqServer:
                 return
             except zmq.Again:  # the client does not read; `Peer.overdue` ends that
                 await asyncio.sleep(RETRY_S)
-
-    async def _tick_forever(self) -> None:
-        while True:
-            await asyncio.sleep(TICK_S)
-            for client in list(self._clients.values()):
-                self._remind(client, now_ms())
-
-    def _remind(self, client: _Client, now: float) -> None:
-        """Say once to a client that never gave credit why it gets no frames."""
-        peer = client.peer
-        if client.reminded or peer.outbox.granted or peer.connection.phase is not Phase.STREAMING:
-            return
-        if client.streaming_ms is None:
-            client.streaming_ms = now
-        elif now - client.streaming_ms > self._patience_ms:
-            client.reminded = True
-            error = BridgeError(
-                "client_too_slow",
-                "no frames can be sent to this client",
-                f"a {Credit.__struct_config__.tag} after welcome",
-                "none",
-                "Send `credit` after welcome, and again for every frame that was taken.",
-            )
-            self._gateway.fail(peer, error, fatal=False)

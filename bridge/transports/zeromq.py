@@ -200,21 +200,21 @@ def _load(path: Path) -> KeyPair:
 # --- sockets ----------------------------------------------------------------------------------
 
 
-def server_options(keys: KeyPair | None) -> dict[int, int | bytes]:
-    """Return the options of the gateway's ROUTER; with `keys` it takes CURVE alone."""
-    options: dict[int, int | bytes] = {
+def server_options(keys: KeyPair) -> dict[int, int | bytes]:
+    """Return the options of the gateway's ROUTER, which takes CURVE alone."""
+    assert keys.secret is not None
+    return {
         **_COMMON,
         zmq.ROUTER_MANDATORY: 1,  # what cannot be delivered is an error, not lost
         zmq.ROUTER_HANDOVER: 1,  # chosen identities are refused: nobody plays under one
         zmq.SNDHWM: _MAX_UNSENT,
         zmq.RCVHWM: _MAX_RECEIVED,
         zmq.MAXMSGSIZE: max(CLIENT_LIMITS.values()) + MAX_CLIENT_MESSAGE,
+        zmq.CURVE_SERVER: 1,
+        zmq.CURVE_SECRETKEY: keys.secret,
+        zmq.CURVE_PUBLICKEY: keys.public,
+        zmq.ZAP_DOMAIN: ZAP_DOMAIN.encode(),
     }
-    if keys is not None:
-        assert keys.secret is not None
-        options |= {zmq.CURVE_SERVER: 1, zmq.CURVE_SECRETKEY: keys.secret}
-        options |= {zmq.CURVE_PUBLICKEY: keys.public, zmq.ZAP_DOMAIN: ZAP_DOMAIN.encode()}
-    return options
 
 
 def client_options(keys: KeyPair | None, server: bytes | None) -> dict[int, int | bytes]:

@@ -42,6 +42,7 @@ _FAILED: Final = frozenset(
         zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL,
     }
 )
+_LAST_WORDS_S: Final = 0.05  # for what came before the end
 _WATCHED: Final = frozenset({zmq.EVENT_CLOSED, zmq.EVENT_DISCONNECTED}) | _FAILED
 
 
@@ -171,6 +172,8 @@ class _ZeroMqLink:
         arriving = asyncio.ensure_future(self._socket.recv_multipart())
         first: list[asyncio.Future[Any]] = [arriving, self._ended]
         await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
+        if not arriving.done():
+            await asyncio.wait([arriving], timeout=_LAST_WORDS_S)
         if not arriving.done():
             arriving.cancel()
             self._ended.result()

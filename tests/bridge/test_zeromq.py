@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import socket
 import threading
 import time
 import urllib.request
@@ -464,6 +465,106 @@ async def test_floods_and_mutated_messages_cost_others_little(rig: Rig) -> None:
         assert honest.reconnects == 0
     for name, found in gaps.items():
         print(f"{name}: time between frames {percentiles(found)} ms")
+
+
+GREETING = b"\xff" + bytes(8) + b"\x7f\x03\x00NULL" + bytes(48)
+READY = b"\x04\x1c\x05READY\x0bSocket-Type\0\0\0\x06DEALER"
+PING = b"\x04\x07\x04PING\0\0"
+HUGE = b"\x02" + (1 << 40).to_bytes(8, "big")
+ATTACKS: dict[str, Callable[[random.Random], bytes]] = {
+    "nothing": lambda generator: b"",
+    "half a greeting": lambda generator: GREETING[: generator.randrange(64)],
+    "garbage": lambda generator: generator.randbytes(500),
+    "HTTP": lambda generator: b"GET / HTTP/1.1\r\nHost: localhost:5555\r\n\r\n" + bytes(64),
+    "no handshake": lambda generator: GREETING + generator.randbytes(500),
+    "a command cut short": lambda generator: GREETING + b"\x04\x0a\x05READY\x0bSo",
+    "a huge frame": lambda generator: GREETING + READY + HUGE + bytes(65_536),
+    "a huge command": lambda generator: GREETING + b"\x06" + HUGE[1:] + bytes(65_536),
+    "endless parts": lambda generator: GREETING + READY + b"\x01\x01x" * 20_000,
+    "empty messages": lambda generator: GREETING + READY + b"\0\0" * 20_000,
+    "heartbeats": lambda generator: GREETING + READY + PING * 20_000,
+    "garbage in frames": lambda generator: (
+        GREETING + READY + b"".join(b"\0\x20" + generator.randbytes(32) for _ in range(1000))
+    ),
+}
+
+
+@pytest.mark.serial
+async def test_the_port_outlives_floods_below_the_protocol(rig: Rig) -> None:
+    await rig.worker()
+    host, _, port = rig.zeromq.removeprefix("tcp://").rpartition(":")
+    stop = threading.Event()
+    counts = dict.fromkeys(ATTACKS, 0)
+
+    def flood(seed: int) -> None:
+        generator = random.Random(seed)
+        held: list[socket.socket] = []
+        while not stop.is_set():
+            name = generator.choice(list(ATTACKS))
+            attacker = socket.create_connection((host, int(port)), PATIENCE_S)
+            with suppress(OSError):  # it was cut already
+                attacker.settimeout(1.0)
+                attacker.sendall(ATTACKS[name](generator))
+            counts[name] += 1
+            held.append(attacker)  # half open
+            if len(held) > 200:
+                held.pop(generator.randrange(200)).close()
+        for attacker in held:
+            attacker.close()
+
+    async with connect(rig.zeromq) as honest:
+        await honest.frame()
+        floods = [asyncio.create_task(asyncio.to_thread(flood, seed)) for seed in range(2)]
+        try:
+            begun, frames = time.monotonic(), 0
+            while time.monotonic() - begun < 4 or min(counts.values()) == 0:
+                sent = honest.steer(keys=["KeyW"])
+                await honest.frame()
+                frames += 1
+            while (await honest.frame()).header.input_sequence < sent.sequence:
+                pass
+        finally:
+            stop.set()
+            await asyncio.gather(*floods)
+        print(f"{sum(counts.values())} connections {counts}, {frames} frames meanwhile")
+        assert honest.reconnects == 0
+    async with connect(rig.zeromq) as late:
+        assert (await late.frame()).header.width == SPEC.width
+
+
+async def test_heartbeats_of_a_client_are_answered(rig: Rig) -> None:
+    await rig.worker()
+    async with dealer(rig, HEARTBEAT_IVL=100, HEARTBEAT_TIMEOUT=1000) as client:
+        await client.send(HELLO)
+        await client.until(Welcome)
+        for _ in range(20):  # without an answer it would end the connection
+            await asyncio.sleep(0.1)
+            await client.send(Ping(time.monotonic()))
+        await client.until(Pong)
+
+
+async def test_what_cannot_be_a_frame_is_a_typed_error(rig: Rig) -> None:
+    await rig.worker()
+    host, _, port = rig.zeromq.removeprefix("tcp://").rpartition(":")
+    for bytes_sent, said in (
+        (GREETING + READY + HUGE, b"message_too_large"),
+        (GREETING + READY + b"\x01\x01x", b"too many parts"),
+        (GREETING + READY + b"\x80\x01x", b"unknown flags"),
+        (GREETING + READY + PING * 100, b"too many ZMTP commands"),
+        (GREETING + READY.replace(b"DEALER", b"ROUTER"), b"a DEALER"),
+        (GREETING + b"\0\x01x", b"out of order"),
+        (GREETING.replace(b"NULL\0", b"CURVE"), b"wants keys"),
+        (GREETING.replace(b"\x7f\x03", b"\x7f\x01"), b"too old"),
+        (bytes(64), b"this is no ZMTP"),
+    ):
+        reader, writer = await asyncio.open_connection(host, int(port))
+        writer.write(bytes_sent)
+        answer = b""
+        while said not in answer:
+            found = await asyncio.wait_for(reader.read(4096), PATIENCE_S)
+            assert found, (bytes_sent, answer)
+            answer += found
+        writer.close()
 
 
 async def test_a_client_that_grants_credit_and_reads_nothing_is_cut(make_rig: RigMaker) -> None:
