@@ -136,20 +136,20 @@ def test_who_tries_many_tokens_has_to_wait() -> None:
         return "welcome"
 
     for number in range(MAX_WRONG):
-        assert "requires a token" in attempt(f"guess {number}", 0.0)
+        assert "requires a token" in attempt(f"wrong {number}", 0.0)
     for token in ("one more", SECRET, "role.forged.token"):
         assert "too many wrong tokens" in attempt(token, 0.1)
     valid = issue(SECRET, "player", 100.0)
-    assert attempt(valid, 0.1) == "welcome", "no guess"
-    assert "requires a token" in attempt(None, 0.1), "no guess either"
+    assert attempt(valid, 0.1) == "welcome", "it is no attempt"
+    assert "requires a token" in attempt(None, 0.1), "it is no attempt either"
     assert attempt(SECRET, 0.1, "192.0.2.2") == "welcome"
     assert attempt(SECRET, 20.0) == "welcome"
     for host in range(MAX_WRONG):
-        attempt("guess", 0.0, f"2001:db8::{host:x}")
+        attempt("wrong", 0.0, f"2001:db8::{host:x}")
     assert "too many" in attempt(SECRET, 0.0, "2001:db8::ffff"), "one client has a whole /64"
     assert attempt(SECRET, 0.0, "2001:db8:0:1::1") == "welcome"
     for number in range(5000):  # many addresses take no memory
-        attempt("guess", 0.0, f"10.0.{number // 256}.{number % 256}")
+        attempt("wrong", 0.0, f"10.0.{number // 256}.{number % 256}")
     assert len(tokens._wrong._found) <= 4096
 
 
@@ -183,7 +183,7 @@ class TestGateway:
         error = await guest.until(Error)
         assert not error.fatal and "token to play" in error.expected
 
-    async def test_an_address_that_guesses_has_to_wait_on_every_transport(
+    async def test_an_address_that_tries_tokens_has_to_wait_on_every_transport(
         self, make_rig: RigMaker
     ) -> None:
         rig = await make_rig(token=SECRET, zmq_port=0, whip="on")
@@ -225,9 +225,9 @@ class TestGateway:
             partial(by_http, "GET", "metrics", ""),
         ]
         for way in ways:
-            assert "too many" not in await way("a guess")
+            assert "too many" not in await way("a wrong one")
         for _ in range(MAX_WRONG - len(ways)):
-            await by_websocket("another guess")
+            await by_websocket("another one")
         for way in ways:
             assert "too many wrong tokens" in await way(SECRET), "the right one is not looked at"
         watcher = await rig.greet(Hello("guest", "spectator", token=guest))
