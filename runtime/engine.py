@@ -153,7 +153,7 @@ class Engine:
             return restore_session(self._world, message.session, message.saved)
         theme = message.theme if message.theme is not None else self._world.spec.themes[0]
         seed = message.seed if message.seed is not None else self._pick_seed()
-        start = WorldStart(theme, seed, _pixels(message.prompt_frames))
+        start = _world_start(theme, seed, message.prompt_frames)
         return open_session(self._world, message.session, start)
 
     def _start(
@@ -163,7 +163,7 @@ class Engine:
         theme = message.theme if message.theme is not None else session.start.theme
         seed = message.seed if message.seed is not None else session.start.seed
         try:
-            session.restart(WorldStart(theme, seed, _pixels(message.prompt_frames)), self._world)
+            session.restart(_world_start(theme, seed, message.prompt_frames), self._world)
         except Exception as error:
             return [self._fail(session.id, "a session was restarted", error)]
         return self._save(session, now_ms)
@@ -314,24 +314,31 @@ def _steps(depth: bytes) -> bytes:
     return data
 
 
-def _pixels(prompt_frames: PromptFrames | None) -> torch.Tensor | None:
-    """uint8 [T, 3, H, W]."""
-    if prompt_frames is None:
-        return None
-    shape = (prompt_frames.count, prompt_frames.height, prompt_frames.width, 3)
-    interleaved = np.frombuffer(prompt_frames.rgb, np.uint8).reshape(shape)
-    return torch.from_numpy(interleaved.transpose(0, 3, 1, 2).copy())
+def _world_start(theme: str, seed: int, frames: PromptFrames | None) -> WorldStart:
+    if frames is None:
+        return WorldStart(theme, seed)
+    shape = (frames.count, frames.height, frames.width, 3)
+    interleaved = np.frombuffer(frames.rgb, np.uint8).reshape(shape)
+    pixels = torch.from_numpy(interleaved.transpose(0, 3, 1, 2).copy())
+    nearness = None
+    if frames.depth is not None:
+        nearness = _nearness(frames.depth, frames.height, frames.width, frames.depth_scale)
+    return WorldStart(theme, seed, pixels, nearness)
+
+
+def _nearness(depth: bytes, height: int, width: int, scale: float) -> torch.Tensor:
+    """Return float32 [height, width] in 1/m of depth as uint16; 0 stays 0."""
+    metres = np.frombuffer(depth, "<u2").reshape(height, width).astype(np.float32)
+    metres *= np.float32(scale)
+    return torch.from_numpy(np.divide(1.0, metres, out=np.zeros_like(metres), where=metres > 0))
 
 
 def _engine_frame(observation: Observation) -> EngineFrame:
     height, width = observation.height, observation.width
     rgb = np.frombuffer(observation.rgb, np.uint8).reshape(height, width, 3)
-    depth = np.frombuffer(observation.depth, "<u2").reshape(height, width)
-    metres = depth.astype(np.float32) * np.float32(observation.depth_scale)
-    nearness = np.divide(1.0, metres, out=np.zeros_like(metres), where=metres > 0)
     return EngineFrame(
         torch.from_numpy(rgb.transpose(2, 0, 1).copy()),
-        torch.from_numpy(nearness),
+        _nearness(observation.depth, height, width, observation.depth_scale),
         observation.camera,
         observation.fresh,
     )

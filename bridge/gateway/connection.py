@@ -9,6 +9,7 @@ import enum
 import math
 from typing import Final
 
+from worldbridge.bridge.gateway.prompts import DepthFile
 from worldbridge.bridge.protocol import (
     MAX_HELLO,
     MAX_PROMPT_BYTES,
@@ -22,6 +23,7 @@ from worldbridge.bridge.protocol import (
     Input,
     Observe,
     Offer,
+    PromptDepthPart,
     PromptFramePart,
     ProtocolError,
     RequestControl,
@@ -38,7 +40,8 @@ UPLOAD_MS: Final = 60_000.0  # the longest that one message may take to arrive
 MAX_MESSAGES: Final = 5_000
 
 
-_AFTER_WELCOME: Final = Start | PromptFramePart | Observe | Offer | RequestControl | HandOver
+_TO_PLAY: Final = Input | Start | PromptFramePart | PromptDepthPart | Observe
+_AFTER_WELCOME: Final = _TO_PLAY | Offer | RequestControl | HandOver
 
 
 class Phase(enum.Enum):
@@ -88,11 +91,7 @@ class Connection:
                 "Wait for welcome.",
                 "not_greeted",
             )
-        elif (
-            self.role == "spectator"
-            and not self.demoted
-            and isinstance(message, Input | Start | PromptFramePart | Observe)
-        ):
+        elif self.role == "spectator" and not self.demoted and isinstance(message, _TO_PLAY):
             raise _out_of_order(
                 f"a message of type {_type(message)} from a spectator",
                 "no input, observations, prompt frames or start from spectators",
@@ -187,14 +186,17 @@ class PromptUpload:
     """Prompt frames on their way in: files that arrive part after part, in order.
 
     A part that does not fit makes the upload fail; `take` reports that, so a client hears of it
-    once, and nothing more is kept of it.
+    once, and nothing more is kept of it. `depth`: that of the files that were taken last.
     """
 
     def __init__(self) -> None:
+        self.depth: DepthFile | None = None
         self._reset(0)
 
     def _reset(self, count: int) -> None:
         self._files: list[bytearray] = []
+        self._depth, self._depth_scale = bytearray(), 0.0
+        self._depth_parts = (0, 0)  # that came, and that there are
         self._next = (0, 0)  # frame and part that have to come next
         self._count = count
         self._size = 0
@@ -219,6 +221,23 @@ class PromptUpload:
         else:
             self._keep(part)
 
+    def add_depth(self, part: PromptDepthPart, taken: bool) -> None:
+        """Keep a part of the depth of the newest frame. `taken`: whether this world has depth."""
+        if self._error is not None:
+            return
+        self._size += len(part.data)
+        if not taken:
+            self._fail("this world takes no depth", "a world with `depth`", "one without")
+        elif self._next != (self._count, 0) or part.part != self._depth_parts[0]:
+            expected = f"part {self._depth_parts[0]}, after {self._count} prompt frames"
+            self._fail("a part of the depth is out of order", expected, f"part {part.part}")
+        elif self._size > MAX_PROMPT_BYTES:
+            expected = f"at most {MAX_PROMPT_BYTES} bytes together"
+            self._fail("the prompt frames are too large", expected, "more")
+        else:
+            self._depth += part.data
+            self._depth_scale, self._depth_parts = part.scale, (part.part + 1, part.parts)
+
     def _keep(self, part: PromptFramePart) -> None:
         if part.part == 0:
             self._files.append(bytearray())
@@ -238,7 +257,11 @@ class PromptUpload:
         if self._error is None and (len(self._files) != count or self._next != (count, 0)):
             got = f"{len(self._files)}, the last one whole: {self._next[1] == 0}"
             self._fail("prompt frames are missing", f"{count} prompt frames before start", got)
+        came, parts = self._depth_parts
+        if self._error is None and came != parts:
+            self._fail("a part of the depth is missing", f"{parts} parts", f"{came}")
         files, error = tuple(map(bytes, self._files)), self._error
+        self.depth = DepthFile(bytes(self._depth), self._depth_scale) if parts else None
         self._reset(0)
         if error is not None:
             raise error

@@ -40,6 +40,7 @@ from worldbridge.bridge.protocol import (
     Offer,
     Ping,
     Pong,
+    PromptDepthPart,
     PromptFramePart,
     RequestControl,
     Role,
@@ -266,6 +267,9 @@ class Gateway:
             case PromptFramePart() if peer.plays:
                 assert self.worlds.world is not None
                 peer.upload.add(message, self.worlds.world.max_prompt_frames)
+            case PromptDepthPart() if peer.plays:
+                assert self.worlds.world is not None
+                peer.upload.add_depth(message, self.worlds.world.depth)
             case Start() if peer.plays:
                 self._starter.start(peer, message)
             case Observe() if peer.plays:

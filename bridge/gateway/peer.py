@@ -13,6 +13,7 @@ from worldbridge.bridge.gateway.connection import Connection, Phase, PromptUploa
 from worldbridge.bridge.gateway.latency import VsyncAligner
 from worldbridge.bridge.gateway.limits import WorkBudget
 from worldbridge.bridge.gateway.players import PlayerSession
+from worldbridge.bridge.gateway.prompts import DepthFile
 from worldbridge.bridge.media import KeyframeGate
 from worldbridge.bridge.media.encoder import VideoPacket
 from worldbridge.bridge.media.rate import BitrateLimits, MessageRate, RateController
@@ -123,6 +124,7 @@ class PendingStart:
     work: asyncio.Task[None]
     message: Start
     files: tuple[bytes, ...]
+    depth: DepthFile | None
 
 
 class Peer:

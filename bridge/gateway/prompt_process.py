@@ -4,8 +4,8 @@ Decoders of images are C code that reads strangers' bytes. The process holds no 
 session, has limits of memory and time, and can open neither files nor sockets. If an image ends it,
 one start is refused and the next one finds a new process.
 
-A request is 8 bytes of length, then MessagePack of [height, width, files]; the reply likewise of
-[rgb, error].
+A request is 8 bytes of length, then MessagePack of [height, width, files, depth]; the reply
+likewise of [rgb, depth, error].
 """
 
 from __future__ import annotations
@@ -28,10 +28,11 @@ from threading import Timer
 from typing import IO, Final
 
 import msgspec
+import numpy as np
 from PIL import Image, JpegImagePlugin, MpoImagePlugin, PngImagePlugin, TiffImagePlugin
 from PIL import WebPImagePlugin as WebPImagePlugin  # Pillow would import it with the first file
 
-from worldbridge.bridge.gateway.prompts import read_prompt_frames
+from worldbridge.bridge.gateway.prompts import DepthFile, read_prompt_frames
 from worldbridge.bridge.protocol import BridgeError, PromptFrames, WorldSpec
 from worldbridge.settings import HEALTH_VARIABLE, TOKEN_VARIABLE
 
@@ -48,10 +49,12 @@ class _Request(msgspec.Struct, array_like=True):
     height: int
     width: int
     files: list[bytes]
+    depth: tuple[bytes, float] | None = None  # of the newest file, and its scale
 
 
 class _Reply(msgspec.Struct, array_like=True):
     rgb: bytes = b""
+    depth: bytes = b""
     error: tuple[str, str, str, str] | None = None  # message, expected, got, remedy
 
 
@@ -82,11 +85,15 @@ class PromptDecoder:
         """Process id, once the first prompt frames came."""
         return None if self._process is None else self._process.pid
 
-    async def decode(self, files: Sequence[bytes], spec: WorldSpec) -> PromptFrames:
+    async def decode(
+        self, files: Sequence[bytes], spec: WorldSpec, depth: DepthFile | None = None
+    ) -> PromptFrames:
         """Return the frames at the size of a world. Raises BridgeError bad_prompt_frame."""
         async with self._free:
             loop = asyncio.get_running_loop()
-            work = loop.run_in_executor(self._thread, self._ask, files, spec.height, spec.width)
+            work = loop.run_in_executor(
+                self._thread, self._ask, files, spec.height, spec.width, depth
+            )
             try:
                 return await asyncio.shield(work)
             except asyncio.CancelledError:
@@ -100,7 +107,9 @@ class PromptDecoder:
             self._process.kill()
         self._thread.shutdown(wait=False, cancel_futures=True)
 
-    def _ask(self, files: Sequence[bytes], height: int, width: int) -> PromptFrames:
+    def _ask(
+        self, files: Sequence[bytes], height: int, width: int, depth: DepthFile | None
+    ) -> PromptFrames:
         if not files:  # nothing to start a process for
             return read_prompt_frames(files, height, width)
         process = self._process
@@ -110,9 +119,11 @@ class PromptDecoder:
         timer.start()
         try:
             size = len(files) * height * width * 3
-            request = msgspec.msgpack.encode(_Request(height, width, list(files)))
-            reply = _exchange(process, request, size + _OVERHEAD)
-            if reply.error is None and len(reply.rgb) != size:
+            beside = None if depth is None else (depth.data, depth.scale)
+            wanted = 0 if depth is None else 2 * height * width
+            request = msgspec.msgpack.encode(_Request(height, width, list(files), beside))
+            reply = _exchange(process, request, size + wanted + _OVERHEAD)
+            if reply.error is None and (len(reply.rgb), len(reply.depth)) != (size, wanted):
                 raise _Ended
         except (_Ended, OSError, msgspec.MsgspecError) as error:
             process.kill()
@@ -121,7 +132,10 @@ class PromptDecoder:
             timer.cancel()
         if reply.error is not None:
             raise BridgeError("bad_prompt_frame", *reply.error)
-        return PromptFrames(len(files), height, width, reply.rgb)
+        frames = PromptFrames(len(files), height, width, reply.rgb)
+        if depth is None:
+            return frames
+        return frames.replace(depth=reply.depth, depth_scale=depth.scale)
 
     def _started(self) -> subprocess.Popen[bytes]:
         if self._closed:
@@ -199,7 +213,9 @@ def main() -> None:
 
 def _answer(request: _Request) -> _Reply:
     try:
-        return _Reply(read_prompt_frames(request.files, request.height, request.width).rgb)
+        depth = None if request.depth is None else DepthFile(*request.depth)
+        found = read_prompt_frames(request.files, request.height, request.width, depth)
+        return _Reply(found.rgb, found.depth or b"")
     except BridgeError as error:
         return _Reply(error=(error.message, error.expected, error.got, error.remedy))
 
@@ -210,11 +226,13 @@ def _warm_up() -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     files = []
+    grey = io.BytesIO()
+    Image.fromarray(np.ones((32, 32), np.uint16)).save(grey, "PNG")
     for kind in ("PNG", "JPEG", "WEBP"):
         file = io.BytesIO()
         Image.new("RGB", (32, 32)).save(file, kind, exif=exif.tobytes())
         files.append(file.getvalue())
-    read_prompt_frames(files, 16, 16)
+    read_prompt_frames(files, 16, 16, DepthFile(grey.getvalue(), 1.0))
     with suppress(BridgeError):
         read_prompt_frames([files[0][:-20]], 16, 16)
 

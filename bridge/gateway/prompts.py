@@ -13,7 +13,8 @@ import io
 import struct
 import warnings
 from collections.abc import Sequence
-from typing import Final
+from dataclasses import dataclass
+from typing import Any, Final
 
 import numpy as np
 import simplejpeg
@@ -28,6 +29,7 @@ __all__ = [
     "MAX_PIXELS",
     "MAX_TOTAL_PIXELS",
     "MIN_SIDE",
+    "DepthFile",
     "check_files",
     "media_type",
     "read_prompt_frames",
@@ -62,10 +64,20 @@ _DAMAGED: Final = (
 _FORMATS_TEXT: Final = "a PNG, JPEG or WebP file"
 
 
-def read_prompt_frames(files: Sequence[bytes], height: int, width: int) -> PromptFrames:
+@dataclass(frozen=True, slots=True)
+class DepthFile:
+    """The depth of the newest prompt frame: a PNG of 16-bit grey values times `scale` metres."""
+
+    data: bytes
+    scale: float
+
+
+def read_prompt_frames(
+    files: Sequence[bytes], height: int, width: int, depth: DepthFile | None = None
+) -> PromptFrames:
     """Decode `files`, oldest first, scaled to cover height x width and cropped around the centre.
 
-    Transparent pixels lie over black; EXIF orientation is followed.
+    Transparent pixels lie over black; EXIF orientation is followed. Depth is not blended.
     Raises BridgeError bad_prompt_frame, which names the file.
     """
     images = _open_all(files, (height, width))
@@ -77,11 +89,49 @@ def read_prompt_frames(files: Sequence[bytes], height: int, width: int) -> Promp
             f"{len(files)}",
             "Send fewer.",
         )
-    rgb = bytearray()
+    rgb, shape = bytearray(), (1, 1)
     while images:
         image, name = images.pop(0)  # and drop it before the next one is decoded
-        rgb += _fit(_decode(image, name), height, width).tobytes()
-    return PromptFrames(len(files), height, width, bytes(rgb))
+        pixels, shape = _fitted(image, name, height, width)
+        rgb += pixels
+    frames = PromptFrames(len(files), height, width, bytes(rgb))
+    if depth is None:
+        return frames
+    metres = _fit(_read_depth(depth.data, shape), height, width, Image.Resampling.NEAREST)
+    return frames.replace(depth=metres.astype("<u2").tobytes(), depth_scale=depth.scale)
+
+
+def _fitted(
+    image: Image.Image, name: str, height: int, width: int
+) -> tuple[bytes, tuple[int, int]]:
+    """Return the pixels of an image at a size, and its own (width, height)."""
+    upright = _decode(image, name)
+    return _fit(upright, height, width).tobytes(), upright.size
+
+
+def _read_depth(data: bytes, shape: tuple[int, int]) -> Image.Image:
+    """Return the depth of an image of the size (width, height) `shape`, 16 bits a pixel."""
+    name = "the depth of the prompt frame"
+    image = _open(data, name, shape)
+    if not image.mode.startswith("I;16"):
+        raise _bad(
+            f"{name} is of another kind",
+            "a PNG of 16-bit grey values",
+            f"{image.format} of mode {image.mode}",
+            "Save metres / scale as 16-bit integers, 0 where the depth is unknown.",
+        )
+    if abs(image.width * shape[1] - image.height * shape[0]) > max(*image.size, *shape):
+        raise _bad(
+            f"{name} has another shape than the frame",
+            f"the shape of {shape[0]}x{shape[1]}, in any size",
+            f"{image.width}x{image.height}",
+            "Render both with one camera.",
+        )
+    try:
+        image.load()
+    except _DAMAGED as error:
+        raise _unreadable(name, error) from error
+    return image
 
 
 def check_files(files: Sequence[bytes]) -> None:
@@ -243,14 +293,22 @@ def _decode(image: Image.Image, name: str) -> Image.Image:
         raise _unreadable(name, error) from error
 
 
-def _fit(image: Image.Image, height: int, width: int) -> NDArray[np.uint8]:
-    """uint8 [height, width, 3]. `models/conditioning/prompt_frames.py` has the formulas."""
+def _fit(
+    image: Image.Image,
+    height: int,
+    width: int,
+    resampling: Image.Resampling = Image.Resampling.BILINEAR,
+) -> NDArray[Any]:
+    """Return [height, width, 3] of colors or [height, width] of depth.
+
+    `models/conditioning/prompt_frames.py` has the formulas.
+    """
     if image.width * height >= image.height * width:
         size = (-(-image.width * height // image.height), height)
     else:
         size = (width, -(-image.height * width // image.width))
     if size != image.size:
-        image = image.resize(size, Image.Resampling.BILINEAR)
+        image = image.resize(size, resampling)
     left, top = round((size[0] - width) / 2), round((size[1] - height) / 2)
     return np.asarray(image.crop((left, top, left + width, top + height)))
 

@@ -8,6 +8,7 @@ from typing import Protocol
 from worldbridge.bridge.gateway.peer import Peer, PendingStart
 from worldbridge.bridge.gateway.players import PlayerSession
 from worldbridge.bridge.gateway.prompt_process import PromptDecoder
+from worldbridge.bridge.gateway.prompts import DepthFile
 from worldbridge.bridge.gateway.sessions import SessionManager, TaskSet
 from worldbridge.bridge.protocol import BridgeError, PromptFrames, Start, Status
 
@@ -53,44 +54,54 @@ class Starter:
             if self._worlds.seat(session).state == "queued":  # nothing is decoded before a seat
                 peer.postponed = _completed(message, peer.postponed)
                 return
-            message, files = self._completed(peer, session, message)
+            message, files, depth = self._completed(peer, session, message)
         except BridgeError as error:
             self._observer.fail(peer, error, fatal=False)
             return
         self.cancel(peer)
         if files:
             self._observer.send_status(session, Status("loading", "decoding the prompt frames"))
-            work = self._tasks.spawn(self._start_from(peer, session, message, files))
-            peer.starting = PendingStart(work, message, files)
+            work = self._tasks.spawn(self._start_from(peer, session, message, files, depth))
+            peer.starting = PendingStart(work, message, files, depth)
         else:
             keep = message.prompt_frames is None
             self._worlds.start(session, message, session.prompt_frames if keep else None)
 
     def _completed(
         self, peer: Peer, session: PlayerSession, message: Start
-    ) -> tuple[Start, tuple[bytes, ...]]:
-        """Return a start and the files it starts from.
+    ) -> tuple[Start, tuple[bytes, ...], DepthFile | None]:
+        """Return a start, the files it starts from, and the depth of the newest.
 
         What it leaves out comes from a start that is not done yet. Raises BridgeError.
         """
         before, world = peer.starting, self._worlds.world
         assert world is not None
         files: tuple[bytes, ...] = ()
-        if message.prompt_frames is not None:
-            files = peer.upload.take(message.prompt_frames) if message.prompt_frames else ()
-        elif before is not None:
-            files = before.files
-        elif not session.started and len(self._own_files) <= world.max_prompt_frames:
+        depth: DepthFile | None = None
+        if message.prompt_frames:
+            files, depth = peer.upload.take(message.prompt_frames), peer.upload.depth
+        elif message.prompt_frames is None and before is not None:
+            files, depth = before.files, before.depth
+        elif (
+            message.prompt_frames is None
+            and not session.started
+            and len(self._own_files) <= world.max_prompt_frames
+        ):
             files = self._own_files
-        return _completed(message, before.message if before is not None else None), files
+        return _completed(message, before.message if before is not None else None), files, depth
 
     async def _start_from(
-        self, peer: Peer, session: PlayerSession, message: Start, files: tuple[bytes, ...]
+        self,
+        peer: Peer,
+        session: PlayerSession,
+        message: Start,
+        files: tuple[bytes, ...],
+        depth: DepthFile | None,
     ) -> None:
         """Decode the files, then start. If they are refused the session stays as it was."""
         error: BridgeError | None = None
         try:
-            frames = await self._decode(files)
+            frames = await self._decode(files, depth)
             if peer.session is session:
                 self._worlds.start(session, message, frames)
         except BridgeError as refused:
@@ -104,14 +115,14 @@ class Starter:
             self._observer.fail(peer, error, fatal=error.code == "internal")
         self._observer.notify(session)
 
-    async def _decode(self, files: tuple[bytes, ...]) -> PromptFrames:
+    async def _decode(self, files: tuple[bytes, ...], depth: DepthFile | None) -> PromptFrames:
         world, known = self._worlds.world, self._own_frames
         assert world is not None
         size = (world.height, world.width)
         own = files is self._own_files
         if own and known is not None and (known.height, known.width) == size:
             return known
-        frames = await self._decoder.decode(files, world)
+        frames = await self._decoder.decode(files, world, depth)
         if own:
             self._own_frames = frames
         return frames

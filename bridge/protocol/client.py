@@ -17,6 +17,7 @@ from worldbridge.bridge.protocol.types import (
     Codec,
     ControllerState,
     Count,
+    DepthScale,
     FrameHeader,
     IceServer,
     Milliseconds,
@@ -54,6 +55,7 @@ __all__ = [
     "Offer",
     "Ping",
     "Pong",
+    "PromptDepthPart",
     "PromptFramePart",
     "RequestControl",
     "ServerMessage",
@@ -127,6 +129,28 @@ class PromptFramePart(Record, frozen=True, tag_field="type", tag="prompt_frame")
     def __post_init__(self) -> None:
         if self.index >= self.count or self.part >= self.parts:
             raise ValueError("`index` below `count` and `part` below `parts`")
+
+
+class PromptDepthPart(Record, frozen=True, tag_field="type", tag="prompt_depth"):
+    """A part of the depth of the newest prompt frame; in order, after the last `prompt_frame`.
+
+    Only for worlds with `depth`, which estimate the depth of prompt frames that bring none.
+    """
+
+    part: Annotated[Annotated[int, Meta(ge=0, le=31)], about("which part of the file")]
+    parts: Annotated[Annotated[int, Meta(ge=1, le=32)], about("how many parts the file has")]
+    scale: Annotated[
+        DepthScale, about("metres along the view's axis are value * `scale`; 0 is unknown")
+    ]
+    data: Annotated[
+        bytes,
+        Meta(max_length=MAX_PART),
+        about("of a PNG of 16-bit grey values, of the frame's shape in any size"),
+    ]
+
+    def __post_init__(self) -> None:
+        if self.part >= self.parts:
+            raise ValueError("`part` below `parts`")
 
 
 class Start(Record, frozen=True, tag_field="type", tag="start"):
@@ -365,6 +389,7 @@ class Stats(Record, frozen=True, tag_field="type", tag="stats"):
 ClientMessage = (
     Hello
     | PromptFramePart
+    | PromptDepthPart
     | Start
     | Input
     | Ping

@@ -51,11 +51,13 @@ CLIENT_LIMITS: Final[Mapping[str, int]] = {
     "hello": MAX_HELLO,
     "input": MAX_INPUT,
     "observe": MAX_OBSERVATION,
+    "prompt_depth": MAX_PART_MESSAGE,
     "prompt_frame": MAX_PART_MESSAGE,
 }
 _CODES: Final[Mapping[str, ErrorCode]] = {
     "input": "invalid_input",
     "observe": "invalid_input",
+    "prompt_depth": "bad_prompt_frame",
     "prompt_frame": "bad_prompt_frame",
 }
 _MAX_SHOWN: Final = 80

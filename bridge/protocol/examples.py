@@ -92,7 +92,7 @@ _STATE: Final = ControllerState(
     (320.5, -12.0),
     POSES["ahead"],
 )
-_FRAMES: Final = PromptFrames(2, 1, 2, bytes(range(12)))
+_FRAMES: Final = PromptFrames(2, 1, 2, bytes(range(12)), b"\x00\x00\xe8\x03", 0.01)
 _JPEG: Final = b"\xff\xd8\xff\xe0"
 _VALUES: Final = {"fps": 29.5, "sessions": [{"name": "a", "dropped": 0}], "mode": None}
 
@@ -123,6 +123,7 @@ VALID: Final[Mapping[str, Mapping[str, Record]]] = {
         ),
         "hello_smallest": c.Hello(),
         "prompt_frame": c.PromptFramePart(1, 2, 0, 3, b"\x89PNG\r\n"),
+        "prompt_depth": c.PromptDepthPart(0, 2, 0.001, b"\x89PNG\r\n"),
         "start": c.Start("city", 2**53 - 1, "a city at night", 2),
         "start_smallest": c.Start(),
         "input": c.Input((_STATE, ControllerState(40, 1220.0))),

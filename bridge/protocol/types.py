@@ -301,6 +301,9 @@ class FrameHeader(Record, frozen=True):
     ] = 1
 
 
+DepthScale = Annotated[float, Meta(ge=1e-6, le=10.0)]
+
+
 class Observation(Record, frozen=True):
     """A frame that an engine rendered, with its depth; it joins the world's memory."""
 
@@ -313,7 +316,7 @@ class Observation(Record, frozen=True):
         about("uint16 little-endian [height, width]; metres along the view's axis are value * "
               "`depth_scale`; 0: nothing was rendered here, so the world draws it"),
     ]  # fmt: skip
-    depth_scale: Annotated[float, Meta(ge=1e-6, le=10.0)]
+    depth_scale: DepthScale
     fresh: Annotated[bool, about("forget first what the world has drawn so far")] = False
 
     def __post_init__(self) -> None:
@@ -331,8 +334,17 @@ class PromptFrames(Record, frozen=True):
     height: Side
     width: Side
     rgb: Annotated[bytes, about("uint8 [count, height, width, 3]")]
+    depth: Annotated[
+        bytes | None,
+        about("of the newest one, uint16 little-endian [height, width]; metres along the view's "
+              "axis are value * `depth_scale`; 0: unknown"),
+    ] = None  # fmt: skip
+    depth_scale: DepthScale = DEPTH_SCALE
 
     def __post_init__(self) -> None:
-        size = self.count * self.height * self.width * 3
+        pixels = self.height * self.width
+        size = 3 * self.count * pixels
         if len(self.rgb) != size:
             raise ValueError(f"prompt frames whose `rgb` has {size} bytes")
+        if self.depth is not None and len(self.depth) != 2 * pixels:
+            raise ValueError(f"prompt frames whose `depth` has {2 * pixels} bytes")

@@ -63,7 +63,14 @@ from worldbridge.engine_plugins.python.images import H264Decoder, decode
 from worldbridge.engine_plugins.python.links import Address, Link, open_link
 from worldbridge.engine_plugins.python.observations import observation_of
 from worldbridge.engine_plugins.python.player import Player
-from worldbridge.engine_plugins.python.prompt_frames import PromptFrames, as_files, in_parts
+from worldbridge.engine_plugins.python.prompt_frames import (
+    Metres,
+    PromptDepth,
+    PromptFrames,
+    as_files,
+    depth_in_parts,
+    in_parts,
+)
 from worldbridge.engine_plugins.python.timing import Arrival, ClockOffset
 from worldbridge.errors import StructuredError
 
@@ -132,7 +139,12 @@ class Client:
     """Use `connect`. All methods belong to the event loop that the client was made on."""
 
     def __init__(
-        self, address: Address, hello: Hello, start: Start, files: tuple[bytes, ...] = ()
+        self,
+        address: Address,
+        hello: Hello,
+        start: Start,
+        files: tuple[bytes, ...] = (),
+        depth: PromptDepth | None = None,
     ) -> None:
         self.welcome: Welcome | None = None
         self.status = Status("loading", "connecting")
@@ -144,7 +156,7 @@ class Client:
         self._address = address
         self._hello = hello
         self._start = start  # what a new session begins with
-        self._files = files
+        self._files, self._depth = files, depth
         self._playing = False  # a start was done
         self._frames: LatestValue[ReceivedFrame | Exception] = LatestValue()
         self._recent: deque[ControllerState] = deque(maxlen=STATES_PER_INPUT)
@@ -206,21 +218,29 @@ class Client:
         theme: str | None = None,
         seed: int | None = None,
         prompt_frames: PromptFrames | None = None,
+        prompt_depth: Metres | None = None,
     ) -> None:
         """Restart, with another theme, seed or prompt frames (see `as_files`) if given.
 
-        An empty list of prompt frames goes back to the theme. What the server refuses is in
+        `prompt_depth` is that of the newest prompt frame (see `PromptDepth.of`). An empty list of
+        prompt frames goes back to the theme. What the server refuses is in
         `refusal` afterwards, and the world continues as it was.
         """
         files = () if prompt_frames is None else as_files(prompt_frames)
         message = Start(theme, seed, None, None if prompt_frames is None else len(files))
-        self._send_start(message, files)
+        depth = None if prompt_depth is None or not files else PromptDepth.of(prompt_depth)
+        self._send_start(message, files, depth)
 
-    def _send_start(self, message: Start, files: tuple[bytes, ...]) -> None:
+    def _send_start(
+        self, message: Start, files: tuple[bytes, ...], depth: PromptDepth | None
+    ) -> None:
         self.refusal = None
         self._uploading = bool(files)
         for part in in_parts(files):
             self._send(part)
+        if depth is not None:
+            for depth_part in depth_in_parts(depth):
+                self._send(depth_part)
         self._send(message)
 
     async def frame(self) -> ReceivedFrame:
@@ -393,7 +413,7 @@ class Client:
                     self._send(Credit(CREDIT))
                 if welcome.role != "spectator" and not welcome.started:
                     self._playing = False
-                    self._send_start(self._start, self._files)
+                    self._send_start(self._start, self._files, self._depth)
             case Error() as error:
                 self._refused(error)
 
@@ -468,6 +488,7 @@ def connect(
     wait: bool = False,
     name: str = "python",
     prompt_frames: PromptFrames | None = None,
+    prompt_depth: Metres | None = None,
     codec: Codec | None = None,
     depth: bool = False,
     key: str | Path | None = None,
@@ -476,7 +497,9 @@ def connect(
     """Play at `url`, or only `watch`; leaving the block frees the seat.
 
     `prompt_frames` are what the world starts from instead of its theme: a screenshot, or up to
-    nine frames, oldest first (see `as_files`).
+    nine frames, oldest first (see `as_files`). `prompt_depth` is the depth of the newest in metres
+    along the view's axis, float [height, width] (see `PromptDepth.of`); without it a world that
+    needs depth estimates it.
     With `wait` a full server puts the player into its queue; `status` has the place in it.
     A lost connection is taken up again with growing pauses, in the same world if it still exists;
     `interruptions` says what was lost. A refusal of the server raises BridgeError from `frame`.
@@ -488,6 +511,7 @@ def connect(
     """
     files = () if prompt_frames is None else as_files(prompt_frames)
     start = Start(theme, seed, None, None if prompt_frames is None else len(files))
+    depth_file = None if prompt_depth is None or not files else PromptDepth.of(prompt_depth)
     role: Role = "spectator" if watch else "player"
     hello = Hello(name, role, token=token, resume=resume, world=world, wait=wait, depth=depth)
     address = Address.of(url, key, server_key)
@@ -497,4 +521,4 @@ def connect(
         hello = hello.replace(codecs=(codec or "jpeg",))
     else:
         raise ValueError(f"expected the codec jpeg or h264 by WebSocket, got {codec!r}")
-    return Connection(lambda: Client(address, hello, start, files))
+    return Connection(lambda: Client(address, hello, start, files, depth_file))

@@ -5,25 +5,41 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from worldbridge.bridge.protocol import (
+    DEPTH_SCALE,
     MAX_PART,
     MAX_PROMPT_BYTES,
     MAX_PROMPT_FRAMES,
     BridgeError,
+    PromptDepthPart,
     PromptFramePart,
 )
 
-__all__ = ["PromptFrame", "PromptFrames", "as_files", "in_parts"]
+__all__ = [
+    "Metres",
+    "PromptDepth",
+    "PromptFrame",
+    "PromptFrames",
+    "as_files",
+    "depth_in_parts",
+    "in_parts",
+]
+
+_MOST: Final = 65_535  # steps of a depth
+_COARSEST: Final = 10.0  # metres a step
+_SKY_SCALE: Final = 0.005  # the same, where the sky is in view: 16 bits reach to 327 m
 
 PromptFrame: TypeAlias = "bytes | str | os.PathLike[str] | NDArray[np.uint8]"
 PromptFrames: TypeAlias = "PromptFrame | Sequence[PromptFrame]"
+Metres: TypeAlias = "NDArray[np.floating[Any]]"
 
 
 def as_files(frames: PromptFrames) -> tuple[bytes, ...]:
@@ -55,6 +71,43 @@ def as_files(frames: PromptFrames) -> tuple[bytes, ...]:
             "Save them as JPEG, or smaller; the world's own size is enough.",
         )
     return files
+
+
+@dataclass(frozen=True, slots=True)
+class PromptDepth:
+    """The depth of a prompt frame as a file: a PNG of 16-bit grey values times `scale` metres."""
+
+    data: bytes
+    scale: float
+
+    @classmethod
+    def of(cls, metres: Metres) -> PromptDepth:
+        """Return metres along the view's axis, [height, width], as a file.
+
+        Infinity is as far as can be; 0 and NaN are unknown, and the world estimates them there.
+
+        Raises ValueError for an array of another kind, or negative values.
+        """
+        if metres.ndim != 2 or not np.issubdtype(metres.dtype, np.floating):
+            got = f"{metres.dtype} {list(metres.shape)}"
+            raise ValueError(f"expected depth as floats [height, width], got {got}")
+        if (metres < 0).any():
+            raise ValueError(f"expected metres of at least 0, got {np.nanmin(metres):g}")
+        finite = metres[np.isfinite(metres)]
+        least = _SKY_SCALE if np.isposinf(metres).any() else DEPTH_SCALE
+        scale = min(max(least, float(finite.max(initial=0.0)) / _MOST), _COARSEST)
+        steps = np.clip(np.rint(np.nan_to_num(metres, nan=0.0) / scale), 0, _MOST)
+        steps[metres > 0] = np.maximum(steps[metres > 0], 1)
+        file = io.BytesIO()
+        Image.fromarray(steps.astype(np.uint16)).save(file, "PNG", compress_level=1)
+        return cls(file.getvalue(), scale)
+
+
+def depth_in_parts(depth: PromptDepth) -> Iterator[PromptDepthPart]:
+    """Yield the messages that carry a depth, in order."""
+    starts = range(0, len(depth.data), MAX_PART)
+    for part, at in enumerate(starts):
+        yield PromptDepthPart(part, len(starts), depth.scale, depth.data[at : at + MAX_PART])
 
 
 def in_parts(files: Sequence[bytes]) -> Iterator[PromptFramePart]:

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -21,8 +22,9 @@ from tests.bridge.conftest import Rig, eventually
 from tests.bridge.test_prompts import RED, TAKES, chunk, encoded
 from tests.support.fake_worker import SPEC
 from worldbridge.bridge.gateway.prompt_process import PromptDecoder
-from worldbridge.bridge.gateway.prompts import read_prompt_frames
+from worldbridge.bridge.gateway.prompts import DepthFile, read_prompt_frames
 from worldbridge.bridge.protocol import BridgeError, Error, Frame, Start
+from worldbridge.engine_plugins.python.prompt_frames import PromptDepth
 
 
 def flat_png(width: int, height: int) -> bytes:
@@ -60,6 +62,36 @@ async def test_one_process_decodes_them_all_as_the_function_does() -> None:
     assert first == read_prompt_frames([RED, RED], SPEC.height, SPEC.width)
 
 
+async def test_depth_is_cropped_as_the_frame_is_and_no_values_are_blended() -> None:
+    frame = encoded(Image.new("RGB", (2 * SPEC.width, 2 * SPEC.height + 40)))
+    metres = np.full((SPEC.height + 20, SPEC.width), 3.0)
+    metres[:, SPEC.width // 2 :] = np.nan
+    metres[:10] = metres[-10:] = 50.0  # cut off
+    depth = PromptDepth.of(metres)
+    with decoder() as found:
+        frames = await found.decode([frame], SPEC, DepthFile(depth.data, depth.scale))
+    assert frames.depth is not None
+    steps = np.frombuffer(frames.depth, "<u2").reshape(SPEC.height, SPEC.width)
+    assert np.allclose(steps[:, : SPEC.width // 2] * frames.depth_scale, 3.0, atol=0.001)
+    assert not steps[:, SPEC.width // 2 :].any()
+
+
+@pytest.mark.parametrize(
+    ("image", "why"),
+    [
+        (Image.new("L", (SPEC.width, SPEC.height)), "of another kind"),
+        (Image.fromarray(np.ones((40, 90), np.uint16)), "has another shape"),
+        (None, "is not an image"),
+    ],
+)
+async def test_depth_that_is_none_is_refused(image: Image.Image | None, why: str) -> None:
+    frame = encoded(Image.new("RGB", (SPEC.width, SPEC.height)))
+    data = b"no file" if image is None else encoded(image)
+    with decoder() as found, pytest.raises(BridgeError, match=why) as caught:
+        await found.decode([frame], SPEC, DepthFile(data, 0.001))
+    assert caught.value.code == "bad_prompt_frame"
+
+
 async def test_what_a_browser_shows_is_taken() -> None:
     """42 megapixels in 137 kB, and a photo of 100 megapixels."""
     assert len(LARGE) < 140_000
@@ -83,7 +115,7 @@ async def test_an_image_beyond_the_limits_is_refused_and_the_next_is_decoded(
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV, signal.SIGSTOP])
 async def test_a_process_that_ends_or_hangs_costs_one_start(number: signal.Signals) -> None:
-    with decoder(wall_s=2.0) as found:
+    with decoder(wall_s=10.0) as found:
         await found.decode([RED], SPEC)
         assert found.pid is not None
         os.kill(found.pid, signal.SIGSTOP)

@@ -9,6 +9,7 @@ import pytest
 from worldbridge.bridge.gateway.connection import MAX_MESSAGES, Connection, Phase, PromptUpload
 from worldbridge.bridge.gateway.metrics import Metrics
 from worldbridge.bridge.gateway.players import SequenceRebaser, SessionStore
+from worldbridge.bridge.gateway.prompts import DepthFile
 from worldbridge.bridge.gateway.workers import Credit, Liveness
 from worldbridge.bridge.media import LatestValue
 from worldbridge.bridge.protocol import (
@@ -22,6 +23,7 @@ from worldbridge.bridge.protocol import (
     Offer,
     Ping,
     Pose,
+    PromptDepthPart,
     PromptFramePart,
     Start,
     encode,
@@ -118,6 +120,34 @@ class TestUploads:
         upload = PromptUpload()
         upload.add(self.part(0, 0, 1, b"ab", 2), 1)
         assert self.refused(upload, 2) == "too many prompt frames"
+
+    def test_depth_follows_the_frames_and_is_taken_with_them(self) -> None:
+        upload = PromptUpload()
+        upload.add(self.part(0, 0, 1, b"ab", 1), 1)
+        upload.add_depth(PromptDepthPart(0, 2, 0.01, b"x"), True)
+        upload.add_depth(PromptDepthPart(1, 2, 0.01, b"y"), True)
+        assert upload.take(1) == (b"ab",)
+        assert upload.depth == DepthFile(b"xy", 0.01)
+        upload.add(self.part(0, 0, 1, b"ab", 1), 1)
+        assert upload.take(1) == (b"ab",)
+        assert upload.depth is None, "that of the start before is not kept"
+
+    @pytest.mark.parametrize(
+        ("parts", "depth", "why"),
+        [
+            ([], True, "out of order"),
+            ([b"ab"], False, "takes no depth"),
+            ([b"ab"], True, "a part of the depth is missing"),
+        ],
+    )
+    def test_depth_that_does_not_fit_is_reported_with_start(
+        self, parts: list[bytes], depth: bool, why: str
+    ) -> None:
+        upload = PromptUpload()
+        for data in parts:
+            upload.add(self.part(0, 0, 1, data, 1), 1)
+        upload.add_depth(PromptDepthPart(0 if parts else 1, 2, 0.01, b"x"), depth)
+        assert why in self.refused(upload, 1)
 
     def test_the_total_is_limited_and_nothing_more_is_kept(self) -> None:
         upload = PromptUpload()

@@ -46,6 +46,30 @@ async def test_an_engines_frame_is_shown_where_it_was_rendered(tmp_path: Path) -
             assert client.refusal is None
 
 
+async def test_a_prompt_frame_starts_a_world_with_its_depth(tmp_path: Path) -> None:
+    """The estimate of an untrained network is elsewhere."""
+    torch.manual_seed(0)
+    folder = tmp_path / "world"
+    sizes = replace(SMALL, height=64, width=96)
+    save_guided_world(folder, GuidedTokenizer(sizes), VideoTransformer(NET))
+    frame = np.full((128, 192, 3), 200, np.uint8)
+    metres = np.full((64, 96), 7.25, np.float32)
+    with serving(tmp_path / "log", "--world", str(folder), "--seats", "1") as server:
+        playing = connect(
+            server.url, theme="zoo", prompt_frames=frame, prompt_depth=metres, depth=True
+        )
+        async with playing as client, asyncio.timeout(240):
+            while (depth := (await client.frame()).depth()) is None:
+                pass
+            assert np.allclose(depth, 7.25, atol=0.01)
+            assert client.refusal is None
+            client.start(prompt_frames=frame, prompt_depth=np.ones((64, 20)))
+            while client.refusal is None:
+                await client.frame()
+            assert client.refusal.code == "bad_prompt_frame"
+            assert "another shape" in client.refusal.message
+
+
 async def test_a_world_without_memory_refuses_an_engines_frame(procedural: Server) -> None:
     async with connect(procedural.url) as client, asyncio.timeout(120):
         await client.frame()
