@@ -115,10 +115,10 @@ class WorkerConfig:
         return self.threads or len(os.sched_getaffinity(0))
 
 
-def check_detokenizer(detokenizer: str, manifest: dict[str, Any] | None, device: str) -> None:
-    """Check, before weights are read, that a world's latents can be decoded that way.
+def check_detokenizer(detokenizer: str, manifest: dict[str, Any], device: str) -> None:
+    """Check by its world.json that a world's latents can be detokenized so.
 
-    manifest: the world's world.json; None for a world without tokens. Raises DetokenizerError.
+    Raises DetokenizerError.
     """
     if detokenizer == EAGER:
         return
@@ -129,12 +129,11 @@ def check_detokenizer(detokenizer: str, manifest: dict[str, Any] | None, device:
             got=repr(detokenizer),
             remedy="choose one of these, or leave --detokenizer out",
         )
-    kind = _kind_without_choice(manifest)
-    if kind is not None:
+    if manifest["transformer"].get("grid") is not None:
         raise DetokenizerError(
             "this world has no choice of detokenizers",
             expected="a converted Cosmos world",
-            got=kind,
+            got="one with a token grid",
             remedy="leave --detokenizer out",
         )
     if device != "cuda":
@@ -144,12 +143,3 @@ def check_detokenizer(detokenizer: str, manifest: dict[str, Any] | None, device:
             got=f"the device {device}",
             remedy="add --device cuda, or leave --detokenizer out",
         )
-
-
-def _kind_without_choice(manifest: dict[str, Any] | None) -> str | None:
-    """Return what a world is that has one detokenizer alone; None for a converted Cosmos world."""
-    if manifest is None:
-        return "one that is rendered"
-    if manifest.get("kind") == "guided":
-        return "one with a spatial memory"
-    return None if manifest["transformer"].get("grid") is None else "one with a token grid"

@@ -18,7 +18,7 @@ from worldbridge.benchmarks.machine import describe, describe_gpu, need_device, 
 from worldbridge.benchmarks.timing import Laps, percentiles
 from worldbridge.models.transformer import TransformerConfig
 from worldbridge.runtime.config import WorkerConfig
-from worldbridge.runtime.decoding.autotune import DecodedWorld, Wanted, check_wanted, set_mode
+from worldbridge.runtime.decoding.autotune import DecodedWorld, check_mode, set_mode
 from worldbridge.runtime.decoding.capacity import latent_times, usual_ms
 from worldbridge.runtime.decoding.options import check_weight_dtype
 from worldbridge.runtime.decoding.seat_memory import check_seats
@@ -73,7 +73,7 @@ def bench_players(
     torch.set_num_threads(threads)
     _check_drafting(mode, acceptances)
     progress("loading the world", 0.0)
-    model = _opened(world, preset, device, weights, most, Wanted(mode, diagonal), progress)
+    model = _opened(world, preset, device, weights, most, mode, diagonal, progress)
     check_seats(model, most)
     decoding = model.decoding
     if acceptances and decoding is not None:
@@ -221,7 +221,8 @@ def _opened(
     device: str,
     weights: str | None,
     seats: int,
-    wanted: Wanted,
+    mode: str,
+    row_lag: int | None,
     progress: Progress,
 ) -> WorldModel[Any]:
     def measuring(stage: str, share: float) -> None:
@@ -229,20 +230,20 @@ def _opened(
 
     if preset is None:
         precision = precision_of(weights, torch.bfloat16)  # its own type is known once it is there
-        options: dict[str, Any] = {"device": device, "mode": wanted.mode, "weight_dtype": precision}
-        config = WorkerConfig(world=world, seats=seats, row_lag=wanted.diagonal, **options)
+        options: dict[str, Any] = {"device": device, "mode": mode, "weight_dtype": precision}
+        config = WorkerConfig(world=world, seats=seats, row_lag=row_lag, **options)
         model = open_world(config, progress=measuring)
         precision_of(weights, _type_of(model))
         return model
     shape = preset_config(preset)  # what cannot be is told before anything is made
     manifest = {"transformer": shape.to_dict(), "heads": {}}
-    check_wanted(wanted, manifest)
+    check_mode(mode, row_lag, manifest)
     place = need_device(device)
     dtype = torch.bfloat16 if place.type == "cuda" else torch.float32
     precision = precision_of(weights, dtype)
     check_weight_dtype(precision, manifest, device)
     made = CosmosWorld(preset_world(preset, place, dtype), capacity=seats + 1, weights=precision)
-    set_mode(made, wanted, measuring)
+    set_mode(made, mode, row_lag, measuring)
     return made
 
 

@@ -24,18 +24,7 @@ from worldbridge.runtime.worlds.contract import (
     next_frames,
 )
 
-__all__ = [
-    "AUTO",
-    "MODES",
-    "USUAL",
-    "DecodedWorld",
-    "Trial",
-    "Wanted",
-    "check_wanted",
-    "remember",
-    "remembered",
-    "set_mode",
-]
+__all__ = ["MODES", "DecodedWorld", "Trial", "check_mode", "remember", "remembered", "set_mode"]
 
 log = logging.getLogger(__name__)
 
@@ -47,21 +36,6 @@ _TIMED_S = 2.0
 _SURE = 3  # forwards until the fastest one of them is taken for what a forward takes
 _HOPELESS = 3.0  # times as long as the best mode
 _TIMES_ENQUEUED = 4  # so many times what may be enqueued is timed at a stretch
-
-
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """What was asked for. `mode` None: the world's usual one, which is not measured.
-
-    `diagonal`: how far a row is ahead of the next one in mode `diagonal`; None: the usual number.
-    """
-
-    mode: str | None = None
-    diagonal: int | None = None
-
-
-USUAL = Wanted()
-AUTO = Wanted("auto")
 
 
 class DecodedWorld(Protocol):
@@ -78,7 +52,9 @@ class DecodedWorld(Protocol):
         """Those that sample the tokens of sequential decoding, the most promising ones first."""
         ...
 
-    def make_decoder(self, wanted: Wanted) -> Any: ...
+    def make_decoder(self, mode: str | None, row_lag: int | None = None) -> Any:
+        """Return a decoder; None stands for the world's usual mode and row lag."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,12 +75,11 @@ class Trial:
         return f"{self.mode} {less}{self.frames_per_second:.3g}"
 
 
-def check_wanted(wanted: Wanted, manifest: dict[str, Any] | None) -> None:
-    """Tells what a world cannot do before its weights are read. Raises ModeError.
+def check_mode(mode: str | None, row_lag: int | None, manifest: dict[str, Any]) -> None:
+    """Check by its world.json, before weights are read, that a world has a decode mode.
 
-    manifest: the world's world.json; None for a world that samples no tokens.
+    Raises ModeError.
     """
-    mode, diagonal = wanted.mode, wanted.diagonal
     if mode is not None and mode not in MODES:
         raise ModeError(
             "there is no such decode mode",
@@ -112,76 +87,63 @@ def check_wanted(wanted: Wanted, manifest: dict[str, Any] | None) -> None:
             got=repr(mode),
             remedy="choose one of these, or leave --mode out",
         )
-    if diagonal is not None and (mode != "diagonal" or diagonal < 1):
+    if row_lag is not None and (mode != "diagonal" or row_lag < 1):
         raise ModeError(
-            "the diagonal does not fit the decode mode",
+            "the row lag does not fit the decode mode",
             expected="a positive number, and mode 'diagonal' with it",
-            got=f"{diagonal} with mode {mode!r}",
+            got=f"{row_lag} with mode {mode!r}",
             remedy="add --mode diagonal, or leave --row-lag out",
         )
-    if manifest is None:
-        if mode not in (None, "auto"):
-            raise _impossible("a world that samples tokens", mode, "is rendered")
-        return
-    if manifest.get("kind") == "guided":
-        if mode not in (None, "auto"):
-            raise _impossible("a world with decode modes", mode, "draws new blocks ring by ring")
-        return
     grid = manifest["transformer"].get("grid")
     if mode == "medusa" and "heads" not in manifest:
-        raise _impossible("a world with Medusa heads", mode, "has none")
-    if grid is not None and diagonal not in (None, grid["diagonal"]):
         raise ModeError(
-            "this world was trained with another diagonal",
+            f"this world cannot be decoded in mode {mode!r}",
+            expected="a world with Medusa heads",
+            got="one that has none",
+            remedy="leave --mode out: the fastest mode that it has is taken",
+        )
+    if grid is not None and row_lag not in (None, grid["diagonal"]):
+        raise ModeError(
+            "this world was trained with another row lag",
             expected=f"{grid['diagonal']}",
-            got=f"{diagonal}",
+            got=f"{row_lag}",
             remedy="leave --row-lag out",
         )
 
 
-def _impossible(expected: str, mode: str | None, why: str) -> ModeError:
-    return ModeError(
-        f"this world cannot be decoded in mode {mode!r}",
-        expected=expected,
-        got=f"one that {why}",
-        remedy="leave --mode out: the fastest mode that it has is taken",
-    )
+def set_mode(
+    world: WorldModel[Any], mode: str | None, row_lag: int | None, progress: Progress
+) -> None:
+    """Give a world that was just loaded, and has no session, the decoder of a mode.
 
-
-def set_mode(world: WorldModel[Any], wanted: Wanted, progress: Progress) -> None:
-    """Give a world that was just loaded, and has no session, the decoder that is wanted.
-
-    `auto` measures the exact modes where there are several, and keeps the fastest.
+    `auto` measures the exact modes where there are several, and keeps the fastest. None leaves the
+    world its usual decoder.
     """
     decoding = world.decoding
-    if decoding is None or wanted == USUAL:
+    if decoding is None or mode is None:
         return
-    if wanted.mode != "auto":
-        _change(decoding, wanted)
-        if wanted.mode not in decoding.exact_modes:
-            log.warning(
-                "approximate: mode %r samples other tokens than the model was trained to",
-                wanted.mode,
-            )
-        else:
-            log.info("decode mode %s", wanted.mode)
+    if mode == "auto":
+        log.info("%s", _fastest(world, decoding, progress))
         return
-    log.info("%s", _fastest(world, decoding, progress))
+    _change(decoding, mode, row_lag)
+    if mode in decoding.exact_modes:
+        log.info("decode mode %s", mode)
+    else:
+        log.warning("approximate: mode %r samples other tokens than the model was trained to", mode)
 
 
-def _change(world: DecodedWorld, wanted: Wanted) -> None:
-    """Gives a world another decoder. Where nobody else holds the one that it has, its memory is
-    free before the other one takes some."""
+def _change(world: DecodedWorld, mode: str, row_lag: int | None = None) -> None:
+    """Replace a world's decoder; the memory of the old one is freed first if nobody holds it."""
     world.decoder = None
     gc.collect()  # a trial that was given up is held by the frames of its exception
-    world.decoder = world.make_decoder(wanted)
+    world.decoder = world.make_decoder(mode, row_lag)
 
 
 # -- measuring ------------------------------------------------------------------------------------
 
 
 def _fastest(world: WorldModel[Any], decoding: DecodedWorld, progress: Progress) -> str:
-    """Gives the world the fastest decoder; what was found, in words."""
+    """Give the world the fastest decoder. Return what was found, in words."""
     begun, best = time.perf_counter(), None
     decoder: Any = None  # the best one; what lost is kept by nobody
     trials: list[Trial] = []
@@ -190,7 +152,7 @@ def _fastest(world: WorldModel[Any], decoding: DecodedWorld, progress: Progress)
         if trials and left < 0:
             break
         progress(f"measuring the decode mode {mode}", 0.9)
-        _change(decoding, Wanted(mode))
+        _change(decoding, mode)
         trial = _try(world, decoding.decoder, best, min(_BUDGET_S, left))
         trials.append(trial)
         if best is None or trial.beats(best):

@@ -116,11 +116,8 @@ def is_exact(mode: str, config: TransformerConfig) -> bool:
     return mode != "diagonal" or config.grid is not None
 
 
-def check_weight_dtype(dtype: str, manifest: dict[str, Any] | None, device: str) -> None:
-    """Raise WeightDtypeError if a world cannot be served so, before its weights are read.
-
-    manifest: the world's world.json; None for a world that samples no tokens.
-    """
+def check_weight_dtype(dtype: str, manifest: dict[str, Any], device: str) -> None:
+    """Check by its world.json that a world's weights can be read so. Raises WeightDtypeError."""
     if dtype not in WEIGHT_DTYPES:
         raise WeightDtypeError(
             "there are no such weights",
@@ -130,20 +127,12 @@ def check_weight_dtype(dtype: str, manifest: dict[str, Any] | None, device: str)
         )
     if dtype == "model":
         return
-    if manifest is None:
-        raise _impossible(dtype, "a world that samples tokens", "one that is rendered")
-    if manifest.get("kind") == "guided":
-        raise _impossible(dtype, "a converted Cosmos world", "one with a spatial memory")
     if manifest["transformer"].get("grid") is not None:
-        raise _impossible(dtype, "a converted Cosmos world", "one with a token grid")
+        raise WeightDtypeError(
+            f"this world has no {dtype} weights",
+            expected="a converted Cosmos world",
+            got="one with a token grid",
+            remedy="leave --weight-dtype out",
+        )
     if device != "cuda":
         raise WeightDtypeError.no_kernels(dtype, f"the device {device}")
-
-
-def _impossible(dtype: str, expected: str, got: str) -> WeightDtypeError:
-    return WeightDtypeError(
-        f"this world has no {dtype} weights",
-        expected=expected,
-        got=got,
-        remedy="leave --weight-dtype out",
-    )

@@ -47,7 +47,6 @@ from worldbridge.runtime.decoding import (
     Sampling,
     make_decoder,
 )
-from worldbridge.runtime.decoding.autotune import Wanted
 from worldbridge.runtime.decoding.seat_memory import seats_tried
 from worldbridge.runtime.errors import DamagedWeightsError, SnapshotError, UnknownThemeError
 from worldbridge.runtime.frames.i420 import rgb_to_i420, unit_to_bytes
@@ -103,7 +102,7 @@ class ArWorld(WorldModel[ArState]):
         sampling = Sampling(**world.manifest["sampling"])
         self.transformer, self.heads, self.sampling = world.transformer, world.heads, sampling
         self.capacity = capacity
-        self.decoder = self.make_decoder(Wanted(mode))
+        self.decoder = self.make_decoder(mode)
         _, self.height, self.width = self.config.latent_shape
         self._pixel_thread: ThreadPoolExecutor | None = None
         self._newest: list[Future[WorldFrame]] = []
@@ -164,8 +163,8 @@ class ArWorld(WorldModel[ArState]):
         drafting = ("jacobi",) if self.heads is None else ("jacobi", "medusa")
         return ("diagonal", *drafting, "sequential")
 
-    def make_decoder(self, wanted: Wanted) -> Decoder:
-        options = DecodeOptions(mode=wanted.mode)
+    def make_decoder(self, mode: str | None, row_lag: int | None = None) -> Decoder:
+        options = DecodeOptions(mode=mode)  # it was trained with one row lag, see `check_mode`
         parts = self.transformer, self.capacity, self.sampling, options
         decoder = make_decoder(*parts, heads=self.heads)
         decoder.on_step = self._notify  # finished frames leave while tokens are sampled

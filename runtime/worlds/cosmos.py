@@ -48,7 +48,6 @@ from worldbridge.runtime.decoding import (
     make_decoder,
     pack_weights,
 )
-from worldbridge.runtime.decoding.autotune import Wanted
 from worldbridge.runtime.decoding.options import DEFAULT_ROW_LAG
 from worldbridge.runtime.decoding.seat_memory import (
     Ring,
@@ -138,7 +137,7 @@ class CosmosWorld(WorldModel[CosmosState]):
         _, self.height, self.width = self.config.latent_shape
         self.capacity = self._places(capacity)
         self.sampling = Sampling(**world.manifest["sampling"])
-        self.decoder = self.make_decoder(Wanted(mode))
+        self.decoder = self.make_decoder(mode)
         if weights != "model":
             log.warning("%s weights: tokens differ from the model's own", weights)
         self.device = self.decoder.device
@@ -298,15 +297,15 @@ class CosmosWorld(WorldModel[CosmosState]):
         drafting = ("jacobi",) if self.heads is None else ("medusa", "jacobi")
         return (*drafting, "sequential")
 
-    def make_decoder(self, wanted: Wanted) -> Decoder:
+    def make_decoder(self, mode: str | None, row_lag: int | None = None) -> Decoder:
         """Raises ValueError for a mode that this world does not have."""
-        past, lag = self.past, wanted.diagonal
+        past = self.past
         options = DecodeOptions(
-            mode=wanted.mode or "jacobi",
+            mode=mode or "jacobi",
             max_latents=past.latents,
             keep=past.keep,
             slide=past.slide,
-            row_lag=DEFAULT_ROW_LAG if lag is None else lag,
+            row_lag=row_lag or DEFAULT_ROW_LAG,
             weight_dtype=self.weights,
         )
         return make_decoder(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +15,18 @@ from worldbridge.models.conditioning.text import Prompt, prompt_context
 from worldbridge.models.errors import DamagedWorldError, TextError
 from worldbridge.models.progress import silent
 from worldbridge.models.transformer import TransformerConfig
-from worldbridge.runtime.config import WorkerConfig, check_detokenizer
-from worldbridge.runtime.decoding.autotune import Wanted, check_wanted, set_mode
+from worldbridge.runtime.config import EAGER, WorkerConfig, check_detokenizer
+from worldbridge.runtime.decoding.autotune import check_mode, set_mode
 from worldbridge.runtime.decoding.options import check_weight_dtype
 from worldbridge.runtime.errors import (
     DamagedWeightsError,
+    DetokenizerError,
     FrameRateError,
+    ModeError,
     NoDeviceError,
     PromptError,
     UnknownWorldError,
+    WeightDtypeError,
 )
 from worldbridge.runtime.worlds.contract import Progress, WorldModel, WorldSpec
 
@@ -56,35 +60,47 @@ def open_world(
             detokenized that way.
         FrameRateError: a frame rate for a world that has its own.
     """
-    report = progress or silent
     _check_device(config.device)
-    if config.world == "procedural":
-        _check_abilities(config, None)
-        return _open_procedural(config, report)
-    guided = _is_guided(config.world)
-    _check_no_fps(config)
-    if guided:
-        _check_abilities(config, {"kind": "guided"})
-        return _open_guided(config.world, report)
-    directory = directory_of(config.world)
-    # imported here: who serves the rendered world should not wait for the neural one's imports
-    from worldbridge.runtime.worlds import autoregressive as ar_world
-
-    _check_abilities(config, ar_world.manifest_of(directory))
-    world: WorldModel[Any]
-    if directory is None:
-        world = ar_world.load_embedded(config, report)
-    else:
-        world = ar_world.load_directory(directory, config, report, context)
-    set_mode(world, Wanted(config.mode, config.row_lag), report)
-    return world
+    kind, directory = _find(config.world)
+    _check_choices(config, kind, directory)
+    return kind.load(directory, config, progress or silent, context)
 
 
-def _check_abilities(config: WorkerConfig, manifest: dict[str, Any] | None) -> None:
+def _check_choices(config: WorkerConfig, kind: _Kind, directory: Path | None) -> None:
     """Check what the world cannot do before its weights are read."""
-    check_wanted(Wanted(config.mode, config.row_lag), manifest)
-    check_weight_dtype(config.weight_dtype, manifest, config.device)
-    check_detokenizer(config.detokenizer, manifest, config.device)
+    if config.fps is not None and not kind.has_fps:
+        raise FrameRateError(
+            f"the world {config.world} has a frame rate of its own",
+            expected="no --fps",
+            got=f"--fps {config.fps:g}",
+            remedy="leave --fps out, or serve --world procedural",
+        )
+    if kind.manifest is not None:
+        manifest = kind.manifest(directory)
+        check_mode(config.mode, config.row_lag, manifest)
+        check_weight_dtype(config.weight_dtype, manifest, config.device)
+        check_detokenizer(config.detokenizer, manifest, config.device)
+    elif config.mode not in (None, "auto"):
+        raise ModeError(
+            f"this world cannot be decoded in mode {config.mode!r}",
+            expected="a world with decode modes",
+            got=f"one that {kind.what}",
+            remedy="leave --mode out",
+        )
+    elif config.weight_dtype != "model":
+        raise WeightDtypeError(
+            f"this world has no {config.weight_dtype} weights",
+            expected="a converted Cosmos world",
+            got=f"one that {kind.what}",
+            remedy="leave --weight-dtype out",
+        )
+    elif config.detokenizer != EAGER:
+        raise DetokenizerError(
+            "this world has no choice of detokenizers",
+            expected="a converted Cosmos world",
+            got=f"one that {kind.what}",
+            remedy="leave --detokenizer out",
+        )
 
 
 def _check_device(device: str) -> None:
@@ -97,42 +113,21 @@ def _check_device(device: str) -> None:
         )
 
 
-def _check_no_fps(config: WorkerConfig) -> None:
-    if config.fps is not None:
-        raise FrameRateError(
-            f"the world {config.world} has a frame rate of its own",
-            expected="no --fps",
-            got=f"--fps {config.fps:g}",
-            remedy="leave --fps out, or serve --world procedural",
-        )
-
-
 def directory_of(name: str) -> Path | None:
     """Where a world lies; None for those that are known by name. Raises UnknownWorldError."""
-    if name in _SPECS:
+    if name in _NAMES:
         return None
     if not (Path(name) / WORLD_FILE).is_file():
-        raise UnknownWorldError(name, tuple(_SPECS))
+        raise UnknownWorldError(name, tuple(_NAMES))
     return Path(name)
-
-
-def _is_guided(name: str) -> bool:
-    """Whether a name or a directory is a world with a spatial memory."""
-    if name in _SPECS:
-        return name == "guided"
-    directory = directory_of(name)
-    try:
-        return directory is not None and read_manifest(directory).get("kind") == "guided"
-    except DamagedWorldError:
-        return False  # the loader of other worlds says what is wrong
 
 
 def list_worlds() -> list[WorldSpec]:
     """What `open_world` knows by name. Loads no weights; a world without weights is left out."""
     specs = []
-    for read in _SPECS.values():
+    for kind in _NAMES.values():
         try:
-            specs.append(read())
+            specs.append(_KINDS[kind].spec(None))
         except DamagedWeightsError:
             continue
     return specs
@@ -143,17 +138,47 @@ def spec_of(directory: Path) -> WorldSpec:
 
     Raises UnknownWorldError, DamagedWeightsError.
     """
-    from worldbridge.runtime.worlds import autoregressive as ar_world
-
-    found = directory_of(str(directory))
-    if _is_guided(str(directory)):
-        from worldbridge.runtime.worlds.guided import guided_spec
-
-        return guided_spec(Path(directory))
-    return ar_world.directory_spec(Path(directory) if found is None else found)
+    kind, found = _find(str(directory))
+    return kind.spec(found or Path(directory))
 
 
-def _open_procedural(config: WorkerConfig, progress: Progress) -> WorldModel[Any]:
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """A kind of world. Its functions take the world's directory, None for the bundled one.
+
+    They import what they need when they are called: a rendered world starts without PyTorch's
+    networks.
+    """
+
+    what: str  # it does, as an error says it
+    spec: Callable[[Path | None], WorldSpec]
+    load: Callable[[Path | None, WorkerConfig, Progress, Tensor | None], WorldModel[Any]]
+    # where decode mode, weight type and detokenizer can be chosen: what its world.json says
+    manifest: Callable[[Path | None], dict[str, Any]] | None = None
+    has_fps: bool = False  # whether its frame rate can be chosen
+
+
+def _find(name: str) -> tuple[_Kind, Path | None]:
+    """Return the kind and the directory of a world. Raises UnknownWorldError."""
+    directory = directory_of(name)
+    if directory is None:
+        return _KINDS[_NAMES[name]], None
+    try:
+        kind = str(read_manifest(directory).get("kind"))
+    except DamagedWorldError:
+        kind = _TOKENS  # its loader says what is wrong
+    return _KINDS.get(kind, _KINDS[_TOKENS]), directory
+
+
+def _procedural_spec(directory: Path | None) -> WorldSpec:
+    from worldbridge.runtime.worlds.procedural import procedural_spec
+
+    return procedural_spec()
+
+
+def _load_procedural(
+    directory: Path | None, config: WorkerConfig, progress: Progress, context: Tensor | None
+) -> WorldModel[Any]:
     from worldbridge.runtime.worlds.procedural import DEFAULT_FPS, ProceduralWorld
 
     world = ProceduralWorld(config.fps or DEFAULT_FPS, config.device)
@@ -161,36 +186,59 @@ def _open_procedural(config: WorkerConfig, progress: Progress) -> WorldModel[Any
     return world
 
 
-def _procedural_spec() -> WorldSpec:
-    from worldbridge.runtime.worlds.procedural import procedural_spec
+def _guided_spec(directory: Path | None) -> WorldSpec:
+    from worldbridge.models.guided.checkpoint import GUIDED_WORLD
+    from worldbridge.runtime.worlds.guided import guided_spec
 
-    return procedural_spec()
+    return guided_spec(directory or GUIDED_WORLD)
 
 
-def _open_guided(name: str, progress: Progress) -> WorldModel[Any]:
+def _load_guided(
+    directory: Path | None, config: WorkerConfig, progress: Progress, context: Tensor | None
+) -> WorldModel[Any]:
     from worldbridge.models.guided.checkpoint import GUIDED_WORLD
     from worldbridge.runtime.worlds.guided import load_guided
 
-    return load_guided(directory_of(name) or GUIDED_WORLD, progress)
+    return load_guided(directory or GUIDED_WORLD, progress)
 
 
-def _guided_spec() -> WorldSpec:
-    from worldbridge.runtime.worlds.guided import guided_spec
+def _token_spec(directory: Path | None) -> WorldSpec:
+    from worldbridge.runtime.worlds import autoregressive
 
-    return guided_spec()
-
-
-def _embedded_spec() -> WorldSpec:
-    from worldbridge.runtime.worlds import autoregressive as ar_world
-
-    return ar_world.embedded_spec()
+    return (
+        autoregressive.embedded_spec()
+        if directory is None
+        else autoregressive.directory_spec(directory)
+    )
 
 
-_SPECS: dict[str, Callable[[], WorldSpec]] = {
-    "embedded": _embedded_spec,
-    "guided": _guided_spec,
-    "procedural": _procedural_spec,
+def _token_manifest(directory: Path | None) -> dict[str, Any]:
+    from worldbridge.runtime.worlds import autoregressive
+
+    return autoregressive.manifest_of(directory)
+
+
+def _load_tokens(
+    directory: Path | None, config: WorkerConfig, progress: Progress, context: Tensor | None
+) -> WorldModel[Any]:
+    from worldbridge.runtime.worlds import autoregressive
+
+    world: WorldModel[Any]
+    if directory is None:
+        world = autoregressive.load_embedded(config, progress)
+    else:
+        world = autoregressive.load_directory(directory, config, progress, context)
+    set_mode(world, config.mode, config.row_lag, progress)
+    return world
+
+
+_TOKENS = "autoregressive"  # also converted Cosmos worlds
+_KINDS = {  # by `kind` in world.json
+    _TOKENS: _Kind("samples tokens", _token_spec, _load_tokens, _token_manifest),
+    "guided": _Kind("has a spatial memory", _guided_spec, _load_guided),
+    "procedural": _Kind("is rendered", _procedural_spec, _load_procedural, has_fps=True),
 }
+_NAMES = {"embedded": _TOKENS, "guided": "guided", "procedural": "procedural"}
 
 
 def read_prompt(world: str, prompt: Prompt) -> Tensor:

@@ -25,7 +25,7 @@ from worldbridge.models.transformer.config import TransformerConfig
 from worldbridge.runtime.config import WorkerConfig
 from worldbridge.runtime.decoding import autotune as modes
 from worldbridge.runtime.decoding import decoder as decoders
-from worldbridge.runtime.decoding.autotune import AUTO, Wanted, set_mode
+from worldbridge.runtime.decoding.autotune import set_mode
 from worldbridge.runtime.decoding.options import WeightDtype, check_weight_dtype
 from worldbridge.runtime.errors import WeightDtypeError
 from worldbridge.runtime.worlds.cosmos import CosmosWorld
@@ -42,19 +42,16 @@ GRID: dict[str, Any] = {"transformer": {"grid": {"diagonal": 1}}}
     ("precision", "manifest", "device", "message"),
     [
         ("fp4", COSMOS, "cuda", "expected one of model, fp8, int8, got 'fp4'"),
-        ("fp8", None, "cuda", "expected a world that samples tokens, got one that is rendered"),
-        ("int8", {"kind": "guided"}, "cuda", "got one with a spatial memory"),
         ("int8", GRID, "cuda", "expected a converted Cosmos world, got one with a token grid"),
         ("fp8", COSMOS, "cpu", "expected --device cuda, .*, got the device cpu; add --device cuda"),
         ("fp8", COSMOS, "cuda", None),
         ("int8", COSMOS, "cuda", None),
         ("model", COSMOS, "cpu", None),
         ("model", GRID, "cpu", None),
-        ("model", None, "cpu", None),
     ],
 )
 def test_who_cannot_have_them_is_told(
-    precision: str, manifest: dict[str, Any] | None, device: str, message: str | None
+    precision: str, manifest: dict[str, Any], device: str, message: str | None
 ) -> None:
     if message is None:
         check_weight_dtype(precision, manifest, device)
@@ -68,8 +65,6 @@ def test_it_is_told_before_weights_are_read(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr("worldbridge.runtime.worlds.autoregressive.load_embedded", None)
     with pytest.raises(WeightDtypeError, match="a token grid"):
         open_world(WorkerConfig(world="embedded", mode=None, weight_dtype="int8"))
-    with pytest.raises(WeightDtypeError, match="one that is rendered"):
-        open_world(WorkerConfig(world="procedural", mode=None, weight_dtype="fp8"))
 
 
 def test_a_worker_says_it(tmp_path: Path) -> None:
@@ -135,14 +130,14 @@ def test_every_decoder_of_a_world_reads_the_same_weights(
             old = [weakref.ref(world.decoder), weakref.ref(world.decoder.cache.keys)]
             old.append(weakref.ref(world.decoder.executor.step))
 
-            def checked(wanted: Wanted, old: Any = old) -> Any:
+            def checked(mode: str, row_lag: int | None, old: Any = old) -> Any:
                 gone.append([reference() is None for reference in old])
-                return make(wanted)
+                return make(mode, row_lag)
 
             gc.disable()  # nothing has to be collected: there are no cycles
             try:
                 with mock.patch.object(world, "make_decoder", checked):
-                    set_mode(world, Wanted(mode), silent)
+                    set_mode(world, mode, None, silent)
             finally:
                 gc.enable()
             assert world.decoder.mode == mode
@@ -178,7 +173,7 @@ def test_while_modes_are_measured_only_the_best_decoder_is_kept() -> None:
     speed = {"medusa": (4, 4.0), "jacobi": (4, 2.0), "sequential": (8, 4.0)}
 
     class Fresh(World):
-        """Makes a decoder anew whenever it is asked for one."""
+        """Makes a new decoder whenever it is asked for one."""
 
         def __init__(self) -> None:
             super().__init__(*(Decoder(mode, *how) for mode, how in speed.items()))
@@ -187,18 +182,18 @@ def test_while_modes_are_measured_only_the_best_decoder_is_kept() -> None:
             self.known = [weakref.ref(self.decoder)]
             self.alive: list[list[str]] = []
 
-        def make_decoder(self, wanted: Wanted) -> Decoder:
-            assert wanted.mode is not None
+        def make_decoder(self, mode: str | None, row_lag: int | None = None) -> Decoder:
+            assert mode is not None
             known = [reference() for reference in self.known]
             self.alive.append([decoder.mode for decoder in known if decoder is not None])
-            made = Decoder(wanted.mode, *speed[wanted.mode])
+            made = Decoder(mode, *speed[mode])
             self.known.append(weakref.ref(made))
             return made
 
     world = Fresh()
     gc.disable()
     try:
-        set_mode(world, AUTO, silent)
+        set_mode(world, "auto", None, silent)
         alive = [reference() for reference in world.known]
     finally:
         gc.enable()
@@ -211,13 +206,13 @@ def test_a_converted_world_keeps_one_decoder(monkeypatch: pytest.MonkeyPatch) ->
     world = make_world()
     made, make = [weakref.ref(world.decoder)], world.make_decoder
 
-    def noted(wanted: Wanted) -> Any:
-        decoder = make(wanted)
+    def noted(mode: str, row_lag: int | None) -> Any:
+        decoder = make(mode, row_lag)
         made.append(weakref.ref(decoder))
         return decoder
 
     with mock.patch.object(world, "make_decoder", noted):
-        set_mode(world, AUTO, silent)
+        set_mode(world, "auto", None, silent)
     world.rest()
     gc.collect()
     left = [decoder for reference in made if (decoder := reference()) is not None]

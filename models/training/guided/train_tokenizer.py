@@ -47,7 +47,6 @@ class TokenizerRecipe:
     """Numbers of a training run."""
 
     steps: int = 4_000
-    decoder_steps: int = 0  # further steps in which codes stay and the decoder alone learns
     batch: int = 8
     crop: tuple[int, int] = (160, 256)
     rate: float = 8e-4
@@ -167,12 +166,8 @@ def tokenizer_loss(drawn: Drawn, batch: Batch, recipe: TokenizerRecipe) -> Tenso
 
 
 def _rate(step: int, recipe: TokenizerRecipe) -> float:
-    """Cosine from `rate` to a twentieth over `steps`; again, from half of it, for the decoder."""
-    if step < recipe.steps:
-        top, share = recipe.rate, step / recipe.steps
-    else:
-        top, share = recipe.rate / 2, (step - recipe.steps) / max(recipe.decoder_steps, 1)
-    return cosine_rate(top, step, share, recipe.warmup)
+    """Cosine from `rate` to a twentieth over `steps`."""
+    return cosine_rate(recipe.rate, step, step / recipe.steps, recipe.warmup)
 
 
 def _temperature(step: int, recipe: TokenizerRecipe) -> float:
@@ -197,8 +192,6 @@ class _Run(TrainingRun[GuidedTokenizer]):
     def learn(self, batch: Batch) -> float:
         """Take one step and return its loss."""
         recipe = self.recipe
-        if self.step == recipe.steps:  # codes stay from here on: those of the average
-            self.model.load_state_dict(self.average.state_dict())
         loss = tokenizer_loss(self._draw(batch), batch, recipe)
         rate = _rate(self.step, recipe)
         return self.descend(loss, rate, clip=recipe.clip, outlier=_OUTLIER, ema=recipe.ema)
@@ -207,11 +200,10 @@ class _Run(TrainingRun[GuidedTokenizer]):
         recipe, model = self.recipe, self.model
         active = active_blocks(batch.mask, model.config.active_share)
         unit = batch.depth_known[:, None, None]
-        with torch.set_grad_enabled(self.step < recipe.steps):
-            features = model.guide_features(batch.guide)
-            z = _latent(model, batch, features, unit)
-            early = self.step < recipe.rounding_from * recipe.steps
-            codes = model.fsq.perturb(z) if early else model.fsq.quantize(z)
+        features = model.guide_features(batch.guide)
+        z = _latent(model, batch, features, unit)
+        early = self.step < recipe.rounding_from * recipe.steps
+        codes = model.fsq.perturb(z) if early else model.fsq.quantize(z)
         temperature = _temperature(self.step, recipe)
         return model.paint(codes.movedim(-1, 1), active, features, temperature)
 
@@ -301,10 +293,9 @@ def train(
         if run.step % log_every == 0:
             speed = (run.step - first) / (time.monotonic() - began)
             write_log(out, {"step": run.step, "loss": float(np.mean(losses)), "steps_per_s": speed})
-            total = recipe.steps + recipe.decoder_steps
-            left = (total - run.step) / speed / 60
+            left = (recipe.steps - run.step) / speed / 60
             text = f"tokenizer, step {run.step}, loss {np.mean(losses):.3f}, {left:.0f} min left"
-            progress(text, run.step / total)
+            progress(text, run.step / recipe.steps)
         if run.step % recipe.sheet_every == 0:
             figures, color, nearness = run.measure(test)
             write_log(out, {"step": run.step, "skipped": run.skipped, **figures})
@@ -322,5 +313,5 @@ def _evaluation(recipe: TokenizerRecipe) -> TokenizerRecipe:
 
 
 def _steps(run: _Run) -> Iterator[int]:
-    while run.step < run.recipe.steps + run.recipe.decoder_steps:
+    while run.step < run.recipe.steps:
         yield run.step

@@ -14,9 +14,7 @@ from worldbridge.models.training.guided.train_tokenizer import (
     train,
 )
 
-RECIPE = TokenizerRecipe(
-    steps=4, decoder_steps=2, batch=2, crop=(64, 96), warmup=2, save_every=2, sheet_every=3
-)
+RECIPE = TokenizerRecipe(steps=6, batch=2, crop=(64, 96), warmup=2, save_every=2, sheet_every=3)
 
 
 @pytest.fixture
