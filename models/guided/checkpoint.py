@@ -73,7 +73,7 @@ def save_guided_world(
         "name": GUIDED_KIND,
         "title": "World with a spatial memory",
         "frames_per_second": 15,
-        "sampling": {"temperature": 1.0, "top_p": 1.0, "top_k": 8},
+        "sampling": {"temperature": 1.0, "top_p": 0.95, "top_k": 8},
         "tokenizer": asdict(tokenizer.config),
         "transformer": transformer.config.to_dict(),
         **(extra or {}),

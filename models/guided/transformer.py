@@ -27,7 +27,7 @@ GUIDED_CONDITION_DIM = len(ACTION_NAMES) + 1 + len(PLAIN_THEMES)
 
 GUIDED_TRANSFORMER = TransformerConfig(
     dim=192,
-    n_layers=3,
+    n_layers=4,
     n_heads=3,
     n_kv_heads=1,
     head_dim=64,

@@ -98,7 +98,7 @@ class WorldTraining(TrainingRun[VideoTransformer]):
         self.recipe, self.out = recipe, out
         model, average = VideoTransformer(config), VideoTransformer(config)
         if start is not None:
-            model.load_state_dict(start.state_dict())
+            _begin_with(model, start)
         groups: list[dict[str, Any]] = [
             {"params": [p for p in model.parameters() if p.ndim >= 2]},
             {"params": [p for p in model.parameters() if p.ndim < 2], "weight_decay": 0.0},
@@ -123,6 +123,29 @@ class WorldTraining(TrainingRun[VideoTransformer]):
     def _rate(self) -> float:
         recipe = self.recipe
         return cosine_rate(recipe.rate, self.step, self.step / recipe.steps, recipe.warmup)
+
+
+def _begin_with(model: VideoTransformer, start: VideoTransformer) -> None:
+    """Take the weights of `start`; layers that it does not have begin as the identity.
+
+    Raises ValueError for one of another width or with more layers.
+    """
+    begun, count = start.state_dict(), start.config.n_layers
+    if replace(start.config, n_layers=model.config.n_layers) != model.config or count > len(
+        model.layers
+    ):
+        raise ValueError(
+            f"expected a transformer to start from with up to {len(model.layers)} layers of width "
+            f"{model.config.dim}, and the same inputs; got {count} of {start.config.dim}: "
+            "start from another world, or without one"
+        )
+    for number in range(count, len(model.layers)):
+        for name in (
+            f"layers.{number}.attention.wo.weight",
+            f"layers.{number}.feed_forward.w2.weight",
+        ):
+            model.get_parameter(name).data.zero_()
+    model.load_state_dict({**model.state_dict(), **begun})
 
 
 def _spoil(guide: Tensor, share: float, generator: torch.Generator) -> Tensor:

@@ -204,3 +204,25 @@ def test_a_tokenizer_becomes_a_world_folder(tmp_path: Path, tokenizer: GuidedTok
     assert sheet.startswith(b"\x89PNG")
     with pytest.raises(InputError, match="no checkpoint of a guided tokenizer"):
         make_world(tmp_path / "out", tmp_path / "nothing.pt", plan, recipe)
+
+
+def test_a_deeper_network_begins_as_the_one_it_starts_from(
+    samples: list[Samples], tmp_path: Path
+) -> None:
+    start = WorldTraining(RECIPE, tmp_path / "a", NET).model
+    deeper = dataclasses.replace(NET, n_layers=3)
+    run = WorldTraining(RECIPE, tmp_path / "b", deeper, start)
+    assert measure(run.model, samples[1]) == pytest.approx(measure(start, samples[1]))
+    before = run.model.layers[2].attention.wo.weight.clone()
+    for step in range(2):
+        run.learn(take_batch(samples[1], RECIPE, step))
+    assert not torch.equal(run.model.layers[2].attention.wo.weight, before)
+
+
+def test_a_network_of_another_width_or_with_fewer_layers_cannot_be_started_from(
+    tmp_path: Path,
+) -> None:
+    start = WorldTraining(RECIPE, tmp_path / "a", dataclasses.replace(NET, n_layers=2)).model
+    for other in (NET, dataclasses.replace(NET, n_layers=2, ffn_hidden_size=64)):
+        with pytest.raises(ValueError, match="up to . layers of width 32"):
+            WorldTraining(RECIPE, tmp_path / "b", other, start)
