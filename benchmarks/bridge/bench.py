@@ -23,7 +23,7 @@ from worldbridge.engine_plugins.python.timing import percentiles
 from worldbridge.errors import ConfigError, StartError
 from worldbridge.models.progress import Progress, silent
 
-__all__ = ["NAIVE", "bench_bridge", "gateway_with_source"]
+__all__ = ["NAIVE", "bench_bridge", "browser_or_why", "gateway_with_source"]
 
 NAIVE: Final = "naive"
 _MODULES: Final = "worldbridge.benchmarks.bridge"
@@ -74,7 +74,7 @@ def bench_bridge(
         extent.warm_up_s,
     )
     load = os.getloadavg()[0]  # of others: a busy machine measures itself
-    browser, displayed_in = _browser(quick)
+    browser, displayed_in = browser_or_why(quick)
     shown: dict[tuple[str, float], dict[str, float] | None] = {}
     runs: list[dict[str, Any]] = []
     with ExitStack() as stack:
@@ -111,7 +111,7 @@ def bench_bridge(
     }
 
 
-def _browser(quick: bool) -> tuple[str | None, str]:
+def browser_or_why(quick: bool) -> tuple[str | None, str]:
     """Return the browser that shows the frames, and its name or why there is none."""
     if quick:
         return None, "no browser: --quick leaves it out"

@@ -11,9 +11,10 @@ import json
 import math
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import IO, Final
 
 import numpy as np
 import zmq
@@ -97,8 +98,16 @@ class _Session:
 
 
 class _Source:
-    def __init__(self, endpoint: str, spec: WorldSpec, walk: NDArray[np.uint8], seats: int) -> None:
+    def __init__(
+        self,
+        endpoint: str,
+        spec: WorldSpec,
+        walk: NDArray[np.uint8],
+        seats: int,
+        inputs: IO[str] | None,
+    ) -> None:
         self._seats = seats
+        self._inputs = inputs
         self._spec = spec
         self._walk = walk
         self._order = forth_and_back(len(walk))
@@ -136,6 +145,8 @@ class _Source:
                 self._send(Opened(name))
             case SessionInput(name) as message if name in self._sessions:
                 self._sessions[name].newest = message
+                if self._inputs is not None:
+                    print(json.dumps((message.state.sequence, message.t_input)), file=self._inputs)
             case FrameAck(name) if name in self._sessions:
                 self._sessions[name].unacked -= 1
             case CloseSession(name):
@@ -162,10 +173,24 @@ class _Source:
         session.unacked += 1
 
 
-def play(endpoint: str, walk: str, width: int, height: int, fps: float, seats: int = 1) -> None:
-    """Serve the recorded walk at `fps` until the gateway says that it ends."""
+def play(
+    endpoint: str,
+    walk: str,
+    width: int,
+    height: int,
+    fps: float,
+    seats: int = 1,
+    inputs: str | None = None,
+) -> None:
+    """Serve the recorded walk at `fps` until the gateway says that it ends.
+
+    `inputs` is a file to write each input to, when it comes: its sequence and when the gateway had
+    it, in ms.
+    """
     spec, frames = bench_spec(width, height, fps), read_walk(Path(walk), width, height)
-    _Source(endpoint, spec, frames, seats).run()
+    with ExitStack() as stack:
+        log = stack.enter_context(Path(inputs).open("w", 1)) if inputs is not None else None
+        _Source(endpoint, spec, frames, seats, log).run()
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import os
 import sys
 import time
 from abc import ABC, abstractmethod
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -30,6 +30,7 @@ from websockets.exceptions import WebSocketException
 from worldbridge.benchmarks.bridge.naive import RTP_PER_MS
 from worldbridge.bridge.protocol import (
     MAX_SERVER_MESSAGE,
+    STATES_PER_INPUT,
     Answer,
     Bye,
     ClientMessage,
@@ -284,7 +285,7 @@ class ZeroMqH264Viewer(ZeroMqViewer):
 class PacketWatch:
     """A peer connection that stamps packets with the marker bit, and decodes none."""
 
-    def __init__(self) -> None:
+    def __init__(self, ordered: bool = False) -> None:
         configure_aiortc()
         self.pc = RTCPeerConnection(RTCConfiguration(iceServers=[]))
         transceiver = self.pc.addTransceiver("video", direction="recvonly")
@@ -297,7 +298,8 @@ class PacketWatch:
         self.arrived: OrderedDict[int, float] = OrderedDict()  # RTP timestamp -> ms
         self.on_frame: Callable[[int], None] = lambda timestamp: None
         self.control = self.pc.createDataChannel("control")
-        self.input = self.pc.createDataChannel("input", ordered=False, maxRetransmits=0)
+        retransmits = None if ordered else 0
+        self.input = self.pc.createDataChannel("input", ordered=ordered, maxRetransmits=retransmits)
 
     async def _stamp(self, packet: RtpPacket, arrival_time_ms: int) -> None:
         if packet.marker:
@@ -323,13 +325,16 @@ class WebRtcViewer(WebSocketViewer):
 
     async def open(self) -> None:
         await super().open()
-        self._packets = PacketWatch()
+        self._packets = self._peer()
         self._packets.control.on("message", self._header)
         self._packets.on_frame = self._arrived
         self._headers: OrderedDict[int, FrameHeader] = OrderedDict()  # whose frame is not here yet
         await self._send(Offer(await self._packets.offer()))
         answer = await asyncio.wait_for(self._answers.get(), PATIENCE_S)
         await self._packets.accept(answer.sdp)
+
+    def _peer(self) -> PacketWatch:
+        return PacketWatch()
 
     def _header(self, data: bytes) -> None:
         match decode_server(data):
@@ -356,6 +361,46 @@ class WebRtcViewer(WebSocketViewer):
     async def close(self) -> None:
         await super().close()
         await self._packets.pc.close()
+
+
+class InputViewer(WebRtcViewer):
+    """A player that sends its states on the input channel: as clients do, or the usual way.
+
+    Clients repeat the last states in each message, unordered and without retransmission. The usual
+    way is one state per message, in order and reliable.
+    """
+
+    def __init__(self, url: str, ordered: bool) -> None:
+        self._ordered = ordered
+        self.ready = asyncio.Event()
+        super().__init__(url, "player", None)
+
+    def _peer(self) -> PacketWatch:
+        packets = PacketWatch(self._ordered)
+        packets.input.on("open", self.ready.set)
+        return packets
+
+    async def _steer(self) -> None:
+        while True:
+            await self._send(Ping(now_ms()))
+            await asyncio.sleep(_PING_EVERY / INPUTS_PER_S)
+
+    async def steer_for(self, seconds: float) -> dict[int, float]:
+        """Send states for some time; return when each was made, ms by sequence."""
+        loop, sent = asyncio.get_running_loop(), dict[int, float]()
+        states: deque[ControllerState] = deque(maxlen=1 if self._ordered else STATES_PER_INPUT)
+        due, end = loop.time(), loop.time() + seconds
+        while due < end:
+            state = ControllerState(len(sent), now_ms(), keys=("KeyW",) if len(sent) % 2 else ())
+            sent[state.sequence] = state.time
+            states.appendleft(state)
+            self._packets.input.send(encode(Input(tuple(states))))
+            due += 1 / INPUTS_PER_S
+            await asyncio.sleep(max(0.0, due - loop.time()))
+        for _ in range(INPUTS_PER_S // 4):  # clients repeat what is held
+            self._packets.input.send(encode(Input(tuple(states))))
+            await asyncio.sleep(1 / INPUTS_PER_S)
+        return sent
 
 
 # --- the baseline ------------------------------------------------------------------------------

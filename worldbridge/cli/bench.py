@@ -305,6 +305,38 @@ def bridge(
 
 
 @bench.command()
+def network(
+    line: Annotated[
+        list[str] | None,
+        typer.Option(help="Line to play over, such as 600_kbit; repeatable.  [default: all]"),
+    ] = None,
+    fps: Annotated[float, typer.Option(min=1, max=240, help="Frames per second of the play.")] = 30,
+    seconds: Annotated[
+        float | None,
+        typer.Option(min=1, max=3600, help="How long each case is measured.  [default: 20]"),
+    ] = None,
+    quick: Quick = False,
+    out: Out = None,
+    as_json: Json = False,
+) -> None:
+    """Measure inputs through loss, and play over poor lines and through an outage.
+
+    Inputs cross a line with 2 % loss and 20 ms each way, as clients send them and, in the same run,
+    on an ordered and reliable channel. In a checkout with a Chromium its page plays by WebRTC over
+    each line: 10 % loss, 200 ms, 2 Mbit/s with 1 % loss, 600 kbit/s with 3 % loss, 300 kbit/s.
+    Then the line is dark for 2 s, and the time to the next new frame is measured.
+    --quick measures the inputs alone.
+    """
+    from worldbridge.benchmarks.bridge.network import bench_network
+    from worldbridge.cli.bench_tables import network_tables
+
+    def work(progress: Any) -> dict[str, Any]:
+        return bench_network(line or (), fps, seconds, quick=quick, progress=progress)
+
+    _report(work, network_tables, out, as_json)
+
+
+@bench.command()
 def kernels(
     device: Annotated[
         Device | None,

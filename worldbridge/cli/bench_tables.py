@@ -271,6 +271,36 @@ def bridge_table(result: Mapping[str, Any]) -> Table:
     return table
 
 
+def network_tables(result: Mapping[str, Any]) -> Group:
+    """Return the inputs and the lines of `bench network`."""
+    inputs = _columns("input channel", "states", "delivered", "ms")
+    inputs.title = "Inputs through 2 % loss and 20 ms each way: controller to gateway"
+    inputs.caption = "ms p50 / p95 / p99"
+    for way, case in result["inputs"].items():
+        delivered = f"{case['delivered_percent']:g} %"
+        inputs.add_row(way, str(case["sent"]), delivered, _three(case["sent_to_gateway_ms"]))
+    if not result["lines"]:
+        return Group(inputs, result["displayed_in"])
+    heads = "frames/s", "longest pause", "input to photon", "displayed", "after outage"
+    lines = _columns("line", *heads)
+    lines.title = f"Play by WebRTC in {result['displayed_in']}"
+    lines.caption = (
+        "ms, p50 / p95 / p99; displayed: since hand-over; after outage: from the end of "
+        "2 s of darkness to a new frame"
+    )
+    for name, case in result["lines"].items():
+        back = case["frame_after_outage_ms"]
+        lines.add_row(
+            name,
+            f"{case['frames_per_second']:g}",
+            f"{case['longest_pause_ms']:.0f}",
+            _three(case["input_to_photon_ms"]),
+            _three(case["handed_to_displayed_ms"]),
+            "never" if back is None else f"{back:.0f}",
+        )
+    return Group(inputs, lines)
+
+
 def _three(ms: Mapping[str, float] | None) -> str:
     if ms is None:
         return "-"

@@ -15,10 +15,11 @@ from typer.testing import CliRunner
 pytest.importorskip("aiortc")  # the benchmarks of the model side run without
 
 from worldbridge.benchmarks.bridge.bench import bench_bridge  # noqa: E402
+from worldbridge.benchmarks.bridge.network import bench_network  # noqa: E402
 from worldbridge.benchmarks.bridge.source import forth_and_back  # noqa: E402
 from worldbridge.benchmarks.bridge.viewers import TRANSPORTS  # noqa: E402
 from worldbridge.cli import app  # noqa: E402
-from worldbridge.cli.bench_tables import bridge_table  # noqa: E402
+from worldbridge.cli.bench_tables import bridge_table, network_tables  # noqa: E402
 from worldbridge.errors import ConfigError  # noqa: E402
 
 
@@ -48,10 +49,31 @@ def test_an_unknown_transport_is_named() -> None:
     assert "webrtc" in caught.value.expected
 
 
+@pytest.mark.serial
+@pytest.mark.timeout(300)
+def test_inputs_through_loss_are_measured_both_ways() -> None:
+    done = CliRunner().invoke(app, ["bench", "network", "--quick", "--seconds", "3", "--json"])
+    assert done.exit_code == 0, done.output
+    result = json.loads(done.stdout)
+    assert result["inputs"].keys() == {"unordered", "ordered"} and not result["lines"]
+    for way, case in result["inputs"].items():
+        assert case["sent"] > 10 and case["delivered_percent"] == 100
+        assert case["sent_to_gateway_ms"]["p50"] >= 19  # the delay of the line
+        print(way, case)
+    assert network_tables(result) is not None
+
+
+def test_an_unknown_line_is_named() -> None:
+    with pytest.raises(ConfigError, match="moon") as caught:
+        bench_network(("moon",))
+    assert "600_kbit" in caught.value.expected
+
+
 @pytest.mark.parametrize("there", [True, False])
 def test_the_browser_is_found_wherever_the_command_runs(tmp_path: Path, there: bool) -> None:
     """As the `worldbridge` command runs: without the checkout among the folders of modules."""
-    code = "from worldbridge.benchmarks.bridge.bench import _browser; print(_browser(False))"
+    module = "worldbridge.benchmarks.bridge.bench"
+    code = f"from {module} import browser_or_why; print(browser_or_why(False))"
     named = {"CHROMIUM": sys.executable} if there else {"CHROMIUM": "", "PATH": str(tmp_path)}
     done = subprocess.run(
         [sys.executable, "-P", "-c", code],
