@@ -81,9 +81,10 @@ def _message(name: str) -> Mapping[str, Any]:
     return message
 
 
-def _welcome(started: bool) -> bytes:
-    seat = {"state": "seated"}
-    welcome = {**_message("server_welcome_queued"), "seat": seat, "started": started}
+def _welcome(started: bool, conditionings: Sequence[str]) -> bytes:
+    fixture = _message("server_welcome_queued")
+    world = {**fixture["world"], "conditionings": conditionings}
+    welcome = {**fixture, "world": world, "seat": {"state": "seated"}, "started": started}
     return msgspec.msgpack.encode(welcome)
 
 
@@ -91,9 +92,9 @@ def _recorded_session() -> list[Mapping[str, Any]]:
     return [{"image": card(number), "depth": None} for number in (WARM_UP, *range(COUNT))]
 
 
-def _frame(number: int, fields: Mapping[str, Any]) -> bytes:
+def _frame(number: int, fields: Mapping[str, Any], answered: int) -> bytes:
     message = {**_message("server_frame"), **fields}
-    counts = {"frame": number, "input_sequence": number - 1}
+    counts = {"frame": number, "input_sequence": answered}
     message["header"] = _message("server_frame")["header"] | fields.get("header", {}) | counts
     return msgspec.msgpack.encode(message)
 
@@ -114,8 +115,12 @@ class ClientServer:
         ping: bytes = b"still",
         session: Sequence[Mapping[str, Any]] | None = None,
         started: bool = True,
+        conditionings: Sequence[str] = ("actions", "camera", "text"),
+        answers: bool = False,
     ) -> None:
         self.mode = mode
+        self._conditionings = conditionings
+        self._answers = answers  # whether frames answer the newest state that came
         self._started = started  # whether the world runs already when the client comes
         self._warm_up, *self._session = session or _recorded_session()
         self.ping = ping  # what a ping between fragments carries
@@ -167,12 +172,12 @@ class ClientServer:
         self.wait(lambda: len(self.of("hello")) == connection, 30)
         self._silent = False
         self._shown = -1
-        self._send(client, _welcome(self._started))
+        self._send(client, _welcome(self._started, self._conditionings))
         if not self._started:
             self.wait(lambda: bool(self.of("start")), 60)
         self._send(client, msgspec.msgpack.encode({"type": "status", "state": "playing"}))
         for _ in range(100):
-            self._send(client, _frame(self._next(), self._warm_up))
+            self._send(client, self._frame(self._next(), self._warm_up))
             if self.wait(lambda: self._shown >= 0, 0.1):
                 break
         again = self.mode in BREAKS and connection > 1
@@ -180,11 +185,16 @@ class ClientServer:
             if index == BREAK and self.mode in BREAKS and not again:
                 return self._break(client)
             number = LAST if index == len(self._session) - 1 else self._next()
-            self._send(client, _frame(number, self._session[index]))
+            self._send(client, self._frame(number, self._session[index]))
             if self.in_step:
                 self.wait(lambda at=number: self._shown >= at, 10)  # type: ignore[misc]
             else:
                 time.sleep(0.02)
+
+    def _frame(self, number: int, fields: Mapping[str, Any]) -> bytes:
+        inputs = self.of("input") if self._answers else []
+        newest = inputs[-1]["states"][0]["sequence"] if inputs else number - 1
+        return _frame(number, fields, newest)
 
     def _next(self) -> int:
         self._number += 1

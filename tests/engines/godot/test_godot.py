@@ -145,7 +145,12 @@ def test_every_replayed_frame_is_shown_as_it_was_sent(godot: str, project: Path)
 
 
 def test_the_demo_scene_and_the_editor_plugin_load(godot: str, project: Path) -> None:
-    for script in ("addons/worldbridge/plugin.gd", "demo/demo.gd", "demo/compositing.gd"):
+    for script in (
+        "addons/worldbridge/plugin.gd",
+        "demo/demo.gd",
+        "demo/compositing.gd",
+        "demo/street.gd",
+    ):
         result = subprocess.run(
             [godot, "--headless", "--path", project, "--check-only", "--script", f"res://{script}"],
             capture_output=True,

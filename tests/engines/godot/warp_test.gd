@@ -48,7 +48,7 @@ func _run() -> void:
 	_rect.texture = ImageTexture.create_from_image(first)
 	_rect.size = first.get_size()
 	_rect.material = warp.material
-	warp.aim(from, Coordinates.from_pose(to), to["fov_y"], float(first.get_width()) / first.get_height())
+	warp.aim(Coordinates.from_pose(from), from["fov_y"], Coordinates.from_pose(to), to["fov_y"], float(first.get_width()) / first.get_height())
 	await _frames(5)
 	await RenderingServer.frame_post_draw
 	var warped := root.get_texture().get_image()

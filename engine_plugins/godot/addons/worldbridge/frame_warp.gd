@@ -11,13 +11,13 @@ func _init() -> void:
 	material.shader = preload("frame_warp.gdshader")
 
 
-## Warp from the frame's Pose to a camera. `aspect` is width / height of frame and display; `fov_y`
-## is the display's vertical field of view in degrees.
-func aim(frame: Dictionary, display: Transform3D, fov_y: float, aspect: float) -> void:
-	material.set_shader_parameter("to_frame",
-			Coordinates.rotation_homography(Coordinates.from_pose(frame), display))
+## Warp from the frame's camera to the display's. The fields of view are vertical, in degrees; `aspect`
+## is width / height of frame and display.
+func aim(frame: Transform3D, frame_fov_y: float, display: Transform3D, fov_y: float,
+		aspect: float) -> void:
+	material.set_shader_parameter("to_frame", Coordinates.rotation_homography(frame, display))
 	material.set_shader_parameter("display_tangents", tangents(fov_y, aspect))
-	material.set_shader_parameter("frame_tangents", tangents(frame["fov_y"], aspect))
+	material.set_shader_parameter("frame_tangents", tangents(frame_fov_y, aspect))
 
 
 ## Return the tangents of half the fields of view, horizontal and vertical.

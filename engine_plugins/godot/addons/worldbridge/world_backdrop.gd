@@ -5,12 +5,17 @@ extends MeshInstance3D
 const FrameWarp = preload("frame_warp.gd")
 const WorldStream = preload("world_stream.gd")
 
+const LAYER := 1 << 19 # the 20th: what a WorldGuide sends is the scene without the world
+
 ## Where the frames come from. Its `want_depth` should be on.
 @export var stream: WorldStream
 ## The camera whose view is filled.
 @export var camera: Camera3D
 ## Move `camera` to where each frame is seen from: for worlds that do not follow the scene's camera.
 @export var drive_camera := false
+## Share of its distance by which the world's surfaces stand farther: where a WorldGuide sends the scene,
+## the scene's own surfaces are then in front of what it shows of them.
+@export_range(0.0, 0.5) var recede := 0.0
 
 var _material := ShaderMaterial.new()
 
@@ -23,6 +28,7 @@ func _init() -> void:
 	mesh = quad
 	# The shader places the quad: it must not be culled for where the node stands.
 	custom_aabb = AABB(Vector3.ONE * -1e6, Vector3.ONE * 2e6)
+	layers = LAYER
 	cast_shadow = GeometryInstance3D.SHADOW_CASTING_SETTING_OFF
 
 
@@ -45,4 +51,5 @@ func _process(_delta: float) -> void:
 	_material.set_shader_parameter("moved", to_frame.origin.length() > 1e-3)
 	_material.set_shader_parameter("frame_tangents",
 			FrameWarp.tangents(stream.frame_pose["fov_y"], size.x / size.y))
+	_material.set_shader_parameter("recede", recede)
 	_material.set_shader_parameter("far", 0.99 * camera.far)

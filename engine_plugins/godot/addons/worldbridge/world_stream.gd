@@ -9,6 +9,8 @@ const FrameWarp = preload("frame_warp.gd")
 const InputSampler = preload("core/input_sampler.gd")
 const Protocol = preload("core/protocol.gd")
 
+const SENT := 256 # poses of the camera that are remembered until a frame answers them
+
 ## The session's state changed: connecting, queued, loading, playing, reconnecting, full, error, idle.
 signal state_changed(state: String, detail: String)
 ## The server admitted this client. `world` is its WorldSpec.
@@ -56,8 +58,11 @@ var texture: ImageTexture
 ## along the camera's axis; 0 is unknown.
 var depth_texture: ImageTexture
 var depth_scale := 0.0
-## The Pose that the frame in `texture` is seen from; empty before the first one.
+## The Pose that the frame in `texture` is seen from, in the world's coordinates; empty before the
+## first one.
 var frame_pose := {}
+## The WorldSpec of the server's world; empty before it is known.
+var spec := {}
 var state := "idle"
 ## While true the newest frame stays and nothing is sent: the server then holds neutral controls.
 var paused := false
@@ -65,7 +70,8 @@ var paused := false
 var _connection: Connection = null
 var _sampler := InputSampler.new()
 var _warp: FrameWarp = null
-var _follows_camera := false
+var _sent: Dictionary[int, Transform3D] = {} # of `camera`, by the sequence of their states
+var _to_world := Transform3D() # from the scene's coordinates to the world's
 var _shown := 0
 
 
@@ -102,6 +108,8 @@ func stop() -> void:
 	_connection.stop()
 	_connection = null
 	_sampler = InputSampler.new()
+	_sent.clear()
+	_to_world = Transform3D()
 	_set_state("idle", "")
 
 
@@ -119,9 +127,37 @@ func statistics() -> Dictionary:
 	return result
 
 
-## Return where the frame in `texture` is seen from.
+## Return where the frame in `texture` is seen from. In the scene's coordinates, if the world follows
+## `camera`: a world has an origin of its own, and takes the first camera that is sent as its player's.
 func frame_transform() -> Transform3D:
-	return Coordinates.from_pose(frame_pose) if frame_pose else Transform3D()
+	return _to_world.affine_inverse() * Coordinates.from_pose(frame_pose) if frame_pose \
+			else Transform3D()
+
+
+## Return whether the world follows `camera`.
+func follows_camera() -> bool:
+	return camera != null and "camera" in spec.get("conditionings", [])
+
+
+## Give the world a view of the scene, as WorldGuide does. `depth` has a number of `depth_scale` metres
+## in the bytes red (low) and green; where it is 0 the world draws. `fresh`: it forgets first what it
+## drew before. Both images have the shape of the world's frames.
+func observe(color: Image, depth: Image, depth_scale_: float, from: Transform3D, fov_y: float,
+		fresh := false) -> void:
+	if _connection == null:
+		return
+	color.convert(Image.FORMAT_RGB8)
+	depth.convert(Image.FORMAT_RG8)
+	_connection.send(Protocol.observe(Coordinates.to_pose(from, fov_y), color.get_size(),
+			color.get_data(), depth.get_data(), depth_scale_, fresh))
+
+
+## Return the vertical field of view of a camera in degrees.
+func vertical_fov(of: Camera3D) -> float:
+	if of.keep_aspect != Camera3D.KEEP_WIDTH:
+		return of.fov
+	var size := of.get_viewport().get_visible_rect().size
+	return Coordinates.vertical_fov(of.fov, size.x / size.y)
 
 
 func _unhandled_input(event: InputEvent) -> void:
@@ -155,9 +191,8 @@ func _handle(event: Dictionary) -> void:
 		"state":
 			_set_state(event["state"], event["detail"])
 		"welcomed":
-			var spec: Dictionary = event["welcome"]["world"]
+			spec = event["welcome"]["world"]
 			_sampler.hold_ms = 1000.0 / spec["fps"]
-			_follows_camera = "camera" in spec["conditionings"]
 			welcomed.emit(spec)
 		"notified":
 			notified.emit(event["name"], event["detail"])
@@ -177,11 +212,13 @@ func _send_input() -> void:
 	if send_gamepad:
 		_sampler.read_gamepad()
 	if camera and camera.is_inside_tree():
-		_sampler.camera = Coordinates.to_pose(camera.global_transform, _vertical_fov())
+		_sampler.camera = Coordinates.to_pose(camera.global_transform, vertical_fov(camera))
 	var now := Connection.now()
 	if not _sampler.due(now):
 		return
-	_sampler.sample(now)
+	var state_ := _sampler.sample(now)
+	if follows_camera():
+		_remember(state_["sequence"])
 	_connection.send(Protocol.input(_sampler.history()))
 
 
@@ -197,6 +234,9 @@ func _show() -> void:
 	_shown += 1
 	var header: Dictionary = frame["header"]
 	frame_pose = header["camera"]
+	var answered: int = header["input_sequence"]
+	if _sent.has(answered):
+		_to_world = Coordinates.from_pose(frame_pose) * _sent[answered].affine_inverse()
 	var offset: float = _connection.view()["offset"]
 	_connection.send(Protocol.frame_shown(header["frame"], frame["received"], Connection.now(),
 			null if is_nan(offset) else offset))
@@ -219,16 +259,14 @@ static func _updated(before: ImageTexture, image: Image) -> ImageTexture:
 	return before
 
 
-func _vertical_fov() -> float:
-	if camera.keep_aspect != Camera3D.KEEP_WIDTH:
-		return camera.fov
-	var size := camera.get_viewport().get_visible_rect().size
-	return Coordinates.vertical_fov(camera.fov, size.x / size.y)
+func _remember(sequence: int) -> void:
+	if camera.is_inside_tree():
+		_sent[sequence] = camera.global_transform.orthonormalized()
+	_sent.erase(sequence - SENT)
 
 
 func _turn() -> void:
-	var active := warp and _follows_camera and texture and texture_rect and camera != null \
-			and camera.is_inside_tree()
+	var active := warp and follows_camera() and texture and texture_rect and camera.is_inside_tree()
 	if active and _warp == null:
 		_warp = FrameWarp.new()
 		texture_rect.material = _warp.material
@@ -237,4 +275,5 @@ func _turn() -> void:
 		texture_rect.material = null
 	if active:
 		var size := texture.get_size()
-		_warp.aim(frame_pose, camera.global_transform, _vertical_fov(), size.x / size.y)
+		_warp.aim(frame_transform(), frame_pose["fov_y"], camera.global_transform,
+				vertical_fov(camera), size.x / size.y)

@@ -56,6 +56,14 @@ static func input(states: Array) -> Dictionary:
 	return {"type": "input", "states": states}
 
 
+## Give a world a view of the engine's scene. `rgb` has 3 bytes for each pixel, `depth` 2, little-endian,
+## of `depth_scale` metres along the camera's axis.
+static func observe(camera: Dictionary, size: Vector2i, rgb: PackedByteArray, depth: PackedByteArray,
+		depth_scale: float, fresh: bool) -> Dictionary:
+	return {"type": "observe", "observation": {"camera": camera, "width": size.x, "height": size.y,
+		"rgb": rgb, "depth": depth, "depth_scale": depth_scale, "fresh": fresh}}
+
+
 ## Let the server send that number of frames more, by ZeroMQ.
 static func credit(frames: int) -> Dictionary:
 	return {"type": "credit", "frames": frames}
