@@ -33,7 +33,9 @@ internal static class Harness
                 Poses();
                 return 0;
             case "play":
-                return Play(arguments[1], double.Parse(arguments[2]), arguments[3]);
+                return Play(arguments[1], double.Parse(arguments[2]), arguments[3], arguments[4]);
+            case "rounds":
+                return Rounds(arguments[1], int.Parse(arguments[2]));
             case "replay":
                 return Replay(arguments[1], long.Parse(arguments[2]));
             case "garbage":
@@ -124,6 +126,30 @@ internal static class Harness
         Print("client_input");
         Protocol.WriteBye(to);
         Print("client_bye");
+        Protocol.WriteBye(to, keep: true);
+        Print("client_bye_keep");
+        foreach (string type in new[] { "stats", "request_control", "hand_over" })
+        {
+            Protocol.WriteBare(to, type);
+            Print("client_" + type);
+        }
+        Protocol.WriteOffer(to, "v=0\r\n");
+        Print("client_offer");
+        Protocol.WriteCredit(to, 2);
+        Print("client_credit");
+        Protocol.WriteObserve(
+            to,
+            new Observation
+            {
+                Camera = new Pose { X = 1, Y = 1.6, Z = -2, QW = 1, FovY = 50 },
+                Width = 2,
+                Height = 1,
+                Rgb = new byte[] { 0, 1, 2, 3, 4, 5 },
+                Depth = new byte[] { 0, 0, 0xe8, 3 },
+                Fresh = true,
+            }
+        );
+        Print("client_observe");
         Protocol.WriteFrameShown(to, 7, 1300.25, 1310.5, -5.5, 16.68);
         Print("client_frame_shown");
         Protocol.WriteFrameShown(to, 8, 1300.25, 1310.5, double.NaN, double.NaN);
@@ -257,9 +283,63 @@ internal static class Harness
         return 0;
     }
 
-    private static int Play(string server, double seconds, string world)
+    /// <summary>Play and stop again and again; count the threads and sockets that are left.</summary>
+    private static int Rounds(string server, int rounds)
     {
-        var hello = new Hello { Client = "unity core", World = world == "" ? null : world };
+        double slowest = 0;
+        int played = 0, threads = 0, sockets = 0;
+        for (int round = 0; round <= rounds; round++)
+        {
+            var client = new WorldClient(server, new Hello { Client = "unity core" });
+            client.Play();
+            double end = client.Now + 20000;
+            bool shown = false;
+            while (!shown && client.Now < end && client.State != SessionState.Error)
+            {
+                shown = client.TryTakeFrame(out Frame frame);
+                if (shown) client.FrameShown(frame);
+                Thread.Sleep(1);
+            }
+            if (shown) played++;
+            double before = client.Now;
+            client.Dispose();
+            slowest = Math.Max(slowest, client.Now - before);
+            if (round > 0) continue; // what .NET itself needs is there after the first
+            threads = Directory.GetDirectories("/proc/self/task").Length;
+            sockets = Sockets();
+        }
+        for (int i = 0; i < 50 && Directory.GetDirectories("/proc/self/task").Length > threads; i++)
+            Thread.Sleep(100);
+        Console.WriteLine(
+            $"{{\"played\": {played}, \"slowest_stop_ms\": {Json.Number(slowest)}, "
+                + $"\"threads_left\": {Directory.GetDirectories("/proc/self/task").Length - threads}, "
+                + $"\"sockets_left\": {Sockets() - sockets}}}"
+        );
+        return 0;
+    }
+
+    private static int Sockets()
+    {
+        int count = 0;
+        foreach (string link in Directory.GetFiles("/proc/self/fd"))
+            if (readlink(link, Target, Target.Length) > 7 && Target[0] == 's' && Target[1] == 'o')
+                count++;
+        return count;
+    }
+
+    private static readonly byte[] Target = new byte[256];
+
+    [System.Runtime.InteropServices.DllImport("libc")]
+    private static extern int readlink(string path, byte[] target, int size);
+
+    private static int Play(string server, double seconds, string world, string codec)
+    {
+        var hello = new Hello
+        {
+            Client = "unity core",
+            World = world == "" ? null : world,
+            Codecs = new[] { codec },
+        };
         using (var client = new WorldClient(server, hello))
         {
             client.Play();
@@ -267,13 +347,18 @@ internal static class Harness
             long shown = 0, allocated = 0, lastFrame = -1;
             int collections = 0;
             var trips = new List<double>(4096);
+            var pings = new List<double>(4096);
+            var quarters = new List<long>(4096); // bytes allocated in a quarter of a second each
+            double quarter = double.PositiveInfinity;
             while (client.Now < end && client.State != SessionState.Error)
             {
                 double phase = client.Now / 1000;
                 client.SetPad(0, -1, Math.Sin(phase), 0, 0);
                 if (client.TryTakeFrame(out Frame frame))
                 {
-                    if (frame.Image[0] != 0xff || frame.Image[1] != 0xd8) return 3;
+                    if (codec == "jpeg" && (frame.Image[0] != 0xff || frame.Image[1] != 0xd8)) return 3;
+                    if (codec == "bgra" && frame.ImageLength != 4 * frame.Header.Width * frame.Header.Height)
+                        return 5;
                     if (frame.Header.Frame <= lastFrame) return 4;
                     lastFrame = frame.Header.Frame;
                     client.FrameShown(frame);
@@ -287,26 +372,40 @@ internal static class Harness
                     {
                         first = client.Now;
                         end = first + 1000 * seconds;
-                        allocated = GC.GetTotalAllocatedBytes();
+                        allocated = GC.GetTotalAllocatedBytes(true);
+                        quarter = client.Now + 250;
                         collections = GC.CollectionCount(0);
                         trips.Clear();
+                        pings.Clear();
                     }
                 }
+                if (client.Now > quarter)
+                {
+                    long total = GC.GetTotalAllocatedBytes(true);
+                    quarters.Add(total - allocated);
+                    allocated = GC.GetTotalAllocatedBytes(true);
+                    quarter = client.Now + 250;
+                }
+                double ping = client.RoundTrip;
+                if (!double.IsNaN(ping) && (pings.Count == 0 || pings[pings.Count - 1] != ping))
+                    pings.Add(ping);
                 Thread.Sleep(1);
             }
-            allocated = GC.GetTotalAllocatedBytes() - allocated;
+            quarters.Sort();
             collections = GC.CollectionCount(0) - collections;
             double span = (client.Now - first) / 1000;
             trips.Sort();
+            pings.Sort();
+            double ping50 = pings.Count == 0 ? double.NaN : pings[pings.Count / 2];
             double middle = trips.Count == 0 ? double.NaN : trips[trips.Count / 2];
             Console.WriteLine(
                 "{"
                     + $"\"state\": \"{client.State}\", \"error\": {Json.Quote(client.Error?.Code)}, "
                     + $"\"frames\": {shown}, \"replaced\": {client.Replaced}, "
                     + $"\"fps\": {Json.Number((shown - 30) / span)}, "
-                    + $"\"allocated_per_frame\": {Json.Number(shown > 30 ? (double)allocated / (shown - 30) : double.NaN)}, "
+                    + $"\"allocated\": {(quarters.Count > 0 ? quarters[quarters.Count / 2] : -1)}, "
                     + $"\"collections\": {collections}, "
-                    + $"\"round_trip_ms\": {Json.Number(client.RoundTrip)}, "
+                    + $"\"round_trip_ms\": {Json.Number(ping50)}, "
                     + $"\"input_to_frame_ms\": {Json.Number(middle)}, "
                     + $"\"detail\": {Json.Quote(client.Detail)}"
                     + "}"

@@ -269,5 +269,40 @@ namespace WorldBridge
 
         /// <summary>Client time of receipt in ms.</summary>
         public double Received;
+
+        internal void TakeImage(byte[] data, int offset, int count) =>
+            ImageLength = Copy(data, offset, count, ref Image);
+
+        internal void TakeDepth(byte[] data, int offset, int count) =>
+            DepthLength = Copy(data, offset, count, ref Depth);
+
+        private static int Copy(byte[] data, int offset, int count, ref byte[] into)
+        {
+            if (into.Length < count) into = new byte[count + count / 2];
+            System.Buffer.BlockCopy(data, offset, into, 0, count);
+            return count;
+        }
+    }
+
+    /// <summary>A frame that the engine rendered, for worlds with the conditioning <c>observations</c>.</summary>
+    public sealed class Observation
+    {
+        /// <summary>The camera that it is seen from, in the protocol's coordinates.</summary>
+        public Pose Camera;
+
+        /// <summary>Size in pixels; at most 640 x 384 in all.</summary>
+        public int Width, Height;
+
+        /// <summary>uint8 [height, width, 3], the upper row first.</summary>
+        public byte[] Rgb;
+
+        /// <summary>uint16, little-endian, [height, width]; 0: nothing was rendered, the world draws.</summary>
+        public byte[] Depth;
+
+        /// <summary>Metres per unit of depth along the camera's axis.</summary>
+        public double DepthScale = 0.001;
+
+        /// <summary>Whether the world forgets first what it has drawn.</summary>
+        public bool Fresh;
     }
 }

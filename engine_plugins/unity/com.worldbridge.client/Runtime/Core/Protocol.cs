@@ -11,6 +11,12 @@ namespace WorldBridge
         /// <summary>Longest message of a server in bytes.</summary>
         public const int MaxServerMessage = 8388608;
 
+        /// <summary>Most frames that may be granted at a time.</summary>
+        public const int MaxCredit = 8;
+
+        /// <summary>Most pixels of an <see cref="Observation"/>.</summary>
+        public const int MaxObservedPixels = 640 * 384;
+
         /// <summary>Most bytes of an image file in one <c>prompt_frame</c>.</summary>
         public const int PromptPart = 262144;
 
@@ -125,8 +131,60 @@ namespace WorldBridge
             OptionalFloat(to, "refresh", refresh);
         }
 
-        /// <summary>Write <c>bye</c>.</summary>
-        public static void WriteBye(MessagePackWriter to) => Begin(to, "bye", 1);
+        /// <summary>Write <c>offer</c>.</summary>
+        public static void WriteOffer(MessagePackWriter to, string sdp)
+        {
+            Begin(to, "offer", 2);
+            Text(to, "sdp", sdp);
+        }
+
+        /// <summary>Write <c>credit</c> for 1 to 8 frames.</summary>
+        public static void WriteCredit(MessagePackWriter to, int frames)
+        {
+            Begin(to, "credit", 2);
+            Int(to, "frames", Math.Min(MaxCredit, frames));
+        }
+
+        /// <summary>Write <c>observe</c>. Raises <see cref="ArgumentException"/> for sizes that do not fit.</summary>
+        public static void WriteObserve(MessagePackWriter to, Observation given)
+        {
+            int pixels = given.Width * given.Height;
+            if (pixels < 1 || pixels > MaxObservedPixels)
+                throw new ArgumentException($"1 to {MaxObservedPixels} pixels were expected, got {pixels}");
+            if (given.Rgb.Length != 3 * pixels || given.Depth.Length != 2 * pixels)
+                throw new ArgumentException(
+                    $"{3 * pixels} bytes of color and {2 * pixels} of depth were expected, "
+                        + $"got {given.Rgb.Length} and {given.Depth.Length}"
+                );
+            Begin(to, "observe", 2);
+            to.String("observation");
+            to.Map(7);
+            to.String("camera");
+            WritePose(to, given.Camera);
+            Int(to, "width", given.Width);
+            Int(to, "height", given.Height);
+            to.String("rgb");
+            to.Bytes(given.Rgb, 0, given.Rgb.Length);
+            to.String("depth");
+            to.Bytes(given.Depth, 0, given.Depth.Length);
+            Float(to, "depth_scale", given.DepthScale);
+            to.String("fresh");
+            to.Bool(given.Fresh);
+        }
+
+        /// <summary>Write <c>bye</c>; with <paramref name="keep"/> the session can be resumed.</summary>
+        public static void WriteBye(MessagePackWriter to, bool keep = false)
+        {
+            Begin(to, "bye", keep ? 2 : 1);
+            if (!keep) return;
+            to.String("keep");
+            to.Bool(true);
+        }
+
+        /// <summary>
+        /// Write a message without fields: <c>stats</c>, <c>request_control</c> or <c>hand_over</c>.
+        /// </summary>
+        public static void WriteBare(MessagePackWriter to, string type) => Begin(to, type, 1);
 
         private static void WriteState(MessagePackWriter to, ControllerState state)
         {

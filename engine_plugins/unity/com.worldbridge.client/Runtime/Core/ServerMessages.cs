@@ -12,9 +12,9 @@ namespace WorldBridge
         private const int Name = 64;
         private const int Sentence = 2000;
         private const int AllOfHeader = 0xff;
-        private static readonly string[] Codecs = { "h264", "jpeg", "vp8" };
+        private static readonly string[] Codecs = { "h264", "vp8", "jpeg", "rgb", "bgra", "i420" };
         private static readonly string[] Roles = { "engine", "player", "spectator" };
-        private static readonly string[] Transports = { "webrtc", "websocket" };
+        private static readonly string[] Transports = { "webrtc", "websocket", "zeromq" };
         private static readonly string[] SeatStates = { "queued", "seated", "watching" };
         private static readonly string[] States =
         {
@@ -170,9 +170,15 @@ namespace WorldBridge
                     header = true;
                 }
                 else if (reader.Is("image"))
-                    frame.ImageLength = CopyBytes("frame.image", ref frame.Image);
+                {
+                    if (OptionalBytes("frame.image", out int start, out int count))
+                        frame.TakeImage(source, start, count);
+                }
                 else if (reader.Is("depth"))
-                    frame.DepthLength = CopyBytes("frame.depth", ref frame.Depth);
+                {
+                    if (OptionalBytes("frame.depth", out int start, out int count))
+                        frame.TakeDepth(source, start, count);
+                }
                 else if (reader.Is("codec"))
                     frame.Codec = reader.TryNil() ? null : OneOf("frame.codec", Codecs);
                 else if (reader.Is("depth_scale"))
@@ -547,13 +553,12 @@ namespace WorldBridge
             return servers;
         }
 
-        private int CopyBytes(string path, ref byte[] into)
+        private bool OptionalBytes(string path, out int start, out int count)
         {
-            if (reader.TryNil()) return -1;
-            int start = reader.Bytes(path, out int count);
-            if (into.Length < count) into = new byte[count + count / 2];
-            Buffer.BlockCopy(source, start, into, 0, count);
-            return count;
+            start = count = 0;
+            if (reader.TryNil()) return false;
+            start = reader.Bytes(path, out count);
+            return true;
         }
 
         private string OneOf(string path, string[] names)

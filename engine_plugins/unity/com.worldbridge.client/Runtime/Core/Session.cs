@@ -254,6 +254,11 @@ namespace WorldBridge
         public void Received(Welcome welcome, double now)
         {
             if (!Hear(now)) return;
+            if (Array.IndexOf(Hello.Codecs, welcome.Codec) < 0)
+            {
+                Fail(Unsupported(welcome), now);
+                return;
+            }
             wire = Wire.Greeted;
             Welcome = welcome;
             Attempt = 0;
@@ -502,6 +507,16 @@ namespace WorldBridge
                     "Check that the server is running and that this machine can reach it."
                 ),
                 now
+            );
+
+        private ProtocolError Unsupported(Welcome welcome) =>
+            new ProtocolError(
+                "unsupported",
+                "The server chose a codec that this client does not decode",
+                string.Join(", ", Hello.Codecs),
+                welcome.Codec,
+                "Client and server may have different versions.",
+                "welcome.codec"
             );
 
         private void Fail(ProtocolError error, double now)

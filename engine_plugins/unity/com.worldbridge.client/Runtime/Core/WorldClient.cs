@@ -7,7 +7,7 @@ using System.Threading;
 namespace WorldBridge
 {
     /// <summary>
-    /// Run a <see cref="Session"/> on two background threads: one reads, one keeps the session's time
+    /// Run a <see cref="Session"/> on two background threads: one opens and reads, one keeps the session's time
     /// and sends. All methods may be called from the engine's thread and never wait for the network.
     /// </summary>
     public sealed class WorldClient : IDisposable
@@ -25,17 +25,26 @@ namespace WorldBridge
         private readonly LatestFrame frames = new LatestFrame();
         private readonly MessagePackWriter writer = new MessagePackWriter();
         private readonly Thread pump;
-        private WebSocketConnection connection;
+        private MessagePackWriter nextObservation = new MessagePackWriter();
+        private MessagePackWriter observation = new MessagePackWriter();
+        private bool observationDue;
+        private Thread reader;
+        private Connection connection;
         private int generation; // of connections: what an old one reports is ignored
         private long shownFrame = -1;
         private double shownReceived;
         private double shownAt;
+        private int creditDue;
         private volatile bool disposed;
 
-        /// <summary>Create a client of a server such as <c>ws://127.0.0.1:8000</c>.</summary>
+        /// <summary>
+        /// Create a client of a server such as <c>ws://127.0.0.1:8000</c>, or <c>tcp://127.0.0.1:5555</c>
+        /// for ZeroMQ. Raises <see cref="ArgumentException"/> for another kind of address.
+        /// </summary>
         public WorldClient(string server, Hello hello)
         {
             address = SessionAddress(server);
+            if (IsZeroMq) hello.Transports = new[] { "zeromq" };
             session = new Session(hello);
             pump = new Thread(Pump) { IsBackground = true, Name = "worldbridge session" };
             pump.Start();
@@ -89,17 +98,22 @@ namespace WorldBridge
         /// <summary>Get how many frames arrived but were replaced by newer ones.</summary>
         public long Replaced => frames.Replaced;
 
+        private bool IsZeroMq => address.Scheme == "tcp";
+
         /// <summary>
-        /// Return the address of the session's WebSocket. Accepts ws, wss, http and https; a path is
-        /// kept. Raises <see cref="ArgumentException"/>.
+        /// Return the address to connect to. Accepts tcp (ZeroMQ, with a port), and ws, wss, http and
+        /// https, of which a path is kept. Raises <see cref="ArgumentException"/>.
         /// </summary>
         public static Uri SessionAddress(string server)
         {
             if (!Uri.TryCreate(server, UriKind.Absolute, out Uri given))
                 throw new ArgumentException($"an address such as ws://127.0.0.1:8000 was expected, got {server}");
+            if (given.Scheme == "tcp" && given.Port > 0) return given;
             string scheme = given.Scheme.Replace("http", "ws");
             if (scheme != "ws" && scheme != "wss")
-                throw new ArgumentException($"ws, wss, http or https was expected, got {given.Scheme}");
+                throw new ArgumentException(
+                    $"ws, wss, http, https or tcp with a port was expected, got {server}"
+                );
             int port = given.Port > 0 ? given.Port : scheme == "wss" ? 443 : 80;
             string path = given.AbsolutePath.TrimEnd('/');
             if (!path.EndsWith("/session")) path += "/session";
@@ -172,14 +186,29 @@ namespace WorldBridge
             }
         }
 
+        /// <summary>
+        /// Give the world a frame that the engine rendered. The newest one is sent by the session's
+        /// thread. Raises <see cref="ArgumentException"/> for sizes that do not fit.
+        /// </summary>
+        public void Observe(Observation given)
+        {
+            lock (gate)
+            {
+                Protocol.WriteObserve(nextObservation, given);
+                observationDue = true;
+            }
+        }
+
         /// <summary>Leave and end the threads; waits 500 ms at most.</summary>
         public void Dispose()
         {
             if (disposed) return;
+            double until = Now + JoinMs;
             Leave();
             disposed = true;
-            if (Thread.CurrentThread != pump) pump.Join(JoinMs);
+            pump.Join(JoinMs);
             Disconnect();
+            reader?.Join((int)Math.Max(0, until - Now));
         }
 
         private void Pump()
@@ -205,6 +234,8 @@ namespace WorldBridge
             }
             SendShown();
             SendInput();
+            SendObservation();
+            SendCredit();
         }
 
         private void Do(SessionCommand command)
@@ -283,13 +314,40 @@ namespace WorldBridge
             Send();
         }
 
-        private void Send()
+        private void SendObservation()
         {
-            WebSocketConnection to = connection;
+            lock (gate)
+            {
+                if (!observationDue || !session.AcceptsInput) return;
+                MessagePackWriter filled = nextObservation;
+                nextObservation = observation;
+                observation = filled;
+                observationDue = false;
+            }
+            Send(observation);
+        }
+
+        // Without credit a server sends no frame over ZeroMQ: it grants the newest ones.
+        private void SendCredit()
+        {
+            lock (gate)
+            {
+                if (creditDue == 0 || !session.Greeted) return;
+                Protocol.WriteCredit(writer, creditDue);
+                creditDue = 0;
+            }
+            Send();
+        }
+
+        private void Send() => Send(writer);
+
+        private void Send(MessagePackWriter message)
+        {
+            Connection to = connection;
             if (to == null) return;
             try
             {
-                to.Send(writer.Buffer, writer.Length);
+                to.Send(message.Buffer, message.Length);
             }
             catch (IOException error)
             {
@@ -300,8 +358,20 @@ namespace WorldBridge
         private void Connect()
         {
             Disconnect();
-            int mine = generation;
-            new Thread(() => Read(mine)) { IsBackground = true, Name = "worldbridge reader" }.Start();
+            int mine;
+            Connection opening = IsZeroMq ? (Connection)new ZeroMqConnection() : new WebSocketConnection();
+            lock (gate)
+            {
+                mine = generation;
+                connection = opening;
+                creditDue = 0;
+            }
+            reader = new Thread(() => Read(opening, mine))
+            {
+                IsBackground = true,
+                Name = "worldbridge reader",
+            };
+            reader.Start();
         }
 
         private void Disconnect()
@@ -314,23 +384,18 @@ namespace WorldBridge
             }
         }
 
-        private void Read(int mine)
+        private void Read(Connection from, int mine)
         {
             try
             {
-                var opened = new WebSocketConnection(address, ConnectTimeoutMs);
+                from.Open(address, ConnectTimeoutMs);
                 lock (gate)
                 {
-                    if (mine != generation)
-                    {
-                        opened.Close();
-                        return;
-                    }
-                    connection = opened;
+                    if (mine != generation) return;
                     clockOffset.Reset();
                     session.Opened(Now);
                 }
-                ReadMessages(opened, mine);
+                ReadMessages(from, mine);
             }
             catch (IOException error)
             {
@@ -352,7 +417,7 @@ namespace WorldBridge
             }
         }
 
-        private void ReadMessages(WebSocketConnection from, int mine)
+        private void ReadMessages(Connection from, int mine)
         {
             var messages = new ServerMessages();
             Action heard = () =>
@@ -363,16 +428,26 @@ namespace WorldBridge
             };
             while (true)
             {
-                int length = from.Receive(heard);
+                from.Receive(heard);
                 double received = Now;
                 // Only this thread fills frames while its connection is the present one.
                 lock (gate)
                 {
                     if (mine != generation) return;
-                    MessageKind kind = messages.Read(from.Message, 0, length, frames.Next);
+                    MessageKind kind = messages.Read(from.Message, 0, from.Length(0), frames.Next);
+                    if (kind == MessageKind.Frame) TakeParts(from);
                     Take(kind, messages, received);
                 }
             }
+        }
+
+        // Over ZeroMQ the image and the depth of a frame are parts of their own.
+        private void TakeParts(Connection from)
+        {
+            Frame frame = frames.Next;
+            if (from.Parts > 1) frame.TakeImage(from.Message, from.Length(0), from.Length(1));
+            if (from.Parts > 2)
+                frame.TakeDepth(from.Message, from.Length(0) + from.Length(1), from.Length(2));
         }
 
         private void Take(MessageKind kind, ServerMessages messages, double received)
@@ -381,6 +456,7 @@ namespace WorldBridge
             {
                 case MessageKind.Frame:
                     session.ReceivedOther(received);
+                    if (IsZeroMq) creditDue++;
                     if (frames.Next.ImageLength < 0) return; // travels by WebRTC
                     frames.Next.Received = received;
                     frames.Publish();
@@ -391,6 +467,7 @@ namespace WorldBridge
                     return;
                 case MessageKind.Welcome:
                     session.Received(messages.Welcome, received);
+                    if (IsZeroMq) creditDue = 2;
                     return;
                 case MessageKind.Status:
                     session.Received(messages.Status, received);

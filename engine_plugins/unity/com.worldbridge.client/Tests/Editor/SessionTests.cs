@@ -20,6 +20,7 @@ namespace WorldBridge.Tests
             {
                 Resume = resume,
                 SeatState = "seated",
+                Codec = "jpeg",
                 Started = started,
                 World = new WorldSpec { Themes = new[] { "city", "zoo" } },
             };
@@ -47,6 +48,18 @@ namespace WorldBridge.Tests
             session.Received(new Status { State = "playing" }, 30);
             session.FrameShown(40);
             Assert.AreEqual(SessionState.Playing, session.State);
+        }
+
+        [Test]
+        public void ACodecThatWasNotOfferedEndsTheSession()
+        {
+            session.Play("zoo", 7, null, 0);
+            session.Opened(10);
+            Welcome welcome = Admitted();
+            welcome.Codec = "h264";
+            session.Received(welcome, 20);
+            Assert.AreEqual(SessionState.Error, session.State);
+            Assert.AreEqual("unsupported", session.Error.Code);
         }
 
         [Test]
