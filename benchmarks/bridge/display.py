@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
-from worldbridge.benchmarks.bridge.naive import RTP_PER_MS
+from worldbridge.bridge.transports.aiortc_internals import RTP_PER_MS
 from worldbridge.clock import now_ms
 from worldbridge.errors import ConfigError
 

@@ -32,14 +32,13 @@ from av import VideoFrame
 from numpy.typing import NDArray
 
 from worldbridge.benchmarks.bridge.source import forth_and_back, read_walk
-from worldbridge.bridge.transports.aiortc_internals import last_rtp_timestamp
+from worldbridge.bridge.transports.aiortc_internals import RTP_PER_MS, last_rtp_timestamp
 from worldbridge.clock import now_ms
 
 __all__ = ["serve"]
 
 FIFO: Final = 8
 POLL_S: Final = 0.01
-RTP_PER_MS: Final = 90
 
 _Handed = tuple[float, NDArray[np.uint8]]
 

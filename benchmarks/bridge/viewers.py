@@ -27,7 +27,6 @@ from aiortc.rtp import RtpPacket
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import WebSocketException
 
-from worldbridge.benchmarks.bridge.naive import RTP_PER_MS
 from worldbridge.bridge.protocol import (
     MAX_SERVER_MESSAGE,
     STATES_PER_INPUT,
@@ -51,7 +50,7 @@ from worldbridge.bridge.protocol import (
     decode_server,
     encode,
 )
-from worldbridge.bridge.transports.aiortc_internals import configure_aiortc
+from worldbridge.bridge.transports.aiortc_internals import RTP_PER_MS, configure_aiortc
 from worldbridge.bridge.transports.zeromq import client_options, from_parts
 from worldbridge.clock import now_ms
 

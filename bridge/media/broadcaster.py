@@ -201,6 +201,10 @@ class Broadcaster:
         divisor = frame_divisor(rate, spec.width * spec.height, spec.fps)
         takes = skipped >= divisor and not (any(congested) if players else all(congested))
         self._skipped[layer] = 0 if takes else skipped
+        rates = [viewer.rate for viewer in players or members]
+        if takes and layer in self._video and all(r is not None and r.silent(now) for r in rates):
+            # what probes a network that is down can be shown as soon as it is up again
+            self._video[layer].request_keyframe()
         return takes
 
     def _encode(self, frame: RawFrame, plan: _Plan) -> _Encoded:

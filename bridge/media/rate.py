@@ -84,12 +84,17 @@ class RateController:
         """Return whether the next frame should be left out; a few probe a silent network."""
         if not self._sent:
             return False
-        if self._silent(now_ms):
+        if self.silent(now_ms):
             if now_ms - self._probed_ms < PROBE_MS:
                 return True
             self._probed_ms = now_ms
             return False
         return self.queue_ms > QUEUE_FULL_MS
+
+    def silent(self, now_ms: float) -> bool:
+        """Return whether the network is down: packets are on their way, and none is reported."""
+        late = now_ms - self._reported_ms > SILENCE_MS
+        return self._packets_reported and bool(self._sent) and late
 
     def sent(self, number: int, size: int, now_ms: float) -> None:
         """Note a packet of `size` bytes."""
@@ -101,7 +106,7 @@ class RateController:
 
     def reported(self, packets: Iterable[tuple[int, float | None]], now_ms: float) -> None:
         """Take what became of packets: (number, arrival time, or None if it was lost)."""
-        recovered, self._packets_reported = self._silent(now_ms), True
+        recovered, self._packets_reported = self.silent(now_ms), True
         delays, lost = [], 0
         for number, arrival in packets:
             sent = self._sent.pop(number, None)
@@ -137,10 +142,6 @@ class RateController:
             return
         if previous is not None and bitrate < NEAR * previous and bitrate < self._rate:
             self._decrease(bitrate / DECREASE, now_ms)
-
-    def _silent(self, now_ms: float) -> bool:
-        late = now_ms - self._reported_ms > SILENCE_MS
-        return self._packets_reported and bool(self._sent) and late
 
     def _recover(self, now_ms: float) -> None:
         """Go on after an outage. What it lost says nothing about the rate."""

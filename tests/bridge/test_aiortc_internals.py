@@ -10,12 +10,14 @@ import aiortc.rtcrtpsender
 import pytest
 from aiortc import RTCConfiguration, RTCPeerConnection
 from aiortc.codecs import CODECS, HEADER_EXTENSIONS
-from aiortc.rtp import HeaderExtensionsMap
+from aiortc.rtp import HeaderExtensionsMap, RtpPacket
 
 from worldbridge.bridge.transports.aiortc_internals import (
     EXTENSION_IDS,
     MAX_PAYLOAD,
     RETRANSMISSION_HISTORY,
+    RTP_PER_MS,
+    STALE_MS,
     SenderHooks,
     configure_aiortc,
     last_rtp_timestamp,
@@ -49,7 +51,7 @@ async def test_senders() -> None:
     sender: Any = pc.addTransceiver("video").sender
     assert type(sender._RTCRtpSender__rtp_header_extensions_map) is HeaderExtensionsMap
     assert sender._RTCRtpSender__rtt is None
-    for name in ("_send_keyframe", "_handle_rtcp_packet"):
+    for name in ("_send_keyframe", "_handle_rtcp_packet", "_retransmit"):
         assert callable(getattr(sender, name))
     for name in ("_send_rtp", "_handle_rtcp_data"):
         assert callable(getattr(sender.transport, name))
@@ -59,6 +61,34 @@ async def test_senders() -> None:
     assert sender._RTCRtpSender__rtp_header_extensions_map is extensions
     sender._send_keyframe()
     assert asked == [1]
+    await pc.close()
+
+
+async def test_lost_packets_of_old_frames_bring_a_key_frame() -> None:
+    pc = connection()
+    sender: Any = pc.addTransceiver("video").sender
+    again: list[int] = []
+
+    async def retransmit(number: int) -> None:
+        again.append(number)
+
+    sender._retransmit = retransmit
+    asked: list[int] = []
+    patch_sender(sender, hooks(asked))
+    assert sender._RTCRtpSender__rtp_history == {}
+    newest = 50  # the time stamps wrapped a moment ago
+    sender._RTCRtpSender__rtp_timestamp = newest
+    for number, age_ms in ((7, 100), (8, STALE_MS - 1), (9, STALE_MS + 1)):
+        stamp = (newest - round(age_ms * RTP_PER_MS)) % 2**32
+        packet = RtpPacket(sequence_number=number, timestamp=stamp)
+        sender._RTCRtpSender__rtp_history[number] = packet
+    for number in (7, 8):
+        await sender._retransmit(number)
+    assert (again, asked) == ([7, 8], [])
+    await sender._retransmit(9)
+    assert (again, asked) == ([7, 8], [1])
+    await sender._retransmit(10)
+    assert (again, asked) == ([7, 8], [1, 1]), "not kept any more"
     await pc.close()
 
 

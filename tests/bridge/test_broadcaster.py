@@ -138,6 +138,22 @@ async def test_nothing_is_encoded_for_a_network_that_is_full(show: Show) -> None
     assert [key for _, _, key in player.packets] == [True] + [False] * 11, "no storm of key frames"
 
 
+async def test_what_probes_a_network_that_is_down_can_be_shown_alone(
+    show: Show, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worldbridge.bridge.media.encoder.KEYFRAME_THROTTLE_MS", 0.0)
+    player, spectator = Watching(2_000_000, plays=True), Watching(2_000_000)
+    await show.play([player, spectator], 4)
+    assert [key for _, _, key in player.packets] == [True, False, False, False]
+    assert spectator.rate is not None and player.rate is not None
+    monkeypatch.setattr(spectator.rate, "silent", lambda now: True)
+    await show.play([player, spectator], 2)
+    assert [key for _, _, key in player.packets[4:]] == [False, False], "no spectator's matter"
+    monkeypatch.setattr(player.rate, "silent", lambda now: True)
+    await show.play([player, spectator], 3)
+    assert [key for _, _, key in player.packets[6:]] == [True] * 3
+
+
 async def test_images_and_video_at_once(show: Show) -> None:
     player, page = Watching(2_000_000, plays=True), Watching(1_000_000, wants="jpeg")
     await show.play([player, page], 4)
