@@ -19,6 +19,7 @@ __all__ = [
     "ask_max_prompt_frames",
     "ask_themes",
     "cpu_seconds",
+    "forgets_forks",
     "forks_of",
     "is_runnable",
     "notify_systemd",
@@ -76,13 +77,25 @@ def forks_of(pid: int) -> list[int]:
         return []
 
 
+def _state(pid: int) -> str:
+    """Return the letter of a process's state as in proc_pid_stat(5), "" if there is none."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (OSError, IndexError):
+        return ""
+
+
+def forgets_forks(pid: int | None) -> bool:
+    """Whether a process that keeps one fork running left it where it ended, or is stopped."""
+    if pid is None:
+        return False
+    states = [_state(fork) for fork in forks_of(pid)]
+    return all(state == "Z" for state in states) and (bool(states) or _state(pid) in ("T", "t"))
+
+
 def is_runnable(pid: int | None) -> bool:
     """Whether the main thread of a process or of one of its children runs or waits for a core."""
-    for each in [] if pid is None else [pid, *forks_of(pid)]:
-        with suppress(OSError):
-            if Path(f"/proc/{each}/stat").read_text().rpartition(")")[2].split()[0] == "R":
-                return True
-    return False
+    return pid is not None and any(_state(each) == "R" for each in [pid, *forks_of(pid)])
 
 
 def reap_strangers(ours: set[int | None]) -> None:

@@ -32,6 +32,7 @@ from worldbridge.health import (
     ask_max_prompt_frames,
     ask_themes,
     cpu_seconds,
+    forgets_forks,
     forks_of,
     is_runnable,
     notify_systemd,
@@ -50,6 +51,7 @@ _BACKLOG = 128
 _POLL_SECONDS = 0.1
 _LOOK_SECONDS = 0.5
 _GATEWAY_IDLE_SECONDS = 3.0
+_PARENT_IDLE_SECONDS = 6.0  # longer than it waits before it starts a worker again
 _WORKER_IDLE_SECONDS = 1.0  # besides the time after which the gateway calls it silent
 
 
@@ -249,6 +251,7 @@ class Supervisor:
     async def _watch(self) -> None:
         """Replace a child that hangs. The gateway answers for itself and for the worker."""
         gateway, worker = Watchdog(_GATEWAY_IDLE_SECONDS), Watchdog(_WORKER_IDLE_SECONDS)
+        parent = Watchdog(_PARENT_IDLE_SECONDS)
         while True:
             await asyncio.sleep(_LOOK_SECONDS)
             notify_systemd("WATCHDOG=1")
@@ -267,6 +270,9 @@ class Supervisor:
             ):
                 # its parent holds the loaded world and starts the next one
                 await self._worker.kill_hung(forks_of(pid) or [pid], "does not answer")
+            forgets = forgets_forks(pid)
+            if parent.hangs(now, not forgets, cpu_seconds(pid), is_runnable(pid)) and pid:
+                await self._worker.kill_hung([pid], "does not start again")
 
     async def _check_theme(self) -> None:
         """Refuse an unknown theme here, before a player does; the themes are known only now."""

@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from worldbridge.errors import ChildError, RestartBudgetError
 from worldbridge.health import (
     Watchdog,
     cpu_seconds,
+    forgets_forks,
     forks_of,
     is_runnable,
     notify_systemd,
@@ -77,6 +79,27 @@ def test_a_pause_of_the_whole_machine_is_nobodys_fault() -> None:
     assert not watchdog.hangs(100.0, True, 1.0)
     assert not watchdog.hangs(160.0, False, 1.0)
     assert not watchdog.hangs(160.5, True, 1.0)
+
+
+def test_a_parent_that_leaves_its_ended_fork_unreaped_is_noticed() -> None:
+    script = (
+        "import os, sys; pid = os.fork() or os._exit(sys.stdin.read() and 0); os.waitpid(pid, 0)"
+    )
+    with subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE) as parent:
+        assert parent.stdin is not None
+        deadline = time.monotonic() + 30
+        while not forks_of(parent.pid):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        parent.send_signal(signal.SIGSTOP)
+        assert not forgets_forks(parent.pid), "its fork works"
+        parent.stdin.close()
+        while not forgets_forks(parent.pid):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        parent.send_signal(signal.SIGCONT)
+        parent.wait(30)
+    assert not forgets_forks(parent.pid) and not forgets_forks(None)
 
 
 def test_cpu_seconds_grow_with_work() -> None:
