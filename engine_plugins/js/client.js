@@ -92,6 +92,11 @@ export class Client {
     this.#dispatch((now) => this.session.leave(now));
   }
 
+  /** Give a world with `observations` a view of the caller's scene, see `protocol.observe`. */
+  observe(view) {
+    if (this.state === "playing") this.transport.send(protocol.observe(view));
+  }
+
   /** Ask, as a spectator, for the controls. */
   requestControl() {
     this.#dispatch(() => this.session.requestControl());

@@ -85,6 +85,20 @@ export interface ClientOptions {
   refreshPeriod?: (now: number) => number | null;
 }
 
+/** A view of a scene: pixels with the upper row first, see docs/protocol.md#observation. */
+export interface SceneView {
+  camera: Pose;
+  width: number;
+  height: number;
+  /** 3 bytes for each pixel. */
+  rgb: Uint8Array;
+  /** 2 bytes for each pixel, little-endian, of `depthScale` metres; 0 where the world draws. */
+  depth: Uint8Array;
+  depthScale: number;
+  /** The world forgets first what it drew before. */
+  fresh?: boolean;
+}
+
 /** A client of the gateway: session, transport, input and latency in one. */
 export class Client {
   constructor(url: string, handlers: ClientHandlers, options?: ClientOptions);
@@ -109,6 +123,7 @@ export class Client {
   restart(theme: string | null, seed: number | null, promptFrames?: Uint8Array[] | null): void;
   retry(token?: string | null): void;
   leave(): void;
+  observe(view: SceneView): void;
   requestControl(): void;
   handOver(): void;
   pageHidden(): void;
@@ -406,6 +421,7 @@ export namespace protocol {
     promptFrames?: number | null;
   }): object;
   function input(states: ControllerState[]): object;
+  function observe(view: SceneView): object;
   function ping(time: number): object;
   function offer(sdp: string): object;
   function frameShown(fields: {

@@ -86,6 +86,12 @@ export const start = ({ theme = null, seed = null, prompt = null, promptFrames =
 /** @param states controller states, newest first, from `Controller.history` */
 export const input = (states) => ({ type: "input", states: states.map(stateOnWire) });
 
+const poseOnWire = ({ position, orientation, fov_y: fov }) => ({
+  position: position.map(float),
+  orientation: orientation.map(float),
+  fov_y: float(fov),
+});
+
 const stateOnWire = ({ sequence, time, axes, buttons, keys, pointer, camera }) => ({
   sequence,
   time: float(time),
@@ -93,10 +99,24 @@ const stateOnWire = ({ sequence, time, axes, buttons, keys, pointer, camera }) =
   buttons,
   keys,
   pointer: pointer.map(float),
-  camera: camera && {
-    position: camera.position.map(float),
-    orientation: camera.orientation.map(float),
-    fov_y: float(camera.fov_y),
+  camera: camera && poseOnWire(camera),
+});
+
+/**
+ * Give a world with `observations` a view of the engine's scene. `rgb`: 3 bytes per pixel, the upper
+ * row first; `depth`: 2 bytes per pixel, little-endian, of `depthScale` metres along the camera's
+ * axis, 0 where the world has to draw. `fresh`: the world forgets first what it drew before.
+ */
+export const observe = ({ camera, width, height, rgb, depth, depthScale, fresh = false }) => ({
+  type: "observe",
+  observation: {
+    camera: poseOnWire(camera),
+    width,
+    height,
+    rgb,
+    depth,
+    depth_scale: float(depthScale),
+    fresh,
   },
 });
 

@@ -24,6 +24,7 @@ from tests.support import test_card
 from tests.support.chromium import Browser, Page
 from tests.support.client_server import LAST, client_server
 from tests.support.depth_scene import BALL_M, depth_scene
+from tests.support.npm import npm_package
 from tests.support.server import serving
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
@@ -32,6 +33,7 @@ ROOT = Path(__file__).parents[2]
 PATIENCE_S = 100.0  # software rendering beside other work is slow, not wrong
 LIBRARY = ROOT / "engine_plugins" / "js"
 EXAMPLE = ROOT / "examples" / "three"
+CONSUMER = ROOT / "tests" / "web" / "consumer.ts"
 # The screen pixel in which each pixel of the card is seen: [column, row, ...] in CSS pixels.
 PROJECT = """
 ((width, height) => {
@@ -82,6 +84,17 @@ def test_the_package_holds_the_library_and_its_types(package: Path, tmp_path: Pa
     command = ["node", "--input-type=module", "--eval", script]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert {"Client", "Session", "sessionUrl", "protocol"} <= set(done.stdout.strip().split(","))
+
+
+def test_a_program_in_typescript_compiles(package: Path, tmp_path: Path) -> None:
+    tsc = npm_package("typescript", "5.9.3") / "bin" / "tsc"
+    (tmp_path / "package.json").write_text('{"private": true, "type": "module"}')
+    npm("install", "--silent", "--offline", "--no-audit", str(package), folder=tmp_path)
+    shutil.copy(CONSUMER, tmp_path)
+    options = ["--noEmit", "--strict", "--module", "nodenext", "--target", "es2022"]
+    command = ["node", str(tsc), *options, "--lib", "es2022,dom,dom.iterable", CONSUMER.name]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stdout
 
 
 @pytest.fixture(scope="module")

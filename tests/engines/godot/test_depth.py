@@ -91,8 +91,8 @@ def test_a_world_is_given_the_colour_and_depth_of_the_scene(screen: list[str]) -
     ):
         printed = run(screen, work, "guide_test.gd", server.url)
         views = [message["observation"] for message in server.of("observe")]
-    (told,) = [line for line in printed.splitlines() if line.startswith("GUIDE ")]
-    result = json.loads(told.removeprefix("GUIDE "))
+    (line,) = [text for text in printed.splitlines() if text.startswith("GUIDE ")]
+    result = json.loads(line.removeprefix("GUIDE "))
     assert result["sent"] == len(views) == 2
     # the frames' poses are the world's: the client knows where that is in the scene
     assert result["frame_at"] == pytest.approx([10, 1.6, 20.5], abs=0.51)

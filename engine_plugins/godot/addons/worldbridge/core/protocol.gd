@@ -13,9 +13,11 @@ const MAX_PART := 262144  # bytes of a prompt frame in one message
 const MAX_CLIENT_MESSAGE := 65536
 const CLIENT_LIMITS: Dictionary[String, int] = {
 	"hello": 4096, "input": 4096, "observe": 1229824, "prompt_frame": 263168,
+	"prompt_depth": 263168,
 }
 const CLIENT_CODES: Dictionary[String, String] = {
 	"input": "invalid_input", "observe": "invalid_input", "prompt_frame": "bad_prompt_frame",
+	"prompt_depth": "bad_prompt_frame",
 }
 
 static var _server := _server_messages()
@@ -131,11 +133,11 @@ static func decode_client(data: PackedByteArray) -> Variant:
 	if name == "hello" and message.get("version", VERSION) != VERSION:
 		return _wrong_version("hello.version", message["version"])
 	var result: Variant = _checked(message, _client, CLIENT_CODES.get(name, "bad_message"))
-	if result is Fault or name != "prompt_frame":
+	if result is Fault or not name in ["prompt_frame", "prompt_depth"]:
 		return result
-	if message["index"] >= message["count"] or message["part"] >= message["parts"]:
+	if message.get("index", 0) >= message.get("count", 1) or message["part"] >= message["parts"]:
 		return Fault.new("bad_prompt_frame", name, "index < count and part < parts",
-				"%d of %d" % [message["index"], message["count"]])
+				"%d of %d" % [message["part"], message["parts"]])
 	return result
 
 
@@ -427,6 +429,10 @@ static func _client_messages() -> Dictionary:
 		"prompt_frame": _record({
 			"index": _integer(0, 8), "count": _integer(1, 9), "part": _integer(0, 31),
 			"parts": _integer(1, 32), "data": _rule("bytes", 0, 262144),
+		}),
+		"prompt_depth": _record({
+			"part": _integer(0, 31), "parts": _integer(1, 32), "scale": _number(1e-6, 10),
+			"data": _rule("bytes", 0, 262144),
 		}),
 		"observe": _record({"observation": _observation()}),
 		"start": _record({
