@@ -10,6 +10,7 @@ retransmissions on a fast stream, and bind its sockets where it is asked to.
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 import socket
 from collections.abc import Callable, Iterator, Sequence
@@ -53,7 +54,7 @@ EXTENSION_IDS: Final = {PLAYOUT_DELAY_URI: 12, CAPTURE_TIME_URI: 11, TRANSPORT_C
 PLAYOUT_DELAY_NONE: Final = bytes(3)  # 12 bits of minimum, 12 bits of maximum, both zero
 
 RTP_PER_MS: Final = 90
-STALE_MS: Final = 700.0  # a frame this much older than the newest is not worth a retransmission
+STALE_MS: Final = 2000.0  # a frame this much older than the newest is not worth a retransmission
 RETRANSMISSION_HISTORY: Final = 1024  # packets: 1.7 s of 6 Mbit/s; aiortc keeps 128
 MAX_PAYLOAD: Final = 1200  # bytes of a packet: fits through VPNs and TURN; aiortc sends 1,300
 SERVER_TIMEOUT_S: Final = 2  # that a STUN or TURN server may take; the answer waits for it
@@ -105,6 +106,7 @@ class SenderExtensions(HeaderExtensionsMap):
         self._ids: dict[str, int] = {}
         self.sequence = -1  # of the newest packet, transport-wide
         self.capture_ms: float | None = None  # of the next frame; taken by its first packet
+        self.keyframe_rtp: int | None = None  # time stamp of the newest key frame that was sent
 
     @property
     def numbers_packets(self) -> bool:
@@ -164,31 +166,37 @@ def patch_sender(sender: RTCRtpSender, hooks: SenderHooks) -> SenderExtensions:
                 pass  # an application's own feedback
 
     private._handle_rtcp_packet = handle_rtcp
-    _patch_retransmission(sender, hooks)
+    _patch_retransmission(sender, extensions, hooks)
     _patch_transport(private.transport, extensions, hooks)
     return extensions
 
 
-def _patch_retransmission(sender: RTCRtpSender, hooks: SenderHooks) -> None:
-    """Answer reports of lost packets of old frames with a key frame.
+def _patch_retransmission(
+    sender: RTCRtpSender, extensions: SenderExtensions, hooks: SenderHooks
+) -> None:
+    """Send again only what a viewer still needs: the packets since the newest key frame.
 
-    After an outage a viewer misses hundreds of packets: all of them together would keep a slow
+    After an outage a viewer misses hundreds of packets. All of them together would keep a slow
     network busy for seconds, for frames that nobody wants to see any more.
     """
     private: Any = sender
     retransmit = private._retransmit
 
-    async def retransmit_fresh(sequence_number: int) -> None:
+    async def retransmit_needed(sequence_number: int) -> None:
         history = private._RTCRtpSender__rtp_history
         packet = history.get(sequence_number % RETRANSMISSION_HISTORY)
-        if packet is None or packet.sequence_number != sequence_number:
-            hooks.keyframe()  # it is not kept any more
-        elif (last_rtp_timestamp(sender) - packet.timestamp) % 2**32 > STALE_MS * RTP_PER_MS:
+        kept = packet is not None and packet.sequence_number == sequence_number
+        age = (last_rtp_timestamp(sender) - packet.timestamp) % 2**32 if kept else math.inf
+        key = extensions.keyframe_rtp
+        since_key = math.inf if key is None else (last_rtp_timestamp(sender) - key) % 2**32
+        if kept and age > since_key:
+            return  # the key frame is on its way, and nothing before it is needed
+        if age > STALE_MS * RTP_PER_MS:
             hooks.keyframe()
         else:
             await retransmit(sequence_number)
 
-    private._retransmit = retransmit_fresh
+    private._retransmit = retransmit_needed
 
 
 def _patch_transport(transport: Any, extensions: SenderExtensions, hooks: SenderHooks) -> None:

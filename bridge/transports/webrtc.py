@@ -168,7 +168,7 @@ class _PacketTrack(MediaStreamTrack):
         self._gate = KeyframeGate()
         self._sending: _Outgoing | None = None
         self.on_sending: Callable[[FrameHeader], None] = lambda header: None
-        self.on_sent: Callable[[FrameHeader], None] = lambda header: None
+        self.on_sent: Callable[[FrameHeader, bool], None] = lambda header, is_keyframe: None
         self.dropped = 0
 
     def push(self, packet: VideoPacket, header: FrameHeader, layer: str) -> None:
@@ -186,7 +186,7 @@ class _PacketTrack(MediaStreamTrack):
     async def recv(self) -> VideoPacket:
         # the sender asks for the next packet once it has sent every part of the last one
         if self._sending is not None:
-            self.on_sent(self._sending.header)
+            self.on_sent(self._sending.header, self._sending.packet.is_keyframe)
         while not self._packets:
             self._arrived.clear()
             await self._arrived.wait()
@@ -312,9 +312,11 @@ class RtcConnection:
     def _sending(self, header: FrameHeader) -> None:
         self._extensions.capture_ms = header.t_frame
 
-    def _sent(self, header: FrameHeader) -> None:
+    def _sent(self, header: FrameHeader, is_keyframe: bool) -> None:
         dropped = header.dropped + self._track.dropped
         rtp = last_rtp_timestamp(self._sender)
+        if is_keyframe:
+            self._extensions.keyframe_rtp = rtp
         header = header.replace(t_sent=now_ms(), rtp=rtp, dropped=dropped)
         self._callbacks.sent(header)
         channel = self._channels.get("control")

@@ -64,7 +64,7 @@ async def test_senders() -> None:
     await pc.close()
 
 
-async def test_lost_packets_of_old_frames_bring_a_key_frame() -> None:
+async def test_only_packets_that_are_still_needed_are_sent_again() -> None:
     pc = connection()
     sender: Any = pc.addTransceiver("video").sender
     again: list[int] = []
@@ -74,7 +74,7 @@ async def test_lost_packets_of_old_frames_bring_a_key_frame() -> None:
 
     sender._retransmit = retransmit
     asked: list[int] = []
-    patch_sender(sender, hooks(asked))
+    extensions = patch_sender(sender, hooks(asked))
     assert sender._RTCRtpSender__rtp_history == {}
     newest = 50  # the time stamps wrapped a moment ago
     sender._RTCRtpSender__rtp_timestamp = newest
@@ -89,6 +89,10 @@ async def test_lost_packets_of_old_frames_bring_a_key_frame() -> None:
     assert (again, asked) == ([7, 8], [1])
     await sender._retransmit(10)
     assert (again, asked) == ([7, 8], [1, 1]), "not kept any more"
+    extensions.keyframe_rtp = (newest - round(500 * RTP_PER_MS)) % 2**32
+    for number in (7, 8, 9):
+        await sender._retransmit(number)
+    assert (again, asked) == ([7, 8, 7], [1, 1]), "nothing from before the key frame"
     await pc.close()
 
 
