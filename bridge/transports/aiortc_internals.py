@@ -24,7 +24,7 @@ import aiortc.rtcrtpsender
 from aioice import Candidate
 from aioice.candidate import candidate_foundation, candidate_priority
 from aioice.ice import StunProtocol, get_host_addresses, server_reflexive_candidate
-from aiortc import RTCPeerConnection, RTCRtpSender, clock
+from aiortc import RTCPeerConnection, RTCRtpReceiver, RTCRtpSender, clock
 from aiortc.codecs import CODECS, HEADER_EXTENSIONS
 from aiortc.rtcrtpparameters import (
     RTCRtcpFeedback,
@@ -318,6 +318,20 @@ def bind_ice(pc: RTCPeerConnection, binding: IceBinding) -> None:
     private: Any = pc
     for transport in private._RTCPeerConnection__iceTransports:
         _bind_connection(transport._connection, binding)
+
+
+def replace_jitter_buffer(receiver: RTCRtpReceiver, add: Callable[[Any], bool]) -> None:
+    """Give a receiver's packets, repaired and without RTP, to `add` instead of the decoder.
+
+    `add` returns whether a key frame is needed.
+    """
+
+    class Buffer:
+        def add(self, packet: Any) -> tuple[bool, None]:
+            return add(packet), None
+
+    private: Any = receiver
+    private._RTCRtpReceiver__jitter_buffer = Buffer()
 
 
 def _bind_connection(connection: Any, binding: IceBinding) -> None:

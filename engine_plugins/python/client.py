@@ -1,4 +1,4 @@
-"""A client: controls up, frames down, by WebSocket or ZeroMQ. It reconnects by itself.
+"""A client: controls up, frames down, by WebSocket, WebRTC or ZeroMQ. It reconnects by itself.
 
     async with connect("http://127.0.0.1:8080") as client:
         client.steer(keys=("KeyW",))
@@ -19,9 +19,9 @@ import contextlib
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final, Literal
 
 import numpy as np
 import websockets
@@ -73,6 +73,9 @@ from worldbridge.engine_plugins.python.prompt_frames import (
 )
 from worldbridge.engine_plugins.python.timing import Arrival, ClockOffset
 from worldbridge.errors import StructuredError
+
+if TYPE_CHECKING:
+    from worldbridge.engine_plugins.python.webrtc import MediaRelay
 
 FAST_PINGS: Final = 8  # right after connecting, so that the clocks are matched early
 FAST_PING_S: Final = 0.05
@@ -365,7 +368,8 @@ class Client:
 
     @property
     def _needs_credit(self) -> bool:
-        return self._address.is_zeromq or "h264" in self._hello.codecs
+        video = "h264" in self._hello.codecs and not self._address.webrtc
+        return self._address.is_zeromq or video
 
     async def _write(self, link: Link) -> None:
         while True:
@@ -491,6 +495,8 @@ def connect(
     prompt_depth: Metres | None = None,
     codec: Codec | None = None,
     depth: bool = False,
+    transport: Literal["webrtc"] | None = None,
+    media_relay: MediaRelay | None = None,
     key: str | Path | None = None,
     server_key: str | Path | None = None,
 ) -> Connection:
@@ -505,8 +511,10 @@ def connect(
     `interruptions` says what was lost. A refusal of the server raises BridgeError from `frame`.
     With `depth` frames carry it, if the world has it and `codec` is no video.
     `codec` at a tcp:// address (ZeroMQ): `rgb` (the default), `bgra`, `i420`, `jpeg` or `h264`; by
-    WebSocket: `jpeg` (the default) or `h264`. A ZeroMQ server with keys needs `key`, the file of
-    the client's pair, and `server_key`, the server's public key or the file of it.
+    WebSocket: `jpeg` (the default) or `h264`. With the `transport` "webrtc" video comes as H.264 by
+    WebRTC; `codec` is then left out. `media_relay` is for measurements: it returns the address by
+    which to reach the server's UDP address (host, port). A ZeroMQ server with keys needs `key`, the
+    file of the client's pair, and `server_key`, the server's public key or the file of it.
     Raises ValueError for another address or codec, and ConfigError for keys that cannot be read.
     """
     files = () if prompt_frames is None else as_files(prompt_frames)
@@ -514,8 +522,13 @@ def connect(
     depth_file = None if prompt_depth is None or not files else PromptDepth.of(prompt_depth)
     role: Role = "spectator" if watch else "player"
     hello = Hello(name, role, token=token, resume=resume, world=world, wait=wait, depth=depth)
-    address = Address.of(url, key, server_key)
-    if address.is_zeromq:
+    address = Address.of(url, key, server_key, transport == "webrtc")
+    if transport == "webrtc":
+        if codec is not None or depth:
+            raise ValueError("expected neither `codec` nor `depth` with the transport webrtc")
+        hello = hello.replace(transports=("webrtc",), codecs=("h264",))
+        address = replace(address, media_relay=media_relay)
+    elif address.is_zeromq:
         hello = hello.replace(transports=("zeromq",), codecs=(codec or "rgb",))
     elif codec in (None, "jpeg", "h264"):
         hello = hello.replace(codecs=(codec or "jpeg",))

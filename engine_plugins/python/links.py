@@ -1,4 +1,4 @@
-"""What carries a client's messages: a WebSocket, or ZeroMQ. Each link is one connection."""
+"""What carries a client's messages: a WebSocket, WebRTC beside it, or ZeroMQ."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 from urllib.parse import urljoin, urlsplit, urlunsplit
 
 import websockets
@@ -32,6 +32,9 @@ from worldbridge.bridge.transports.zeromq import (
 )
 from worldbridge.engine_plugins.python.faults import ConnectError
 from worldbridge.errors import StructuredError
+
+if TYPE_CHECKING:
+    from worldbridge.engine_plugins.python.webrtc import MediaRelay
 
 __all__ = ["Address", "Link", "open_link", "session_url"]
 
@@ -66,15 +69,21 @@ class Address:
     url: str
     keys: KeyPair | None = None
     server_key: bytes | None = None
+    webrtc: bool = False
+    media_relay: MediaRelay | None = None
 
     @classmethod
-    def of(cls, url: str, key: str | Path | None, server_key: str | Path | None) -> Address:
+    def of(
+        cls, url: str, key: str | Path | None, server_key: str | Path | None, webrtc: bool = False
+    ) -> Address:
         """Read the keys. Raises ValueError for a wrong address, ConfigError for wrong keys."""
         if (key is None) != (server_key is None):
             raise ValueError("expected both `key` and `server_key`, or none of them")
         keys = None if key is None else load_keys(Path(key))
         server = None if server_key is None else load_public_key(server_key)
-        address = cls(session_url(url), keys, server)
+        address = cls(session_url(url), keys, server, webrtc)
+        if webrtc and address.is_zeromq:
+            raise ValueError(f"expected an http:// address for WebRTC, got {url!r}")
         if keys is not None and not address.is_zeromq:
             raise ValueError(f"expected a tcp:// address with keys, got {url!r}")
         return address
@@ -113,7 +122,16 @@ async def open_link(address: Address) -> AsyncIterator[Link]:
         open_timeout=5,
         close_timeout=1,
     ) as socket:
-        yield _WebSocketLink(socket)
+        if not address.webrtc:
+            yield _WebSocketLink(socket)
+            return
+        from worldbridge.engine_plugins.python.webrtc import WebRtcLink  # aiortc is large
+
+        link = WebRtcLink(socket, address.media_relay)
+        try:
+            yield link
+        finally:
+            await link.close()
 
 
 class _WithoutDetours(open_websocket):

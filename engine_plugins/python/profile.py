@@ -4,14 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Final
 
 from worldbridge.engine_plugins.python.client import Client, connect, now_ms
 from worldbridge.engine_plugins.python.prompt_frames import PromptFrames
 from worldbridge.engine_plugins.python.timing import SPANS, InputToPhoton, percentiles
 
+if TYPE_CHECKING:
+    from worldbridge.engine_plugins.python.webrtc import MediaRelay
+
+TRANSPORTS: Final[Mapping[str, Mapping[str, Any]]] = MappingProxyType(  # arguments of `connect`
+    {
+        "websocket_jpeg": {"codec": "jpeg"},
+        "websocket_h264": {"codec": "h264"},
+        "webrtc": {"transport": "webrtc"},
+        "zmq_raw": {"codec": "i420"},
+        "zmq_h264": {"codec": "h264"},
+    }
+)
 STATES_PER_SECOND: Final = 60
 FIRST_FRAME_S: Final = 120.0
 _KEYS: Final = ("KeyW", "KeyS", "KeyA", "KeyD", "ArrowLeft", "ArrowRight")
@@ -32,7 +45,7 @@ class ProfileResult:
     dropped_frames: int
     world: str
     seconds: float
-    transport: str = "websocket-jpeg"
+    transport: str = "websocket_jpeg"
     samples: list[dict[str, float]] = field(default_factory=list, repr=False)
     sampled_ms: list[float] = field(default_factory=list, repr=False)
 
@@ -60,15 +73,30 @@ async def profile(
     theme: str | None = None,
     token: str | None = None,
     prompt_frames: PromptFrames | None = None,
+    transport: str | None = None,
+    media_relay: MediaRelay | None = None,
 ) -> ProfileResult:
     """Play for `seconds` from the first frame on.
+
+    `transport` is one of `TRANSPORTS`; those by ZeroMQ need a tcp:// address, the others an
+    http:// one. Without it `websocket_jpeg` or `zmq_raw` is taken, as the address has it.
+    `media_relay`: as in `connect`.
 
     Raises:
         TimeoutError: no frame came within two minutes.
         RuntimeError: frames came, but none of them answered an input.
         BridgeError: the server refused us.
     """
-    playing = connect(url, theme=theme, token=token, name="profile", prompt_frames=prompt_frames)
+    transport = transport or ("zmq_raw" if url.startswith("tcp:") else "websocket_jpeg")
+    playing = connect(
+        url,
+        theme=theme,
+        token=token,
+        name="profile",
+        prompt_frames=prompt_frames,
+        media_relay=media_relay,
+        **TRANSPORTS[transport],
+    )
     async with playing as client:
         async with asyncio.timeout(FIRST_FRAME_S):
             first = await client.frame()
@@ -93,7 +121,8 @@ async def profile(
         elapsed = (now_ms() - began) / 1000
         dropped = last.header.dropped - first.header.dropped + client.frames_skipped - skipped
         assert client.welcome is not None
-        return _summary(meter, frames / elapsed, dropped, client.welcome.world.name, elapsed)
+        world = client.welcome.world.name
+        return _summary(meter, frames / elapsed, dropped, world, elapsed, transport)
 
 
 async def _play(client: Client, meter: InputToPhoton) -> None:
@@ -106,7 +135,7 @@ async def _play(client: Client, meter: InputToPhoton) -> None:
 
 
 def _summary(
-    meter: InputToPhoton, rate: float, dropped: int, world: str, seconds: float
+    meter: InputToPhoton, rate: float, dropped: int, world: str, seconds: float, transport: str
 ) -> ProfileResult:
     samples = meter.samples
     if not samples:
@@ -120,6 +149,7 @@ def _summary(
         dropped_frames=dropped,
         world=world,
         seconds=seconds,
+        transport=transport,
         samples=samples,
         sampled_ms=meter.sampled_ms,
     )

@@ -22,6 +22,7 @@ from worldbridge.bridge.transports.aiortc_internals import (
     configure_aiortc,
     last_rtp_timestamp,
     patch_sender,
+    replace_jitter_buffer,
     transport_feedback,
     waiting_chunks,
 )
@@ -104,6 +105,15 @@ async def test_ice_connections() -> None:
     assert callable(transport._connection.get_component_candidates)
     assert transport._connection._protocols == []
     assert transport._connection.stun_server is None
+    await pc.close()
+
+
+async def test_receivers() -> None:
+    pc = connection()
+    receiver: Any = pc.addTransceiver("video").receiver
+    assert callable(receiver._RTCRtpReceiver__jitter_buffer.add)
+    replace_jitter_buffer(receiver, lambda packet: packet == "lost")
+    assert receiver._RTCRtpReceiver__jitter_buffer.add("lost") == (True, None)
     await pc.close()
 
 

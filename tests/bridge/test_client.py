@@ -7,10 +7,12 @@ import dataclasses
 import datetime
 import itertools
 import json
+import random
 import re
 import ssl
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -43,6 +45,7 @@ from worldbridge.engine_plugins.python.timing import (
     percentiles,
     spans,
 )
+from worldbridge.engine_plugins.python.webrtc import FrameAssembler
 
 
 def arrival(input_sequence: int = 4, offset: float = 1000.0) -> Arrival:
@@ -182,7 +185,7 @@ async def test_a_profile_accounts_for_every_millisecond(rig: Rig) -> None:
     assert list(shape["spans_ms"]) == list(SPANS)
     for numbers in (shape["input_to_photon_ms"], *shape["spans_ms"].values()):
         assert numbers["p50"] <= numbers["p95"] <= numbers["p99"]
-    assert shape["world"] == "test-card" and shape["transport"] == "websocket-jpeg"
+    assert shape["world"] == "test-card" and shape["transport"] == "websocket_jpeg"
     total = [sum(sample.values()) for sample in result.samples]
     assert shape["input_to_photon_ms"] == pytest.approx(percentiles(total))
 
@@ -416,3 +419,66 @@ def test_a_rendered_frame_as_it_is_sent() -> None:
         observation_of(rgb, np.ones((3, 2)), Pose(), False)
     with pytest.raises(ValueError, match="uint8"):
         observation_of(np.zeros((2, 3, 4), np.uint8), np.ones((2, 3)), Pose(), False)
+
+
+@pytest.mark.parametrize("loss", [0.0, 0.05])
+def test_frames_are_put_together_as_soon_as_they_are_there(loss: float) -> None:
+    generator = random.Random(3)
+    packets = []
+    for frame in range(400):
+        key = frame % 20 == 0
+        for part in range(parts := generator.randint(1, 5)):
+            head = b"\x00\x00\x00\x01" + (b"\x67" if key else b"\x41") if part == 0 else b""
+            packets.append(
+                SimpleNamespace(
+                    sequence_number=(65_000 + len(packets)) % 65536,
+                    timestamp=frame,
+                    marker=part == parts - 1,
+                    _data=head + bytes([part]),
+                )
+            )
+    sent = [packet for packet in packets if generator.random() >= loss or packet.timestamp == 0]
+    late = [index + generator.randint(0, 8) for index in range(len(sent))]  # reordered
+    late[0] = 0
+    assembler, found, asked = FrameAssembler(), [], 0
+    for _, index in sorted((place, index) for index, place in enumerate(late)):
+        frames, lost = assembler.add(sent[index])
+        found += frames
+        asked += lost
+    numbers = [frame.timestamp for frame in found]
+    assert numbers == sorted(set(numbers))
+    if loss == 0:
+        assert numbers == list(range(400)) and asked == 0
+    else:
+        assert asked > 0 and len(numbers) > 10
+        for before, after in itertools.pairwise(numbers):
+            assert after == before + 1 or after % 20 == 0, "after a gap comes a key frame"
+    for frame in found:  # whole, and in order
+        assert frame.data[5:] == bytes(range(len(frame.data) - 5))
+
+
+async def test_it_plays_by_webrtc(rig: Rig) -> None:
+    await rig.worker()
+    async with connect(rig.url, transport="webrtc") as client:
+        numbers, errors = [], []
+        while len(numbers) < 10:
+            client.steer()
+            frame = await client.frame()
+            numbers.append(frame.header.frame)
+            luma = np.frombuffer(frame.image, np.uint8)[: SPEC.width * SPEC.height]
+            expected = 40 + (np.arange(SPEC.width) * 2 + numbers[-1] * 3) % 160
+            found = luma.reshape(SPEC.height, SPEC.width)[SPEC.height // 2].astype(float)
+            errors.append(np.median(np.abs(found - expected)))
+        sent = client.steer(keys=["KeyW"])  # by the unordered channel
+        while (frame := await client.frame()).header.input_sequence < sent.sequence:
+            pass
+        assert frame.rgb().shape == (SPEC.height, SPEC.width, 3)
+        assert client.welcome is not None and client.welcome.transport == "webrtc"
+        async with connect(rig.url, transport="webrtc", watch=True) as watcher:
+            assert (await watcher.frame()).header.width == SPEC.width
+    assert numbers == sorted(set(numbers))
+    assert max(errors) < 6, "each frame shows what its header says"
+    with pytest.raises(ValueError, match="neither `codec`"):
+        connect(rig.url, transport="webrtc", codec="jpeg")
+    with pytest.raises(ValueError, match="http:// address"):
+        connect("tcp://127.0.0.1:1", transport="webrtc")

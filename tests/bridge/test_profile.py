@@ -9,13 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.bridge.conftest import Rig
+from tests.bridge.conftest import Rig, RigMaker
 from worldbridge.benchmarks.impairment import LINKS
 from worldbridge.bridge.gateway.latency import server_spans
 from worldbridge.bridge.protocol import FrameHeader, Pose
-from worldbridge.cli.profile import SCENARIOS, _over_line, _scenarios
+from worldbridge.cli.profile import SCENARIOS, TRANSPORTS, _chosen, _over_line
 from worldbridge.cli.profile_report import MAX_TRACED, html_report, perfetto_trace
 from worldbridge.engine_plugins.python import ProfileResult
+from worldbridge.engine_plugins.python.profile import TRANSPORTS as CLIENT_TRANSPORTS
 from worldbridge.engine_plugins.python.timing import SPANS, percentiles
 from worldbridge.errors import ConfigError
 
@@ -103,9 +104,10 @@ def test_the_trace_is_bounded() -> None:
 
 
 @pytest.mark.timeout(180)
-async def test_a_scenario_adds_its_delay(rig: Rig) -> None:
+@pytest.mark.parametrize("transport", ["websocket_jpeg", "webrtc"])
+async def test_a_scenario_adds_its_delay(rig: Rig, transport: str) -> None:
     await rig.worker()
-    slow = await _over_line(rig.url, "mobile", 3.0, None, None)
+    slow = await _over_line(rig.url, "mobile", 3.0, None, None, transport)
     delay = LINKS["mobile"].delay_ms
     # the clock's offset may share the two ways out differently, but not change their sum
     spans = slow.spans_ms
@@ -114,12 +116,31 @@ async def test_a_scenario_adds_its_delay(rig: Rig) -> None:
     assert len(slow.samples) == len(slow.sampled_ms) > 0
 
 
+@pytest.mark.parametrize("transport", TRANSPORTS)
+async def test_every_transport_is_measured_by_the_same_spans(
+    make_rig: RigMaker, transport: str
+) -> None:
+    rig = await make_rig(zmq_port=0)
+    await rig.worker()
+    url = rig.zeromq if transport.startswith("zmq") else rig.url
+    result = await _over_line(url, "direct", 1.5, None, None, transport)
+    assert result.transport == transport and len(result.samples) > 10
+    assert list(result.spans_ms) == list(SPANS)
+    for sample in result.samples:  # no span is left out of the sum
+        assert sum(sample.values()) > 0
+    print(transport, result.input_to_photon_ms, result.frames_per_second)
+
+
+def test_transports_have_the_same_names_in_the_client() -> None:
+    assert tuple(TRANSPORTS) == tuple(CLIENT_TRANSPORTS)
+
+
 async def test_a_scenario_is_refused_where_it_cannot_be() -> None:
     with pytest.raises(ConfigError, match="TLS"):
         await _over_line("https://127.0.0.1:9", "lan", 1.0, None, None)
     with pytest.raises(ConfigError, match="scenario"):
-        _scenarios(["moon"])
-    assert _scenarios(["all"]) == list(SCENARIOS)
+        _chosen("scenario", ["moon"], SCENARIOS)
+    assert _chosen("scenario", ["all"], SCENARIOS) == list(SCENARIOS)
     assert set(SCENARIOS) - {"direct"} <= LINKS.keys()
 
 

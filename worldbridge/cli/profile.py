@@ -20,9 +20,11 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from worldbridge.engine_plugins.python import ProfileResult
+    from worldbridge.engine_plugins.python.webrtc import MediaRelay
 
 __all__ = ["measure", "profile"]
 
+TRANSPORTS: Final = ("websocket_jpeg", "websocket_h264", "webrtc", "zmq_raw", "zmq_h264")
 SCENARIOS: Final = ("direct", "lan", "wifi", "lossy", "mobile")
 _ANSWER_SECONDS: Final = 5.0
 
@@ -44,6 +46,17 @@ def profile(
             "process adds its delay, jitter, loss and limits.  [default: direct]"
         ),
     ] = None,
+    transport: Annotated[
+        list[str] | None,
+        typer.Option(
+            help=f"How frames come: {', '.join(TRANSPORTS)}, or all; repeatable. Those of ZeroMQ "
+            "need --zmq.  [default: websocket_jpeg]"
+        ),
+    ] = None,
+    zmq: Annotated[
+        str | None,
+        typer.Option(help="The server's address for ZeroMQ, such as tcp://127.0.0.1:5555."),
+    ] = None,
     report: Annotated[
         Path | None,
         typer.Option(help="HTML file to write: histogram, timeline and spans of every scenario."),
@@ -57,21 +70,37 @@ def profile(
     """Measure where the time from input to photon goes.
 
     Plays a scripted sequence of controls and measures frames per second, input-to-photon latency
-    with each of its spans, and dropped frames. "Photon" means the decoded frame in this process.
-    Frames arrive as JPEG over the WebSocket; the page measures WebRTC with a real screen.
-    With more than one scenario, --json prints one object by scenario.
+    with each of its spans, and dropped frames. "Photon" means the decoded frame in this process;
+    the page measures with a real screen. With more than one scenario or transport, --json prints
+    one object by name.
     """
     from worldbridge.cli.profile_report import html_report, perfetto_trace
 
-    names = _scenarios(scenario or ["direct"])
+    lines = _chosen("scenario", scenario or ["direct"], SCENARIOS)
+    ways = _chosen("transport", transport or ["websocket_jpeg"], TRANSPORTS)
+    if zmq is None and any(way.startswith("zmq") for way in ways):
+        if "all" not in (transport or ()):
+            raise ConfigError(
+                "the server's address for ZeroMQ is not known",
+                expected="--zmq with an address such as tcp://127.0.0.1:5555",
+                got="none",
+                remedy="start the server with --zmq-port 5555, and add it",
+            )
+        ways = [way for way in ways if not way.startswith("zmq")]
     for path in (report, trace):
         if path is not None:
             check_out(path)
     results = {
-        name: measure(
-            url, seconds=seconds, token=token, prompt_frames=prompt_frame or (), scenario=name
+        _name_of(way, line, len(ways), len(lines)): measure(
+            zmq if way.startswith("zmq") and zmq is not None else url,
+            seconds=seconds,
+            token=token,
+            prompt_frames=prompt_frame or (),
+            scenario=line,
+            transport=way,
         )
-        for name in names
+        for line in lines
+        for way in ways
     }
     if report is not None:
         write_out(report, html_report(url, results))
@@ -85,13 +114,20 @@ def profile(
     print_result(data, lambda _: _tables(results), as_json=as_json)
 
 
-def _scenarios(names: Sequence[str]) -> list[str]:
-    wanted = [*SCENARIOS] if "all" in names else [*dict.fromkeys(names)]
+def _name_of(transport: str, scenario: str, transports: int, scenarios: int) -> str:
+    """Return what tells a measurement from the others."""
+    if transports == 1:
+        return scenario
+    return transport if scenarios == 1 else f"{transport}, {scenario}"
+
+
+def _chosen(kind: str, names: Sequence[str], known: Sequence[str]) -> list[str]:
+    wanted = [*known] if "all" in names else [*dict.fromkeys(names)]
     for name in wanted:
-        if name not in SCENARIOS:
+        if name not in known:
             raise ConfigError(
-                "there is no such scenario",
-                expected=f"{', '.join(SCENARIOS)} or all",
+                f"there is no such {kind}",
+                expected=f"{', '.join(known)} or all",
                 got=name,
                 remedy="choose one of them",
             )
@@ -105,6 +141,7 @@ def measure(
     token: str | None = None,
     prompt_frames: Sequence[Path] = (),
     scenario: str = "direct",
+    transport: str = "websocket_jpeg",
 ) -> ProfileResult:
     """Play on a server and return what was measured.
 
@@ -115,7 +152,7 @@ def measure(
 
     address = url if "://" in url else f"http://{url}"
     files = read_prompt_files("prompt-frame", prompt_frames) if prompt_frames else None
-    return asyncio.run(_over_line(address, scenario, seconds, token, files))
+    return asyncio.run(_over_line(address, scenario, seconds, token, files, transport))
 
 
 async def _over_line(
@@ -124,14 +161,15 @@ async def _over_line(
     seconds: float,
     token: str | None,
     prompt_frames: Sequence[bytes] | None,
+    transport: str = "websocket_jpeg",
 ) -> ProfileResult:
     """Measure through a relay that is like the scenario's line."""
-    from worldbridge.benchmarks.impairment import LINKS, tcp_relay
+    from worldbridge.benchmarks.impairment import LINKS, tcp_relay, udp_relay
 
     if scenario == "direct":
-        return await _measure(url, seconds, token, prompt_frames)
+        return await _measure(url, seconds, token, prompt_frames, transport)
     parts = urlsplit(url)
-    if parts.scheme not in ("http", "ws"):
+    if parts.scheme not in ("http", "ws", "tcp"):
         raise ConfigError(
             "a scenario's relay cannot stand in for a server with TLS",
             expected="an address that begins with http://",
@@ -140,12 +178,24 @@ async def _over_line(
         )
     await _check_answers(url)
     server = (parts.hostname or "", parts.port or 80)
-    async with tcp_relay(server, LINKS[scenario]) as relay:
-        return await _measure(f"http://127.0.0.1:{relay.port}", seconds, token, prompt_frames)
+    link = LINKS[scenario]
+    async with tcp_relay(server, link) as relay, udp_relay(("127.0.0.1", 9), link) as media:
+        through = f"{parts.scheme}://127.0.0.1:{relay.port}"
+
+        def media_relay(target: tuple[str, int]) -> tuple[str, int]:
+            media.target = target
+            return media.address
+
+        return await _measure(through, seconds, token, prompt_frames, transport, media_relay)
 
 
 async def _measure(
-    url: str, seconds: float, token: str | None, prompt_frames: Sequence[bytes] | None
+    url: str,
+    seconds: float,
+    token: str | None,
+    prompt_frames: Sequence[bytes] | None,
+    transport: str,
+    media_relay: MediaRelay | None = None,
 ) -> ProfileResult:
     from worldbridge.bridge.protocol import BridgeError
     from worldbridge.engine_plugins.python import ConnectError
@@ -154,7 +204,14 @@ async def _measure(
     # The client waits for a server that restarts; here an address without a server is an error.
     await _check_answers(url)
     try:
-        return await run_profile(url, seconds, token=token, prompt_frames=prompt_frames)
+        return await run_profile(
+            url,
+            seconds,
+            token=token,
+            prompt_frames=prompt_frames,
+            transport=transport,
+            media_relay=media_relay,
+        )
     except BridgeError as error:
         raise StartError(
             f"{error.code}: {error.message}",

@@ -49,7 +49,7 @@ def html_report(url: str, results: Mapping[str, ProfileResult]) -> str:
 
 
 def _overview(results: Mapping[str, ProfileResult]) -> str:
-    head = "scenario", "frames/s", *(f"{p} ms" for p in _PERCENTILES), "dropped frames"
+    head = "case", "frames/s", *(f"{p} ms" for p in _PERCENTILES), "dropped frames"
     rows = [
         (
             name,
