@@ -7,7 +7,7 @@ the memory close single pixels; what is left would make most blocks active in a 
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
+from torch import Tensor
 
 from worldbridge.models.spatial_memory import Guide
 
@@ -20,8 +20,7 @@ def mend_cracks(seen: Guide) -> Guide:
     A pixel takes the colour and the nearness of the farthest of its eight neighbours, as what
     comes into view beside a thing lies behind it.
     """
-    known = seen.mask[None, None].float()
-    closed = -F.max_pool2d(-F.max_pool2d(known, 3, 1, 1), 3, 1, 1)[0, 0] > 0
+    closed = ~_spread(~_spread(seen.mask))  # what is beyond the border counts for nothing
     row, column = (closed & ~seen.mask).nonzero().unbind(1)
     if len(row) == 0:
         return seen
@@ -42,3 +41,14 @@ def mend_cracks(seen: Guide) -> Guide:
     all_near[row, column] = nearness[found]
     mask[row, column] = True
     return Guide(rgb, all_near, mask, seen.age)
+
+
+def _spread(mask: Tensor) -> Tensor:
+    """Return where a mask bool [H, W] is true within one pixel, also diagonally."""
+    wide = mask.clone()
+    wide[:, 1:] |= mask[:, :-1]
+    wide[:, :-1] |= mask[:, 1:]
+    found = wide.clone()
+    found[1:] |= wide[:-1]
+    found[:-1] |= wide[1:]
+    return found

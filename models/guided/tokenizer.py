@@ -65,12 +65,16 @@ def of_largest(values: Tensor, logits: Tensor) -> Tensor:
     return chosen
 
 
+def _ramp(device: torch.device) -> Tensor:
+    return (torch.arange(_CELL, dtype=torch.float32, device=device) + 0.5) / _CELL - 0.5
+
+
 def spread_planes(base: Tensor, down: Tensor, across: Tensor) -> Tensor:
     """Spread [B, K, rows, columns] over cells of 8 x 8 pixels, [B, K, H, W], with slopes.
 
     `down` and `across` are how much a value changes over a cell.
     """
-    ramp = (torch.arange(_CELL, dtype=torch.float32, device=base.device) + 0.5) / _CELL - 0.5
+    ramp = _ramp(base.device)
     plane = (
         base[..., :, None, :, None]
         + down[..., :, None, :, None] * ramp[:, None, None]
@@ -163,11 +167,33 @@ class _Decoder(nn.Module):
     def forward(
         self, codes: Tensor, active: Tensor, features: GuideFeatures, temperature: float
     ) -> Drawn:
+        return self._paint(*self.cells(codes, active, features), temperature)
+
+    def cells(
+        self, codes: Tensor, active: Tensor, features: GuideFeatures
+    ) -> tuple[Tensor, Tensor]:
+        """Return the surfaces of each cell, and what decides whose pixel it is."""
         known = active[:, None].to(codes.dtype)
         x = self.stem(torch.cat((codes * known, known), 1)) + self.guide_coarse(features.coarse)
         x = F.pixel_shuffle(self.up(self.blocks(x)), 2) + self.guide_fine(features.fine)
         x = self.norm(self.fine(x))
-        return self._paint(self.paint(x), self.cut(x), temperature)
+        return self.paint(x), self.cut(x)
+
+    def pixels(self, paint: Tensor, cut: Tensor, where: Tensor) -> Tensor:
+        """Return color and nearness [n, 4] of the pixels `where` [H, W], as `_paint` has them."""
+        row, column = where.nonzero().unbind(1)
+        ramp = _ramp(where.device)
+        down, across = ramp[row % _CELL], ramp[column % _CELL]
+        cell = row // _CELL * paint.shape[3] + column // _CELL
+        p = paint[0].flatten(1).T[cell].view(-1, self.surfaces, _SURFACE)
+        c = cut[0].flatten(1).T[cell].view(-1, self.surfaces, 3)
+        logits = (
+            c[..., 0] + _SLOPE * c[..., 1] * down[:, None] + _SLOPE * c[..., 2] * across[:, None]
+        )
+        chosen = logits.argmax(1)[:, None, None].expand(-1, 1, _SURFACE)
+        own = p.gather(1, chosen)[:, 0]
+        nearness = own[:, 3] + own[:, 4] * down + own[:, 5] * across
+        return torch.cat((own[:, :3], nearness[:, None] + 0.5), 1)
 
     def _paint(self, paint: Tensor, cut: Tensor, temperature: float) -> Drawn:
         batch, _, rows, columns = paint.shape
@@ -263,3 +289,15 @@ class GuidedTokenizer(nn.Module):
         color = torch.where(seen[:, None], guide[:, :3], drawn.color.clamp(-1.0, 1.0))
         nearness = unit_to_nearness(torch.where(seen, guide[:, 3], drawn.nearness))
         return color, nearness
+
+    def decode_pixels(
+        self, digits: Tensor, active: Tensor, features: GuideFeatures, where: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Decode some pixels of one frame: color [n, 3] and nearness [n], as `decode` has them.
+
+        digits [1, rows, columns, digits]; active bool [1, rows, columns]; where bool [H, W], none
+        of them a pixel that the guide shows. Pixels come in the order of rows.
+        """
+        codes = self.codes(digits).contiguous(memory_format=torch.channels_last)
+        found = self.decoder.pixels(*self.decoder.cells(codes, active, features), where)
+        return found[:, :3].clamp(-1.0, 1.0), unit_to_nearness(found[:, 3])

@@ -17,8 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import msgpack
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from worldbridge.bridge.protocol import Pose, WorldSpec
@@ -66,14 +68,14 @@ from worldbridge.runtime.worlds.contract import (
     WorldStart,
 )
 
-__all__ = ["GuidedState", "GuidedWorld", "free_path", "guided_spec", "load_guided"]
+__all__ = ["GuidedState", "GuidedWorld", "free_path", "guided_spec", "load_guided", "new_areas"]
 
 _SNAPSHOT_VERSION = 1
 _damaged = partial(SnapshotError.damaged, _SNAPSHOT_VERSION)
 _ON_FLOOR = 0.2  # logarithm of the ratio of two depths
 _STEP_M = 0.3  # what is lower than this does not stop a person
 _POINTS = 1_200_000  # of a memory: a full turn; saved in 8 MB, and the protocol takes 16 MiB
-_MARGIN = 4  # blocks around new ones that are decoded too, because convolutions see them
+_MARGIN = 3  # blocks around new ones that are decoded too, because convolutions see them
 _SPECKS = 4  # a stray point or two are no wall
 
 
@@ -262,23 +264,42 @@ class GuidedWorld(Synchronous[GuidedState]):
                 latent=state.latent,
             )
         t_tokens = now_ms()
-        rows, columns = _window(~seen.mask)
-        pixels = (
-            slice(16 * rows.start, 16 * rows.stop),
-            slice(16 * columns.start, 16 * columns.stop),
+        rgb, near, unseen = seen.rgb.clone(), seen.nearness.clone(), ~seen.mask
+        for place in new_areas(unseen):
+            self._decode(guide, digits, active, place, unseen, rgb, near)
+        return Guide(rgb, near, torch.ones_like(seen.mask), seen.age), digits, t_tokens
+
+    def _decode(
+        self,
+        guide: Tensor,
+        digits: Tensor,
+        active: Tensor,
+        area: tuple[slice, slice],
+        unseen: Tensor,
+        rgb: Tensor,
+        near: Tensor,
+    ) -> None:
+        """Write the unseen pixels of an area of blocks into a frame.
+
+        Blocks around it are decoded with it, because convolutions see them.
+        """
+        rows, columns = (
+            slice(max(0, span.start - _MARGIN), min(size, span.stop + _MARGIN))
+            for span, size in zip(area, digits.shape[:2], strict=True)
         )
-        part = guide[(..., *pixels)]
-        color, nearness = self.tokenizer.decode(
+        pixels = _pixels(rows, columns)
+        own = _pixels(*area)
+        where = torch.zeros_like(unseen)
+        where[own] = unseen[own]
+        part, where = guide[(..., *pixels)], where[pixels]
+        color, nearness = self.tokenizer.decode_pixels(
             digits[rows, columns].clamp_min(0)[None],
             active[:, rows, columns],
-            part,
             self.tokenizer.guide_features(part),
+            where,
         )
-        drawn = ((color[0] + 1) * 127.5).round().clamp(0, 255).byte().permute(1, 2, 0)
-        rgb, near, mask = seen.rgb.clone(), seen.nearness.clone(), seen.mask[pixels]
-        rgb[pixels] = torch.where(mask[..., None], rgb[pixels], drawn)
-        near[pixels] = torch.where(mask, near[pixels], nearness[0])
-        return Guide(rgb, near, torch.ones_like(seen.mask), seen.age), digits, t_tokens
+        rgb[pixels][where] = ((color + 1) * 127.5).round().clamp(0, 255).byte()
+        near[pixels][where] = nearness
 
     def _guide(self, color: Tensor, nearness: Tensor, mask: Tensor, pose: Pose) -> Tensor:
         pitch = torch.tensor([_angles(pose)[1]])
@@ -395,19 +416,42 @@ def free_path(memory: SpatialMemory, pose: Pose, move: tuple[float, float]) -> f
     return min(length, max(0.0, wall - limits.BODY_RADIUS_M))
 
 
-def _window(unseen: Tensor) -> tuple[slice, slice]:
-    """Return the rows and columns of blocks that have to be decoded, with a margin.
+def new_areas(unseen: Tensor) -> list[tuple[slice, slice]]:
+    """Return the rows and columns of blocks that hold unseen pixels, as areas that lie apart.
 
-    unseen bool [H, W], with at least one pixel.
+    unseen bool [H, W]. A row or a column of blocks without any divides an area, if it is as wide
+    as what is decoded around an area.
     """
     height, width = unseen.shape[0] // 16, unseen.shape[1] // 16
-    blocks = unseen.view(height, 16, width, 16).any(3).any(1)
-    spans = []
-    for found, size in ((blocks.any(1), height), (blocks.any(0), width)):
-        places = found.nonzero()[:, 0]
-        first, last = int(places[0]), int(places[-1])
-        spans.append(slice(max(0, first - _MARGIN), min(size, last + 1 + _MARGIN)))
-    return spans[0], spans[1]
+    return _divided(unseen.view(height, 16, width, 16).any(3).any(1).numpy(), 0, 0)
+
+
+def _divided(blocks: NDArray[np.bool_], top: int, left: int) -> list[tuple[slice, slice]]:
+    columns = _spans(blocks.max(0))
+    found: list[tuple[slice, slice]] = []
+    for first, last in columns:
+        rows = _spans(blocks[:, first:last].max(1))
+        if len(columns) == len(rows) == 1:
+            return [(slice(top + rows[0][0], top + rows[0][1]), slice(left + first, left + last))]
+        for begin, end in rows:
+            found += _divided(blocks[begin:end, first:last], top + begin, left + first)
+    return found
+
+
+def _spans(line: NDArray[np.bool_]) -> list[tuple[int, int]]:
+    """Return the runs of true values, as (first, end); shorter gaps than the margin are in them."""
+    found: list[tuple[int, int]] = []
+    for place in line.nonzero()[0].tolist():
+        if found and place - found[-1][1] < _MARGIN:
+            found[-1] = found[-1][0], place + 1
+        else:
+            found.append((place, place + 1))
+    return found
+
+
+def _pixels(rows: slice, columns: slice) -> tuple[slice, slice]:
+    """Return the pixels of blocks."""
+    return slice(16 * rows.start, 16 * rows.stop), slice(16 * columns.start, 16 * columns.stop)
 
 
 def _angles(pose: Pose) -> tuple[float, float]:

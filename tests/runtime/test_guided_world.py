@@ -32,7 +32,13 @@ from worldbridge.runtime.worlds.contract import (
     WorldStart,
     next_frames,
 )
-from worldbridge.runtime.worlds.guided import GuidedState, GuidedWorld, free_path, load_guided
+from worldbridge.runtime.worlds.guided import (
+    GuidedState,
+    GuidedWorld,
+    free_path,
+    load_guided,
+    new_areas,
+)
 from worldbridge.runtime.worlds.registry import open_world, spec_of
 
 STILL = Controls()
@@ -217,6 +223,25 @@ def test_a_frame_of_an_engine_wins_and_what_it_leaves_blank_is_drawn(world: Guid
     world.observe(state, EngineFrame(rgb, nearness, moved, fresh=True))
     assert state.pose == before, "the player stays"
     assert len(state.memory) <= 64 * 96, "the world of before is forgotten"
+
+
+def test_areas_that_lie_apart_are_decoded_alone() -> None:
+    blocks = torch.zeros(20, 32, dtype=torch.bool)
+    blocks[:, 0] = blocks[4:7, 30:] = blocks[17, 31] = True
+    blocks[9, 1:3] = True
+    unseen = torch.zeros(320, 512, dtype=torch.bool)
+    unseen[3::16, 5::16] = blocks
+    found = new_areas(unseen)
+    assert found == [
+        (slice(0, 20), slice(0, 3)),
+        (slice(4, 7), slice(30, 32)),
+        (slice(17, 18), slice(31, 32)),
+    ]
+    covered = torch.zeros_like(blocks)
+    for rows, columns in found:
+        assert not bool(covered[rows, columns].any())
+        covered[rows, columns] = True
+    assert bool(covered[blocks].all())
 
 
 def test_walls_stop_people(world: GuidedWorld) -> None:

@@ -95,6 +95,19 @@ def test_codes_of_blocks_with_nothing_new_are_not_read(tokenizer):
     assert torch.equal(got[1], expected[1])
 
 
+def test_some_pixels_are_decoded_as_the_whole_frame_is(tokenizer):
+    color, nearness, mask, guide = example()
+    guide = guide[:1]
+    features = tokenizer.guide_features(guide)
+    active = active_blocks(mask[:1], 0.02)
+    digits = tokenizer.encode(color[:1], nearness[:1], guide, features)
+    where = (torch.rand(mask.shape[1:]) < 0.3) & ~mask[0]
+    whole = tokenizer.decode(digits, active, guide, features)
+    some = tokenizer.decode_pixels(digits, active, features, where)
+    assert torch.equal(some[0], whole[0][0][:, where].T)
+    assert torch.equal(some[1], whole[1][0][where])
+
+
 def test_the_null_code_is_zero(tokenizer):
     digits = torch.full((1, 4, 6, 12), SMALL.null_digit, dtype=torch.uint8)
     assert float(tokenizer.codes(digits).abs().max()) == 0.0
