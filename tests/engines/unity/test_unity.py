@@ -25,7 +25,13 @@ HERE = Path(__file__).parent
 FIXTURES = HERE.parents[2] / "engine_plugins" / "fixtures"
 pytestmark = pytest.mark.timeout(600)  # everything is compiled first
 # assemblies of Unity and of its packages
-UNITYS = {"UnityEngine.TestRunner", "UnityEditor.TestRunner", "UnityEngine.UI", "Unity.InputSystem"}
+UNITYS = {
+    "UnityEngine.TestRunner",
+    "UnityEditor.TestRunner",
+    "UnityEngine.UI",
+    "Unity.InputSystem",
+    "Unity.WebRTC",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +120,7 @@ def test_every_file_has_its_meta() -> None:
 def test_assemblies_refer_to_assemblies_that_exist() -> None:
     assemblies = {path: json.loads(path.read_text()) for path in PACKAGE.rglob("*.asmdef")}
     names = {assembly["name"] for assembly in assemblies.values()}
-    assert len(names) == len(assemblies) == 7
+    assert len(names) == len(assemblies) == 9
     for path, assembly in assemblies.items():
         assert path.stem == assembly["name"]
         assert set(assembly["references"]) <= names | UNITYS, path.name
@@ -144,7 +150,7 @@ def test_the_core_knows_no_engine() -> None:
 
 
 def test_the_unity_layer_compiles_for_unity_2022_and_6(compiler: Compiler) -> None:
-    layers = sources("Runtime/Unity", "Runtime/InputSystem", "Editor", "Samples~")
+    layers = sources("Runtime/Unity", "Runtime/InputSystem", "Runtime/WebRTC", "Editor", "Samples~")
     files = [HERE / "stubs" / "UnityEngine.cs", *layers]
     core = compiler.reference("WorldBridge.Client.Core")
     compiler.compile(

@@ -17,6 +17,7 @@ namespace UnityEngine
     public class Component : Object
     {
         public Transform transform => null;
+        public GameObject gameObject => null;
 
         public T GetComponent<T>() => default;
     }
@@ -26,17 +27,79 @@ namespace UnityEngine
         public bool enabled { get; set; }
     }
 
-    public class MonoBehaviour : Behaviour { }
+    public class MonoBehaviour : Behaviour
+    {
+        public Coroutine StartCoroutine(System.Collections.IEnumerator routine) => null;
+    }
+
+    public sealed class Coroutine { }
+
+    public enum PrimitiveType
+    {
+        Sphere = 0,
+        Cube = 3,
+        Quad = 5,
+    }
+
+    public sealed class GameObject : Object
+    {
+        public GameObject(string name) { }
+
+        public Transform transform => null;
+        public int layer { get; set; }
+
+        public static GameObject CreatePrimitive(PrimitiveType type) => null;
+
+        public T AddComponent<T>()
+            where T : Component => default;
+
+        public T GetComponent<T>() => default;
+
+        public void SetActive(bool value) { }
+    }
+
+    public static class GUILayout
+    {
+        public static bool Button(string text) => false;
+    }
+
+    public static class Time
+    {
+        public static float time => 0;
+        public static float unscaledTime => 0;
+        public static float realtimeSinceStartup => 0;
+    }
+
+    public static class Graphics
+    {
+        public static void Blit(Texture source, RenderTexture dest, Material mat) { }
+    }
+
+    public enum DepthTextureMode
+    {
+        Depth = 1,
+    }
 
     public class Transform : Component
     {
         public Vector3 position { get; set; }
         public Quaternion rotation { get; set; }
+        public Vector3 localScale { get; set; }
     }
 
     public class Camera : Behaviour
     {
+        public delegate void CameraCallback(Camera cam);
+
+        public static CameraCallback onPostRender;
+
+        public static Camera main => null;
         public float fieldOfView { get; set; }
+        public float nearClipPlane { get; set; }
+        public float farClipPlane { get; set; }
+        public float aspect { get; set; }
+        public int cullingMask { get; set; }
+        public DepthTextureMode depthTextureMode { get; set; }
         public RenderTexture targetTexture { get; set; }
 
         public void Render() { }
@@ -45,6 +108,8 @@ namespace UnityEngine
     public class Shader : Object
     {
         public static int PropertyToID(string name) => 0;
+
+        public static Shader Find(string name) => null;
     }
 
     public struct Bounds
@@ -67,6 +132,11 @@ namespace UnityEngine
     public static class Mathf
     {
         public const float Deg2Rad = 0.0174532924f;
+        public const float Rad2Deg = 57.29578f;
+
+        public static float Sin(float f) => (float)Math.Sin(f);
+
+        public static float Cos(float f) => (float)Math.Cos(f);
 
         public static float Tan(float f) => (float)Math.Tan(f);
     }
@@ -82,6 +152,8 @@ namespace UnityEngine
 
     public class Material : Object
     {
+        public Material(Shader shader) { }
+
         public Texture mainTexture { get; set; }
 
         public void SetTexture(int nameID, Texture value) { }
@@ -114,6 +186,8 @@ namespace UnityEngine
     {
         public float x, y, z;
 
+        public static float Distance(Vector3 a, Vector3 b) => 0;
+
         public static Vector3 zero => default;
         public static Vector3 one => new Vector3(1, 1, 1);
 
@@ -130,6 +204,8 @@ namespace UnityEngine
     public struct Quaternion
     {
         public float x, y, z, w;
+
+        public static float Angle(Quaternion a, Quaternion b) => 0;
 
         public Quaternion(float x, float y, float z, float w)
         {
@@ -148,6 +224,8 @@ namespace UnityEngine
     public enum TextureFormat
     {
         RGB24 = 3,
+        RGBA32 = 4,
+        BGRA32 = 14,
         R16 = 9,
     }
 
@@ -184,8 +262,28 @@ namespace UnityEngine
         public void Apply() { }
     }
 
+    public enum RenderTextureFormat
+    {
+        ARGB32 = 0,
+    }
+
+    public enum RenderTextureReadWrite
+    {
+        Linear = 1,
+    }
+
     public class RenderTexture : Texture
     {
+        public RenderTexture(int width, int height, int depth) { }
+
+        public RenderTexture(
+            int width,
+            int height,
+            int depth,
+            RenderTextureFormat format,
+            RenderTextureReadWrite readWrite
+        ) { }
+
         public static RenderTexture active { get; set; }
 
         public static RenderTexture GetTemporary(int width, int height, int depthBuffer) => null;
@@ -229,6 +327,12 @@ namespace UnityEngine
         public TooltipAttribute(string tooltip) { }
     }
 
+    [AttributeUsage(AttributeTargets.Field)]
+    public sealed class RangeAttribute : Attribute
+    {
+        public RangeAttribute(float min, float max) { }
+    }
+
     public sealed class AddComponentMenu : Attribute
     {
         public AddComponentMenu(string menuName) { }
@@ -249,6 +353,24 @@ namespace UnityEngine.Events
 {
     public delegate void UnityAction();
 
+    public delegate void UnityAction<T>(T arg);
+
+    public delegate void UnityAction<T0, T1>(T0 arg0, T1 arg1);
+
+    public class UnityEvent<T>
+    {
+        public void AddListener(UnityAction<T> call) { }
+
+        public void Invoke(T arg) { }
+    }
+
+    public class UnityEvent<T0, T1>
+    {
+        public void AddListener(UnityAction<T0, T1> call) { }
+
+        public void Invoke(T0 arg0, T1 arg1) { }
+    }
+
     public class UnityEvent
     {
         public void AddListener(UnityAction call) { }
@@ -256,6 +378,161 @@ namespace UnityEngine.Events
         public void RemoveListener(UnityAction call) { }
 
         public void Invoke() { }
+    }
+}
+
+namespace Unity.Collections
+{
+    public struct NativeArray<T>
+        where T : struct
+    {
+        public int Length => 0;
+        public T this[int index] => default;
+    }
+}
+
+namespace UnityEngine.Rendering
+{
+    public struct ScriptableRenderContext { }
+
+    public static class RenderPipelineManager
+    {
+        public static event Action<ScriptableRenderContext, Camera> endCameraRendering;
+    }
+
+    public struct AsyncGPUReadbackRequest
+    {
+        public bool hasError => false;
+
+        public Unity.Collections.NativeArray<T> GetData<T>(int layer = 0)
+            where T : struct => default;
+    }
+
+    public static class AsyncGPUReadback
+    {
+        public static AsyncGPUReadbackRequest Request(
+            Texture src,
+            int mipIndex,
+            TextureFormat dstFormat,
+            Action<AsyncGPUReadbackRequest> callback
+        ) => default;
+    }
+}
+
+namespace Unity.WebRTC
+{
+    using UnityEngine;
+
+    public enum RTCIceGatheringState
+    {
+        New,
+        Gathering,
+        Complete,
+    }
+
+    public enum RTCSdpType
+    {
+        Offer,
+        Pranswer,
+        Answer,
+    }
+
+    public enum TrackKind
+    {
+        Audio,
+        Video,
+    }
+
+    public enum RTCRtpTransceiverDirection
+    {
+        SendRecv = 0,
+        SendOnly = 1,
+        RecvOnly = 2,
+    }
+
+    public class RTCRtpTransceiverInit
+    {
+        public RTCRtpTransceiverDirection? direction;
+    }
+
+    public struct RTCIceServer
+    {
+        public string credential;
+        public string username;
+        public string[] urls;
+    }
+
+    public struct RTCConfiguration
+    {
+        public RTCIceServer[] iceServers;
+    }
+
+    public struct RTCSessionDescription
+    {
+        public RTCSdpType type;
+        public string sdp;
+    }
+
+    public struct RTCError
+    {
+        public string message;
+    }
+
+    public class AsyncOperationBase
+    {
+        public bool IsError => false;
+        public RTCError Error => default;
+    }
+
+    public class RTCSessionDescriptionAsyncOperation : AsyncOperationBase
+    {
+        public RTCSessionDescription Desc => default;
+    }
+
+    public class RTCSetSessionDescriptionAsyncOperation : AsyncOperationBase { }
+
+    public class MediaStreamTrack { }
+
+    public delegate void OnVideoReceived(Texture renderer);
+
+    public class VideoStreamTrack : MediaStreamTrack
+    {
+        public event OnVideoReceived OnVideoReceived;
+    }
+
+    public class RTCTrackEvent
+    {
+        public MediaStreamTrack Track => null;
+    }
+
+    public delegate void DelegateOnTrack(RTCTrackEvent e);
+
+    public sealed class RTCPeerConnection : IDisposable
+    {
+        public RTCPeerConnection(ref RTCConfiguration configuration) { }
+
+        public DelegateOnTrack OnTrack { get; set; }
+        public RTCIceGatheringState GatheringState => default;
+        public RTCSessionDescription LocalDescription => default;
+
+        public void AddTransceiver(TrackKind kind, RTCRtpTransceiverInit init = null) { }
+
+        public RTCSessionDescriptionAsyncOperation CreateOffer() => null;
+
+        public RTCSetSessionDescriptionAsyncOperation SetLocalDescription(ref RTCSessionDescription desc) =>
+            null;
+
+        public RTCSetSessionDescriptionAsyncOperation SetRemoteDescription(ref RTCSessionDescription desc) =>
+            null;
+
+        public void Close() { }
+
+        public void Dispose() { }
+    }
+
+    public static class WebRTC
+    {
+        public static System.Collections.IEnumerator Update() => null;
     }
 }
 
@@ -349,6 +626,10 @@ namespace UnityEditor
     public static class EditorGUILayout
     {
         public static void Space() { }
+
+        public static void BeginHorizontal() { }
+
+        public static void EndHorizontal() { }
 
         public static void LabelField(string label, string label2) { }
 

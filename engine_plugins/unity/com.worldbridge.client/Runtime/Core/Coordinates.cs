@@ -31,6 +31,45 @@ namespace WorldBridge
             return pose;
         }
 
+        /// <summary>Return pose <paramref name="b"/>, given in the axes of <paramref name="a"/>, in those of a.</summary>
+        public static Pose Compose(in Pose a, in Pose b)
+        {
+            Pose p = Turn(a, b.X, b.Y, b.Z);
+            p.X += a.X;
+            p.Y += a.Y;
+            p.Z += a.Z;
+            p.QX = a.QW * b.QX + a.QX * b.QW + a.QY * b.QZ - a.QZ * b.QY;
+            p.QY = a.QW * b.QY - a.QX * b.QZ + a.QY * b.QW + a.QZ * b.QX;
+            p.QZ = a.QW * b.QZ + a.QX * b.QY - a.QY * b.QX + a.QZ * b.QW;
+            p.QW = a.QW * b.QW - a.QX * b.QX - a.QY * b.QY - a.QZ * b.QZ;
+            p.FovY = b.FovY;
+            return p;
+        }
+
+        /// <summary>Return the pose that undoes this one.</summary>
+        public static Pose Inverse(in Pose a)
+        {
+            var turned = new Pose { QX = -a.QX, QY = -a.QY, QZ = -a.QZ, QW = a.QW, FovY = a.FovY };
+            Pose p = Turn(turned, -a.X, -a.Y, -a.Z);
+            turned.X = p.X;
+            turned.Y = p.Y;
+            turned.Z = p.Z;
+            return turned;
+        }
+
+        private static Pose Turn(in Pose q, double x, double y, double z)
+        {
+            double u = 2 * (q.QY * z - q.QZ * y);
+            double v = 2 * (q.QZ * x - q.QX * z);
+            double w = 2 * (q.QX * y - q.QY * x);
+            return new Pose
+            {
+                X = x + q.QW * u + q.QY * w - q.QZ * v,
+                Y = y + q.QW * v + q.QZ * u - q.QX * w,
+                Z = z + q.QW * w + q.QX * v - q.QY * u,
+            };
+        }
+
         /// <summary>
         /// Write the 4x4 matrix, row by row, from the camera's axes to the world's.
         /// </summary>

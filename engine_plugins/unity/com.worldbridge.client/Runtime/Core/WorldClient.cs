@@ -1,4 +1,5 @@
 using System;
+using System.Collections.Generic;
 using System.Diagnostics;
 using System.IO;
 using System.Net.Sockets;
@@ -15,6 +16,7 @@ namespace WorldBridge
         private const int TickMs = 4;
         private const int ConnectTimeoutMs = 5000;
         private const int JoinMs = 500;
+        private const int MostEvents = 64; // that wait for the engine
 
         private readonly object gate = new object();
         private readonly Stopwatch clock = Stopwatch.StartNew();
@@ -23,6 +25,9 @@ namespace WorldBridge
         private readonly InputSampler sampler = new InputSampler();
         private readonly ClockOffset clockOffset = new ClockOffset();
         private readonly LatestFrame frames = new LatestFrame();
+        private readonly WorldOrigin origin = new WorldOrigin();
+        private readonly Queue<KeyValuePair<string, string>> events =
+            new Queue<KeyValuePair<string, string>>();
         private readonly MessagePackWriter writer = new MessagePackWriter();
         private readonly Thread pump;
         private MessagePackWriter nextObservation = new MessagePackWriter();
@@ -34,7 +39,11 @@ namespace WorldBridge
         private long shownFrame = -1;
         private double shownReceived;
         private double shownAt;
+        private double countedSince;
+        private int counted;
         private int creditDue;
+        private string offer;
+        private string answer;
         private volatile bool disposed;
 
         /// <summary>
@@ -83,6 +92,12 @@ namespace WorldBridge
             get { lock (gate) return session.Welcome?.World; }
         }
 
+        /// <summary>Get the newest welcome; null before it.</summary>
+        public Welcome Welcome
+        {
+            get { lock (gate) return session.Welcome; }
+        }
+
         /// <summary>Get the latest round trip in ms; NaN: unknown.</summary>
         public double RoundTrip
         {
@@ -94,6 +109,18 @@ namespace WorldBridge
         {
             get { lock (gate) return clockOffset.Offset; }
         }
+
+        /// <summary>Get the frames received per second; NaN: unknown.</summary>
+        public double FrameRate { get; private set; } = double.NaN;
+
+        /// <summary>Get the ms from reading the controls to showing a frame that answers them; NaN: unknown.</summary>
+        public double Latency { get; private set; } = double.NaN;
+
+        /// <summary>Get whether the world is seen from the camera that is sent.</summary>
+        public bool FollowsCamera => Takes("camera");
+
+        /// <summary>Get whether the world takes frames that the engine rendered.</summary>
+        public bool TakesObservations => Takes("observations");
 
         /// <summary>Get how many frames arrived but were replaced by newer ones.</summary>
         public long Replaced => frames.Replaced;
@@ -171,6 +198,27 @@ namespace WorldBridge
             lock (gate) sampler.ReleaseAll();
         }
 
+        /// <summary>
+        /// Return where a frame is seen from, in the protocol's axes: in the scene, if the world follows
+        /// the camera that is sent.
+        /// </summary>
+        public Pose SceneCamera(in FrameHeader header)
+        {
+            lock (gate) return FollowsCamera ? origin.ToScene(header) : header.Camera;
+        }
+
+        /// <summary>Take the next event of the server, such as <c>seat_warning</c>, and its detail.</summary>
+        public bool TryTakeEvent(out string name, out string detail)
+        {
+            lock (gate)
+            {
+                KeyValuePair<string, string> next = events.Count > 0 ? events.Dequeue() : default;
+                name = next.Key;
+                detail = next.Value;
+                return name != null;
+            }
+        }
+
         /// <summary>Take the newest frame; see <see cref="LatestFrame.TryTake"/>.</summary>
         public bool TryTakeFrame(out Frame frame) => frames.TryTake(out frame);
 
@@ -182,7 +230,25 @@ namespace WorldBridge
                 shownFrame = frame.Header.Frame;
                 shownReceived = frame.Received;
                 shownAt = Now;
+                if (frame.Header.InputSequence >= 0) Latency = shownAt - frame.Header.InputTime;
                 session.FrameShown(shownAt);
+            }
+        }
+
+        /// <summary>Send a WebRTC offer with all its candidates, after a welcome by <c>webrtc</c>.</summary>
+        public void Offer(string sdp)
+        {
+            lock (gate) offer = sdp;
+        }
+
+        /// <summary>Take the answer to the offer.</summary>
+        public bool TryTakeAnswer(out string sdp)
+        {
+            lock (gate)
+            {
+                sdp = answer;
+                answer = null;
+                return sdp != null;
             }
         }
 
@@ -235,6 +301,7 @@ namespace WorldBridge
             SendShown();
             SendInput();
             SendObservation();
+            SendOffer();
             SendCredit();
         }
 
@@ -308,7 +375,8 @@ namespace WorldBridge
             lock (gate)
             {
                 if (!session.AcceptsInput || !sampler.Due(Now)) return;
-                sampler.Sample(Now);
+                ControllerState state = sampler.Sample(Now);
+                if (state.HasCamera) origin.Sent(state.Sequence, state.Camera);
                 Protocol.WriteInput(writer, sampler);
             }
             Send();
@@ -325,6 +393,17 @@ namespace WorldBridge
                 observationDue = false;
             }
             Send(observation);
+        }
+
+        private void SendOffer()
+        {
+            lock (gate)
+            {
+                if (offer == null || !session.Greeted) return;
+                Protocol.WriteOffer(writer, offer);
+                offer = null;
+            }
+            Send();
         }
 
         // Without credit a server sends no frame over ZeroMQ: it grants the newest ones.
@@ -457,7 +536,8 @@ namespace WorldBridge
                 case MessageKind.Frame:
                     session.ReceivedOther(received);
                     if (IsZeroMq) creditDue++;
-                    if (frames.Next.ImageLength < 0) return; // travels by WebRTC
+                    Count(received);
+                    // Without an image it is the header of a frame that travels by WebRTC.
                     frames.Next.Received = received;
                     frames.Publish();
                     return;
@@ -468,20 +548,44 @@ namespace WorldBridge
                 case MessageKind.Welcome:
                     session.Received(messages.Welcome, received);
                     if (IsZeroMq) creditDue = 2;
+                    offer = answer = null;
                     return;
                 case MessageKind.Status:
                     session.Received(messages.Status, received);
                     return;
                 case MessageKind.Event:
                     session.ReceivedEvent(messages.EventName, messages.EventDetail, received);
+                    if (events.Count == MostEvents) events.Dequeue();
+                    events.Enqueue(
+                        new KeyValuePair<string, string>(messages.EventName, messages.EventDetail)
+                    );
                     return;
                 case MessageKind.Error:
                     session.Received(messages.Error, received);
+                    return;
+                case MessageKind.Answer:
+                    session.ReceivedOther(received);
+                    answer = messages.Sdp;
                     return;
                 default:
                     session.ReceivedOther(received);
                     return;
             }
+        }
+
+        private void Count(double now)
+        {
+            counted++;
+            if (now - countedSince < 1000) return;
+            FrameRate = 1000 * counted / (now - countedSince);
+            counted = 0;
+            countedSince = now;
+        }
+
+        private bool Takes(string conditioning)
+        {
+            WorldSpec world = World;
+            return world != null && Array.IndexOf(world.Conditionings, conditioning) >= 0;
         }
 
         private void Lost(int mine, string reason)

@@ -16,6 +16,8 @@ namespace WorldBridge
         private static readonly int DepthScaleId = Shader.PropertyToID("_DepthScale");
         private static readonly int TangentsId = Shader.PropertyToID("_FrameTangents");
         private static readonly int ToFrameId = Shader.PropertyToID("_ToFrame");
+        private static readonly int MovedId = Shader.PropertyToID("_Moved");
+        private static readonly int RecedeId = Shader.PropertyToID("_Recede");
 
         [SerializeField]
         [Tooltip("Where the frames come from. It should ask for depth.")]
@@ -29,7 +31,33 @@ namespace WorldBridge
         [Tooltip("Move the camera to where each frame is seen from: for worlds that do not follow it.")]
         private bool driveCamera;
 
+        [SerializeField]
+        [Tooltip("Share of its distance by which a surface stands farther: 0.1 where a World Guide sends the scene.")]
+        [Range(0, 0.5f)]
+        private float recede;
+
         private MeshRenderer view;
+
+        /// <summary>Get or set where the frames come from.</summary>
+        public WorldStream Stream
+        {
+            get => stream;
+            set => stream = value;
+        }
+
+        /// <summary>Get or set the camera whose view is filled.</summary>
+        public Camera Viewer
+        {
+            get => viewer;
+            set => viewer = value;
+        }
+
+        /// <summary>Get or set the share of its distance by which a surface stands farther.</summary>
+        public float Recede
+        {
+            get => recede;
+            set => recede = value;
+        }
 
         private void Awake()
         {
@@ -60,6 +88,9 @@ namespace WorldBridge
             material.SetVector(TangentsId, new Vector4(tangent * aspect, tangent, 0, 0));
             Matrix4x4 frame = Matrix4x4.TRS(position, rotation, Vector3.one);
             material.SetMatrix(ToFrameId, frame.inverse);
+            material.SetFloat(RecedeId, recede);
+            bool moved = Vector3.Distance(position, viewer.transform.position) > 1e-3f;
+            material.SetFloat(MovedId, moved ? 1 : 0);
         }
     }
 }

@@ -34,30 +34,11 @@ namespace WorldBridge.Samples
         private IEnumerator Start()
         {
             yield return new WaitForEndOfFrame();
-            stream.Play(new[] { PromptFrame() });
+            stream.Play(new[] { ScenePicture.Png(view, size.x, size.y) });
         }
 
         private void OnDestroy() => stream.TextureChanged.RemoveListener(OnTextureChanged);
 
         private void OnTextureChanged() => surface.material.mainTexture = stream.Texture;
-
-        private byte[] PromptFrame()
-        {
-            RenderTexture target = RenderTexture.GetTemporary(size.x, size.y, 24);
-            RenderTexture targetBefore = view.targetTexture;
-            RenderTexture activeBefore = RenderTexture.active;
-            view.targetTexture = target;
-            view.Render();
-            view.targetTexture = targetBefore;
-            RenderTexture.active = target;
-            var pixels = new Texture2D(size.x, size.y, TextureFormat.RGB24, false);
-            pixels.ReadPixels(new Rect(0, 0, size.x, size.y), 0, 0);
-            pixels.Apply();
-            RenderTexture.active = activeBefore;
-            RenderTexture.ReleaseTemporary(target);
-            byte[] file = pixels.EncodeToPNG();
-            Destroy(pixels);
-            return file;
-        }
     }
 }

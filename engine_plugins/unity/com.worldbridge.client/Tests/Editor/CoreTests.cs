@@ -40,6 +40,55 @@ namespace WorldBridge.Tests
     }
 
     [TestFixture]
+    public sealed class WorldOriginTests
+    {
+        private static void AreEqual(Pose a, Pose b)
+        {
+            Assert.AreEqual(a.X, b.X, 1e-12);
+            Assert.AreEqual(a.Y, b.Y, 1e-12);
+            Assert.AreEqual(a.Z, b.Z, 1e-12);
+            Assert.AreEqual(a.QX, b.QX, 1e-12);
+            Assert.AreEqual(a.QY, b.QY, 1e-12);
+            Assert.AreEqual(a.QZ, b.QZ, 1e-12);
+            Assert.AreEqual(a.QW, b.QW, 1e-12);
+        }
+
+        [Test]
+        public void AFrameThatAnswersACameraIsSeenFromIt()
+        {
+            var origin = new WorldOrigin();
+            var sent = new Pose { X = 3, Y = 1, Z = -4, QX = 0.36, QY = 0.48, QZ = 0.64, QW = 0.48 };
+            var header = new FrameHeader
+            {
+                InputSequence = 300,
+                Camera = new Pose { Y = 1.6, QY = 0.6, QW = 0.8, FovY = 50 },
+            };
+            AreEqual(header.Camera, origin.ToScene(header)); // nothing was sent yet
+            origin.Sent(300, sent);
+            AreEqual(sent, origin.ToScene(header));
+            // A step ahead in the world is a step ahead of that camera in the scene.
+            header.InputSequence = 900;
+            Pose ahead = new Pose { Z = -1, QW = 1 };
+            header.Camera = Coordinates.Compose(header.Camera, ahead);
+            AreEqual(Coordinates.Compose(sent, ahead), origin.ToScene(header));
+        }
+
+        [Test]
+        public void AnInverseUndoesAPose()
+        {
+            var pose = new Pose { X = 3, Y = 1, Z = -4, QX = 0.36, QY = 0.48, QZ = 0.64, QW = 0.48 };
+            AreEqual(Pose.Identity, Coordinates.Compose(pose, Coordinates.Inverse(pose)));
+            // A quarter turn to the left: ahead (-Z) becomes left (-X).
+            double half = System.Math.Sqrt(0.5);
+            var left = new Pose { QY = half, QW = half };
+            AreEqual(
+                new Pose { X = -1, QY = half, QW = half },
+                Coordinates.Compose(left, new Pose { Z = -1, QW = 1 })
+            );
+        }
+    }
+
+    [TestFixture]
     public sealed class InputSamplerTests
     {
         [Test]
