@@ -52,17 +52,6 @@ def test_an_interrupted_run_continues_to_the_same_weights(pool, tmp_path, monkey
     assert any("psnr_new_db" in entry for entry in entries)
 
 
-def test_codes_stay_while_the_decoder_alone_learns(pool, tmp_path):
-    run = train_tokenizer._Run(RECIPE, tmp_path)
-    for _ in range(RECIPE.steps):
-        run.learn(pool.batch(RECIPE, np.random.default_rng(run.step)))
-    encoder, decoder = weights(run.average.encoder), weights(run.average.decoder)
-    run.learn(pool.batch(RECIPE, np.random.default_rng(9)))
-    assert torch.equal(weights(run.model.encoder), encoder)
-    assert torch.equal(weights(run.average.encoder), encoder)
-    assert not torch.equal(weights(run.model.decoder), decoder)
-
-
 def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_checkpoint(pool, tmp_path):
     train(pool, pool, RECIPE, tmp_path / "out")
     kept = (tmp_path / "out" / "tokenizer.pt").read_bytes()
