@@ -3,8 +3,7 @@
 import math
 
 from worldbridge.models.procedural.city_styles import FACADES, SIGN_COLORS
-from worldbridge.models.procedural.draft import CELLS, Draft, tinted
-from worldbridge.models.procedural.plain_draft import PlainDraft
+from worldbridge.models.procedural.draft import CELLS, Draft, PlainDraft, tinted
 from worldbridge.models.procedural.props import BANDS, SECTORS, STRIPES
 from worldbridge.models.procedural.tiles import Color
 

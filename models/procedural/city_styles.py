@@ -7,8 +7,14 @@ lower tile is the ground floor, the upper one is repeated above it.
 from collections.abc import Mapping
 
 from worldbridge.models.procedural.draft import tinted
-from worldbridge.models.procedural.plain_tiles import WINDOW_GLOW, HardCanvas, glowing
-from worldbridge.models.procedural.tiles import Canvas, Color, Material
+from worldbridge.models.procedural.tiles import (
+    WINDOW_GLOW,
+    Canvas,
+    Color,
+    HardCanvas,
+    Material,
+    glowing,
+)
 
 __all__ = ["FACADES", "SIGN_COLORS", "city_materials"]
 

@@ -7,9 +7,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worldbridge.models.procedural.props import BOX, CONE, CYLINDER, ELLIPSOID, PLAIN, Primitive
+from worldbridge.models.procedural.sky import Daylight
 from worldbridge.models.procedural.tiles import Color, Image
 
-__all__ = ["CELLS", "CELL_M", "SOLID_M", "TOP_ROW_SHIFT", "Draft", "light_map", "tinted"]
+__all__ = [
+    "CELLS",
+    "CELL_M",
+    "Draft",
+    "PlainDraft",
+    "SOLID_M",
+    "TOP_ROW_SHIFT",
+    "light_map",
+    "tinted",
+]
+
 
 CELLS = 32
 CELL_M = 2.0
@@ -19,6 +30,8 @@ SOLID_M = 0.3  # a cell higher than this stops a walker
 
 class Draft:
     """A scene under construction. Cells are addressed (column x, row z), 0..31, 2 m each."""
+
+    thinnest_m = 0.0  # least radius of a post
 
     def __init__(self, materials: Sequence[str], rng: np.random.Generator) -> None:
         self.rng = rng
@@ -77,10 +90,13 @@ class Draft:
         second: Color = (0, 0, 0),
         pattern: int = PLAIN,
     ) -> None:
-        sx, sy, sz = (size, size, size) if isinstance(size, float | int) else size
-        self.prims.append(
-            Primitive(ELLIPSOID, (x, y, z), (sx, sy, sz), color, yaw, tilt, second, pattern)
-        )
+        color = self._lit(x, z, color)
+        half = _three(size)
+        self.prims.append(Primitive(ELLIPSOID, (x, y, z), half, color, yaw, tilt, second, pattern))
+
+    def _lit(self, x: float, z: float, color: Color) -> Color:
+        """Return the colour of a ball at (x, z) in this scene's light."""
+        return color
 
     def post(
         self,
@@ -96,6 +112,7 @@ class Draft:
         tilt: float = 0.0,
     ) -> None:
         """An upright cylinder from height y0 to y1."""
+        radius = max(radius, self.thinnest_m)
         size = (radius, (y1 - y0) / 2, radius)
         center = (x, (y0 + y1) / 2, z)
         self.prims.append(Primitive(CYLINDER, center, size, color, yaw, tilt, second, pattern))
@@ -145,6 +162,10 @@ class Draft:
             tinted(crown, 1.12),
         )
         self.obstacle(x, z, 0.3)
+
+
+def _three(size: Sequence[float] | float) -> tuple[float, float, float]:
+    return (size, size, size) if isinstance(size, float | int) else (size[0], size[1], size[2])
 
 
 def tinted(color: Color, factor: float) -> Color:
@@ -205,3 +226,63 @@ def _stamp(blobs: NDArray[np.float32], prim: Primitive) -> None:
     fall = np.clip(1.3 * (1.0 - gx[None, :] ** 2 - gz[:, None] ** 2), 0, 1)
     patch = blobs[z0:z1, x0:x1]
     np.maximum(patch, fall / (1.0 + 0.6 * max(bottom, 0.0)), out=patch)
+
+
+# Balls of these colours are lamps in the themes that were laid out before there was a night.
+_LAMP_COLORS: tuple[Color, ...] = ((1.0, 0.96, 0.82), (1.0, 0.94, 0.70))
+
+
+class PlainDraft(Draft):
+    """A scene of the plain style: no thin things, and lamps that light the ground.
+
+    It is built for one time of day.
+    """
+
+    thinnest_m = 0.08  # 5 pixels across at 8 m
+
+    def __init__(
+        self, materials: Sequence[str], rng: np.random.Generator, time: Daylight, tint: Color
+    ) -> None:
+        super().__init__(materials, rng)
+        self.time, self._tint = time, tint
+        self.pools: list[tuple[float, float, float]] = []  # x, z, strength of light on the ground
+
+    def _lit(self, x: float, z: float, color: Color) -> Color:
+        if color not in _LAMP_COLORS:
+            return color
+        self.pools.append((x, z, 1.0))
+        return self._glow(color)
+
+    def lamp(
+        self,
+        x: float,
+        y: float,
+        z: float,
+        size: Sequence[float] | float,
+        color: Color,
+        pool: float = 1.0,
+    ) -> None:
+        """A ball that glows when it is dark, with a pool of light below it."""
+        if pool:
+            self.pools.append((x, z, pool))
+        self.prims.append(Primitive(ELLIPSOID, (x, y, z), _three(size), self._glow(color)))
+
+    def glow_box(
+        self,
+        x: float,
+        y0: float,
+        z: float,
+        y1: float,
+        half: tuple[float, float],
+        color: Color,
+        yaw: float = 0.0,
+    ) -> None:
+        """A box that glows when it is dark."""
+        self.box(x, y0, z, y1, half, self._glow(color), yaw)
+
+    def _glow(self, color: Color) -> Color:
+        """Undo the light's tint, which multiplies every prop."""
+        if not self.time.lit:
+            return color
+        r, g, b = (1.1 * c / t for c, t in zip(color, self._tint, strict=True))
+        return r, g, b

@@ -8,7 +8,6 @@ import torch
 from tests.support.procedural import SMALL, project
 from worldbridge.models.procedural import spawn
 from worldbridge.models.procedural.camera import CameraState
-from worldbridge.models.procedural.daylight import DAY, NIGHT, TIMES
 from worldbridge.models.procedural.plain import (
     PLAIN_THEMES,
     build_plain_scene,
@@ -17,6 +16,7 @@ from worldbridge.models.procedural.plain import (
 )
 from worldbridge.models.procedural.render import SKY_NEARNESS, render, render_rgbd
 from worldbridge.models.procedural.scene import THEMES
+from worldbridge.models.procedural.sky import DAY, NIGHT, TIMES
 
 
 @pytest.mark.parametrize("theme", PLAIN_THEMES)
