@@ -35,8 +35,12 @@ from worldbridge.clock import now_ms
 from worldbridge.errors import ConfigError
 from worldbridge.runtime.config import WorkerConfig
 from worldbridge.runtime.decoding.autotune import remember, remembered
-from worldbridge.runtime.decoding.capacity import players_carried
-from worldbridge.runtime.decoding.seat_memory import check_seats, seats_of, seats_tried
+from worldbridge.runtime.decoding.capacity import (
+    check_seats,
+    players_carried,
+    seats_of,
+    seats_tried,
+)
 from worldbridge.runtime.engine import Engine
 from worldbridge.runtime.errors import (
     DamagedWeightsError,

@@ -23,8 +23,7 @@ from worldbridge.models.transformer import CacheRows, KVCache, VideoTransformer
 from worldbridge.models.transformer.positions import absolute_table, rotary_table
 from worldbridge.models.transformer.wavefront import DigitHead, slot_mask
 from worldbridge.runtime.decoding import SavedTokens
-from worldbridge.runtime.decoding.noise import position_noise
-from worldbridge.runtime.decoding.sampling import Sampling, gumbel, sample
+from worldbridge.runtime.decoding.sampling import Sampling, gumbel, position_noise, sample
 from worldbridge.runtime.process import one_thread
 
 __all__ = ["PlainRaster", "PlainWavefront", "PublishedRaster"]

@@ -19,9 +19,8 @@ from worldbridge.benchmarks.timing import Laps, percentiles
 from worldbridge.models.transformer import TransformerConfig
 from worldbridge.runtime.config import WorkerConfig
 from worldbridge.runtime.decoding.autotune import DecodedWorld, check_mode, set_mode
-from worldbridge.runtime.decoding.capacity import latent_times, usual_ms
+from worldbridge.runtime.decoding.capacity import check_seats, latent_times, usual_ms
 from worldbridge.runtime.decoding.options import check_weight_dtype
-from worldbridge.runtime.decoding.seat_memory import check_seats
 from worldbridge.runtime.worlds.contract import Progress, WorldModel
 from worldbridge.runtime.worlds.cosmos import CosmosWorld
 from worldbridge.runtime.worlds.registry import open_world

@@ -33,8 +33,7 @@ from worldbridge.kernels.sampling import (
 from worldbridge.models.tokenizer.config import DV8X16X16
 from worldbridge.models.tokenizer.fsq import FSQ
 from worldbridge.models.tokenizer.haar import HaarSpaceTime
-from worldbridge.runtime.decoding.noise import position_noise
-from worldbridge.runtime.decoding.sampling import Sampling, gumbel, sample
+from worldbridge.runtime.decoding.sampling import Sampling, gumbel, position_noise, sample
 from worldbridge.runtime.frames.i420 import i420_planes, unit_to_bytes
 
 __all__ = ["code_cases", "detokenize_cases", "token_cases"]

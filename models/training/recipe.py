@@ -1,10 +1,16 @@
-"""The recipe of the embedded world: every number that its training uses."""
+"""The recipe of the embedded world: every number that its training uses, and its schedule."""
 
 from __future__ import annotations
 
+import math
+import time
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
-__all__ = ["GPU", "QUICK", "Recipe"]
+import torch
+
+__all__ = ["GPU", "QUICK", "Recipe", "TimedSchedule", "save_checkpoint"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,3 +85,29 @@ GPU = Recipe(
     warmup_steps=300,
     ema_decay=0.999,
 )
+
+
+def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
+    """Replace the checkpoint as a whole: a run that is killed while saving keeps the old one."""
+    partial = path.with_suffix(".partial")
+    torch.save(state, partial)
+    partial.rename(path)
+
+
+class TimedSchedule:
+    """Linear warm-up by steps, then cosine decay by wall-clock share of the budget."""
+
+    def __init__(self, rate: float, minutes: float, warmup_steps: int, spent: float = 0.0) -> None:
+        self.rate = rate
+        self.seconds = minutes * 60
+        self.warmup_steps = warmup_steps
+        self.spent = spent  # share of the budget already used by an earlier, interrupted run
+        self.start = time.monotonic()
+
+    def share(self) -> float:
+        """Used share of the budget, 0 to 1."""
+        return min(1.0, self.spent + (time.monotonic() - self.start) / max(self.seconds, 1e-9))
+
+    def value(self, step: int) -> float:
+        warm = min(1.0, (step + 1) / self.warmup_steps)
+        return self.rate * warm * max(0.02, 0.5 + 0.5 * math.cos(math.pi * self.share()))

@@ -11,18 +11,43 @@ import numpy as np
 import torch
 
 from worldbridge.models.checkpoint import save_world
+from worldbridge.models.conditioning.actions import CONDITION_DIM
 from worldbridge.models.progress import Progress
 from worldbridge.models.tokenizer import VideoTokenizer
 from worldbridge.models.tokenizer.config import EMBEDDED
 from worldbridge.models.training.data import make_prompt_frames, make_tokens
-from worldbridge.models.training.embedded import EMBEDDED_TRANSFORMER
 from worldbridge.models.training.recipe import Recipe
 from worldbridge.models.training.train_heads import fingerprint, train_heads
 from worldbridge.models.training.train_tokenizer import train_tokenizer
 from worldbridge.models.training.train_transformer import train_transformer
-from worldbridge.models.transformer import MedusaHeads, VideoTransformer
+from worldbridge.models.transformer import (
+    MedusaHeads,
+    TransformerConfig,
+    VideoTransformer,
+    WavefrontConfig,
+)
 
-__all__ = ["STAGES", "run_stages"]
+__all__ = ["EMBEDDED_TRANSFORMER", "STAGES", "run_stages"]
+
+
+# Modulation instead of the published cross-attention recipe: the action reaches every layer and
+# every position of the latent as a scale and a shift, at the price of two multiply-adds a token
+# and no attention, and it starts as the identity, so pictures are learned before controls.
+EMBEDDED_TRANSFORMER = TransformerConfig(
+    dim=192,
+    n_layers=4,
+    n_heads=3,
+    n_kv_heads=1,
+    head_dim=64,
+    ffn_hidden_size=576,
+    vocab_size=8**6,
+    latent_shape=(8, 10, 16),
+    rope_theta=100.0,
+    conditioning="modulation",
+    condition_dim=CONDITION_DIM,
+    grid=WavefrontConfig(),
+)
+
 
 STAGES = ("pictures", "tokenizer", "tokens", "transformer", "heads", "export")
 

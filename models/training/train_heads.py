@@ -17,9 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from worldbridge.models.training.checkpoints import save_checkpoint
-from worldbridge.models.training.recipe import Recipe
-from worldbridge.models.training.schedule import TimedSchedule
+from worldbridge.models.training.recipe import Recipe, TimedSchedule, save_checkpoint
 from worldbridge.models.training.train_transformer import as_seen, places_of, stray, take
 from worldbridge.models.transformer import MedusaHeads, VideoTransformer
 from worldbridge.models.transformer.wavefront import DigitHead

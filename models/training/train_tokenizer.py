@@ -13,9 +13,7 @@ from torch import Tensor
 
 from worldbridge.models.conditioning.prompt_frames import to_unit
 from worldbridge.models.tokenizer import VideoTokenizer
-from worldbridge.models.training.checkpoints import save_checkpoint
-from worldbridge.models.training.recipe import Recipe
-from worldbridge.models.training.schedule import TimedSchedule
+from worldbridge.models.training.recipe import Recipe, TimedSchedule, save_checkpoint
 
 __all__ = ["reconstruction_loss", "sharpness_loss", "train_tokenizer"]
 

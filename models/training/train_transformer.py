@@ -10,9 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from worldbridge.models.training.checkpoints import save_checkpoint
-from worldbridge.models.training.recipe import Recipe
-from worldbridge.models.training.schedule import TimedSchedule
+from worldbridge.models.training.recipe import Recipe, TimedSchedule, save_checkpoint
 from worldbridge.models.transformer import VideoTransformer
 from worldbridge.models.transformer.wavefront import DigitHead
 

@@ -2,7 +2,7 @@
 
 from worldbridge.models.transformer.cache import CacheRows, KVCache
 from worldbridge.models.transformer.config import TransformerConfig, WavefrontConfig, Yarn
-from worldbridge.models.transformer.medusa import MedusaHeads
+from worldbridge.models.transformer.layers import MedusaHeads
 from worldbridge.models.transformer.model import VideoTransformer
 
 __all__ = [

@@ -7,9 +7,8 @@ from worldbridge.runtime.decoding.decoder import (
     make_decoder,
     pack_weights,
 )
-from worldbridge.runtime.decoding.noise import position_noise
 from worldbridge.runtime.decoding.options import DECODE_MODES, DecodeOptions, is_exact
-from worldbridge.runtime.decoding.sampling import Sampling, sample
+from worldbridge.runtime.decoding.sampling import Sampling, position_noise, sample
 
 __all__ = [
     "DECODE_MODES",

@@ -26,8 +26,7 @@ from worldbridge.models.transformer.layers import Block
 from worldbridge.models.transformer.positions import apply_rotary
 from worldbridge.models.transformer.wavefront import DigitHead
 from worldbridge.runtime.decoding.executors.cpu_packed import PackedLinear
-from worldbridge.runtime.decoding.noise import position_noise
-from worldbridge.runtime.decoding.sampling import Sampling, gumbel, sample
+from worldbridge.runtime.decoding.sampling import Sampling, gumbel, position_noise, sample
 
 __all__ = ["ActiveDecoder"]
 

@@ -47,7 +47,7 @@ from worldbridge.runtime.decoding import (
     Sampling,
     make_decoder,
 )
-from worldbridge.runtime.decoding.seat_memory import seats_tried
+from worldbridge.runtime.decoding.capacity import seats_tried
 from worldbridge.runtime.errors import DamagedWeightsError, SnapshotError, UnknownThemeError
 from worldbridge.runtime.frames.i420 import rgb_to_i420, unit_to_bytes
 from worldbridge.runtime.process import one_thread

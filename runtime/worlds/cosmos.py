@@ -48,13 +48,8 @@ from worldbridge.runtime.decoding import (
     make_decoder,
     pack_weights,
 )
+from worldbridge.runtime.decoding.capacity import Ring, places_that_fit, seats_tried, stream_bytes
 from worldbridge.runtime.decoding.options import DEFAULT_ROW_LAG
-from worldbridge.runtime.decoding.seat_memory import (
-    Ring,
-    places_that_fit,
-    seats_tried,
-    stream_bytes,
-)
 from worldbridge.runtime.errors import UnknownThemeError
 from worldbridge.runtime.frames.detokenizer import make_detokenizer
 from worldbridge.runtime.worlds.conditioning import (

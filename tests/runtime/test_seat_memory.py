@@ -16,7 +16,7 @@ from worldbridge.models.tokenizer import TokenizerConfig, VideoTokenizer
 from worldbridge.models.transformer.config import cosmos_4b_320p
 from worldbridge.runtime import worker
 from worldbridge.runtime.config import WorkerConfig
-from worldbridge.runtime.decoding.seat_memory import (
+from worldbridge.runtime.decoding.capacity import (
     MOST_ON_A_CPU,
     Ring,
     check_seats,

@@ -7,7 +7,7 @@ import torch
 from worldbridge.models.checkpoint import World
 from worldbridge.models.tokenizer import VideoTokenizer
 from worldbridge.models.tokenizer.config import EMBEDDED
-from worldbridge.models.training.embedded import EMBEDDED_TRANSFORMER
+from worldbridge.models.training.stages import EMBEDDED_TRANSFORMER
 from worldbridge.models.transformer import VideoTransformer
 
 

@@ -12,10 +12,9 @@ import typer
 from worldbridge.cli.bench import bench
 from worldbridge.cli.evaluate import evaluate
 from worldbridge.cli.export import export
-from worldbridge.cli.keys import keys
+from worldbridge.cli.keys import keys, token
 from worldbridge.cli.profile import profile
 from worldbridge.cli.serve import serve
-from worldbridge.cli.token import token
 from worldbridge.cli.train import train
 from worldbridge.cli.worlds import convert, worlds
 from worldbridge.errors import StructuredError

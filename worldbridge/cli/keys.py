@@ -1,13 +1,15 @@
-"""`worldbridge keys`: the key pairs with which ZeroMQ clients and their server know each other."""
+"""`worldbridge keys` and `worldbridge token`: how clients and their server know each other."""
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
-__all__ = ["keys"]
+__all__ = ["keys", "token"]
+
 
 keys = typer.Typer(
     help="Make and list the keys of ZeroMQ clients on other machines.", no_args_is_help=True
@@ -39,3 +41,36 @@ def list_(folder: Folder = _DEFAULT) -> None:
     for pair in list_keys(folder):
         secret = "" if pair.secret is None else "  (the secret key is in the folder, too)"
         print(f"{pair.name:20} {pair.public.decode()}{secret}")
+
+
+def token(
+    role: Annotated[
+        Literal["player", "spectator", "engine"],
+        typer.Option(help="What its bearer may be; a player may also watch, an engine all."),
+    ] = "player",
+    expires: Annotated[
+        str, typer.Option(help="How long it is valid: a number with s, m, h or d.")
+    ] = "2h",
+    once: Annotated[
+        bool, typer.Option("--once", help="Valid for one client; others are refused.")
+    ] = False,
+    secret: Annotated[
+        str, typer.Option(envvar="WORLDBRIDGE_TOKEN", help="The secret of the server.")
+    ] = "",
+) -> None:
+    """Print a token of a role for a server with the same secret.
+
+    The token is signed, not encrypted; it says nothing of the secret. To end all tokens, give the
+    server another secret.
+    """
+    from worldbridge.bridge.tokens import issue, seconds_of
+    from worldbridge.errors import ConfigError
+
+    if not secret.strip():
+        raise ConfigError(
+            "there is no secret to sign the token with",
+            expected="the secret that the server was started with",
+            got="none",
+            remedy="set WORLDBRIDGE_TOKEN to it",
+        )
+    print(issue(secret, role, time.time() + seconds_of(expires), once))

@@ -13,7 +13,7 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor, nn
 
-from worldbridge.models.training.checkpoints import save_checkpoint
+from worldbridge.models.training.recipe import save_checkpoint
 
 __all__ = ["TrainingError", "TrainingRun", "bfloat16_pays", "cosine_rate", "write_log"]
 

@@ -30,9 +30,8 @@ from worldbridge.models.transformer.positions import rotary_angles
 from worldbridge.models.transformer.wavefront import DigitHead, diagonal_step, digit_rows, slot_mask
 from worldbridge.runtime.decoding.drafts import TokenLine, VerifyStep
 from worldbridge.runtime.decoding.executors import Batch, DecodeSession, Executor, Wave
-from worldbridge.runtime.decoding.noise import position_noise
 from worldbridge.runtime.decoding.options import DecodeOptions
-from worldbridge.runtime.decoding.sampling import Sampling, gumbel, sample
+from worldbridge.runtime.decoding.sampling import Sampling, gumbel, position_noise, sample
 from worldbridge.runtime.process import one_thread
 
 __all__ = ["PackedExecutor", "PackedLinear", "independent_counts"]

@@ -20,9 +20,8 @@ from worldbridge.runtime.decoding.executors import (
     Executor,
     Wave,
 )
-from worldbridge.runtime.decoding.noise import LatentNoise
 from worldbridge.runtime.decoding.options import DecodeOptions
-from worldbridge.runtime.decoding.sampling import Sampling, sample
+from worldbridge.runtime.decoding.sampling import LatentNoise, Sampling, sample
 from worldbridge.runtime.decoding.schedule import RowLagWave, WavefrontSchedule
 
 __all__ = ["EagerExecutor", "RasterBatch"]

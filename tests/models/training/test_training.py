@@ -13,8 +13,7 @@ from worldbridge.models.errors import DamagedWorldError
 from worldbridge.models.procedural import THEMES
 from worldbridge.models.training import cli
 from worldbridge.models.training.data import EVALUATION_SEEDS, clip_identity, make_clip, make_play
-from worldbridge.models.training.recipe import Recipe
-from worldbridge.models.training.schedule import TimedSchedule
+from worldbridge.models.training.recipe import Recipe, TimedSchedule
 from worldbridge.models.training.stages import run_stages
 from worldbridge.models.training.train_tokenizer import sample_crops
 from worldbridge.models.training.train_transformer import as_seen, disturb, stray

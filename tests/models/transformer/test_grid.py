@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import torch
 
-from worldbridge.models.training.embedded import EMBEDDED_TRANSFORMER
+from worldbridge.models.training.stages import EMBEDDED_TRANSFORMER
 from worldbridge.models.transformer import TransformerConfig, VideoTransformer, WavefrontConfig
 from worldbridge.models.transformer.model import previous_latents
 from worldbridge.models.transformer.wavefront import (

@@ -14,8 +14,7 @@ from worldbridge.models.transformer import KVCache, TransformerConfig, VideoTran
 from worldbridge.models.transformer.config import Yarn
 from worldbridge.models.transformer.positions import rotate_time
 from worldbridge.runtime.decoding import Decoder, DecodeSession, SavedTokens
-from worldbridge.runtime.decoding.noise import position_noise
-from worldbridge.runtime.decoding.sampling import Sampling, gumbel, sample
+from worldbridge.runtime.decoding.sampling import Sampling, gumbel, position_noise, sample
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 SAMPLING = Sampling(temperature=1.0, top_p=0.9, top_k=64)

@@ -31,8 +31,7 @@ from worldbridge.models.transformer import TransformerConfig, VideoTransformer
 from worldbridge.models.transformer.layers import Block
 from worldbridge.runtime.decoding import Decoder, DecodeSession, is_exact
 from worldbridge.runtime.decoding.executors.eager import EagerExecutor
-from worldbridge.runtime.decoding.noise import LatentNoise
-from worldbridge.runtime.decoding.sampling import sample
+from worldbridge.runtime.decoding.sampling import LatentNoise, sample
 from worldbridge.runtime.decoding.schedule import WavefrontSchedule
 
 SHAPES = [(4, 4, 1), (4, 4, 2), (3, 5, 2), (5, 3, 4), (1, 6, 1), (6, 1, 3), (4, 7, 3), (20, 32, 2)]
