@@ -70,6 +70,15 @@ EXCUSED_MS: Final = 2_000.0  # after it
 CLOSE_AFTER_MS: Final = 500.0  # how long a client may take to read why it is closed
 
 
+_NO_CREDIT: Final = BridgeError(
+    "client_too_slow",
+    "no frames can be sent to this client",
+    f"a {Credit.__struct_config__.tag} after welcome",
+    "none",
+    "Send `credit` after welcome, and again for every frame that was taken.",
+)
+
+
 class Gateway:
     """Implements `SessionObserver` and `StartObserver`.
 
@@ -159,6 +168,8 @@ class Gateway:
             error = expired(late_s)
         if error is not None:
             self.fail(peer, error)
+        elif peer.lacks_credit(self._config.silence_s * 1000, now):
+            self.fail(peer, _NO_CREDIT, fatal=False)
 
     def _give_up(self) -> None:
         seconds = self._config.worker_grace_s

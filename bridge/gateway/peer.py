@@ -143,6 +143,8 @@ class Peer:
         self._heard = heard
         self.outbox = Outbox()
         self.outbox.credit = 0 if link == "zeromq" else None
+        self._streaming_ms = math.inf  # since when it could be sent frames
+        self._reminded = False
         self.budget = WorkBudget()
         self.session: PlayerSession | None = None
         self.transport: Transport = link
@@ -324,6 +326,15 @@ class Peer:
         if self.rtc is not None and self.rtc.overgrown():
             return too_slow("half-sent data channel messages that never end")
         return None
+
+    def lacks_credit(self, patience_ms: float, now: float) -> bool:
+        """Return, once, whether a client waits for frames that it never gave credit for."""
+        outbox, streams = self.outbox, self.connection.phase is Phase.STREAMING
+        if outbox.credit is None or outbox.granted or self._reminded or not streams:
+            return False
+        self._streaming_ms = min(self._streaming_ms, now)
+        self._reminded = now - self._streaming_ms > patience_ms
+        return self._reminded
 
     # --- reports about frames ---------------------------------------------------------------
 

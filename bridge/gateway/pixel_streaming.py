@@ -50,7 +50,7 @@ MAX_TEXT: Final = 64 * 1024  # characters of one signalling message
 MAX_WAITING: Final = 16  # messages
 MAX_OFFERS: Final = 16
 WORLD_S: Final = 600.0  # how long a player may wait for the world to load
-CONNECT_S: Final = 30.0  # from the offer to a connection
+CONNECT_S: Final = 30.0  # for a player to subscribe and to connect
 FLUSH_S: Final = 1 / 250  # between two states for the worker, at least
 POLL_S: Final = 0.25
 REFUSED: Final = 1008
@@ -75,7 +75,7 @@ class _Player:
         self._input = PlayerInput()
         self._budget = WorkBudget()
         self._offers = 0
-        self._offered_ms: float | None = None
+        self._waiting_ms: float | None = None  # since when the player has to connect
         self._flushing = False
         self._flush_s = 0.0  # when the next state may be sent, in the loop's time
         self._texts: asyncio.Queue[str] = asyncio.Queue(MAX_WAITING)
@@ -125,6 +125,7 @@ class _Player:
             "config", peerConnectionOptions={"iceServers": servers}, protocolVersion=PROTOCOL
         )
         await self._send("playerCount", count=self._welcome.seats.used)
+        self._waiting_ms = now_ms()
         while True:
             text = await self._texts.get()
             begun = time.thread_time()
@@ -152,8 +153,9 @@ class _Player:
             case "subscribe" if message.get("streamerId") in (name, None):
                 await self._offer()
             case "subscribe":
-                text = f"this server streams {name!r}, not {message.get('streamerId')!r}"[:200]
-                await self._send("subscribeFailed", message=text)
+                asked = str(message.get("streamerId"))
+                error = _refusal("there is no such streamer", f"the id {name!r}", asked)
+                await self._send("subscribeFailed", message=str(error))
             case "unsubscribe":
                 self._replace(None)
             case "answer" if self._rtc is not None:
@@ -178,13 +180,12 @@ class _Player:
         callbacks = replace(callbacks, message=self._take)
         rtc = OfferingConnection(CHANNEL, callbacks, self._gateway.rtc_settings, self._begin)
         self._replace(rtc)
-        self._offered_ms = now_ms()
         await self._send("offer", sdp=await rtc.offer(), sfu=False, scalabilityMode="L1T1")
 
     def _replace(self, rtc: OfferingConnection | None) -> None:
         peer, self._rtc = self._client.peer, rtc
         old, peer.rtc, peer.rtc_open = peer.rtc, rtc, False
-        self._offered_ms = None
+        self._waiting_ms = now_ms()
         if old is not None:
             self._gateway.spawn(old.close())
 
@@ -194,11 +195,14 @@ class _Player:
         while True:
             await asyncio.sleep(POLL_S)
             is_open = peer.rtc is not None and peer.rtc is self._rtc and peer.rtc_open
-            if connected and self._rtc is not None and not is_open and self._offered_ms is None:
+            if connected and self._rtc is not None and not is_open and self._waiting_ms is None:
                 raise _refusal("the media connection ended", "packets within 30 s", "none")
             if is_open:
-                connected, self._offered_ms = True, None
-            elif self._offered_ms is not None and now_ms() - self._offered_ms > CONNECT_S * 1000:
+                connected, self._waiting_ms = True, None
+            elif self._waiting_ms is not None and now_ms() - self._waiting_ms > CONNECT_S * 1000:
+                if self._offers == 0:  # as before Unreal 5.2
+                    expected = f"subscribe within {CONNECT_S:g} s"
+                    raise _refusal("the player did not subscribe", expected, "no such message")
                 seconds = f"within {CONNECT_S:g} s of the offer"
                 raise _refusal("no media connection came about", seconds, "none")
 

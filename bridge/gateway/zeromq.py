@@ -10,23 +10,20 @@ import asyncio
 import contextlib
 import errno
 import logging
-import math
 from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
-from weakref import WeakKeyDictionary
 
 import zmq
 import zmq.asyncio
 from zmq.auth.asyncio import AsyncioAuthenticator
 
 from worldbridge.bridge.config import GatewayConfig
-from worldbridge.bridge.gateway.connection import Phase
 from worldbridge.bridge.gateway.hub import Gateway
 from worldbridge.bridge.gateway.peer import CloseRequest, Peer
 from worldbridge.bridge.gateway.sessions import TaskSet
-from worldbridge.bridge.protocol import BridgeError, Buffer, Credit, Error, ServerMessage, encode
+from worldbridge.bridge.protocol import BridgeError, Buffer, Error, ServerMessage, encode
 from worldbridge.bridge.transports.zeromq import (
     PUBLIC_SUFFIX,
     SECRET_SUFFIX,
@@ -45,7 +42,6 @@ log = logging.getLogger(__name__)
 BATCH: Final = 32  # messages, after which others have their turn
 IGNORED_BATCH: Final = 8  # the same for messages that nobody looks at
 RETRY_S: Final = 0.005
-TICK_S: Final = 0.5
 MAX_ENDED: Final = 4096  # clients that are remembered after their end
 
 
@@ -53,44 +49,6 @@ MAX_ENDED: Final = 4096  # clients that are remembered after their end
 class _Client:
     peer: Peer
     writer: asyncio.Task[None]
-
-
-class CreditReminder:
-    """Says once to a client that never gave credit why it gets no frames."""
-
-    def __init__(self, gateway: Gateway, patience_ms: float) -> None:
-        self._gateway = gateway
-        self._patience_ms = patience_ms
-        self._streaming_ms: WeakKeyDictionary[Peer, float] = WeakKeyDictionary()
-
-    def add(self, peer: Peer) -> None:
-        """Watch a new client."""
-        self._streaming_ms[peer] = math.inf
-
-    async def run(self) -> None:
-        """Look at the clients until cancelled."""
-        while True:
-            await asyncio.sleep(TICK_S)
-            for peer in list(self._streaming_ms):
-                self._look(peer, now_ms())
-
-    def _look(self, peer: Peer, now: float) -> None:
-        if peer.outbox.granted or peer.connection.phase is Phase.CLOSED:
-            del self._streaming_ms[peer]
-        elif peer.connection.phase is Phase.STREAMING:
-            since = self._streaming_ms[peer] = min(now, self._streaming_ms[peer])
-            if now - since > self._patience_ms:
-                del self._streaming_ms[peer]
-                self._gateway.fail(peer, _NO_CREDIT, fatal=False)
-
-
-_NO_CREDIT: Final = BridgeError(
-    "client_too_slow",
-    "no frames can be sent to this client",
-    f"a {Credit.__struct_config__.tag} after welcome",
-    "none",
-    "Send `credit` after welcome, and again for every frame that was taken.",
-)
 
 
 def identity_refused(identity: bytes) -> BridgeError:
@@ -116,7 +74,6 @@ class CurveServer:
         self._gateway = gateway
         self._port = config.zmq_port
         self._host = config.zmq_host
-        self._reminder = CreditReminder(gateway, config.silence_s * 1000)
         self._keys = Path(config.zmq_keys)
         pair = load_keys(self._keys / (SERVER + SECRET_SUFFIX))
         self._accepted: dict[bytes, str] = {}  # as of when the folder was read
@@ -143,9 +100,7 @@ class CurveServer:
         authenticator.start()
         authenticator.configure_curve_callback(ZAP_DOMAIN, self)
         try:
-            async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self._receive_forever())
-                tasks.create_task(self._reminder.run())
+            await self._receive_forever()
         finally:
             await self._tasks.cancel()
             authenticator.stop()
@@ -204,7 +159,6 @@ class CurveServer:
         peer.address = str(parts[0].get("Peer-Address")) if parts else ""
         client = _Client(peer, self._tasks.spawn(self._write(identity, peer)))
         self._clients[identity] = client
-        self._reminder.add(peer)
         return client
 
     async def _refuse_identity(self, identity: bytes) -> None:

@@ -17,7 +17,7 @@ from worldbridge.bridge.config import GatewayConfig
 from worldbridge.bridge.gateway.hub import Gateway
 from worldbridge.bridge.gateway.limits import WORK_BURST, ConnectionTable
 from worldbridge.bridge.gateway.peer import CloseRequest, Peer
-from worldbridge.bridge.gateway.zeromq import CreditReminder, identity_refused
+from worldbridge.bridge.gateway.zeromq import identity_refused
 from worldbridge.bridge.protocol import CLIENT_LIMITS, MAX_CLIENT_MESSAGE, BridgeError
 from worldbridge.bridge.transports import zmtp
 from worldbridge.bridge.transports.zeromq import to_parts
@@ -43,7 +43,6 @@ class ZmtpServer:
         self._gateway = gateway
         self._address = config.zmq_host, config.zmq_port
         self._table = table
-        self._reminder = CreditReminder(gateway, config.silence_s * 1000)
         self._listener: socket.socket | None = None
         self._open: set[asyncio.Transport] = set()
 
@@ -59,7 +58,7 @@ class ZmtpServer:
         assert self._listener is not None, "bind first"
         server = await asyncio.start_server(self._serve, sock=self._listener, limit=_CHUNK)
         try:
-            await self._reminder.run()
+            await asyncio.Event().wait()
         finally:
             server.close()
             for transport in self._open:
@@ -91,7 +90,6 @@ class ZmtpServer:
         gateway = self._gateway
         peer = gateway.connect(connection.abort, lambda: connection.heard_ms, link="zeromq")
         peer.address = address
-        self._reminder.add(peer)
         writing = asyncio.create_task(connection.write(peer))
         try:
             if identity:

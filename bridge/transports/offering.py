@@ -48,8 +48,10 @@ class OfferingConnection(RtcConnection):
         """Take the answer to our offer. Raises BridgeError."""
         try:
             video = next(m for m in SessionDescription.parse(sdp).media if m.kind == "video")
-            names = [codec.mimeType.lower() for codec in video.rtp.codecs]
-            codec = next(name for name in names if name in ("video/h264", "video/vp8"))
+            names = [codec.name.lower() for codec in video.rtp.codecs]
+            codec = next((name for name in names if name in ("h264", "vp8")), None)
+            if codec is None:
+                raise ValueError(", ".join(names) or "no codec")
             await self._pc.setRemoteDescription(RTCSessionDescription(sdp, "answer"))
         except Exception as error:  # whatever aiortc makes of a hostile answer
             raise BridgeError(
@@ -57,9 +59,9 @@ class OfferingConnection(RtcConnection):
                 "the WebRTC answer cannot be taken",
                 "an answer with H264 or VP8 for the video",
                 f"{type(error).__name__}: {error}"[:200],
-                "Answer the newest offer, once.",
+                "Answer the newest offer, once, with one of its codecs.",
             ) from error
-        self.codec = "h264" if codec == "video/h264" else "vp8"
+        self.codec = "h264" if codec == "h264" else "vp8"
 
     def send(self, data: bytes) -> None:
         """Send through the data channel, unless it is closed or its client reads nothing."""
