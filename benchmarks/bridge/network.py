@@ -47,8 +47,15 @@ _START_S: Final = 60.0
 _PLAYING: Final = "window.worldbridge?.state === 'playing' && worldbridge.stats().page.frames.shown"
 _COLLECT: Final = """(async () => {
   const { LatencyMeter } = await import("/js/latency.js"), { shown } = LatencyMeter.prototype;
+  const video = document.querySelector("video");
+  window.shown = [];
   window.frames = [];
   window.answers = [];
+  const next = () => video.requestVideoFrameCallback((now) => {
+    next();
+    window.shown.push(Math.max(now, performance.now()));
+  });
+  next();
   LatencyMeter.prototype.shown = function (header, received, at, offset) {
     const fresh = shown.call(this, header, received, at, offset);
     if (offset !== null) window.frames.push([header.t_frame + offset, at]);
@@ -57,8 +64,9 @@ _COLLECT: Final = """(async () => {
   };
 })()"""
 _TAKE: Final = """(() => {
-  const taken = { frames: window.frames, answers: window.answers, now: performance.now(),
-    transport: worldbridge.stats().transport };
+  const { shown, frames, answers } = window, { transport } = worldbridge.stats();
+  const taken = { shown, frames, answers, transport, now: performance.now() };
+  window.shown = [];
   window.frames = [];
   window.answers = [];
   return taken;
@@ -239,11 +247,12 @@ async def _recover(page: Page) -> float | None:
 
 def _summary(played: dict[str, Any], seconds: float) -> dict[str, Any]:
     frames: list[list[float]] = played["frames"]
-    times = [played["now"] - seconds * 1000, *(at for _, at in frames), played["now"]]
+    shown: list[float] = played["shown"]
+    times = [played["now"] - seconds * 1000, *shown, played["now"]]
     pauses = [later - earlier for earlier, later in zip(times, times[1:], strict=False)]
     return {
         "transport": played["transport"],
-        "frames_per_second": round(len(frames) / seconds, 1),
+        "frames_per_second": round(len(shown) / seconds, 1),
         "longest_pause_ms": round(max(pauses), 1),
         "input_to_photon_ms": _rounded(played["answers"]),
         "handed_to_displayed_ms": _rounded([at - made for made, at in frames]),

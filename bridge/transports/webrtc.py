@@ -44,6 +44,9 @@ from worldbridge.clock import now_ms
 MAX_WAITING_PACKETS: Final = 8
 MAX_BUFFERED: Final = 64 * 1024  # of headers that wait in the control channel
 SPECTATOR_HEADER_MS: Final = 100.0  # a header costs as much as a frame's packets
+HEADER_BITS: Final = 3_800  # of a header and what carries it
+MIN_HEADER_PAUSE_MS: Final = 20.0  # less is for every frame
+HEADER_SHARE: Final = 0.125  # of a player's bit rate that headers may take
 MAX_REASSEMBLY: Final = 1024  # SCTP chunks of half-received messages, about 1.2 MB
 MAX_CANDIDATES: Final = 16
 MAX_LOCAL_NAMES: Final = 2  # among them: each is a multicast query in the server's network
@@ -322,12 +325,18 @@ class RtcConnection:
         channel = self._channels.get("control")
         if channel is None or channel.readyState != "open":
             return
-        if not self._callbacks.plays():
-            if now_ms() - self._header_ms < SPECTATOR_HEADER_MS:
-                return
-            self._header_ms = now_ms()
+        if now_ms() - self._header_ms < self._header_pause_ms():
+            return
+        self._header_ms = now_ms()
         if channel.bufferedAmount <= MAX_BUFFERED:
             channel.send(encode(Frame(header)))
+
+    def _header_pause_ms(self) -> float:
+        """Return how long there is no header after one: a slow network is for the frames."""
+        if not self._callbacks.plays():
+            return SPECTATOR_HEADER_MS
+        pause = 1000 * HEADER_BITS / (HEADER_SHARE * self.rate.bitrate)
+        return 0.0 if pause < MIN_HEADER_PAUSE_MS else min(pause, SPECTATOR_HEADER_MS)
 
     def _adopt(self, channel: RTCDataChannel) -> None:
         if channel.label not in CHANNELS or channel.label in self._channels:
