@@ -21,6 +21,7 @@ uniform vec2 frameTangents; // of half the fields of view: horizontal, vertical
 uniform mat4 projection;
 uniform mat4 unprojection;
 uniform float far; // metres: where the sky is drawn
+uniform float recede; // share of its distance by which a surface stands farther
 uniform bool moved; // whether the cameras stand in different places
 varying vec2 place;
 
@@ -82,7 +83,7 @@ void main() {
   }
   gl_FragColor = vec4(texture(frame, clamp(uv, 0.0, 1.0)).rgb, 1.0);
   #include <colorspace_fragment>
-  vec4 clip = projection * vec4(ray * min(metres, far), 1.0);
+  vec4 clip = projection * vec4(ray * min(metres * (1.0 + recede), far), 1.0);
   gl_FragDepth = clip.z / clip.w * 0.5 + 0.5;
 }
 `;
@@ -96,15 +97,25 @@ export function placeCamera(camera, { position, orientation, fov_y: fov }) {
   camera.updateMatrixWorld();
 }
 
+/** Return a three.js camera as the protocol's Pose. */
+export function poseOf(camera) {
+  return {
+    position: camera.position.toArray(),
+    orientation: camera.quaternion.toArray(),
+    fov_y: camera.fov,
+  };
+}
+
 /**
  * Fills the view with the frames of a WorldTexture. Where they have depth, the scene's own objects
  * go behind the world's walls; where the camera is not where a frame was seen from, the frame is
- * reprojected.
+ * reprojected. With `recede`, a share of their distance, the world's surfaces stand farther: for scenes
+ * that a WorldGuide sends, whose own surfaces are then in front of what the world shows of them.
  */
 export class WorldBackdrop extends THREE.Mesh {
-  constructor(world) {
+  constructor(world, { recede = 0 } = {}) {
     const names = ["frame", "frameDepth", "depthScale", "toFrame", "frameTangents"];
-    names.push("projection", "unprojection", "far", "moved");
+    names.push("projection", "unprojection", "far", "recede", "moved");
     const uniforms = Object.fromEntries(names.map((name) => [name, { value: null }]));
     uniforms.toFrame.value = new THREE.Matrix4();
     uniforms.frameTangents.value = new THREE.Vector2();
@@ -118,6 +129,7 @@ export class WorldBackdrop extends THREE.Mesh {
       }),
     );
     this.world = world;
+    this.material.uniforms.recede.value = recede;
     this.frustumCulled = false; // the shader places it
     this.renderOrder = -1;
   }
@@ -125,19 +137,14 @@ export class WorldBackdrop extends THREE.Mesh {
   onBeforeRender(renderer, scene, camera) {
     const { world } = this;
     if (!world.header) return;
-    const { position, orientation, fov_y: fov } = world.header.camera;
+    const { fov_y: fov } = world.header.camera;
     const { width, height } = world.texture.image;
     const { uniforms } = this.material;
-    const seenFrom = new THREE.Matrix4().compose(
-      new THREE.Vector3().fromArray(position),
-      new THREE.Quaternion().fromArray(orientation),
-      new THREE.Vector3(1, 1, 1),
-    );
     const tangent = Math.tan((fov * Math.PI) / 360);
     uniforms.frame.value = world.texture;
     uniforms.frameDepth.value = world.depth;
     uniforms.depthScale.value = world.depth ? world.depthScale : 0;
-    uniforms.toFrame.value.copy(seenFrom).invert().multiply(camera.matrixWorld);
+    uniforms.toFrame.value.copy(world.seenFrom).invert().multiply(camera.matrixWorld);
     uniforms.frameTangents.value.set((tangent * width) / height, tangent);
     uniforms.projection.value = camera.projectionMatrix;
     uniforms.unprojection.value = camera.projectionMatrixInverse;

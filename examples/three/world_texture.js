@@ -3,6 +3,15 @@
 import * as THREE from "three";
 import { Client, sessionUrl, TICK_MS } from "@worldbridge/client";
 
+const SENT = 256; // poses of the camera that are remembered until a frame answers them
+
+const matrixOf = ({ position, orientation }) =>
+  new THREE.Matrix4().compose(
+    new THREE.Vector3().fromArray(position),
+    new THREE.Quaternion().fromArray(orientation),
+    new THREE.Vector3(1, 1, 1),
+  );
+
 /**
  * Streams a session into `texture`. Call `update` once per rendered frame.
  *
@@ -10,7 +19,8 @@ import { Client, sessionUrl, TICK_MS } from "@worldbridge/client";
  * `depthScale` metres along the camera's axis, and 0 where it is unknown; its first row is the upper
  * one. It is null while the frames come without.
  *
- * `shown` counts frames, `header` is the FrameHeader of the one in the texture, `client` is the
+ * `seenFrom` is where the frame is seen from, a Matrix4; in the scene's coordinates, if the world
+ * follows the camera that `follow` is given. `shown` counts frames, `header` is the FrameHeader of the one in the texture, `client` is the
  * library's Client.
  */
 export class WorldTexture {
@@ -18,6 +28,9 @@ export class WorldTexture {
   depth = null;
   depthScale = 0;
   header = null;
+  seenFrom = new THREE.Matrix4();
+  #sent = new Map(); // poses of the scene's camera by the sequence of their states
+  #toWorld = new THREE.Matrix4(); // from the scene's coordinates to the world's
   #newest = null; // the newest message that is not decoded yet
   #decoding = false;
   #decoded = null; // {bitmap, message, received}, not in the texture yet
@@ -41,7 +54,18 @@ export class WorldTexture {
 
   play(wanted = { theme: null, seed: null }) {
     this.client.play(wanted);
-    this.#timer ??= setInterval(() => this.client.tick(!document.hidden), TICK_MS);
+    this.#timer ??= setInterval(() => this.#tick(), TICK_MS);
+  }
+
+  /**
+   * Send the scene's camera, for worlds that follow it; call it once per rendered frame. A world takes
+   * the first one as the place where its player stands, so it should look level.
+   */
+  follow(camera) {
+    const { controller, session } = this.client;
+    if (!session.welcome?.world.conditionings.includes("camera")) return;
+    const [position, orientation] = [camera.position.toArray(), camera.quaternion.toArray()];
+    controller.camera = { position, orientation, fov_y: camera.fov };
   }
 
   leave() {
@@ -56,6 +80,14 @@ export class WorldTexture {
 
   release(code) {
     if (this.client.controller.release(code, performance.now())) this.client.inputChanged();
+  }
+
+  #tick() {
+    this.client.tick(!document.hidden);
+    for (const { sequence, camera } of this.client.controller.history) {
+      if (camera) this.#sent.set(sequence, camera);
+      this.#sent.delete(sequence - SENT);
+    }
   }
 
   /** Put the newest decoded frame into the texture. */
@@ -73,6 +105,10 @@ export class WorldTexture {
     this.#updateDepth(message, bitmap);
     this.shown += 1;
     this.header = header;
+    const inWorld = matrixOf(header.camera);
+    const answered = this.#sent.get(header.input_sequence);
+    if (answered) this.#toWorld.multiplyMatrices(inWorld, matrixOf(answered).invert());
+    this.seenFrom.copy(this.#toWorld).invert().multiply(inWorld);
     this.client.imageShown(header, received, performance.now());
   }
 

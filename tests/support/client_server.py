@@ -326,6 +326,15 @@ def _exactly(stream: Any, count: int) -> bytes:
 
 
 def _read(stream: Any) -> tuple[int, bytes]:
+    """Return a message, whose fragments are joined, or a control frame."""
+    opcode, data, last = _read_frame(stream)
+    while not last:
+        _, more, last = _read_frame(stream)
+        data += more
+    return opcode, data
+
+
+def _read_frame(stream: Any) -> tuple[int, bytes, bool]:
     first, second = _exactly(stream, 2)
     assert second & 0x80, "a client has to mask"
     length = second & 0x7F
@@ -335,7 +344,7 @@ def _read(stream: Any) -> tuple[int, bytes]:
         (length,) = struct.unpack(">Q", _exactly(stream, 8))
     mask = np.frombuffer(_exactly(stream, 4), np.uint8)
     data = np.frombuffer(_exactly(stream, length), np.uint8)
-    return first & 0x0F, (data ^ np.resize(mask, length)).tobytes()
+    return first & 0x0F, (data ^ np.resize(mask, length)).tobytes(), bool(first & 0x80)
 
 
 def _read_request(client: socket.socket) -> bytes:
