@@ -24,10 +24,18 @@ import torch
 import zmq
 
 from worldbridge.bridge.protocol import (
+    CloseSession,
+    FrameAck,
+    GatewayMessage,
     Loading,
+    OpenSession,
     ProtocolError,
     Ready,
+    RestartSession,
+    SessionDepth,
+    Shutdown,
     WorkerMessage,
+    WorkerPing,
     decode_gateway,
     encode_parts,
 )
@@ -79,6 +87,51 @@ _HOPELESS = frozenset(
 )
 
 
+class Backlog:
+    """Messages that take long, and what follows them in their session.
+
+    Whatever one player starts again and again, steps and the messages of others go on.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: dict[str, list[GatewayMessage]] = {}  # by session, the next one first
+
+    def __bool__(self) -> bool:
+        return bool(self._waiting)
+
+    def add(self, message: GatewayMessage) -> bool:
+        """Return whether a message has to wait here. A restart replaces what it makes void."""
+        match message:
+            case WorkerPing() | Shutdown() | FrameAck():
+                return False
+            case CloseSession():
+                self._waiting.pop(message.session, None)
+                return False
+            case OpenSession():
+                self._waiting[message.session] = [message]
+                return True
+        waiting = self._waiting.get(message.session, [])
+        if isinstance(message, RestartSession):
+            waiting = [x for x in waiting if isinstance(x, OpenSession | SessionDepth)]
+        elif not waiting:
+            return False
+        self._waiting[message.session] = [*waiting, message]
+        return True
+
+    def take(self) -> list[GatewayMessage]:
+        """Return the next message that takes long, and what may follow it at once."""
+        if not self._waiting:
+            return []
+        session = next(iter(self._waiting))
+        messages = self._waiting.pop(session)
+        end = 1
+        while end < len(messages) and not isinstance(messages[end], RestartSession):
+            end += 1
+        if messages[end:]:
+            self._waiting[session] = messages[end:]
+        return messages[:end]
+
+
 class Worker:
     """Moves messages between the gateway's socket and the engine until something says stop."""
 
@@ -91,6 +144,7 @@ class Worker:
         self._silence_ms = silence_ms
         self._heard_ms = now_ms()
         self._thread = threading.get_ident()
+        self._backlog = Backlog()
         self._finished = Wakeup()
         self._poller = zmq.Poller()
         self._poller.register(socket, zmq.POLLIN)
@@ -108,7 +162,7 @@ class Worker:
             elif now_ms() - self._heard_ms > self._silence_ms:
                 log.warning("the gateway was silent for %.0f s: leaving", self._silence_ms / 1000)
                 break
-            else:
+            elif not self._backlog:
                 self._sleep(due)
         self._send(self._engine.final_snapshots())
         self._finished.close()
@@ -131,7 +185,10 @@ class Worker:
         self._poller.poll(max(0, math.ceil(wake - now_ms())))
 
     def _drain(self) -> None:
-        """Hand over all that is there: a step that starts now must see the newest input."""
+        """Hand over all that is there: a step that starts now must see the newest input.
+
+        Of what takes long, one message has its turn before each step.
+        """
         while self._socket.poll(0):
             parts = self._socket.recv_multipart()
             self._heard_ms = now_ms()
@@ -140,7 +197,10 @@ class Worker:
             except ProtocolError as error:
                 log.warning("a message of the gateway was ignored: %s", error)
                 continue
-            self._send(self._engine.receive(message, self._heard_ms))
+            if not self._backlog.add(message):
+                self._send(self._engine.receive(message, self._heard_ms))
+        for message in self._backlog.take():
+            self._send(self._engine.receive(message, now_ms()))
 
     def _send(self, messages: Iterable[WorkerMessage]) -> None:
         for message in messages:

@@ -6,8 +6,7 @@ import asyncio
 import math
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
-from functools import partial
-from typing import Any, ClassVar, Final
+from typing import Any, Final
 
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.applications import Starlette
@@ -20,7 +19,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from worldbridge.bridge.gateway.hub import Gateway
-from worldbridge.bridge.gateway.limits import FRESH_BURST, WORK_BURST, ConnectionTable, WorkBudget
+from worldbridge.bridge.gateway.limits import AT_ONCE, HELLO_WORK, PacedReading, WorkBudget
 from worldbridge.bridge.gateway.origin import OriginGuard
 from worldbridge.bridge.gateway.peer import CloseRequest, Peer
 from worldbridge.bridge.gateway.pixel_streaming import serve_pixel_streaming
@@ -35,95 +34,73 @@ from worldbridge.clock import now_ms
 # WebSocket layer before it is in memory.
 MAX_WEBSOCKET_MESSAGE: Final = MAX_OBSERVATION + MAX_CLIENT_MESSAGE
 MAX_SMALL_MESSAGE: Final = 2 * MAX_CLIENT_MESSAGE  # the same for all who do not play
+MAX_FRAGMENTS: Final = 1024  # of one message
 WRITE_BUFFER: Final = 64 * 1024  # bytes; beyond them a frame waits where a newer one replaces it
 POLICY_VIOLATION: Final = 1008
 NORMAL_CLOSURE: Final = 1000
-_ABORT: Final = "worldbridge.abort"
-_HEARD: Final = "worldbridge.heard"
-_BLAME: Final = "worldbridge.blame"
-_GREETED: Final = "worldbridge.greeted"
-_PLAYS: Final = "worldbridge.plays"
-SLICE: Final = 8 * 1024  # bytes between two looks at the time
-MAX_HELD: Final = 512 * 1024  # bytes of a newcomer that has to wait
+_CONNECTION: Final = "worldbridge.connection"
 
 PAGE_FILES: Final = frozenset({"", *FOLDERS})  # first parts of their paths
 
 Message = MutableMapping[str, Any]
 
 
-class AbortableWebSocket(WebSocketsSansIOProtocol):
+class AbortableWebSocket(PacedReading, WebSocketsSansIOProtocol):
     """uvicorn's WebSocket, with a way to cut a connection whose client reads nothing.
 
     A close waits for the client to read what was written before; an abort does not.
     """
 
-    table: ClassVar[ConnectionTable]
-    heard_ms = -math.inf
+    peer: Peer | None = None  # once the application has one
+    _heard_ms = -math.inf
+    _own: WorkBudget | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
         self.transport.set_write_buffer_limits(high=WRITE_BUFFER)
-        self._address = self.client[0] if self.client else ""
-        self._admitted = time.monotonic()
-        self._budget = WorkBudget(fresh=FRESH_BURST, now=self._admitted)
-        self._worked_s = 0.0  # of the clock on the wall: a busy machine makes abuse dearer
-        self._held: bytes | None = None  # what came while a newcomer has to wait
+        self.address = self.client[0] if self.client else ""
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self.forget()
         self.table.remove(self.transport)
         super().connection_lost(exc)
 
+    @property
+    def share(self) -> WorkBudget:
+        if self._own is None and self.peer is not None and self.peer.greeted:
+            self._own = WorkBudget(*AT_ONCE)
+            self.table.turns.newcomers.spend(HELLO_WORK, time.monotonic())
+        return self._own or self.table.turns.newcomers
+
     def data_received(self, data: bytes) -> None:
-        self.heard_ms = now_ms()
-        if self._held is not None:
-            self._held += data
-            if len(self._held) > MAX_HELD:
-                self.transport.abort()
-            return
-        if not self._asks(_GREETED):
-            now = time.monotonic()
-            wait = self.table.wait(self._address, self._admitted, now)
-            if wait > 0:
-                self._held = data
-                self.transport.pause_reading()
-                self.loop.call_later(wait, self._hear)
-                return
-        self._process(data)
+        self._heard_ms = now_ms()
+        super().data_received(data)
 
-    def _hear(self) -> None:
-        """Go on with a newcomer that had to wait."""
-        data, self._held = self._held or b"", None
-        if not self.transport.is_closing():
-            self._admitted = time.monotonic()
-            self.transport.resume_reading()
-            self._process(data)
-
-    def _process(self, data: bytes) -> None:
+    def read(self, data: bytes) -> None:
         # until it is complete, a message is held in memory: only players send large ones
-        large = self._asks(_PLAYS)
+        large = self.peer is not None and self.peer.sends_large
         self.conn.max_message_size = MAX_WEBSOCKET_MESSAGE if large else MAX_SMALL_MESSAGE
-        for at in range(0, len(data), SLICE):
-            begun, before = time.thread_time(), time.monotonic()
-            super().data_received(data[at : at + SLICE])
-            now = time.monotonic()
-            self._worked_s += now - before
-            if not self._budget.spend(time.thread_time() - begun, now, now - before):
-                self.table.blame(self._address, self._worked_s, now)
-                self.transport.abort()  # fragments and control frames that no message accounts for
-            if self.transport.is_closing():
-                return
+        WebSocketsSansIOProtocol.data_received(self, data)
+        if len(self.frames) > MAX_FRAGMENTS:
+            self.transport.abort()
 
-    def _asks(self, question: str) -> bool:
-        """Return what the application says of its client, False before it says anything."""
-        scope: dict[str, Any] = getattr(self, "scope", {})  # none before the request was read
-        answer: Callable[[], bool] = scope.get("extensions", {}).get(question, bool)
-        return answer()
+    def keep_reading(self) -> None:
+        if not self.read_paused:
+            self.transport.resume_reading()
+
+    def heard_ms(self) -> float:
+        """Return when its newest bytes came, which is now for one whose bytes wait here."""
+        return now_ms() if self.behind else self._heard_ms
+
+    async def receive(self) -> Message:  # type: ignore[override]
+        message: Message = await super().receive()  # type: ignore[assignment]
+        if self.behind:  # the queue is empty, but the socket has to wait
+            self.transport.pause_reading()
+        return message
 
     async def run_asgi(self) -> None:
         extensions: dict[str, Any] = self.scope["extensions"]
-        extensions[_ABORT] = self.transport.abort
-        extensions[_HEARD] = lambda: self.heard_ms
-        extensions[_BLAME] = partial(self.table.blame, self._address)
+        extensions[_CONNECTION] = self
         await super().run_asgi()
 
 
@@ -220,30 +197,34 @@ def build_app(gateway: Gateway, guard: OriginGuard) -> ASGIApp:
 async def serve_client(gateway: Gateway, websocket: WebSocket) -> None:
     """Serve one WebSocket from accept to end."""
     await websocket.accept()
-    extensions: dict[str, Any] = websocket.scope["extensions"]
-    peer = gateway.connect(extensions[_ABORT], extensions[_HEARD])
+    connection: AbortableWebSocket = websocket.scope["extensions"][_CONNECTION]
+    peer = gateway.connect(connection.transport.abort, connection.heard_ms)
     peer.address = websocket.client.host if websocket.client is not None else None
-    extensions[_GREETED] = lambda: peer.greeted
-    extensions[_PLAYS] = lambda: peer.sends_large
+    connection.peer = peer
     writer = asyncio.create_task(_write(websocket, peer))
     try:
-        await _read(gateway, websocket.receive, peer)
+        await _read(gateway, websocket.receive, peer, connection)
     finally:
-        if peer.budget.exceeded:
-            extensions[_BLAME](WORK_BURST, time.monotonic())
         gateway.disconnect(peer)
         writer.cancel()
         await asyncio.gather(writer, return_exceptions=True)
 
 
-async def _read(gateway: Gateway, receive: Callable[[], Awaitable[Message]], peer: Peer) -> None:
+async def _read(
+    gateway: Gateway,
+    receive: Callable[[], Awaitable[Message]],
+    peer: Peer,
+    connection: AbortableWebSocket,
+) -> None:
     while True:
         message = await receive()
         if message["type"] == "websocket.disconnect":
             return
         data = message.get("bytes")
         # text is not a message; as bytes it is refused like any other garbage
+        begun = time.monotonic()
         gateway.receive(peer, data if data is not None else str(message.get("text")).encode())
+        connection.worked(time.monotonic() - begun)
 
 
 async def _write(websocket: WebSocket, peer: Peer) -> None:

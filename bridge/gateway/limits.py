@@ -1,24 +1,41 @@
-"""What one connection may cost, from accept on: descriptors, waiting, and time of the event loop.
+"""What a connection may cost, from accept on: descriptors, waiting, and time of the event loop.
 
-Counted work is CPU time of this thread, so a busy machine makes nobody look greedy.
+Work for which a connection is ended is CPU time, so a busy machine makes nobody look greedy. Work
+for which it has to wait is time on the clock: the event loop has no more than that.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 import resource
 import time
+from collections import deque
+from collections.abc import Callable
 from typing import Any, ClassVar, Final
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-__all__ = ["ConnectionTable", "LimitedHttp", "WorkBudget", "descriptors"]
+__all__ = [
+    "ConnectionTable",
+    "LimitedHttp",
+    "Pace",
+    "PacedReading",
+    "Turns",
+    "WorkBudget",
+    "descriptors",
+]
 
 WORK_RATE: Final = 0.1  # seconds of work per second
 WORK_BURST: Final = 0.5  # seconds
-FRESH_BURST: Final = 0.1  # seconds, of a new connection
-NEWCOMER: Final = 0.05  # seconds that one of a blamed address may take
-MAX_WAIT_S: Final = 30.0
+AT_ONCE: Final = (0.05, 0.05)  # rate and burst of what is read at once of a client
+NEWCOMERS: Final = (0.05, 0.5)  # of all connections together that said no hello
+LATER: Final = 0.1  # seconds per second for what goes beyond
+STEP_S: Final = 0.001  # for which one connection is read before the event loop goes on
+REQUEST_WORK: Final = 0.001  # seconds that a request takes beside being read
+HELLO_WORK: Final = 0.01  # seconds, with the session
+MAX_HELD: Final = 512 * 1024  # bytes of one connection that wait to be read
+MAX_HELD_TOGETHER: Final = 32 << 20
 REQUEST_S: Final = 5.0  # for a request to arrive, and for its connection to be idle
 RESPONSE_S: Final = 30.0  # for a response to be read
 _CHECK_S: Final = 1.0
@@ -27,26 +44,13 @@ _MAX_DESCRIPTORS: Final = 65_536
 
 
 class WorkBudget:
-    """A leaky bucket of seconds of work. Pure: times come from the caller.
+    """A leaky bucket of seconds of work. Pure: times come from the caller."""
 
-    `fresh`: seconds that are free at the time `now`, if less than `burst`.
-    """
-
-    def __init__(
-        self,
-        rate: float = WORK_RATE,
-        burst: float = WORK_BURST,
-        fresh: float = WORK_BURST,
-        now: float = 0.0,
-    ) -> None:
+    def __init__(self, rate: float = WORK_RATE, burst: float = WORK_BURST) -> None:
         self._rate = rate
         self._burst = burst
-        self._spent = max(0.0, burst - fresh)
-        self._at = now
-
-    @property
-    def exceeded(self) -> bool:
-        return self._spent > self._burst
+        self._spent = 0.0
+        self._at = 0.0
 
     def spend(self, seconds: float, now: float, held: float = 0.0) -> bool:
         """Count work that was done by `now` (s). Return whether it is within the budget.
@@ -71,8 +75,7 @@ class ConnectionTable:
         self._per_address = per_address
         self._open: dict[asyncio.Transport, str] = {}  # oldest first, with its address
         self._in_use: set[asyncio.Transport] = set()
-        self._blamed: dict[str, float] = {}  # address -> when
-        self._next: dict[str, float] = {}  # address -> when its next newcomer is heard
+        self.turns = Turns()
 
     def __len__(self) -> int:
         return len(self._open)
@@ -95,65 +98,220 @@ class ConnectionTable:
         self._open.pop(transport, None)
         self._in_use.discard(transport)
 
-    def blame(self, address: str, seconds: float, now: float) -> None:
-        """Note that a connection of this address held the event loop up for `seconds`.
-
-        Its newcomers are heard one after the other for a while, so that whoever connects again
-        gains nothing. Those who play on from there are not concerned.
-        """
-        if len(self._blamed) > self._most:
-            self._blamed.clear()
-            self._next.clear()
-        self._blamed[address] = now
-        heard = max(self._next.get(address, now), now) + seconds / WORK_RATE
-        self._next[address] = min(heard, now + MAX_WAIT_S)
-
-    def wait(self, address: str, since: float, now: float) -> float:
-        """Return how many seconds one that was admitted at `since` has to wait to be heard."""
-        heard = self._next.get(address, now)
-        if heard <= now:
-            self._next.pop(address, None)
-            self._blamed.pop(address, None)
-            return 0.0
-        if self._blamed[address] < since:
-            return 0.0
-        self._next[address] = min(heard + NEWCOMER / WORK_RATE, now + MAX_WAIT_S)
-        return heard - now
-
     def _abort_oldest(self, transports: list[asyncio.Transport]) -> None:
         victim = next((t for t in transports if t not in self._in_use), transports[-1])
         self.remove(victim)
         victim.abort()
 
 
-class LimitedHttp(H11Protocol):
-    """uvicorn's HTTP, with deadlines for requests and responses. Subclasses name the table."""
+class Turns:
+    """When the bytes of connections are read: at once, or later, in turns.
+
+    A connection has a share of the event loop's time. What goes beyond it waits, while its socket
+    is not read, and is served step by step: players and newcomers alternate, and among them
+    addresses. So nobody's flood takes more of the loop than these shares, whatever it consists of.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self.newcomers = WorkBudget(*NEWCOMERS)
+        self.held = 0  # bytes that wait
+        self._clock = clock
+        self._next: deque[_Queue] = deque(({}, {}))  # the one that is served next is the first
+        self._players, self._newcomers = self._next
+        self._free_at = -math.inf
+        self._timer: asyncio.TimerHandle | None = None
+
+    def wait(self, waiting: PacedReading | Pace) -> None:
+        """Let a connection read when it is its turn."""
+        queue = self._newcomers if waiting.newcomer else self._players
+        queue.setdefault(waiting.address, deque()).append(waiting)
+        self._schedule()
+
+    def _schedule(self) -> None:
+        if self._timer is None and any(self._next):
+            pause = max(0.0, self._free_at - self._clock())
+            self._timer = asyncio.get_running_loop().call_later(pause, self._serve)
+
+    def _serve(self) -> None:
+        self._timer = None
+        if not self._next[0]:
+            self._next.rotate()
+        queue = self._next[0]
+        address = next(iter(queue))
+        connections = queue.pop(address)
+        waiting = connections.popleft()
+        if connections:
+            queue[address] = connections  # at the end
+        self._next.rotate()
+        took = waiting.advance()
+        self._free_at = self._clock() + took * (1 / LATER - 1)
+        self._schedule()
+
+
+class PacedReading:
+    """What uvicorn's protocols have in common here: bytes are read in steps, as `Turns` says."""
 
     table: ClassVar[ConnectionTable]
+    transport: asyncio.Transport
+    loop: asyncio.AbstractEventLoop
+    address = ""
+    _held = b""
+    _waits = False
+    _slice = 512  # bytes between two looks at the time; more where they are cheap
+    _work_s = 0.0  # done for it since the last step
+
+    @property
+    def share(self) -> WorkBudget:
+        """What is read of this connection at once."""
+        return self.table.turns.newcomers
+
+    @property
+    def newcomer(self) -> bool:
+        return self.share is self.table.turns.newcomers
+
+    @property
+    def behind(self) -> bool:
+        """Whether bytes wait to be read."""
+        return bool(self._held)
+
+    def read(self, data: bytes) -> None:
+        """Handle bytes of the client."""
+        raise NotImplementedError
+
+    def keep_reading(self) -> None:
+        """Read the socket again: nothing waits."""
+        raise NotImplementedError
+
+    def worked(self, seconds: float) -> None:
+        """Count work that its messages cause beside being read."""
+        self._work_s += seconds
+
+    def data_received(self, data: bytes) -> None:
+        """Read what came, now or later."""
+        self._hold(self._held + data if self._held else data)
+        if len(self._held) > MAX_HELD or self.table.turns.held > MAX_HELD_TOGETHER:
+            self._abort()
+        elif not self._waits:
+            self._go_on(at_once=True)
+
+    def forget(self) -> None:
+        """Drop what waits: somebody else reads this connection, or nobody."""
+        self._hold(b"")
+
+    def advance(self) -> float:
+        """Read for a step. Return the seconds it took, with the work that was counted before."""
+        self._waits = False
+        data, done = self._held, 0
+        last = time.monotonic()
+        spent, self._work_s = self._work_s, 0.0
+        while done < len(data) and self._held and spent < STEP_S:
+            self.read(data[done : done + self._slice])
+            done += self._slice
+            now = time.monotonic()
+            spent, took, last = spent + now - last, now - last, now
+            if took < STEP_S / 8:
+                self._slice = min(self._slice * 2, MAX_HELD)
+            elif took > STEP_S / 2:
+                self._slice = max(self._slice // 2, 64)
+            if self.transport.is_closing():
+                self.forget()
+        self.share.spend(spent, last)
+        if self._held:
+            self._hold(data[done:])
+            if self._held:
+                self._go_on()
+            else:
+                self.keep_reading()
+        return spent
+
+    def _go_on(self, at_once: bool = False) -> None:
+        within = self.share.spend(0.0, time.monotonic())
+        if within and at_once:
+            self.advance()
+        else:
+            self._waits = True
+            self.transport.pause_reading()
+            if within:
+                self.loop.call_soon(self.advance)
+            else:
+                self.table.turns.wait(self)
+
+    def _hold(self, data: bytes) -> None:
+        self.table.turns.held += len(data) - len(self._held)
+        self._held = data
+
+    def _abort(self) -> None:
+        self.forget()
+        self.transport.abort()
+
+
+class Pace:
+    """The same for a connection that a coroutine reads: it pauses between two messages."""
+
+    def __init__(self, turns: Turns, address: str) -> None:
+        self.address = address
+        self._turns = turns
+        self._own: WorkBudget | None = None
+        self._spent = 0.0
+        self._turn: asyncio.Future[None] | None = None
+
+    @property
+    def newcomer(self) -> bool:
+        return self._own is None
+
+    async def spend(self, seconds: float, greeted: bool = False) -> None:
+        """Count work; wait for a turn if it goes beyond the share."""
+        if greeted and self._own is None:
+            self._own = WorkBudget(*AT_ONCE)
+            seconds += HELLO_WORK
+        self._spent = seconds
+        if not (self._own or self._turns.newcomers).spend(seconds, time.monotonic()):
+            self._turn = asyncio.get_running_loop().create_future()
+            self._turns.wait(self)
+            await self._turn
+
+    def advance(self) -> float:
+        """Go on. Return the seconds of the work that was counted last."""
+        if self._turn is not None and not self._turn.done():
+            self._turn.set_result(None)
+            return self._spent
+        return 0.0
+
+
+_Queue = dict[str, deque[PacedReading | Pace]]
+
+
+class LimitedHttp(PacedReading, H11Protocol):
+    """uvicorn's HTTP, with deadlines for requests and responses. Subclasses name the table."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        address = self.client[0] if self.client else ""
+        self.address = self.client[0] if self.client else ""
         self._since = self.loop.time()
-        self._seen: tuple[Any, bool] = (
-            None,
-            False,
-        )  # the newest request, and if it is being answered
-        wait = self.table.wait(address, 0.0, time.monotonic())
-        if wait > 0:
-            self._since += wait
-            transport.pause_reading()
-            self.loop.call_later(wait, _resume, transport)
+        # the newest request, and if it is being answered
+        self._seen: tuple[Any, bool] = (None, False)
         self._timer = self.loop.call_later(_CHECK_S, self._check)
-        self.table.add(transport, address)
+        self.table.add(transport, self.address)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._timer.cancel()
+        self.forget()
         self.table.remove(self.transport)
         super().connection_lost(exc)
 
+    def read(self, data: bytes) -> None:
+        before = self.cycle
+        H11Protocol.data_received(self, data)
+        if self.cycle is not before:
+            self.worked(REQUEST_WORK)
+
+    def keep_reading(self) -> None:
+        if not self.flow.read_paused:
+            self.transport.resume_reading()
+
     def handle_websocket_upgrade(self, event: Any) -> None:
         self._timer.cancel()
+        self.forget()
         self.table.use(self.transport)
         super().handle_websocket_upgrade(event)
 
@@ -161,17 +319,12 @@ class LimitedHttp(H11Protocol):
         """Abort a connection whose request or response takes too long."""
         now, cycle = self.loop.time(), self.cycle
         answering = cycle is not None and not cycle.response_complete
-        if self._seen != (cycle, answering):
+        if self._seen != (cycle, answering) or self.behind:
             self._seen, self._since = (cycle, answering), now
         if now - self._since > (RESPONSE_S if answering else REQUEST_S):
             self.transport.abort()
         else:
             self._timer = self.loop.call_later(_CHECK_S, self._check)
-
-
-def _resume(transport: asyncio.Transport) -> None:
-    if not transport.is_closing():
-        transport.resume_reading()
 
 
 def descriptors() -> int:

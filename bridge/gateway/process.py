@@ -129,10 +129,11 @@ def _uvicorn_config(
     config: GatewayConfig, gateway: Gateway, table: ConnectionTable
 ) -> uvicorn.Config:
     guard = OriginGuard(config.host, config.allow_hosts, config.allow_origins)
+    limits = {"table": table}
     return uvicorn.Config(
         build_app(gateway, guard),
-        http=type("Http", (LimitedHttp,), {"table": table}),
-        ws=type("WebSocket", (AbortableWebSocket,), {"table": table}),
+        http=type("Http", (LimitedHttp,), limits),
+        ws=type("WebSocket", (AbortableWebSocket,), limits),
         ws_max_size=MAX_WEBSOCKET_MESSAGE,
         ws_per_message_deflate=False,
         ws_ping_interval=None,  # clients ping us, by a message that also measures the clocks

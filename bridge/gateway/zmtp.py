@@ -15,7 +15,7 @@ from typing import Final, cast
 
 from worldbridge.bridge.config import GatewayConfig
 from worldbridge.bridge.gateway.hub import Gateway
-from worldbridge.bridge.gateway.limits import WORK_BURST, ConnectionTable
+from worldbridge.bridge.gateway.limits import REQUEST_WORK, ConnectionTable, Pace
 from worldbridge.bridge.gateway.peer import CloseRequest, Peer
 from worldbridge.bridge.gateway.zeromq import identity_refused
 from worldbridge.bridge.protocol import CLIENT_LIMITS, MAX_CLIENT_MESSAGE, BridgeError
@@ -31,6 +31,8 @@ LINGER_S: Final = 1.0  # for a client to read why it was ended
 MAX_COMMANDS: Final = 64  # of one connection per second
 MAX_MESSAGE: Final = max(CLIENT_LIMITS.values()) + MAX_CLIENT_MESSAGE
 _CHUNK: Final = 64 * 1024
+_READ_WORK: Final = 50e-6  # seconds of reading a frame, and of a byte of it
+_BYTE_WORK: Final = 1e-9
 _BACKLOG: Final = 128
 _ENDINGS: Final = (OSError, asyncio.IncompleteReadError, TimeoutError)
 
@@ -71,11 +73,12 @@ class ZmtpServer:
         self._table.add(transport, address)
         self._open.add(transport)
         try:
-            await asyncio.sleep(self._table.wait(address, 0.0, time.monotonic()))
+            pace = Pace(self._table.turns, address)
+            await pace.spend(REQUEST_WORK)
             async with asyncio.timeout(HANDSHAKE_S):
                 identity = await _shake_hands(reader, writer)
             self._table.use(transport)
-            await self._play(_Connection(reader, writer), address, identity)
+            await self._play(_Connection(reader, writer), pace, identity)
         except _ENDINGS:
             pass
         except BridgeError as error:
@@ -86,22 +89,20 @@ class ZmtpServer:
             self._open.discard(transport)
             writer.close()
 
-    async def _play(self, connection: _Connection, address: str, identity: bytes) -> None:
+    async def _play(self, connection: _Connection, pace: Pace, identity: bytes) -> None:
         gateway = self._gateway
         peer = gateway.connect(connection.abort, lambda: connection.heard_ms, link="zeromq")
-        peer.address = address
+        peer.address = pace.address
         writing = asyncio.create_task(connection.write(peer))
         try:
             if identity:
                 gateway.fail(peer, identity_refused(identity))
             try:
-                await self._read(connection, peer)
+                await self._read(connection, peer, pace)
             except BridgeError as error:
                 gateway.fail(peer, error)
             await writing  # the error, if there was one
         finally:
-            if peer.budget.exceeded:
-                self._table.blame(address, WORK_BURST, time.monotonic())
             gateway.disconnect(peer)
             writing.cancel()
             await asyncio.gather(writing, return_exceptions=True)
@@ -109,13 +110,16 @@ class ZmtpServer:
             async with asyncio.timeout(LINGER_S):
                 await connection.ignore()
 
-    async def _read(self, connection: _Connection, peer: Peer) -> None:
+    async def _read(self, connection: _Connection, peer: Peer, pace: Pace) -> None:
         """Hand on messages until the peer is ended. Raises BridgeError, OSError."""
         count = 0
         while peer.closing_since_ms is None:
             message = await connection.receive()
+            begun = time.monotonic()
             if peer.closing_since_ms is None:
                 self._gateway.receive(peer, message)
+            work = _READ_WORK + len(message) * _BYTE_WORK + time.monotonic() - begun
+            await pace.spend(work, peer.greeted)
             count += 1
             if count % BATCH == 0:
                 await asyncio.sleep(0)  # what was read already is taken without a pause

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import resource
 import time
-from functools import partial
 from typing import Any, Literal
 
 import httpx
@@ -14,8 +13,8 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 
 from tests.bridge.conftest import Rig, RigMaker
-from worldbridge.bridge.gateway import http, limits
-from worldbridge.bridge.gateway.limits import ConnectionTable, WorkBudget
+from worldbridge.bridge.gateway import limits
+from worldbridge.bridge.gateway.limits import ConnectionTable, PacedReading, WorkBudget
 from worldbridge.bridge.protocol import (
     MAX_OBSERVATION,
     ControllerState,
@@ -58,24 +57,73 @@ def test_the_oldest_idle_connection_makes_room() -> None:
     assert len(table) == 2
 
 
-def test_newcomers_of_a_blamed_address_are_heard_one_after_the_other() -> None:
+class _Flood(PacedReading):
+    """Has more bytes whenever it is read, and each of them costs CPU time."""
+
+    def __init__(self, table: ConnectionTable, address: str, player: bool) -> None:
+        self.table = table  # type: ignore[misc]
+        self.address = address
+        self.loop = asyncio.get_running_loop()
+        self.transport: Any = self
+        self.read_s, self.longest_s, self.aborted = 0.0, 0.0, False
+        self._own = WorkBudget(*limits.AT_ONCE) if player else table.turns.newcomers
+        self.keep_reading()
+
+    @property
+    def share(self) -> WorkBudget:
+        return self._own
+
+    def read(self, data: bytes) -> None:
+        until = time.thread_time() + len(data) * 10e-6
+        while time.thread_time() < until:
+            pass
+
+    def advance(self) -> float:
+        before = time.thread_time()
+        took = super().advance()
+        spent = time.thread_time() - before
+        self.read_s, self.longest_s = self.read_s + spent, max(self.longest_s, spent)
+        return took
+
+    def keep_reading(self) -> None:
+        self.data_received(bytes(200_000))
+
+    def pause_reading(self) -> None: ...
+
+    def is_closing(self) -> bool:
+        return self.aborted
+
+    def abort(self) -> None:
+        self.aborted = True
+
+
+async def test_floods_take_a_small_share_in_short_steps() -> None:
     table, _ = _table(10, 10)
-    assert table.wait("a", 0.0, 100.0) == 0.0
-    table.blame("a", 0.15, 100.0)
-    waits = [table.wait("a", 0.0, 100.0) for _ in range(3)]
-    assert waits == pytest.approx([1.5, 2.0, 2.5])
-    assert table.wait("b", 0.0, 100.0) == 0.0, "another address"
-    assert table.wait("a", 100.5, 101.0) == 0.0, "admitted since then"
-    assert table.wait("a", 99.0, 101.0) > 0, "admitted before"
-    assert max(table.wait("a", 0.0, 101.0) for _ in range(100)) <= limits.MAX_WAIT_S
-    assert table.wait("a", 0.0, 200.0) == 0.0, "forgotten"
+    began = time.monotonic()
+    floods = [_Flood(table, str(n % 3), player=n % 2 == 0) for n in range(8)]
+    await asyncio.sleep(3.0)
+    seconds = time.monotonic() - began
+    for flood in floods:
+        flood.abort()
+    read = sum(flood.read_s for flood in floods)
+    longest = max(flood.longest_s for flood in floods)
+    print(f"8 floods: {read / seconds:.0%} of the time, {longest * 1000:.1f} ms at most at once")
+    players, newcomers = limits.AT_ONCE, limits.NEWCOMERS
+    free = 4 * players[1] + newcomers[1]
+    rate = 4 * players[0] + newcomers[0] + limits.LATER
+    assert read < free + rate * seconds + 0.1
+    assert all(flood.read_s > 0 for flood in floods), "everybody's turn comes"
+    assert longest < 0.02, "one step is 1 ms, and a slice that was dearer than those before"
 
 
-def test_a_new_connection_has_less_to_spend() -> None:
-    budget = WorkBudget(rate=0.1, burst=0.5, fresh=0.15, now=100.0)
-    assert budget.spend(0.14, 100.0) and not budget.exceeded
-    assert not budget.spend(0.02, 100.0) and budget.exceeded
-    assert WorkBudget(rate=0.1, burst=0.5, fresh=0.15, now=100.0).spend(0.45, 104.0)
+async def test_what_waits_together_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "MAX_HELD_TOGETHER", 500_000)
+    table, _ = _table(10, 10)
+    floods = [_Flood(table, str(n), player=False) for n in range(5)]
+    assert 1 <= sum(flood.aborted for flood in floods) < 5
+    assert table.turns.held <= 500_000
+    for flood in floods:
+        flood.abort()
 
 
 def test_work_that_never_ends_is_found_on_a_busy_machine() -> None:
@@ -155,11 +203,7 @@ async def test_a_connection_with_request_after_request_is_not_idle(
             await asyncio.sleep(0.05)
 
 
-async def test_empty_fragments_end_their_connection_alone(
-    rig: Rig, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # a machine that is busy elsewhere gives this process less than a connection may have
-    monkeypatch.setattr(http, "WorkBudget", partial(WorkBudget, 0.0))
+async def test_empty_fragments_end_their_connection_alone(rig: Rig) -> None:
     await rig.worker()
     player = await rig.play()
     await player.until(Status, lambda status: status.state == "playing")

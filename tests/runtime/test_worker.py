@@ -18,6 +18,7 @@ import zmq
 from tests.support.fakes import held
 from worldbridge.bridge.protocol import (
     CloseSession,
+    ControllerState,
     FrameAck,
     GatewayMessage,
     Loading,
@@ -25,17 +26,61 @@ from worldbridge.bridge.protocol import (
     OpenSession,
     RawFrame,
     Ready,
+    RestartSession,
     SavedSession,
+    SessionDepth,
     SessionInput,
+    Shutdown,
     WorkerMessage,
     WorkerPing,
     WorkerPong,
     decode_worker,
     encode,
 )
+from worldbridge.runtime.worker import Backlog
 
 Kind = TypeVar("Kind", bound=WorkerMessage)
 PATIENCE_S = 90.0
+
+
+class TestBacklog:
+    def test_what_takes_long_waits_and_what_follows_it_in_its_session(self) -> None:
+        backlog = Backlog()
+        assert not backlog and backlog.take() == []
+        assert not backlog.add(SessionDepth("a", True)), "nothing is before it"
+        restart, depth = RestartSession("a", None, 1, None), SessionDepth("a", False)
+        opened = OpenSession("b", None, 2)
+        assert backlog.add(restart) and backlog.add(opened) and backlog.add(depth)
+        assert not backlog.add(SessionDepth("c", True)) and not backlog.add(FrameAck("a", 1))
+        assert not backlog.add(WorkerPing(1.0)) and not backlog.add(Shutdown())
+        assert [backlog.take(), backlog.take()] == [[restart, depth], [opened]]
+        assert not backlog
+
+    def test_only_the_newest_restart_counts(self) -> None:
+        backlog = Backlog()
+        opened = OpenSession("a", None, 0)
+        backlog.add(opened)
+        for seed in range(1000):
+            backlog.add(RestartSession("a", None, seed, None))
+            backlog.add(SessionInput("a", ControllerState(seed, 1.0), 1.0))
+        first, second = backlog.take(), backlog.take()
+        assert first == [opened]
+        assert isinstance(second[0], RestartSession) and second[0].seed == 999
+        assert len(second) == 2 and not backlog
+
+    def test_sessions_take_turns(self) -> None:
+        backlog = Backlog()
+        for name in "aab":
+            backlog.add(OpenSession(name, None, 0))
+            backlog.add(RestartSession(name, None, 0, None))
+        taken = [backlog.take()[0] for _ in range(4)]
+        assert [getattr(message, "session", None) for message in taken] == ["a", "b", "a", "b"]
+
+    def test_a_closed_session_is_not_opened_any_more(self) -> None:
+        backlog = Backlog()
+        backlog.add(OpenSession("a", None, 0))
+        assert not backlog.add(CloseSession("a"))
+        assert not backlog
 
 
 class Gateway:
