@@ -160,6 +160,8 @@ internal static class Harness
         new byte[] { 0x89, 0x50, 0x4e, 0x47, 0x0d, 0x0a }.CopyTo(file, 0);
         Protocol.WritePromptFrame(to, 1, 2, file, 0, partSize: 6);
         Print("client_prompt_frame");
+        Protocol.WritePromptDepth(to, new byte[] { 0x89, 0x50, 0x4e, 0x47, 0x0d, 0x0a, 0 }, 0.001, 0, 6);
+        Print("client_prompt_depth");
         Protocol.WriteStart(to, "city", 9007199254740991, "a city at night", 2);
         Print("client_start");
         Protocol.WriteStart(to, null, -1, null, -1);

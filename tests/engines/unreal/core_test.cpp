@@ -76,8 +76,11 @@ int Encodings(const std::string& folder) {
     same("frame_shown_smallest", Encode(FrameShown{8, 1300.25, 1310.5, {}, {}}));
     same("ping", EncodePing(99.5));
     same("offer", EncodeOffer("v=0\r\n"));
-    same("stats", EncodeStats());
+    for (const char* type : {"stats", "request_control", "hand_over"}) same(type, EncodeBare(type));
     same("bye", EncodeBye());
+    same("bye_keep", EncodeBye(true));
+    const uint8_t rgb[] = {0, 1, 2, 3, 4, 5}, depth[] = {0, 0, 0xe8, 3};
+    same("observe", Encode(Observation{Pose{{1, 1.6, -2}, {0, 0, 0, 1}, 50}, 2, 1, {rgb, 6}, {depth, 4}, 0.001, true}));
     ControllerState first{41, 1234.5, {0.25, -1, 0.5, 1}, 65537, {"KeyW", "ShiftLeft"}, {320.5, -12}, Pose{{1.5, 1.6, -2.25}, {0, 0, 0, 1}, 62.5}};
     ControllerState second;
     second.sequence = 40, second.time = 1220;

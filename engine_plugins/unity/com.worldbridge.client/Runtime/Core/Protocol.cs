@@ -68,6 +68,27 @@ namespace WorldBridge
             to.Bytes(file, start, Math.Min(partSize, file.Length - start));
         }
 
+        /// <summary>
+        /// Write one part of a PNG file of 16-bit grey values: the depth of the newest prompt frame, in
+        /// steps of <paramref name="scale"/> metres along the view's axis.
+        /// </summary>
+        public static void WritePromptDepth(
+            MessagePackWriter to,
+            byte[] file,
+            double scale,
+            int part,
+            int partSize = PromptPart
+        )
+        {
+            int start = part * partSize;
+            Begin(to, "prompt_depth", 5);
+            Int(to, "part", part);
+            Int(to, "parts", PromptParts(file, partSize));
+            Float(to, "scale", scale);
+            to.String("data");
+            to.Bytes(file, start, Math.Min(partSize, file.Length - start));
+        }
+
         /// <summary>Return how many messages an image file needs.</summary>
         public static int PromptParts(byte[] file, int partSize = PromptPart) =>
             (file.Length + partSize - 1) / partSize;

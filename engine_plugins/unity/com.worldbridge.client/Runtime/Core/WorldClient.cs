@@ -41,6 +41,8 @@ namespace WorldBridge
         private double shownAt;
         private double countedSince;
         private int counted;
+        private byte[] promptDepth;
+        private double promptDepthScale;
         private int creditDue;
         private string offer;
         private string answer;
@@ -149,7 +151,8 @@ namespace WorldBridge
 
         /// <summary>
         /// Connect and start a world. Null theme, seed -1: any. Prompt frames are PNG, JPEG or WebP
-        /// files, oldest first; null: as the server is set up, empty: from the theme.
+        /// files, oldest first; null: as the server is set up, empty: from the theme. The newest may come
+        /// with its depth, see <see cref="SetPromptDepth"/>.
         /// </summary>
         public void Play(string theme = null, long seed = -1, byte[][] promptFrames = null)
         {
@@ -160,6 +163,19 @@ namespace WorldBridge
         public void Restart(string theme = null, long seed = -1, byte[][] promptFrames = null)
         {
             lock (gate) session.Restart(theme ?? session.Theme, seed, promptFrames, Now);
+        }
+
+        /// <summary>
+        /// Set the depth of the newest of the next prompt frames, for worlds with depth: a PNG file of
+        /// 16-bit grey values, in steps of <paramref name="scale"/> metres; null: the world estimates it.
+        /// </summary>
+        public void SetPromptDepth(byte[] file, double scale = 0.001)
+        {
+            lock (gate)
+            {
+                promptDepth = file;
+                promptDepthScale = scale;
+            }
         }
 
         /// <summary>Leave: the seat is free at once.</summary>
@@ -341,7 +357,12 @@ namespace WorldBridge
         private void SendPromptFrames()
         {
             byte[][] files;
-            lock (gate) files = session.PromptFrames;
+            byte[] depth;
+            lock (gate)
+            {
+                files = session.PromptFrames;
+                depth = session.Welcome != null && session.Welcome.World.Depth ? promptDepth : null;
+            }
             for (int index = 0; index < files.Length; index++)
                 for (int part = 0; part < Protocol.PromptParts(files[index]); part++)
                 {
@@ -349,6 +370,11 @@ namespace WorldBridge
                     Send();
                     lock (gate) session.Tick(Now, sending: true);
                 }
+            for (int part = 0; depth != null && part < Protocol.PromptParts(depth); part++)
+            {
+                Protocol.WritePromptDepth(writer, depth, promptDepthScale, part);
+                Send();
+            }
         }
 
         private void SendShown()

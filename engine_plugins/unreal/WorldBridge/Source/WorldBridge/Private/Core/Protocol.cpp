@@ -1,6 +1,7 @@
 #include "Protocol.h"
 
 #include <cmath>
+#include <utility>
 
 namespace worldbridge {
 namespace {
@@ -96,12 +97,16 @@ const char* PartsInOrder(const Value& map) {
     return good ? nullptr : "`index` below `count` and `part` below `parts`";
 }
 
+const char* PartInOrder(const Value& map) {
+    return IntOf(map, "part", 0) < IntOf(map, "parts", 0) ? nullptr : "`part` below `parts`";
+}
+
 const char* Version2(const Value& map) {
     return IntOf(map, "version", ProtocolVersion) == ProtocolVersion ? nullptr : "`version` 2";
 }
 
 constexpr const char* Roles = "engine|player|spectator";
-constexpr const char* Codecs = "h264|jpeg|vp8";
+constexpr const char* Codecs = "h264|vp8|jpeg|rgb|bgra|i420";
 
 constexpr Field PoseFields[] = {
     Real("position", -1e6, 1e6).List(3, 3).Or(), Real("orientation", -1.01, 1.01).List(4, 4).Or(), Real("fov_y", 1, 179).Or()};
@@ -119,6 +124,8 @@ constexpr Field HelloFields[] = {
 constexpr Field ByeFields[] = {Flag("keep").Or()};
 constexpr Field PromptFrameFields[] = {
     Int("index", 0, 8), Int("count", 1, 9), Int("part", 0, 31), Int("parts", 1, 32), Bin("data", double(MaxPart))};
+constexpr Field PromptDepthFields[] = {
+    Int("part", 0, 31), Int("parts", 1, 32), Real("scale", 1e-6, 10), Bin("data", double(MaxPart))};
 constexpr Field StartFields[] = {
     Str("theme", 64).OrNil(), Int("seed").OrNil(), Str("prompt", 2000).OrNil(), Int("prompt_frames", 0, 9).OrNil()};
 constexpr Field InputFields[] = {Sub("states", StateRecord).List(1, 4)};
@@ -133,7 +140,7 @@ constexpr Field ObservationFields[] = {
 constexpr Record ObservationRecord = Of("", ObservationFields);
 constexpr Field ObserveFields[] = {Sub("observation", ObservationRecord)};
 constexpr Record ClientRecords[] = {
-    Of("hello", HelloFields), Of("prompt_frame", PromptFrameFields, PartsInOrder), Of("start", StartFields),
+    Of("hello", HelloFields), Of("prompt_frame", PromptFrameFields, PartsInOrder), Of("prompt_depth", PromptDepthFields, PartInOrder), Of("start", StartFields),
     Of("input", InputFields), Of("ping", PingFields), Of("offer", SdpFields), Of("frame_shown", FrameShownFields),
     Of("credit", CreditFields), Of("observe", ObserveFields), {"stats", nullptr, 0}, {"request_control", nullptr, 0}, {"hand_over", nullptr, 0},
     Of("bye", ByeFields)};
@@ -158,7 +165,7 @@ constexpr Field IceFields[] = {Str("urls", 2000).List(0, 8), Str("username", 200
 constexpr Record IceRecord = Of("", IceFields);
 constexpr Field WelcomeFields[] = {
     Str("server", 64), Str("session", 64), Str("resume", 256), One("role", Roles), Sub("world", WorldRecord),
-    Sub("seat", SeatRecord), Sub("seats", SeatsRecord), One("transport", "webrtc|websocket"), One("codec", Codecs),
+    Sub("seat", SeatRecord), Sub("seats", SeatsRecord), One("transport", "webrtc|websocket|zeromq"), One("codec", Codecs),
     Flag("started").Or(), Sub("ice_servers", IceRecord).List(0, 8).Or(), Real("kept_s", -HUGE_VAL, HUGE_VAL).OrNil(),
     Int("version").Or()};
 constexpr Field StatusFields[] = {
@@ -326,7 +333,7 @@ size_t LimitOf(Direction direction, std::string_view type) {
     if (direction == Direction::Server) return MaxServerMessage;
     if (type == "hello" || type == "input") return 4096;
     if (type == "observe") return 1229824;
-    return type == "prompt_frame" ? 263168 : 65536;
+    return type == "prompt_frame" || type == "prompt_depth" ? 263168 : 65536;
 }
 
 const Record* RecordOf(Direction direction, std::string_view type) {
@@ -366,120 +373,126 @@ void Get(const Value& map, const char* name, std::array<double, N>& out) {
     const Value* v = map.Find(name);
     for (size_t i = 0; v != nullptr && i < N && i < v->items.size(); ++i) out[i] = v->items[i].Number();
 }
+void Get(const Value& map, const char* name, ByteView& out) {
+    const Value* v = map.Find(name);
+    if (v != nullptr && v->kind == Value::Kind::Binary) out = v->binary;
+}
 template <typename T>
-void GetOptional(const Value& map, const char* name, std::optional<T>& out) {
+void Get(const Value& map, const char* name, std::optional<T>& out) {
     const Value* v = map.Find(name);
     if (v == nullptr || v->kind == Value::Kind::Nil) return;
     T value{};
     Get(map, name, value);
     out = value;
 }
-void GetBinary(const Value& map, const char* name, std::optional<ByteView>& out) {
-    const Value* v = map.Find(name);
-    if (v != nullptr && v->kind == Value::Kind::Binary) out = v->binary;
+
+// Read fields: name, target, name, target ...
+inline void Read(const Value&) {}
+template <typename T, typename... Rest>
+void Read(const Value& map, const char* name, T& out, Rest&&... rest) {
+    Get(map, name, out);
+    Read(map, std::forward<Rest>(rest)...);
 }
 
 Pose PoseOf(const Value& map) {
     Pose pose;
-    Get(map, "position", pose.position);
-    Get(map, "orientation", pose.orientation);
-    Get(map, "fov_y", pose.fov_y);
+    Read(map, "position", pose.position, "orientation", pose.orientation, "fov_y", pose.fov_y);
     return pose;
 }
 
 void Fill(const Value& map, WorldSpec& world) {
-    Get(map, "name", world.name);
-    Get(map, "title", world.title);
-    Get(map, "kind", world.kind);
-    Get(map, "width", world.width);
-    Get(map, "height", world.height);
-    Get(map, "fps", world.fps);
-    Get(map, "themes", world.themes);
-    Get(map, "conditionings", world.conditionings);
-    Get(map, "max_prompt_frames", world.max_prompt_frames);
-    Get(map, "depth", world.depth);
+    Read(map, "name", world.name, "title", world.title, "kind", world.kind, "width", world.width, "height", world.height,
+         "fps", world.fps, "themes", world.themes, "conditionings", world.conditionings, "max_prompt_frames",
+         world.max_prompt_frames, "depth", world.depth);
     for (const Value& item : map.Find("action_schema")->items) {
         ControlSpec control;
-        Get(item, "name", control.name);
-        Get(item, "kind", control.kind);
-        Get(item, "range", control.range);
-        Get(item, "low_keys", control.low_keys);
-        Get(item, "high_keys", control.high_keys);
-        GetOptional(item, "default_axis", control.default_axis);
-        Get(item, "inverted", control.inverted);
+        Read(item, "name", control.name, "kind", control.kind, "range", control.range, "low_keys", control.low_keys,
+             "high_keys", control.high_keys, "default_axis", control.default_axis, "inverted", control.inverted);
         world.action_schema.push_back(std::move(control));
     }
 }
 
 void Fill(const Value& map, Welcome& welcome) {
-    Get(map, "server", welcome.server);
-    Get(map, "session", welcome.session);
-    Get(map, "resume", welcome.resume);
-    Get(map, "role", welcome.role);
-    Get(map, "transport", welcome.transport);
-    Get(map, "codec", welcome.codec);
-    Get(map, "started", welcome.started);
-    Get(*map.Find("seat"), "state", welcome.seat);
-    GetOptional(*map.Find("seat"), "position", welcome.position);
+    Read(map, "server", welcome.server, "session", welcome.session, "resume", welcome.resume, "role", welcome.role,
+         "transport", welcome.transport, "codec", welcome.codec, "started", welcome.started);
+    Read(*map.Find("seat"), "state", welcome.seat, "position", welcome.position);
     Fill(*map.Find("world"), welcome.world);
 }
 
 void Fill(const Value& map, Frame& frame) {
     const Value& h = *map.Find("header");
     FrameHeader& header = frame.header;
-    Get(h, "frame", header.frame);
-    Get(h, "input_sequence", header.input_sequence);
-    Get(h, "input_time", header.input_time);
-    Get(h, "t_input", header.t_input);
-    Get(h, "t_controls", header.t_controls);
-    Get(h, "t_tokens", header.t_tokens);
-    Get(h, "t_frame", header.t_frame);
-    Get(h, "t_gateway", header.t_gateway);
-    Get(h, "t_encoded", header.t_encoded);
-    Get(h, "t_sent", header.t_sent);
-    Get(h, "width", header.width);
-    Get(h, "height", header.height);
-    Get(h, "dropped", header.dropped);
-    Get(h, "batch", header.batch);
-    GetOptional(h, "rtp", header.rtp);
+    Read(h, "frame", header.frame, "input_sequence", header.input_sequence, "input_time", header.input_time, "t_input",
+         header.t_input, "t_controls", header.t_controls, "t_tokens", header.t_tokens, "t_frame", header.t_frame, "t_gateway",
+         header.t_gateway, "t_encoded", header.t_encoded, "t_sent", header.t_sent, "width", header.width, "height",
+         header.height, "dropped", header.dropped, "batch", header.batch, "rtp", header.rtp);
     header.camera = PoseOf(*h.Find("camera"));
-    GetBinary(map, "image", frame.image);
-    GetBinary(map, "depth", frame.depth);
-    Get(map, "codec", frame.codec);
-    Get(map, "depth_scale", frame.depth_scale);
+    Read(map, "image", frame.image, "depth", frame.depth, "codec", frame.codec, "depth_scale", frame.depth_scale);
 }
 
 void Fill(const Value& map, Error& error) {
-    Get(map, "code", error.code);
-    Get(map, "message", error.message);
-    Get(map, "expected", error.expected);
-    Get(map, "got", error.got);
-    Get(map, "remedy", error.remedy);
-    Get(map, "path", error.path);
-    Get(map, "fatal", error.fatal);
+    Read(map, "code", error.code, "message", error.message, "expected", error.expected, "got", error.got, "remedy",
+         error.remedy, "path", error.path, "fatal", error.fatal);
 }
 
 // -- writing ---------------------------------------------------------------------------------------
 
-void Put(Writer& w, const std::optional<std::string>& v) { v ? w.String(*v) : w.Nil(); }
-void Put(Writer& w, const std::optional<int64_t>& v) { v ? w.Integer(*v) : w.Nil(); }
-void Put(Writer& w, const std::optional<double>& v) { v ? w.Float(*v) : w.Nil(); }
-void Put(Writer& w, const std::vector<std::string>& v) {
+void Put(Writer& w, const std::string& v) { w.String(v); }
+void Put(Writer& w, std::string_view v) { w.String(v); }
+void Put(Writer& w, int64_t v) { w.Integer(v); }
+void Put(Writer& w, uint32_t v) { w.Integer(v); }
+void Put(Writer& w, double v) { w.Float(v); }
+void Put(Writer& w, bool v) { w.Bool(v); }
+void Put(Writer& w, ByteView v) { w.Binary(v); }
+void Put(Writer& w, const Pose& v);
+void Put(Writer& w, const ControllerState& v);
+void Put(Writer& w, const Observation& v);
+template <typename T>
+void Put(Writer& w, const std::vector<T>& v) {
     w.Array(v.size());
-    for (const std::string& item : v) w.String(item);
+    for (const T& item : v) Put(w, item);
 }
-template <size_t N>
-void Put(Writer& w, const std::array<double, N>& v) {
+template <typename T, size_t N>
+void Put(Writer& w, const std::array<T, N>& v) {
     w.Array(N);
-    for (double item : v) w.Float(item);
+    for (const T& item : v) Put(w, item);
+}
+template <typename T>
+void Put(Writer& w, const std::optional<T>& v) {
+    if (v) Put(w, *v);
+    else w.Nil();
 }
 
-Writer Begin(Bytes& out, const char* type, size_t fields) {
+// Write a map: name, value, name, value ...
+inline void WriteFields(Writer&) {}
+template <typename T, typename... Rest>
+void WriteFields(Writer& w, const char* name, const T& value, const Rest&... rest) {
+    w.String(name);
+    Put(w, value);
+    WriteFields(w, rest...);
+}
+template <typename... Rest>
+void WriteMap(Writer& w, const Rest&... fields) {
+    w.Map(sizeof...(fields) / 2);
+    WriteFields(w, fields...);
+}
+
+void Put(Writer& w, const Pose& v) { WriteMap(w, "position", v.position, "orientation", v.orientation, "fov_y", v.fov_y); }
+void Put(Writer& w, const ControllerState& v) {
+    WriteMap(w, "sequence", v.sequence, "time", v.time, "axes", v.axes, "buttons", v.buttons, "keys", v.keys, "pointer",
+             v.pointer, "camera", v.camera);
+}
+void Put(Writer& w, const Observation& v) {
+    WriteMap(w, "camera", v.camera, "width", v.width, "height", v.height, "rgb", v.rgb, "depth", v.depth, "depth_scale",
+             v.depth_scale, "fresh", v.fresh);
+}
+
+template <typename... Rest>
+Bytes Message(std::string_view type, const Rest&... fields) {
+    Bytes out;
     Writer w(out);
-    w.Map(fields + 1);
-    w.String("type");
-    w.String(type);
-    return w;
+    WriteMap(w, "type", type, fields...);
+    return out;
 }
 
 }  // namespace
@@ -511,7 +524,7 @@ std::optional<Error> Validate(Direction direction, const uint8_t* data, size_t s
     if (checker.Map(*record, value, "type")) return std::nullopt;
     const char* code = direction != Direction::Client ? "bad_message"
                        : name == "input" || name == "observe" ? "invalid_input"
-                       : name == "prompt_frame"       ? "bad_prompt_frame"
+                       : name == "prompt_frame" || name == "prompt_depth" ? "bad_prompt_frame"
                                                       : "bad_message";
     return Error{code, "the field `" + checker.path + "` is not valid", checker.expected, checker.got,
                  "Correct `" + checker.path + "`; docs/protocol.md lists every field.", checker.path};
@@ -528,132 +541,57 @@ std::optional<Error> DecodeServer(const uint8_t* data, size_t size, ServerMessag
         Fill(map, message.welcome);
     } else if (type == "status") {
         message.type = Type::Status;
-        Get(map, "state", message.status.state);
-        Get(map, "detail", message.status.detail);
-        GetOptional(map, "progress", message.status.progress);
-        GetOptional(map, "position", message.status.position);
+        Status& status = message.status;
+        Read(map, "state", status.state, "detail", status.detail, "progress", status.progress, "position", status.position);
     } else if (type == "frame") {
         message.type = Type::Frame;
         Fill(map, message.frame);
     } else if (type == "event") {
         message.type = Type::Event;
-        Get(map, "name", message.text);
-        Get(map, "detail", message.detail);
+        Read(map, "name", message.text, "detail", message.detail);
     } else if (type == "error") {
         message.type = Type::Error;
         Fill(map, message.error);
     } else if (type == "pong") {
         message.type = Type::Pong;
-        Get(map, "time", message.time);
-        Get(map, "server_time", message.server_time);
+        Read(map, "time", message.time, "server_time", message.server_time);
     } else if (type == "answer") {
         message.type = Type::Answer;
-        Get(map, "sdp", message.text);
+        Read(map, "sdp", message.text);
     }
     return std::nullopt;
 }
 
 Bytes Encode(const Hello& m) {
-    Bytes out;
-    Writer w = Begin(out, "hello", 12);
-    w.String("client"), w.String(m.client);
-    w.String("role"), w.String(m.role);
-    w.String("transports"), Put(w, m.transports);
-    w.String("codecs"), Put(w, m.codecs);
-    w.String("token"), Put(w, m.token);
-    w.String("resume"), Put(w, m.resume);
-    w.String("session"), Put(w, m.session);
-    w.String("world"), Put(w, m.world);
-    w.String("max_frame");
-    if (m.max_frame) w.Array(2), w.Integer((*m.max_frame)[0]), w.Integer((*m.max_frame)[1]);
-    else w.Nil();
-    w.String("depth"), w.Bool(m.depth);
-    w.String("wait"), w.Bool(m.wait);
-    w.String("version"), w.Integer(ProtocolVersion);
-    return out;
+    return Message("hello", "client", m.client, "role", m.role, "transports", m.transports, "codecs", m.codecs, "token", m.token,
+                   "resume", m.resume, "session", m.session, "world", m.world, "max_frame", m.max_frame, "depth", m.depth,
+                   "wait", m.wait, "version", int64_t(ProtocolVersion));
 }
 
 Bytes Encode(const Start& m) {
-    Bytes out;
-    Writer w = Begin(out, "start", 4);
-    w.String("theme"), Put(w, m.theme);
-    w.String("seed"), Put(w, m.seed);
-    w.String("prompt"), Put(w, m.prompt);
-    w.String("prompt_frames"), Put(w, m.prompt_frames);
-    return out;
+    return Message("start", "theme", m.theme, "seed", m.seed, "prompt", m.prompt, "prompt_frames", m.prompt_frames);
 }
 
 Bytes Encode(const PromptFrame& m) {
-    Bytes out;
-    Writer w = Begin(out, "prompt_frame", 5);
-    w.String("index"), w.Integer(m.index);
-    w.String("count"), w.Integer(m.count);
-    w.String("part"), w.Integer(m.part);
-    w.String("parts"), w.Integer(m.parts);
-    w.String("data"), w.Binary(m.data);
-    return out;
+    return Message("prompt_frame", "index", m.index, "count", m.count, "part", m.part, "parts", m.parts, "data", m.data);
 }
 
 Bytes Encode(const FrameShown& m) {
-    Bytes out;
-    Writer w = Begin(out, "frame_shown", 5);
-    w.String("frame"), w.Integer(m.frame);
-    w.String("received"), w.Float(m.received);
-    w.String("shown"), w.Float(m.shown);
-    w.String("offset"), Put(w, m.offset);
-    w.String("refresh"), Put(w, m.refresh);
-    return out;
+    return Message("frame_shown", "frame", m.frame, "received", m.received, "shown", m.shown, "offset", m.offset, "refresh",
+                   m.refresh);
 }
+
+Bytes Encode(const Observation& m) { return Message("observe", "observation", m); }
 
 void EncodeInput(const std::vector<ControllerState>& states, Bytes& out) {
     out.clear();
-    Writer w = Begin(out, "input", 1);
-    w.String("states");
-    w.Array(states.size());
-    for (const ControllerState& s : states) {
-        w.Map(7);
-        w.String("sequence"), w.Integer(s.sequence);
-        w.String("time"), w.Float(s.time);
-        w.String("axes"), Put(w, s.axes);
-        w.String("buttons"), w.Integer(s.buttons);
-        w.String("keys"), Put(w, s.keys);
-        w.String("pointer"), Put(w, s.pointer);
-        w.String("camera");
-        if (!s.camera) {
-            w.Nil();
-            continue;
-        }
-        w.Map(3);
-        w.String("position"), Put(w, s.camera->position);
-        w.String("orientation"), Put(w, s.camera->orientation);
-        w.String("fov_y"), w.Float(s.camera->fov_y);
-    }
+    Writer w(out);
+    WriteMap(w, "type", std::string_view("input"), "states", states);
 }
 
-Bytes EncodePing(double time) {
-    Bytes out;
-    Writer w = Begin(out, "ping", 1);
-    w.String("time"), w.Float(time);
-    return out;
-}
-
-Bytes EncodeOffer(std::string_view sdp) {
-    Bytes out;
-    Writer w = Begin(out, "offer", 1);
-    w.String("sdp"), w.String(sdp);
-    return out;
-}
-
-Bytes EncodeStats() {
-    Bytes out;
-    Begin(out, "stats", 0);
-    return out;
-}
-
-Bytes EncodeBye() {
-    Bytes out;
-    Begin(out, "bye", 0);
-    return out;
-}
+Bytes EncodePing(double time) { return Message("ping", "time", time); }
+Bytes EncodeOffer(std::string_view sdp) { return Message("offer", "sdp", sdp); }
+Bytes EncodeBye(bool keep) { return keep ? Message("bye", "keep", true) : Message("bye"); }
+Bytes EncodeBare(std::string_view type) { return Message(type); }
 
 }  // namespace worldbridge

@@ -14,6 +14,7 @@ namespace worldbridge {
 inline constexpr int ProtocolVersion = 2;
 inline constexpr size_t MaxServerMessage = 8388608;  // bytes
 inline constexpr size_t MaxPart = 262144;            // bytes of data in one prompt_frame
+inline constexpr int64_t MaxObservedPixels = 640 * 384;
 inline constexpr size_t MaxKeys = 16;
 inline constexpr size_t StatesPerInput = 4;
 
@@ -68,16 +69,29 @@ struct FrameShown {
     std::optional<double> offset, refresh;
 };
 
+// A frame that the engine rendered, for worlds with the conditioning `observations`.
+struct Observation {
+    Pose camera;
+    int64_t width = 0, height = 0;  // pixels; at most MaxObservedPixels in all
+    ByteView rgb;                   // uint8 [height, width, 3], the upper row first
+    ByteView depth;                 // uint16, little-endian, [height, width]; 0: nothing there, the world draws
+    double depth_scale = 0.001;     // metres per unit, along the camera's axis
+    bool fresh = false;             // the world forgets first what it has drawn
+};
+
 Bytes Encode(const Hello& message);
 Bytes Encode(const Start& message);
 Bytes Encode(const PromptFrame& message);
 Bytes Encode(const FrameShown& message);
+Bytes Encode(const Observation& message);
 // `states` newest first; at most StatesPerInput.
 void EncodeInput(const std::vector<ControllerState>& states, Bytes& out);
 Bytes EncodePing(double time);
 Bytes EncodeOffer(std::string_view sdp);
-Bytes EncodeStats();
-Bytes EncodeBye();
+// `keep`: the session can be resumed.
+Bytes EncodeBye(bool keep = false);
+// A message without fields: stats, request_control, hand_over.
+Bytes EncodeBare(std::string_view type);
 
 struct ControlSpec {
     std::string name, kind;
