@@ -165,6 +165,7 @@ class GatewayConfig:
     turn_ttl_s: float = setting(3_600.0, low=60, high=604_800)  # of a client's credentials
     max_clients: int = setting(256, low=1)
     hello_s: float = setting(5.0, low=0.001, high=86_400)
+    away_s: float = setting(1.75, low=0.001, high=86_400)  # a tick more is 2 s
     silence_s: float = setting(4.0, low=0.001, high=86_400)
     stall_s: float = setting(2.0, low=0.001, high=86_400)
     grace_s: float = setting(30.0, low=0.001, high=86_400)

@@ -170,6 +170,28 @@ class Gateway:
             self.fail(peer, error)
         elif peer.lacks_credit(self._config.silence_s * 1000, now):
             self.fail(peer, _NO_CREDIT, fatal=False)
+        if error is None and peer.silent_ms(now) > self._config.away_s * 1000:
+            self._note_away(peer)
+
+    def _note_away(self, peer: Peer) -> None:
+        """Take a silent player for vanished; the connection is kept for a while, it may stall."""
+        session = peer.session
+        if session is None or not peer.plays or peer.away:
+            return
+        peer.away = True
+        session.left_ms, session.left_frame = peer.connection.heard_ms, peer.newest_sent
+        self.worlds.leave(session)
+        self.notify(session)
+
+    def _note_back(self, peer: Peer) -> None:
+        """Give a player who was only stalled the seat again, and say what passed meanwhile."""
+        peer.away, session = False, peer.session
+        if session is None or not peer.plays or session.left_ms is None:
+            return
+        self.worlds.come_back(session)
+        peer.send(_missed(session, now_ms() - session.left_ms))
+        session.left_ms = None
+        self.notify(session)
 
     def _give_up(self) -> None:
         seconds = self._config.worker_grace_s
@@ -235,7 +257,10 @@ class Gateway:
             return
         begun, now = time.thread_time(), now_ms()
         with self._guarding(peer):
-            self._handle(peer, peer.connection.receive(data, now))
+            message = peer.connection.receive(data, now)
+            if peer.away:
+                self._note_back(peer)
+            self._handle(peer, message)
         held = (now_ms() - now) / 1000
         if not peer.budget.spend(time.thread_time() - begun, now / 1000 + held, held):
             most = f"at most {WORK_RATE:.0%} of the server's time, on average"

@@ -164,6 +164,7 @@ class Peer:
         self.answered = -1  # sequence of the newest input that a shown frame answered
         self.offers = 0
         self.greeted = False
+        self.away = False  # a player who is silent; others may know before the connection ends
         self.writing_since_ms: float | None = None
         self.closing_since_ms: float | None = None
         self.starting: PendingStart | None = None
@@ -315,6 +316,10 @@ class Peer:
                 self._message_rate.sent(header.frame, len(message.image), now_ms())
             message = message.replace(header=header)
         return message
+
+    def silent_ms(self, now: float) -> float:
+        """Return for how long nothing has come from this client."""
+        return now - max(self.connection.heard_ms, self._heard())
 
     def overdue(self, stall_ms: float, now: float) -> BridgeError | None:
         """Return why this client should be dropped now, or None."""

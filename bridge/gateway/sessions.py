@@ -239,9 +239,13 @@ class SessionManager:
     def resume(self, token: str) -> PlayerSession:
         """Return the session of a player who comes back. Raises BridgeError session_expired."""
         session = self.sessions.resume(token)
-        self._seats.come_back(session.id)
+        self.come_back(session)
         self._attend(session)
         return session
+
+    def come_back(self, session: PlayerSession) -> None:
+        """Give a player who was away the seat again."""
+        self._seats.come_back(session.id)
 
     def hand_over(self, session: PlayerSession) -> None:
         """Let another client play a session: it counts its own inputs, and alone may resume."""
@@ -354,7 +358,8 @@ class SessionManager:
             return Status("ready", "waiting for start")
         if not session.opened:
             return Status("loading", "opening the world")
-        return Status("playing")
+        away = seat.state == "seated" and not self._seats.present(session.id)
+        return Status("playing", "the player is away" if away else "")
 
     # --- playing ------------------------------------------------------------------------------
 

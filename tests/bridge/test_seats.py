@@ -211,6 +211,25 @@ async def test_a_client_that_stalls_hears_what_it_missed(make_rig: RigMaker) -> 
     assert frame.header.frame > seen.header.frame
 
 
+async def test_a_player_who_stalls_is_away_for_others_and_goes_on(make_rig: RigMaker) -> None:
+    """Known to be away long before the connection is given up, which it never is here."""
+    rig = await make_rig(away_s=0.5, silence_s=60.0, queue=2)
+    worker = await rig.worker(seats=1)
+    stalls = await rig.play()
+    await stalls.until(Frame)
+    watcher = await rig.greet(Hello("watcher", "spectator"))
+    await watcher.until(Status, lambda status: status.detail == "the player is away")
+    async with httpx.AsyncClient() as http:
+        seats = (await http.get(f"{rig.url}health")).json()["seats"]
+    assert (seats["kept"], seats["used"]) == (1, 1) and seats["kept_s"] <= 30
+    event = await stalls.until(Event)  # it pings again
+    assert event.name == "session_resumed" and event.seconds is not None
+    assert event.seconds > 0.4
+    await watcher.until(Status, lambda status: (status.state, status.detail) == ("playing", ""))
+    await stalls.until(Frame)
+    assert worker.of(CloseSession) == []
+
+
 async def test_an_idle_player_is_warned_and_loses_the_seat(make_rig: RigMaker) -> None:
     rig = await make_rig(idle_limit=2.0)
     await rig.worker(seats=2)
