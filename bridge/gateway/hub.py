@@ -21,7 +21,7 @@ from worldbridge.bridge.gateway.latency import client_spans, server_spans
 from worldbridge.bridge.gateway.limits import WORK_RATE
 from worldbridge.bridge.gateway.metrics import Metrics
 from worldbridge.bridge.gateway.network import bitrate_limits, ice_servers, rtc_settings
-from worldbridge.bridge.gateway.peer import Link, Peer
+from worldbridge.bridge.gateway.peer import WEBSOCKET, Link, Peer
 from worldbridge.bridge.gateway.players import PlayerSession
 from worldbridge.bridge.gateway.sessions import SessionManager, TaskSet
 from worldbridge.bridge.gateway.starts import Starter
@@ -211,7 +211,7 @@ class Gateway:
         self,
         abort: Callable[[], None],
         heard: Callable[[], float] = lambda: -math.inf,
-        link: Link = "websocket",
+        link: Link = WEBSOCKET,
     ) -> Peer:
         """Return the peer of a new client.
 

@@ -7,7 +7,7 @@ import math
 from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal, cast
+from typing import Final, cast
 
 from worldbridge.bridge.gateway.connection import Connection, Phase, PromptUpload
 from worldbridge.bridge.gateway.latency import VsyncAligner
@@ -33,14 +33,22 @@ from worldbridge.bridge.tokens import OPEN
 from worldbridge.bridge.transports.webrtc import RtcConnection
 from worldbridge.clock import now_ms
 
-Link = Literal["websocket", "zeromq"]  # what carries the messages
-CODECS: Final[Mapping[Link, Mapping[str, tuple[Codec, ...]]]] = {  # by transport, the best first
-    "websocket": {"webrtc": ("h264", "vp8"), "websocket": ("h264", "jpeg")},
-    "zeromq": {"zeromq": ("i420", "rgb", "bgra", "jpeg", "h264")},
-}
 MAX_WAITING: Final = 64
 MAX_WAITING_VIDEO: Final = 4  # frames that a client without credit is behind at most
 REMEMBERED_FRAMES: Final = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """What carries a client's messages, and the ways in which its frames can travel."""
+
+    transport: Transport  # of a frame beside the messages
+    codecs: Mapping[Transport, tuple[Codec, ...]]  # the best first
+    by_credit: bool = False  # no frame is sent that the client did not ask for
+    client_ranks: bool = False  # the client's order of codecs counts, not ours
+
+
+WEBSOCKET: Final = Link("websocket", {"webrtc": ("h264", "vp8"), "websocket": ("h264", "jpeg")})
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,19 +143,19 @@ class Peer:
         connection: Connection,
         abort: Callable[[], None],
         heard: Callable[[], float] = lambda: -math.inf,
-        link: Link = "websocket",
+        link: Link = WEBSOCKET,
     ) -> None:
         self.connection = connection
         self.link = link
         self.address: str | None = None  # that it connected from
         self._heard = heard
         self.outbox = Outbox()
-        self.outbox.credit = 0 if link == "zeromq" else None
+        self.outbox.credit = 0 if link.by_credit else None
         self._streaming_ms = math.inf  # since when it could be sent frames
         self._reminded = False
         self.budget = WorkBudget()
         self.session: PlayerSession | None = None
-        self.transport: Transport = link
+        self.transport: Transport = link.transport
         self.codec: Codec = "jpeg"
         self.image_codec: Codec = "jpeg"  # of frames that do not travel as video
         self.codecs: tuple[str, ...] = ()
@@ -194,13 +202,14 @@ class Peer:
 
         Raises BridgeError unsupported.
         """
-        offered = CODECS[self.link]
+        offered = self.link.codecs
         for transport in hello.transports:
+            transport = cast(Transport, transport)
             codec = _first_common(offered.get(transport, ()), hello.codecs, self.link)
             if codec is not None:
-                self.transport, self.codecs = cast(Transport, transport), hello.codecs
+                self.transport, self.codecs = transport, hello.codecs
                 self.codec = codec
-                if transport == self.link:
+                if transport == self.link.transport:
                     self.image_codec = codec
                 return
         ways = (f"{transport} with {' or '.join(codecs)}" for transport, codecs in offered.items())
@@ -209,7 +218,7 @@ class Peer:
             "client and server have no way to send frames in common",
             ", or ".join(ways),
             f"{', '.join(hello.transports)} with {', '.join(hello.codecs)}"[:200],
-            f"Offer `{self.link}` and `jpeg`, which every server has.",
+            f"Offer `{self.link.transport}` and `jpeg`, which every server has.",
             "hello.transports",
         )
 
@@ -360,8 +369,8 @@ class Peer:
 
 
 def _first_common(ours: Sequence[Codec], theirs: Sequence[str], link: Link) -> Codec | None:
-    """Return our best codec that the client has; of ZeroMQ, where all cost little, its best."""
-    if link == "zeromq":
+    """Return our best codec that the client has, or its best one that we have."""
+    if link.client_ranks:
         return next((cast(Codec, codec) for codec in theirs if codec in ours), None)
     return next((codec for codec in ours if codec in theirs), None)
 

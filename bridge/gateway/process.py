@@ -12,9 +12,9 @@ import signal
 import socket
 import ssl
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
-from typing import Final
+from typing import Final, Protocol
 
 import uvicorn
 import zmq
@@ -24,8 +24,7 @@ from worldbridge.bridge.gateway.http import MAX_WEBSOCKET_MESSAGE, AbortableWebS
 from worldbridge.bridge.gateway.hub import Gateway
 from worldbridge.bridge.gateway.limits import ConnectionTable, LimitedHttp, descriptors
 from worldbridge.bridge.gateway.origin import OriginGuard
-from worldbridge.bridge.gateway.zeromq import CurveServer
-from worldbridge.bridge.gateway.zmtp import ZmtpServer
+from worldbridge.bridge.gateway.zmtp import zeromq_server
 from worldbridge.errors import ConfigError
 from worldbridge.settings import HEALTH_VARIABLE, WORKER_ANSWERS, WORKER_SILENT
 from worldbridge.stderr import protect_stderr, start_logging
@@ -40,6 +39,26 @@ _SEND_BUFFER: Final = 128 * 1024
 _UNSENT: Final = 16 * 1024
 _RENEW_S: Final = 60.0
 _SWITCH_INTERVAL_S: Final = 0.0005  # the encoding thread must not hold the event loop up
+
+
+class TransportPort(Protocol):
+    """A transport that listens on a port of its own, beside HTTP."""
+
+    clients: str  # whose port it is, as an error says it
+    option: str  # that chooses the port
+    address: tuple[str, int]
+
+    def bind(self) -> str:
+        """Listen and return the address as bound. Raises OSError, zmq.ZMQError."""
+        ...
+
+    async def run(self) -> None:
+        """Serve until cancelled."""
+        ...
+
+
+_Maker = Callable[[Gateway, GatewayConfig, ConnectionTable], TransportPort | None]
+PORTS: Final[Sequence[_Maker]] = (zeromq_server,)  # each makes its port if the settings ask for it
 
 
 class ListenError(Exception):
@@ -78,24 +97,21 @@ async def serve(config: GatewayConfig) -> None:
     # a page loads its files over a few connections beside the one of its session
     most = min(config.max_clients * 4, descriptors())
     table = ConnectionTable(most, max(1, most // 2))
-    zeromq = _zeromq_server(config, gateway, table)
+    ports = [port for make in PORTS if (port := make(gateway, config, table)) is not None]
     try:
-        address = None if zeromq is None else zeromq.bind()
-    except (OSError, zmq.ZMQError) as error:
+        addresses = {port.clients.lower(): _bind_port(port) for port in ports}
+    except ListenError:
         listener.close()
-        raise ListenError(
-            f"cannot listen for ZeroMQ clients: expected an address of this machine with a free "
-            f"port, got {config.zmq_host}:{config.zmq_port} ({error}); choose another --zmq-port"
-        ) from error
+        raise
     server = _Server(_uvicorn_config(config, gateway, table))
     server.config.load()
-    work = asyncio.create_task(_run(gateway, zeromq))
+    work = asyncio.create_task(_run(gateway, ports))
     work.add_done_callback(lambda _: server.stop())  # without the gateway nothing is served
     gc.collect()
     gc.freeze()  # what is loaded stays: no collection walks through it between two frames
     _stop_on_signal(server)
     _answer_health(gateway)
-    _report(config, listener, address)
+    _report(config, listener, addresses)
     if server.config.ssl is not None:
         gateway.spawn(_renew_certificate(config, server.config.ssl))
     try:
@@ -108,21 +124,22 @@ async def serve(config: GatewayConfig) -> None:
         work.result()  # raises what ended the gateway
 
 
-def _zeromq_server(
-    config: GatewayConfig, gateway: Gateway, table: ConnectionTable
-) -> CurveServer | ZmtpServer | None:
-    if config.zmq_port is None:
-        return None
-    if config.zmq_keys is None:
-        return ZmtpServer(gateway, config, table)
-    return CurveServer(gateway, config)
+def _bind_port(port: TransportPort) -> str:
+    try:
+        return port.bind()
+    except (OSError, zmq.ZMQError) as error:
+        host, number = port.address
+        raise ListenError(
+            f"cannot listen for {port.clients} clients: expected an address of this machine with a "
+            f"free port, got {host}:{number} ({error}); choose another {port.option}"
+        ) from error
 
 
-async def _run(gateway: Gateway, zeromq: CurveServer | ZmtpServer | None) -> None:
+async def _run(gateway: Gateway, ports: Sequence[TransportPort]) -> None:
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(gateway.run())
-        if zeromq is not None:
-            tasks.create_task(zeromq.run())
+        for port in ports:
+            tasks.create_task(port.run())
 
 
 def _uvicorn_config(
@@ -243,16 +260,15 @@ def _bind(host: str, port: int) -> socket.socket:
     return listener
 
 
-def _report(config: GatewayConfig, listener: socket.socket, zeromq: str | None) -> None:
+def _report(config: GatewayConfig, listener: socket.socket, addresses: Mapping[str, str]) -> None:
     host, port = listener.getsockname()[:2]
     scheme = "http" if config.tls_cert is None else "https"
     url = f"{scheme}://[{host}]:{port}/" if ":" in host else f"{scheme}://{host}:{port}/"
-    log.info("listening on %s", url if zeromq is None else f"{url} and {zeromq}")
+    log.info("listening on %s", " and ".join((url, *addresses.values())))
     if config.ready_fd is not None:
         with os.fdopen(config.ready_fd, "w") as pipe:
-            pipe.write(
-                json.dumps({"host": host, "port": port, "url": url, "zeromq": zeromq}) + "\n"
-            )
+            report = {"host": host, "port": port, "url": url, "zeromq": None, **addresses}
+            pipe.write(json.dumps(report) + "\n")
 
 
 def _version() -> str:

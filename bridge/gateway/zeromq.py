@@ -21,7 +21,7 @@ from zmq.auth.asyncio import AsyncioAuthenticator
 
 from worldbridge.bridge.config import GatewayConfig
 from worldbridge.bridge.gateway.hub import Gateway
-from worldbridge.bridge.gateway.peer import CloseRequest, Peer
+from worldbridge.bridge.gateway.peer import CloseRequest, Link, Peer
 from worldbridge.bridge.gateway.sessions import TaskSet
 from worldbridge.bridge.protocol import BridgeError, Buffer, Error, ServerMessage, encode
 from worldbridge.bridge.transports.zeromq import (
@@ -42,6 +42,9 @@ log = logging.getLogger(__name__)
 BATCH: Final = 32  # messages, after which others have their turn
 IGNORED_BATCH: Final = 8  # the same for messages that nobody looks at
 RETRY_S: Final = 0.005
+ZEROMQ: Final = Link(  # no codec costs much on the same machine
+    "zeromq", {"zeromq": ("i420", "rgb", "bgra", "jpeg", "h264")}, by_credit=True, client_ranks=True
+)
 MAX_ENDED: Final = 4096  # clients that are remembered after their end
 
 
@@ -68,12 +71,13 @@ class CurveServer:
     The keys count that are there when a client connects.
     """
 
+    clients, option = "ZeroMQ", "--zmq-port"
+
     def __init__(self, gateway: Gateway, config: GatewayConfig) -> None:
         """Make the socket. Raises ConfigError if the keys cannot be read."""
         assert config.zmq_port is not None and config.zmq_keys is not None
         self._gateway = gateway
-        self._port = config.zmq_port
-        self._host = config.zmq_host
+        self.address = config.zmq_host, config.zmq_port
         self._keys = Path(config.zmq_keys)
         pair = load_keys(self._keys / (SERVER + SECRET_SUFFIX))
         self._accepted: dict[bytes, str] = {}  # as of when the folder was read
@@ -88,10 +92,10 @@ class CurveServer:
 
     def bind(self) -> str:
         """Listen and return the address as bound. Raises zmq.ZMQError."""
-        host, ipv6 = self._host, ":" in self._host
+        host, ipv6 = self.address[0], ":" in self.address[0]
         self._socket.setsockopt(zmq.IPV6, int(ipv6))
         host = f"[{host}]" if ipv6 else host
-        self._socket.bind(f"tcp://{host}:{self._port or '*'}")
+        self._socket.bind(f"tcp://{host}:{self.address[1] or '*'}")
         return self._socket.getsockopt_string(zmq.LAST_ENDPOINT)
 
     async def run(self) -> None:
@@ -155,7 +159,7 @@ class CurveServer:
         self._gateway.fail(client.peer, error)
 
     def _accept(self, identity: bytes, parts: list[zmq.Frame]) -> _Client:
-        peer = self._gateway.connect(lambda: self._end(identity), link="zeromq")
+        peer = self._gateway.connect(lambda: self._end(identity), link=ZEROMQ)
         peer.address = str(parts[0].get("Peer-Address")) if parts else ""
         client = _Client(peer, self._tasks.spawn(self._write(identity, peer)))
         self._clients[identity] = client

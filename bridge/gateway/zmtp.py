@@ -17,7 +17,7 @@ from worldbridge.bridge.config import GatewayConfig
 from worldbridge.bridge.gateway.hub import Gateway
 from worldbridge.bridge.gateway.limits import REQUEST_WORK, ConnectionTable, Pace
 from worldbridge.bridge.gateway.peer import CloseRequest, Peer
-from worldbridge.bridge.gateway.zeromq import identity_refused
+from worldbridge.bridge.gateway.zeromq import ZEROMQ, CurveServer, identity_refused
 from worldbridge.bridge.protocol import CLIENT_LIMITS, MAX_CLIENT_MESSAGE, BridgeError
 from worldbridge.bridge.transports import zmtp
 from worldbridge.bridge.transports.zeromq import to_parts
@@ -37,21 +37,34 @@ _BACKLOG: Final = 128
 _ENDINGS: Final = (OSError, asyncio.IncompleteReadError, TimeoutError)
 
 
+def zeromq_server(
+    gateway: Gateway, config: GatewayConfig, table: ConnectionTable
+) -> CurveServer | ZmtpServer | None:
+    """Return the server of the ZeroMQ port, None without one. Raises ConfigError."""
+    if config.zmq_port is None:
+        return None
+    if config.zmq_keys is None:
+        return ZmtpServer(gateway, config, table)
+    return CurveServer(gateway, config)
+
+
 class ZmtpServer:
     """Serves ZeroMQ clients of this machine."""
+
+    clients, option = "ZeroMQ", "--zmq-port"
 
     def __init__(self, gateway: Gateway, config: GatewayConfig, table: ConnectionTable) -> None:
         assert config.zmq_port is not None
         self._gateway = gateway
-        self._address = config.zmq_host, config.zmq_port
+        self.address = config.zmq_host, config.zmq_port
         self._table = table
         self._listener: socket.socket | None = None
         self._open: set[asyncio.Transport] = set()
 
     def bind(self) -> str:
         """Listen and return the address as bound. Raises OSError."""
-        family = socket.AF_INET6 if ":" in self._address[0] else socket.AF_INET
-        self._listener = socket.create_server(self._address, family=family, backlog=_BACKLOG)
+        family = socket.AF_INET6 if ":" in self.address[0] else socket.AF_INET
+        self._listener = socket.create_server(self.address, family=family, backlog=_BACKLOG)
         host, port = self._listener.getsockname()[:2]
         return f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}"
 
@@ -91,7 +104,7 @@ class ZmtpServer:
 
     async def _play(self, connection: _Connection, pace: Pace, identity: bytes) -> None:
         gateway = self._gateway
-        peer = gateway.connect(connection.abort, lambda: connection.heard_ms, link="zeromq")
+        peer = gateway.connect(connection.abort, lambda: connection.heard_ms, link=ZEROMQ)
         peer.address = pace.address
         writing = asyncio.create_task(connection.write(peer))
         try:
