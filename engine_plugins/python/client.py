@@ -21,7 +21,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal, overload
 
 import numpy as np
 import websockets
@@ -121,21 +121,33 @@ class ReceivedFrame:
     steps: bytes | None = None
     step_m: float | None = None
 
-    def rgb(self) -> NDArray[np.uint8]:
-        """Return the pixels, uint8 [height, width, 3]."""
-        return decode(self.image, self.codec, self.header.width, self.header.height)
+    @overload
+    def rgb(self) -> NDArray[np.uint8]: ...
 
-    def depth(self) -> NDArray[np.float32] | None:
+    @overload
+    def rgb(self, xp: Any) -> Any: ...
+
+    def rgb(self, xp: Any = np) -> Any:
+        """Return the pixels, uint8 [height, width, 3]; with `xp=cupy` as an array on the GPU."""
+        return decode(self.image, self.codec, self.header.width, self.header.height, xp)
+
+    @overload
+    def depth(self) -> NDArray[np.float32] | None: ...
+
+    @overload
+    def depth(self, xp: Any) -> Any: ...
+
+    def depth(self, xp: Any = np) -> Any:
         """Return the metres along the view's axis, float32 [height, width], inf in the sky.
 
         None unless `connect(depth=True)` and the world has depth. It begins a few frames after
-        the connection.
+        the connection. With `xp=cupy` the array is on the GPU.
         """
         if self.steps is None or self.step_m is None:
             return None
         steps = np.frombuffer(self.steps, "<u2").reshape(self.header.height, self.header.width)
-        metres = steps.astype(np.float32) * np.float32(self.step_m)
-        return np.where(steps == 0, np.float32(np.inf), metres)
+        metres = xp.asarray(steps).astype(xp.float32) * xp.float32(self.step_m)
+        return xp.where(metres == 0, xp.float32(xp.inf), metres)
 
 
 class Client:

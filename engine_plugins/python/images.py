@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import av
 import numpy as np
 import simplejpeg
 from av.codec.context import Flags
 from av.video.codeccontext import VideoCodecContext
-from numpy.typing import NDArray
 
 from worldbridge.bridge.media.encoder import raw_pixels
 from worldbridge.bridge.protocol import Codec
@@ -15,24 +16,41 @@ from worldbridge.bridge.protocol import Codec
 __all__ = ["H264Decoder", "decode"]
 
 
-def decode(image: bytes, codec: Codec, width: int, height: int) -> NDArray[np.uint8]:
-    """Return an image of the server as RGB, uint8 [height, width, 3]. Raises ValueError."""
-    pixels: NDArray[np.uint8]
+def decode(image: bytes, codec: Codec, width: int, height: int, xp: Any = np) -> Any:
+    """Return an image of the server as RGB, uint8 [height, width, 3]. Raises ValueError.
+
+    `xp` is NumPy, or a module with its functions whose arrays are elsewhere, such as CuPy: then an
+    uncompressed image goes there as it came, and I420 (1.5 bytes a pixel) is converted there.
+    """
     if codec == "jpeg":
         high, wide, *_ = simplejpeg.decode_jpeg_header(image)
         if (wide, high) != (width, height):  # it could fill the memory
             raise ValueError(f"expected an image of {width}x{height} pixels, got {wide}x{high}")
-        pixels = simplejpeg.decode_jpeg(image, "RGB")
-    elif codec == "rgb":
-        pixels = np.frombuffer(image, np.uint8).reshape(height, width, 3)
-    elif codec == "bgra":
-        pixels = np.frombuffer(image, np.uint8).reshape(height, width, 4)[..., 2::-1]
-    elif codec == "i420":
+        return xp.asarray(simplejpeg.decode_jpeg(image, "RGB"))
+    if codec == "i420" and xp is np:
         rgb = raw_pixels(image, width, height, "rgb")
-        pixels = np.frombuffer(rgb, np.uint8).reshape(height, width, 3)
-    else:
+        return np.frombuffer(rgb, np.uint8).reshape(height, width, 3)
+    if codec not in ("rgb", "bgra", "i420"):
         raise ValueError(f"expected an image that is no video, got {codec}")
-    return pixels
+    pixels = xp.asarray(np.frombuffer(image, np.uint8))
+    if codec == "i420":
+        return _rgb_of_i420(pixels, width, height, xp)
+    if codec == "rgb":
+        return pixels.reshape(height, width, 3)
+    return pixels.reshape(height, width, 4)[..., 2::-1]
+
+
+def _rgb_of_i420(planes: Any, width: int, height: int, xp: Any) -> Any:
+    """Convert BT.601 of video range, as `raw_pixels` does, in arrays of `xp`."""
+    size = width * height
+    if planes.shape != (size * 3 // 2,):
+        raise ValueError(f"expected {size * 3 // 2} bytes of I420, got {planes.shape[0]}")
+    wide = planes.astype(xp.float32)
+    y = 1.164383 * (wide[:size].reshape(height, width) - 16)
+    halves = wide[size:].reshape(2, height // 2, width // 2) - 128
+    u, v = halves.repeat(2, axis=1).repeat(2, axis=2)
+    rgb = xp.stack([y + 1.596027 * v, y - 0.391762 * u - 0.812968 * v, y + 2.017232 * u], axis=-1)
+    return xp.clip(xp.rint(rgb), 0, 255).astype(xp.uint8)
 
 
 class H264Decoder:
