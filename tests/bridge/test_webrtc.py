@@ -43,7 +43,7 @@ class BrowserLike:
 
     def __init__(self, codec: str | None = None) -> None:
         configure_aiortc()  # Chromium's offers have the same extensions
-        self.pc = RTCPeerConnection(RTCConfiguration(iceServers=[]))
+        self.pc = self._connection()
         transceiver = self.pc.addTransceiver("video", direction="recvonly")
         if codec is not None:
             capabilities = RTCRtpReceiver.getCapabilities("video")
@@ -59,6 +59,9 @@ class BrowserLike:
         self.track: MediaStreamTrack | None = None
         self.control.on("message", self._header)
         self.pc.on("track", self._adopt)
+
+    def _connection(self) -> RTCPeerConnection:
+        return RTCPeerConnection(RTCConfiguration(iceServers=[]))
 
     def _header(self, data: bytes) -> None:
         message = decode_server(data)
