@@ -6,7 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from tests.engines.unreal.native import CORE, FLAGS, HERE, SANITIZERS, Build, compiler, run
+from tests.engines.unreal.native import (
+    CORE,
+    FLAGS,
+    HERE,
+    SANITIZERS,
+    Build,
+    compiler,
+    has_openssl,
+    run,
+)
 
 
 @pytest.fixture(scope="session")
@@ -16,7 +25,8 @@ def build(tmp_path_factory: pytest.TempPathFactory) -> Build:
     folder = tmp_path_factory.mktemp("unreal")
     sources = sorted(CORE.glob("*.cpp"))
     assert sources
-    command = [cxx, *FLAGS, *SANITIZERS, "-O0", "-g1", "-pthread", f"-I{CORE}"]
+    command = [cxx, *FLAGS, *SANITIZERS, "-O0", "-g1", "-pthread", f"-I{CORE}", f"-I{CORE.parent}"]
+    libraries = ["-lssl", "-lcrypto"] if has_openssl(cxx) else []
     whole, core = folder / "core.cpp", folder / "core.o"
     # One unit: reading the standard library's headers takes most of the time.
     whole.write_text("".join(f'#include "{source.name}"\n' for source in sources))
@@ -25,7 +35,7 @@ def build(tmp_path_factory: pytest.TempPathFactory) -> Build:
     def program(name: str) -> Path:
         target = folder / name
         if not target.exists():
-            run(*command, HERE / f"{name}.cpp", core, "-o", target, seconds=300)
+            run(*command, HERE / f"{name}.cpp", core, "-o", target, *libraries, seconds=300)
         return target
 
     return program

@@ -152,6 +152,32 @@ void Slots() {
     EXPECT(!latest.Take(frame));
 }
 
+void Origins() {
+    const auto same = [](const Pose& a, const Pose& b) {
+        bool close = true;
+        for (size_t i = 0; i < 3; ++i) close = close && std::fabs(a.position[i] - b.position[i]) < 1e-12;
+        for (size_t i = 0; i < 4; ++i) close = close && std::fabs(a.orientation[i] - b.orientation[i]) < 1e-12;
+        return close;
+    };
+    const Pose sent{{3, 1, -4}, {0.36, 0.48, 0.64, 0.48}, 60}, ahead{{0, 0, -1}, {0, 0, 0, 1}, 60};
+    EXPECT(same(Compose(sent, Inverse(sent)), Pose()));
+    const double half = std::sqrt(0.5);  // a quarter turn to the left: ahead (-Z) becomes left (-X)
+    EXPECT(same(Compose(Pose{{}, {0, half, 0, half}, 50}, ahead), Pose{{-1, 0, 0}, {0, half, 0, half}, 50}));
+    WorldOrigin origin;
+    FrameHeader header;
+    header.input_sequence = 300;
+    header.camera = {{0, 1.6, 0}, {0, 0.6, 0, 0.8}, 50};
+    EXPECT(same(origin.ToScene(header), header.camera));  // nothing was sent yet
+    ControllerState state;
+    state.sequence = 300, state.camera = sent;
+    origin.Sent(state);
+    EXPECT(same(origin.ToScene(header), sent));
+    // A step ahead in the world is a step ahead of that camera in the scene.
+    header.input_sequence = 900;
+    header.camera = Compose(header.camera, ahead);
+    EXPECT(same(origin.ToScene(header), Compose(sent, ahead)));
+}
+
 void Sampling() {
     InputSampler sampler;
     EXPECT(sampler.Due(0) && !sampler.Due(5));
@@ -249,8 +275,11 @@ void WebSockets() {
     const std::string page = "HTTP/1.1 200 OK\r\nContent-Type: text/html\r\n\r\n<html>";
     EXPECT(!html.Feed(reinterpret_cast<const uint8_t*>(page.data()), page.size()) && html.Reason().find("200 OK") != std::string::npos);
     EXPECT(ReadAddress("[::1]:9", address) && address.host == "::1" && address.port == 9 && address.path == "/session");
+    EXPECT(ReadAddress("wss://a", address) && address.port == 443 && address.tls);
+    EXPECT(ReadAddress("https://a:9/x", address) && address.port == 9 && address.tls && address.path == "/x");
+    EXPECT(ReadAddress("ws://a", address) && !address.tls);
     EXPECT(ReadAddress("http://a/", address) && address.port == 80 && address.path == "/session");
-    for (const char* text : {"", "wss://a", "a:0", "a:65536", "a:b", ":80", "a b", "[::1", "ws://a:1\r\nx/y"}) EXPECT(!ReadAddress(text, address));
+    for (const char* text : {"", "wss://", "a:0", "a:65536", "a:b", ":80", "a b", "[::1", "ws://a:1\r\nx/y"}) EXPECT(!ReadAddress(text, address));
 }
 
 ServerMessage OfType(ServerMessage::Type type) {
@@ -408,6 +437,7 @@ int main(int count, char** words) {
     if (verb != "unit") return 2;
     Clocks();
     Slots();
+    Origins();
     Sampling();
     WebSockets();
     Sessions();

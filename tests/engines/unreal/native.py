@@ -29,6 +29,13 @@ def compiler(*names: str) -> str:
     return found
 
 
+def has_openssl(cxx: str) -> bool:
+    """Return whether a compiler finds the headers of OpenSSL (on Debian: libssl-dev)."""
+    probe = "#include <openssl/ssl.h>\n"
+    command = [cxx, "-E", "-x", "c++", "-"]
+    return subprocess.run(command, input=probe, capture_output=True, text=True).returncode == 0
+
+
 def run(*command: str | Path, stdin: str = "", seconds: float = 60) -> str:
     """Return what a command prints. Fails the test with its errors if it fails."""
     done = subprocess.run(

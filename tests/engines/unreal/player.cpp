@@ -1,6 +1,7 @@
 // A console player: connects, walks ahead, and prints what it measured as JSON.
-//   player ADDRESS SECONDS [SECONDS that its main loop stalls [TOKEN [LAST]]]
-// With LAST it plays to the frame of that number, and prints the hash of every image.
+//   player ADDRESS SECONDS [SECONDS that its main loop stalls [TOKEN [LAST [CERTIFICATE]]]]
+// With LAST it plays to the frame of that number, and prints the hash of every image. A file of a
+// CERTIFICATE is trusted for wss://.
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -9,17 +10,30 @@
 
 #include "posix_socket.h"
 
+#if __has_include(<openssl/ssl.h>)
+#include "TlsSocket.cpp"
+#define WITH_TLS 1
+#endif
+
 using namespace worldbridge;
 
 int main(int count, char** words) {
     Address address;
     if (count < 3 || !ReadAddress(words[1], address)) return 2;
     const double seconds = std::atof(words[2]), stall = count > 3 ? std::atof(words[3]) : 0;
-    PosixSocket socket;
+    PosixSocket plain;
+#ifdef WITH_TLS
+    const char* trusted = count > 6 ? words[6] : nullptr;
+    TlsSocket socket(plain, [=](SSL_CTX* context) {
+        if (trusted != nullptr) SSL_CTX_load_verify_locations(context, trusted, nullptr);
+    });
+#else
+    PosixSocket& socket = plain;
+#endif
     std::random_device device;
     SessionOptions options;
     if (count > 4 && *words[4]) options.token = words[4];
-    const int64_t until = count > 5 ? std::atoll(words[5]) : -1;
+    const int64_t until = count > 5 && *words[5] ? std::atoll(words[5]) : -1;
     std::string hashes;
     Client client(options, address, socket, NowMs, [&] { return uint32_t(device()); });
     client.Play("", 7);
@@ -97,11 +111,12 @@ int main(int count, char** words) {
     std::printf(
         "{\"state\": \"%s\", \"error\": \"%s\", \"shown\": %lld, \"images\": %lld, \"ordered\": %s, \"fps\": %.2f, "
         "\"received_fps\": %.2f, \"first_frame\": %lld, \"last_frame\": %lld, \"answered\": %lld, \"round_trip_ms\": %.3f, "
-        "\"latency_ms\": %.2f, \"walked_m\": %.3f, \"leave_ms\": %.1f, \"stall_age_ms\": %.1f, \"width\": %lld, \"height\": %lld, \"hashes\": [%s]}\n",
+        "\"latency_ms\": %.2f, \"walked_m\": %.3f, \"leave_ms\": %.1f, \"stall_age_ms\": %.1f, \"width\": %lld, \"height\": %lld, \"hashes\": [%s], \"got\": \"%s\"}\n",
         NameOf(view.state), view.error ? view.error->code.c_str() : "", (long long)shown, (long long)images, ordered ? "true" : "false",
         shown > 1 ? double(shown - 1) * 1000 / (last - first) : 0.0,
         shown > 1 ? double(view.frames) * 1000 / (last - first) : 0.0, (long long)first_frame, (long long)last_frame,
         (long long)answered, view.round_trip, view.latency, std::sqrt(dx * dx + dz * dz), left, stall_age,
-        (long long)view.width, (long long)view.height, hashes.c_str());
+        (long long)view.width, (long long)view.height, hashes.c_str(),
+        view.error ? view.error->got.c_str() : "");
     return view.error ? 1 : 0;
 }

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import ssl
 import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.engines.unreal.native import Build
-from tests.support.client_server import LAST, MODES, Played, check_session, play_all
+from tests.engines.unreal.native import Build, compiler, has_openssl, run
+from tests.support.client_server import LAST, MODES, Played, check_session, client_server, play_all
 from tests.support.server import Server, serving
 
 pytestmark = [pytest.mark.e2e, pytest.mark.serial]
@@ -41,6 +46,57 @@ def test_the_core_shows_every_frame(replayed: dict[str, Played], mode: str) -> N
 def test_a_web_page_instead_of_a_session_is_an_error(replayed: dict[str, Played]) -> None:
     report, _ = replayed["html"]
     assert (report["state"], report["error"], report["shown"]) == ("error", "unreachable", 0)
+
+
+@contextmanager
+def tls_proxy(target: str, folder: Path) -> Iterator[tuple[int, Path]]:
+    """Serve the address ws://HOST:PORT by TLS; return the port and the file of the certificate."""
+    certificate, key = folder / "certificate.pem", folder / "key.pem"
+    alternatives = "subjectAltName=DNS:localhost,IP:127.0.0.1"
+    subject = ["-subj", "/CN=localhost", "-addext", alternatives, "-days", "2"]
+    new = ["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", key, "-out", certificate]
+    run(compiler("openssl"), *new, *subject)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    host, port = target.removeprefix("ws://").split(":")
+    loop = asyncio.new_event_loop()
+
+    async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError):
+            while data := await reader.read(65536):
+                writer.write(data)
+                await writer.drain()
+        writer.close()
+
+    async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        behind, before = await asyncio.open_connection(host, int(port))
+        await asyncio.gather(copy(reader, before), copy(behind, writer))
+
+    server = loop.run_until_complete(asyncio.start_server(connected, "127.0.0.1", 0, ssl=context))
+    thread = threading.Thread(target=loop.run_forever, daemon=True)
+    thread.start()
+    try:
+        yield server.sockets[0].getsockname()[1], certificate
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+
+
+def test_tls_shows_every_frame_and_refuses_a_certificate_that_is_not_trusted(
+    build: Build, tmp_path: Path
+) -> None:
+    if not has_openssl(compiler("g++", "clang++")):
+        pytest.skip("no headers of OpenSSL on this machine (on Debian: libssl-dev)")
+    player = str(build("player"))
+    with client_server("segments") as server, tls_proxy(server.url, tmp_path) as (port, trusted):
+        command = [player, f"wss://127.0.0.1:{port}", "0", "0", "", str(LAST)]
+        refused = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        report = json.loads(refused.stdout)
+        assert report["error"] == "unreachable" and "certificate" in report["got"], report
+        done = subprocess.run([*command, trusted], capture_output=True, text=True, timeout=120)
+        report = json.loads(done.stdout)
+        assert report["error"] == "" and not done.stderr, f"{report}{done.stderr}"
+        check_session(server, report["hashes"])
 
 
 def play(build: Build, server: Server, *arguments: str) -> dict[str, Any]:

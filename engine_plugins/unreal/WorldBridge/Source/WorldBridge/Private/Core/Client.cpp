@@ -43,6 +43,22 @@ void Client::FrameShown(const FrameHeader& header, double received, double shown
     web->SendBinary(Encode(report));
 }
 
+void Client::Observe(const Observation& given) {
+    const std::lock_guard<std::mutex> lock(mutex);
+    if (given.width * given.height <= MaxObservedPixels && Takes("observations")) observation = Encode(given);
+}
+
+Pose Client::SceneCamera(const FrameHeader& header) {
+    const std::lock_guard<std::mutex> lock(mutex);
+    return Takes("camera") ? origin.ToScene(header) : header.camera;
+}
+
+bool Client::Takes(const char* conditioning) const {
+    if (!session.Greeting()) return false;
+    const auto& given = session.Greeting()->world.conditionings;
+    return std::find(given.begin(), given.end(), conditioning) != given.end();
+}
+
 View Client::Look() {
     const std::lock_guard<std::mutex> lock(mutex);
     View view;
@@ -61,8 +77,8 @@ View Client::Look() {
         view.width = world.width, view.height = world.height;
         view.fps = world.fps;
         view.has_depth = world.depth;
-        const auto& given = world.conditionings;
-        view.wants_camera = std::find(given.begin(), given.end(), "camera") != given.end();
+        view.wants_camera = Takes("camera");
+        view.wants_observations = Takes("observations");
     }
     return view;
 }
@@ -75,15 +91,21 @@ void Client::Step() {
     if (connecting) {
         const Socket::Link link = socket.Poll();
         if (link == Socket::Link::Pending) return;
-        if (link == Socket::Link::Failed) return Lost("the connection was refused");
+        if (link == Socket::Link::Failed) return Lost(socket.Reason().empty() ? "the connection was refused" : socket.Reason());
         connecting = false;
     }
     if (!Flush()) return Lost("the connection broke");
     ReadAll();
     const double now = now_ms();
     if (web && session.TakesInput() && sampler.Due(now)) {
-        EncodeInput(sampler.Sample(now), input);
+        const std::vector<ControllerState>& states = sampler.Sample(now);
+        origin.Sent(states.front());
+        EncodeInput(states, input);
         web->SendBinary(input);
+    }
+    if (web && session.TakesInput() && !observation.empty() && web->Outgoing().size() < observation.size()) {
+        web->SendBinary(observation);
+        observation.clear();
     }
     Execute();
     if (web && !connecting && !Flush()) Lost("the connection broke");
@@ -101,6 +123,7 @@ void Client::ReadAll() {
         if (!before && web->IsOpen()) {
             offset.Reset();
             sampler.Reset();
+            origin.Forget();
             last_answered = -1;
             session.Opened(now);
         }

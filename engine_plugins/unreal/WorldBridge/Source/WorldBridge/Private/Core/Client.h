@@ -9,6 +9,7 @@
 #include "LatestFrame.h"
 #include "Session.h"
 #include "WebSocket.h"
+#include "WorldOrigin.h"
 
 namespace worldbridge {
 
@@ -29,6 +30,8 @@ public:
     // Send what is written and an end of stream; reading goes on.
     virtual void EndWriting() = 0;
     virtual void Close() = 0;
+    // Why Poll() failed, for people; empty: unknown.
+    virtual std::string Reason() const { return {}; }
 };
 
 // What a user interface shows of a session.
@@ -42,7 +45,7 @@ struct View {
     double fps = 0;           // of the world
     double round_trip = -1;   // shortest of the last pings, ms; -1: unknown
     double latency = -1;      // from reading the input to receiving its frame, ms, smoothed; -1: unknown
-    bool wants_camera = false, has_depth = false;
+    bool wants_camera = false, wants_observations = false, has_depth = false;
 };
 
 class Client {
@@ -59,6 +62,11 @@ public:
     // Report the frame that is on the screen.
     void FrameShown(const FrameHeader& header, double received, double shown);
 
+    // Give the world a frame that the engine rendered. Of several the newest is sent.
+    void Observe(const Observation& given);
+    // Where a frame is seen from: in the scene, if the world follows the camera that is sent.
+    Pose SceneCamera(const FrameHeader& header);
+
     template <typename Change>
     void Input(Change change) {
         const std::lock_guard<std::mutex> lock(mutex);
@@ -74,6 +82,7 @@ private:
     void Lost(const std::string& reason);
     void ReadAll();
     void Handle(Bytes& message, double now);
+    bool Takes(const char* conditioning) const;
 
     std::mutex mutex;
     Session session;
@@ -87,7 +96,8 @@ private:
     ClockOffset offset;
     LatestFrame latest;
     ReceivedFrame spare;
-    Bytes message, input;
+    WorldOrigin origin;
+    Bytes message, input, observation;
     std::vector<std::string> notices;
     int64_t frames = 0, last_answered = -1;
     double latency = -1;

@@ -76,9 +76,11 @@ std::string AcceptKey(std::string_view key) {
 
 bool ReadAddress(std::string_view text, Address& address) {
     address = Address();
-    for (std::string_view scheme : {"ws://", "http://"})
+    for (std::string_view scheme : {"ws://", "http://", "wss://", "https://"})
         if (text.substr(0, scheme.size()) == scheme) {
             text.remove_prefix(scheme.size());
+            address.tls = scheme == "wss://" || scheme == "https://";
+            address.port = address.tls ? 443 : 80;
             break;
         }
     if (text.find("://") != std::string_view::npos) return false;

@@ -8,14 +8,15 @@
 
 namespace worldbridge {
 
-// Parts of ws://host:port/path.
+// Parts of ws://host:port/path or wss://.
 struct Address {
     std::string host, path = "/session";
     int port = 80;
+    bool tls = false;
 };
 
-// Read `ws://` and `http://` addresses, or `host:port`; IPv6 in brackets. Returns whether it is one.
-// wss:// is not: put a TLS proxy of your own in between.
+// Read `ws://`, `wss://`, `http://` and `https://` addresses, or `host:port`; IPv6 in brackets. Returns
+// whether it is one.
 bool ReadAddress(std::string_view text, Address& address);
 
 class WebSocket {
