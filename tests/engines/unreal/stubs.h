@@ -76,12 +76,22 @@ template <typename T> struct TObjectPtr {
     operator T*() const;
     T* operator->() const;
 };
+struct FColor {
+    uint8 B, G, R, A;
+};
+struct FLinearColor {
+    float R, G, B, A;
+};
 struct FVector {
     FVector(double x, double y, double z);
+    FVector operator+(const FVector& other) const;
+    FVector operator*(double scale) const;
+    static double Dist(const FVector& a, const FVector& b);
     double X, Y, Z;
 };
 struct FQuat {
     FQuat(double x, double y, double z, double w);
+    FVector GetForwardVector() const;
     double X, Y, Z, W;
 };
 struct FRotator {
@@ -107,8 +117,10 @@ enum ELevelTick { LEVELTICK_All };
 namespace EEndPlayReason { enum Type { Destroyed }; }
 struct FActorComponentTickFunction { bool bCanEverTick; };
 class UWorld;
+class AActor;
 class UActorComponent : public UObject {
 public:
+    AActor* GetOwner() const;
     virtual ~UActorComponent();
     virtual void BeginPlay();
     virtual void EndPlay(const EEndPlayReason::Type reason);
@@ -117,6 +129,63 @@ public:
     void RegisterComponent();
     void DestroyComponent(bool promote = false);
     FActorComponentTickFunction PrimaryComponentTick;
+};
+// === GameFramework/Actor.h
+#include "CoreMinimal.h"
+class AActor : public UObject {
+public:
+    template <typename T> T* FindComponentByClass() const;
+};
+// === TextureResource.h
+#include "CoreMinimal.h"
+class FTextureRenderTargetResource {
+public:
+    bool ReadPixels(TArray<FColor>& out);
+    bool ReadLinearColorPixels(TArray<FLinearColor>& out);
+};
+// === Engine/TextureRenderTarget2D.h
+#include "CoreMinimal.h"
+enum ETextureRenderTargetFormat { RTF_R32f, RTF_RGBA8 };
+class FTextureRenderTargetResource;
+class UTextureRenderTarget2D : public UObject {
+public:
+    int32 SizeX, SizeY;
+    ETextureRenderTargetFormat RenderTargetFormat;
+    void InitAutoFormat(uint32 width, uint32 height);
+    FTextureRenderTargetResource* GameThread_GetRenderTargetResource();
+};
+// === Components/SceneCaptureComponent2D.h
+#include "Components/ActorComponent.h"
+enum ESceneCaptureSource : int { SCS_FinalColorLDR, SCS_SceneDepth };
+class UTextureRenderTarget2D;
+struct FEngineShowFlags {
+    void SetPostProcessMaterial(bool shown);
+};
+class USceneCaptureComponent2D : public UActorComponent {
+public:
+    uint8 bCaptureEveryFrame : 1;
+    uint8 bCaptureOnMovement : 1;
+    ESceneCaptureSource CaptureSource;
+    FEngineShowFlags ShowFlags;
+    float FOVAngle;
+    TObjectPtr<UTextureRenderTarget2D> TextureTarget;
+    void SetWorldLocationAndRotation(FVector location, const FQuat& rotation);
+    void CaptureScene();
+};
+// === Interfaces/ISslCertificateManager.h
+struct ssl_ctx_st;
+class ISslCertificateManager {
+public:
+    virtual ~ISslCertificateManager();
+    virtual void AddCertificatesToSslContext(ssl_ctx_st* context) const = 0;
+};
+// === SslModule.h
+#include "Modules/ModuleManager.h"
+class ISslCertificateManager;
+class FSslModule : public IModuleInterface {
+public:
+    static FSslModule& Get();
+    ISslCertificateManager& GetCertificateManager();
 };
 // === HAL/Runnable.h
 #include "CoreMinimal.h"

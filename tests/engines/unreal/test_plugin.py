@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.engines.unreal.native import CORE, HERE, MODULE, PLUGIN, compiler, run
+from tests.engines.unreal.native import CORE, HERE, MODULE, PLUGIN, compiler, has_openssl, run
 
 FLAGS = ["-std=c++20", "-fno-exceptions", "-fno-rtti", "-Wall", "-Wextra", "-Werror", "-Wshadow"]
 # The stubs declare functions that nobody defines.
@@ -55,6 +55,8 @@ def check(folder: Path, source: Path) -> None:
 
 @pytest.mark.parametrize("name", [path.name for path in sorted((MODULE / "Private").glob("*.cpp"))])
 def test_the_engine_layer_compiles_against_the_stubs(name: str, tmp_path: Path) -> None:
+    if name == "TlsSocket.cpp" and not has_openssl(compiler("clang++")):
+        pytest.skip("no headers of OpenSSL on this machine (on Debian: libssl-dev)")
     check(tmp_path, MODULE / "Private" / name)
 
 

@@ -9,7 +9,8 @@ public class WorldBridge : ModuleRules
         bUseUnity = false;
         PublicDependencyModuleNames.AddRange(new string[] { "Core", "CoreUObject", "Engine" });
         PrivateDependencyModuleNames.AddRange(new string[] {
-            "EnhancedInput", "ImageWrapper", "InputCore", "RenderCore", "RHI", "Sockets"
+            "EnhancedInput", "ImageWrapper", "InputCore", "RenderCore", "RHI", "Sockets", "SSL"
         });
+        AddEngineThirdPartyPrivateStaticDependencies(Target, "OpenSSL");  // for wss://
     }
 }

@@ -134,6 +134,20 @@ void UWorldStreamComponent::Restart(const FString& NewTheme, int64 NewSeed)
     }
 }
 
+void UWorldStreamComponent::SetPaused(bool bNewPaused)
+{
+    bPaused = bNewPaused;
+    if (bPaused && Network.IsValid())
+    {
+        Network->Client().Input([](worldbridge::InputSampler& Sampler) { Sampler.ReleaseAll(); });
+    }
+}
+
+worldbridge::Client* UWorldStreamComponent::GetClient() const
+{
+    return Network.IsValid() ? &Network->Client() : nullptr;
+}
+
 void UWorldStreamComponent::SetKey(const FString& KeyCode, bool bHeld)
 {
     if (Network.IsValid())
@@ -149,9 +163,12 @@ void UWorldStreamComponent::TickComponent(float DeltaTime, ELevelTick TickType, 
     {
         return;
     }
-    SampleInput();
-    SampleCamera();
-    ShowNewestFrame();
+    if (!bPaused)
+    {
+        SampleInput();
+        SampleCamera();
+        ShowNewestFrame();
+    }
     ShowState();  // last: what it calls may stop the stream
 }
 
@@ -252,22 +269,35 @@ void UWorldStreamComponent::SampleInput()
     });
 }
 
-void UWorldStreamComponent::SampleCamera()
+bool UWorldStreamComponent::GetPlayerCamera(FVector& Location, FQuat& Rotation, worldbridge::Pose& Pose) const
 {
     APlayerController* Player = GetWorld() != nullptr ? GetWorld()->GetFirstPlayerController() : nullptr;
-    std::optional<worldbridge::Pose> Pose;
-    if (bSendCamera && bWantsCamera && Player != nullptr && Player->PlayerCameraManager != nullptr)
+    if (Player == nullptr || Player->PlayerCameraManager == nullptr)
     {
-        int32 Width = 0;
-        int32 Height = 0;
-        Player->GetViewportSize(Width, Height);
-        const FVector Location = Player->PlayerCameraManager->GetCameraLocation();
-        const FQuat Rotation = Player->PlayerCameraManager->GetCameraRotation().Quaternion();
-        const worldbridge::UnrealPose Camera{
-            {Location.X, Location.Y, Location.Z},
-            {Rotation.X, Rotation.Y, Rotation.Z, Rotation.W},
-            double(Player->PlayerCameraManager->GetFOVAngle())};
-        Pose = worldbridge::ToProtocol(Camera, Width > 0 && Height > 0 ? double(Width) / Height : 16.0 / 9);
+        return false;
+    }
+    int32 Width = 0;
+    int32 Height = 0;
+    Player->GetViewportSize(Width, Height);
+    Location = Player->PlayerCameraManager->GetCameraLocation();
+    Rotation = Player->PlayerCameraManager->GetCameraRotation().Quaternion();
+    const worldbridge::UnrealPose Camera{
+        {Location.X, Location.Y, Location.Z},
+        {Rotation.X, Rotation.Y, Rotation.Z, Rotation.W},
+        double(Player->PlayerCameraManager->GetFOVAngle())};
+    Pose = worldbridge::ToProtocol(Camera, Width > 0 && Height > 0 ? double(Width) / Height : 16.0 / 9);
+    return true;
+}
+
+void UWorldStreamComponent::SampleCamera()
+{
+    FVector Location(0, 0, 0);
+    FQuat Rotation(0, 0, 0, 1);
+    worldbridge::Pose Camera;
+    std::optional<worldbridge::Pose> Pose;
+    if (bSendCamera && bWantsCamera && GetPlayerCamera(Location, Rotation, Camera))
+    {
+        Pose = Camera;
     }
     Network->Client().Input([&](worldbridge::InputSampler& Sampler) { Sampler.SetCamera(Pose); });
 }
@@ -319,7 +349,8 @@ void UWorldStreamComponent::ShowNewestFrame()
         Upload(*DepthTexture, Decoded, Decoded->Depth.GetData(), 2);
     }
     const worldbridge::FrameHeader& Header = Decoded->Header;
-    const worldbridge::UnrealPose Camera = worldbridge::ToUnreal(Header.camera, double(Decoded->Width) / Decoded->Height);
+    const worldbridge::UnrealPose Camera =
+        worldbridge::ToUnreal(Live->Client().SceneCamera(Header), double(Decoded->Width) / Decoded->Height);
     FrameCamera = FTransform(
         FQuat(Camera.rotation[0], Camera.rotation[1], Camera.rotation[2], Camera.rotation[3]),
         FVector(Camera.position[0], Camera.position[1], Camera.position[2]));
@@ -338,6 +369,7 @@ void UWorldStreamComponent::ShowState()
     LatencyMs = View.latency;
     RoundTripMs = View.round_trip;
     bWantsCamera = View.wants_camera;
+    bTakesViews = View.wants_observations;
     for (const std::string& Notice : View.notices)
     {
         OnNotice.Broadcast(Text(Notice));

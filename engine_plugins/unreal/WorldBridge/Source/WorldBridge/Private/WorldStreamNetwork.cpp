@@ -5,11 +5,13 @@
 #include "HAL/RunnableThread.h"
 #include "IImageWrapper.h"
 #include "IImageWrapperModule.h"
+#include "Interfaces/ISslCertificateManager.h"
 #include "Misc/Guid.h"
 #include "Misc/ScopeLock.h"
 #include "Modules/ModuleManager.h"
 #include "SocketSubsystem.h"
 #include "Sockets.h"
+#include "SslModule.h"
 
 FWorldStreamSocket::~FWorldStreamSocket()
 {
@@ -129,10 +131,12 @@ void FWorldStreamSocket::Close()
 FWorldStreamNetwork::FWorldStreamNetwork(
     worldbridge::SessionOptions Options, const worldbridge::Address& Address, const FString& Theme, int64 Seed)
     : Server(Address)
-    , Stream(MoveTemp(Options), Address, Link, &FWorldStreamNetwork::Now, [] { return FGuid::NewGuid().A; })
+    , Secure(Link, [](ssl_ctx_st* Context) { FSslModule::Get().GetCertificateManager().AddCertificatesToSslContext(Context); })
+    , Stream(MoveTemp(Options), Address, Secure, &FWorldStreamNetwork::Now, [] { return FGuid::NewGuid().A; })
 {
     // Modules may be loaded on the game thread only; the decoder then works on any.
     IImageWrapperModule& Images = FModuleManager::LoadModuleChecked<IImageWrapperModule>(TEXT("ImageWrapper"));
+    FModuleManager::LoadModuleChecked<FSslModule>(TEXT("SSL"));
     Decoder = Images.CreateImageWrapper(EImageFormat::JPEG);
     Stream.Play(TCHAR_TO_UTF8(*Theme), Seed >= 0 ? std::optional<int64_t>(Seed) : std::nullopt);
     Thread = FRunnableThread::Create(this, TEXT("WorldBridge"));
@@ -163,7 +167,7 @@ uint32 FWorldStreamNetwork::Run()
         {
             Decode(Frame);
         }
-        Link.Wait(2);
+        Secure.Wait(2);
     }
     Stream.Leave();
     return 0;

@@ -6,6 +6,7 @@
 #include "HAL/ThreadSafeBool.h"
 
 #include "Core/Client.h"
+#include "TlsSocket.h"
 
 class FRunnableThread;
 class FSocket;
@@ -70,6 +71,7 @@ private:
 
     worldbridge::Address Server;
     FWorldStreamSocket Link;
+    worldbridge::TlsSocket Secure;
     worldbridge::Client Stream;
     TSharedPtr<IImageWrapper> Decoder;
     FThreadSafeBool bStopping = false;

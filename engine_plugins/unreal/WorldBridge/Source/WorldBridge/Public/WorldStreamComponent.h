@@ -11,6 +11,11 @@ class UInputAction;
 class UInputMappingContext;
 class UTexture2D;
 class FWorldStreamNetwork;
+namespace worldbridge
+{
+class Client;
+struct Pose;
+}
 
 UENUM(BlueprintType)
 enum class EWorldStreamState : uint8
@@ -58,7 +63,7 @@ public:
     UWorldStreamComponent();
     virtual ~UWorldStreamComponent() override;
 
-    /** Address of the server: ws://host:port/session. */
+    /** Address of the server: ws://host:port/session, or wss:// for TLS. */
     UPROPERTY(EditAnywhere, BlueprintReadWrite, Category = "World Stream")
     FString Server = TEXT("ws://127.0.0.1:8080/session");
     /** The server's secret, if it requires one. */
@@ -105,7 +110,10 @@ public:
     /** Shortest of the last pings, in ms; below 0: not known yet. */
     UPROPERTY(Transient, VisibleInstanceOnly, BlueprintReadOnly, Category = "World Stream")
     double RoundTripMs = -1;
-    /** The camera that the shown frame was generated for, in Unreal's axes and centimetres. */
+    /**
+     * Where the shown frame is seen from, in Unreal's axes and centimetres: in the level, if the world
+     * follows the camera that is sent, and from the world's own origin otherwise.
+     */
     UPROPERTY(Transient, VisibleInstanceOnly, BlueprintReadOnly, Category = "World Stream")
     FTransform FrameCamera;
     /** Horizontal field of view of that camera, in degrees. */
@@ -136,6 +144,18 @@ public:
     UFUNCTION(BlueprintCallable, Category = "World Stream")
     void SetKey(const FString& KeyCode, bool bHeld);
 
+    /** Hold the newest frame and release all controls; the seat is kept. */
+    UFUNCTION(BlueprintCallable, Category = "World Stream")
+    void SetPaused(bool bNewPaused);
+    /** Whether the world takes views of the level, as a World Guide sends. */
+    UFUNCTION(BlueprintPure, Category = "World Stream")
+    bool TakesViews() const { return bTakesViews; }
+
+    /** The client while it plays, or null. For other components of the plugin. */
+    worldbridge::Client* GetClient() const;
+    /** The first player's camera, in Unreal's axes and in the protocol's. Returns whether there is one. */
+    bool GetPlayerCamera(FVector& Location, FQuat& Rotation, worldbridge::Pose& Pose) const;
+
     virtual void BeginPlay() override;
     virtual void EndPlay(const EEndPlayReason::Type Reason) override;
     virtual void TickComponent(float DeltaTime, ELevelTick TickType, FActorComponentTickFunction* ThisTickFunction) override;
@@ -163,5 +183,7 @@ private:
     TArray<TObjectPtr<UInputAction>> KeyActions;
 
     bool bWantsCamera = false;
+    bool bTakesViews = false;
+    bool bPaused = false;
     TSharedPtr<FWorldStreamNetwork> Network;
 };

@@ -1,6 +1,7 @@
 #include "Client.h"
 
 #include <algorithm>
+#include <cmath>
 
 namespace worldbridge {
 namespace {
@@ -46,6 +47,14 @@ void Client::FrameShown(const FrameHeader& header, double received, double shown
 void Client::Observe(const Observation& given) {
     const std::lock_guard<std::mutex> lock(mutex);
     if (given.width * given.height <= MaxObservedPixels && Takes("observations")) observation = Encode(given);
+}
+
+Size Client::ObservedSize() {
+    const std::lock_guard<std::mutex> lock(mutex);
+    if (!session.Greeting()) return {2, 2};
+    const WorldSpec& world = session.Greeting()->world;
+    const double scale = std::min(1.0, std::sqrt(double(MaxObservedPixels) / (double(world.width) * double(world.height))));
+    return {int64_t(double(world.width) * scale), int64_t(double(world.height) * scale)};
 }
 
 Pose Client::SceneCamera(const FrameHeader& header) {

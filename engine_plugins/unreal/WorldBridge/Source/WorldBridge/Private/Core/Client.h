@@ -48,6 +48,10 @@ struct View {
     bool wants_camera = false, wants_observations = false, has_depth = false;
 };
 
+struct Size {
+    int64_t width = 0, height = 0;  // pixels
+};
+
 class Client {
 public:
     // `clock` returns ms of a steady clock, `random` 32 unpredictable bits.
@@ -62,6 +66,8 @@ public:
     // Report the frame that is on the screen.
     void FrameShown(const FrameHeader& header, double received, double shown);
 
+    // The size of such a frame: the shape of the world's frames and at most MaxObservedPixels.
+    Size ObservedSize();
     // Give the world a frame that the engine rendered. Of several the newest is sent.
     void Observe(const Observation& given);
     // Where a frame is seen from: in the scene, if the world follows the camera that is sent.
