@@ -71,13 +71,16 @@ const problem = (code, message, expected = "", got = "", remedy = "") => ({
   path: "",
 });
 
-const versionMismatch = ({ expected, got }) =>
+// the server's own page is as new as the server, once it is loaded again
+const updateOf = (client) => (client === "web" ? "Reload the page" : "Update the older of the two");
+
+const versionMismatch = ({ expected, got }, client) =>
   problem(
     "version_mismatch",
-    "Page and server use different protocol versions",
+    "Client and server use different protocol versions",
     expected,
     got,
-    "Reload the page.",
+    `${updateOf(client)}.`,
   );
 
 const videoProblem = (video, reason) =>
@@ -348,14 +351,14 @@ export class Session {
 
   /** Report a ProtocolError in what was received. The session ends with an error. */
   invalid(error, now) {
-    if (error.code === "version_mismatch") return this.#fail(versionMismatch(error), now);
+    if (error.code === "version_mismatch") return this.#fail(versionMismatch(error, this.client), now);
     this.#fail(
       problem(
         "bad_message",
         `The server sent an invalid message${error.path && ` (${error.path})`}`,
         error.expected,
         error.got,
-        "Reload the page. If the error returns, page and server have different versions.",
+        `${updateOf(this.client)}. If the error returns, report it with the server's log.`,
       ),
       now,
     );

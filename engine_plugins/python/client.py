@@ -316,6 +316,8 @@ class Client:
             try:
                 await self._converse()
             except BridgeError as error:
+                if error.path == "welcome":  # a field of its own would be named
+                    return self._give_up(_other_version(error))
                 if error.code not in _PASSING:
                     return self._give_up(error)
                 if error.code == "session_expired":
@@ -453,6 +455,18 @@ class Client:
             with contextlib.suppress(websockets.ConnectionClosed, OSError):
                 async with asyncio.timeout(1):
                     await self._link.send(encode(Bye()))
+
+
+def _other_version(error: BridgeError) -> BridgeError:
+    """Return the error for a welcome of another protocol version."""
+    return BridgeError(
+        "version_mismatch",
+        "client and server speak different versions of the protocol",
+        error.expected,
+        "another version",
+        "Update the older of the two.",
+        "welcome.version",
+    )
 
 
 class Connection:

@@ -23,6 +23,7 @@ from typing import Any, Final
 
 import msgspec
 import numpy as np
+import simplejpeg
 
 from tests.support import test_card
 
@@ -81,18 +82,47 @@ def _message(name: str) -> Mapping[str, Any]:
     return message
 
 
-def _welcome(started: bool, conditionings: Sequence[str]) -> bytes:
+def _welcome(started: bool, conditionings: Sequence[str], version: int) -> bytes:
     fixture = _message("server_welcome_queued")
     world = {**fixture["world"], "conditionings": conditionings}
-    welcome = {**fixture, "world": world, "seat": {"state": "seated"}, "started": started}
-    return msgspec.msgpack.encode(welcome)
+    seat = {"state": "seated"}
+    fields = {"world": world, "seat": seat, "started": started, "version": version}
+    return msgspec.msgpack.encode({**fixture, **fields})
 
 
 def _recorded_session() -> list[Mapping[str, Any]]:
     return [{"image": card(number), "depth": None} for number in (WARM_UP, *range(COUNT))]
 
 
+SMALL: Final = (160, 96)  # width and height of the frame after a change of size
+
+
+@cache
+def bad_session(kind: str) -> list[Mapping[str, Any]]:
+    """Return a session with one bad message after the warm-up frame: cut, larger, codec or image.
+
+    "size" is none: the frames become smaller.
+    """
+    warm_up = {"image": card(WARM_UP), "depth": None}
+    whole = _frame(5, warm_up, 4)
+    if kind == "size":
+        pixels = np.full((SMALL[1], SMALL[0], 3), 90, np.uint8)
+        image = simplejpeg.encode_jpeg(pixels, 90, colorspace="RGB")
+        header = {"width": SMALL[0], "height": SMALL[1]}
+        return [warm_up, {"header": header, "image": image, "depth": None}]
+    bad: dict[str, Mapping[str, Any]] = {
+        "cut": {"raw": whole[:-20]},
+        # a map whose only value announces 4 GiB
+        "larger": {"raw": b"\x81\xa4type\xdb\xff\xff\xff\xff" + b"frame"},
+        "codec": {"raw": _frame(5, {**warm_up, "codec": "avif"}, 4)},
+    }
+    return [warm_up, bad[kind], warm_up]
+
+
 def _frame(number: int, fields: Mapping[str, Any], answered: int) -> bytes:
+    if "raw" in fields:
+        raw: bytes = fields["raw"]
+        return raw
     message = {**_message("server_frame"), **fields}
     counts = {"frame": number, "input_sequence": answered}
     message["header"] = _message("server_frame")["header"] | fields.get("header", {}) | counts
@@ -117,9 +147,11 @@ class ClientServer:
         started: bool = True,
         conditionings: Sequence[str] = ("actions", "camera", "text"),
         answers: bool = False,
+        version: int = 2,
     ) -> None:
         self.mode = mode
         self._conditionings = conditionings
+        self._version = version  # of the protocol, as the welcome says it
         self._answers = answers  # whether frames answer the newest state that came
         self._started = started  # whether the world runs already when the client comes
         self._warm_up, *self._session = session or _recorded_session()
@@ -172,7 +204,7 @@ class ClientServer:
         self.wait(lambda: len(self.of("hello")) == connection, 30)
         self._silent = False
         self._shown = -1
-        self._send(client, _welcome(self._started, self._conditionings))
+        self._send(client, _welcome(self._started, self._conditionings, self._version))
         if not self._started:
             self.wait(lambda: bool(self.of("start")), 60)
         self._send(client, msgspec.msgpack.encode({"type": "status", "state": "playing"}))

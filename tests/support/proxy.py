@@ -14,6 +14,8 @@ class Proxy:
         self._target = target
         self._writers: set[asyncio.StreamWriter] = set()
         self._cut = False
+        self._flowing = asyncio.Event()
+        self._flowing.set()
         self.port = 0
         self.refused = 0
 
@@ -25,7 +27,7 @@ class Proxy:
         far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._target)
         self._writers |= {writer, far_writer}
         try:
-            await asyncio.gather(_copy(reader, far_writer), _copy(far_reader, writer))
+            await asyncio.gather(self._copy(reader, far_writer), self._copy(far_reader, writer))
         finally:
             self._writers -= {writer, far_writer}
             for end in (writer, far_writer):
@@ -40,14 +42,18 @@ class Proxy:
     def mend(self) -> None:
         self._cut = False
 
+    def freeze(self) -> None:
+        """Connections stay, and nothing goes through them any more."""
+        self._flowing.clear()
 
-async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    with suppress(ConnectionError):
-        while data := await reader.read(_CHUNK):
-            writer.write(data)
-            await writer.drain()
-    with suppress(ConnectionError, OSError, RuntimeError):
-        writer.write_eof()
+    async def _copy(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(ConnectionError):
+            while data := await reader.read(_CHUNK):
+                await self._flowing.wait()
+                writer.write(data)
+                await writer.drain()
+        with suppress(ConnectionError, OSError, RuntimeError):
+            writer.write_eof()
 
 
 @asynccontextmanager

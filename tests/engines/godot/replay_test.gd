@@ -1,7 +1,8 @@
 extends SceneTree
 ## Plays on several servers at once, each to the frame numbered LAST, and reads every test card that
 ## it shows: `godot --headless --path PROJECT --script THIS -- LAST SERVER...`. Prints one line of
-## JSON, REPORT [{"shown": [numbers], "card": base64 of the last image's RGB8, "faults": [codes]}].
+## JSON, REPORT [{"shown": [numbers], "card": base64 of the last image's RGB8, "faults": [codes],
+## "remedies": [texts]}].
 ## See tests/support/client_server.py and test_card.py.
 
 const WorldStream = preload("res://addons/worldbridge/world_stream.gd")
@@ -23,7 +24,7 @@ func _initialize() -> void:
 
 
 func _play(server: String, last: int) -> void:
-	var report := {"shown": [], "card": "", "faults": []}
+	var report := {"shown": [], "card": "", "faults": [], "remedies": []}
 	_reports.append(report)
 	_playing += 1
 	var stream := WorldStream.new()
@@ -36,8 +37,9 @@ func _play(server: String, last: int) -> void:
 			image.convert(Image.FORMAT_RGB8)
 			report["card"] = Marshalls.raw_to_base64(image.get_data())
 			_end(stream))
-	stream.failed.connect(func(code: String, _message: String, _remedy: String) -> void:
+	stream.failed.connect(func(code: String, _message: String, remedy: String) -> void:
 		report["faults"].append(code)
+		report["remedies"].append(remedy)
 		_end(stream))
 	root.add_child(stream)
 

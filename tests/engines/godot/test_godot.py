@@ -253,6 +253,22 @@ async def test_a_cut_network_is_mended(godot: str, project: Path, server: Server
     assert result["faults"] == []
 
 
+@pytest.mark.parametrize("fault", ["cut", "freeze"])
+async def test_stop_is_quick_while_the_server_is_gone(
+    godot: str, project: Path, fault: str
+) -> None:
+    with client_server("whole") as server:
+        async with proxy_to(int(server.url.rpartition(":")[2])) as proxy:
+            url = f"--server=127.0.0.1:{proxy.port}"
+            async with playing(godot, project, url, "--seconds=1.5") as output:
+                await asyncio.wait_for(output.readuntil(b"playing\n"), 30)
+                proxy.cut() if fault == "cut" else proxy.freeze()
+                result = report((await output.read()).decode())
+    (round_,) = result["rounds"]
+    print(f"{fault}: stop took {round_['stop_ms']:.0f} ms")
+    assert round_["stop_ms"] < 500 and result["states"][-1] == "idle"
+
+
 def test_a_refusal_has_the_servers_code_and_remedy(
     godot: str, project: Path, server: Server
 ) -> None:
