@@ -1,6 +1,6 @@
 """What a player's controller means for a world: snapshots in, actions out. Pure; no clock is read.
 
-An action is (strafe, forward, yaw, pitch), each in [-1, 1] of the largest step a world makes per
+An action has a value in [-1, 1] for each of `ACTION_NAMES`, of the largest step a world makes per
 frame; strafe + is right, forward + is ahead, yaw + turns left, pitch + looks up.
 """
 
@@ -80,7 +80,8 @@ def held_action(snapshot: ControllerState) -> Action:
     strafe = _held(keys, "strafe") + left_x
     forward = _held(keys, "forward") - left_y
     yaw = _held(keys, "yaw") - right_x
-    return strafe, forward, yaw, -right_y
+    others = (_held(keys, name) for name in ACTION_NAMES[4:])  # keys alone
+    return strafe, forward, yaw, -right_y, *others
 
 
 def _held(keys: set[str], control: str) -> float:

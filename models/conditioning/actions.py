@@ -1,9 +1,9 @@
 """Map the controller's axes, camera pitch and theme to what a model is conditioned on.
 
 The published recipe has one action vector per latent: 7 numbers for a robot's arm, 8 elsewhere.
-Ours are four axes in [-1, 1]. A world's `world.json` may say, under `actions`, what each number of
-its vector is: the name of an axis, `[name, factor]`, or null for 0. By default the axes come first,
-in their order, and zeros follow.
+Ours are axes in [-1, 1], `ACTION_NAMES`. A world's `world.json` may say, under `actions`, what each
+number of its vector is: the name of an axis, `[name, factor]`, or null for 0. By default the axes
+come first, in their order, and zeros follow.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from worldbridge.models.procedural.actions import ACTION_NAMES, PITCH_LIMIT_DEG
+from worldbridge.models.procedural.actions import ACTION_NAMES, PITCH_LIMIT_DEG, TRAINED_ACTIONS
 from worldbridge.models.procedural.scene import THEMES
 
 __all__ = ["CONDITION_DIM", "ActionLayout", "condition_vector"]
 
-CONDITION_DIM = len(ACTION_NAMES) + 1 + len(THEMES)
+CONDITION_DIM = len(TRAINED_ACTIONS) + 1 + len(THEMES)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ActionLayout:
-    """Weights `factors` [4, size] from the four axes to the numbers of an action vector."""
+    """Weights `factors` [axes, size] from the axes to the numbers of an action vector."""
 
     factors: Tensor
 
@@ -52,7 +52,7 @@ class ActionLayout:
         return tuple(name for name, use in zip(ACTION_NAMES, used, strict=True) if use)
 
     def vectors(self, actions: Tensor) -> Tensor:
-        """Convert actions [..., 4] to vectors [..., size]."""
+        """Convert actions [..., axes] to vectors [..., size]."""
         return actions.to(self.factors) @ self.factors
 
 
@@ -69,7 +69,9 @@ def _entry(entry: Any) -> tuple[int, float]:
 
 
 def condition_vector(actions: Tensor, pitch: Tensor, theme: str) -> Tensor:
-    """Join actions [..., 4] in [-1, 1], pitch [...] in radians and the theme to [..., 10].
+    """Join actions [..., axes] in [-1, 1], pitch [...] in radians and the theme.
+
+    Returns [..., CONDITION_DIM], with those axes that the bundled world was trained with.
 
     The absolute pitch is included because the place of the horizon depends on it, and the theme
     so that a minute of play does not drift from one theme to another.
@@ -77,4 +79,4 @@ def condition_vector(actions: Tensor, pitch: Tensor, theme: str) -> Tensor:
     themes = torch.zeros(*actions.shape[:-1], len(THEMES))
     themes[..., THEMES.index(theme)] = 1.0
     gaze = (pitch / math.radians(PITCH_LIMIT_DEG))[..., None]
-    return torch.cat([actions.float(), gaze.float(), themes], dim=-1)
+    return torch.cat([actions[..., : len(TRAINED_ACTIONS)].float(), gaze.float(), themes], dim=-1)

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from worldbridge.models.guided.config import GUIDE_CHANNELS
-from worldbridge.models.procedural.actions import ACTION_NAMES, PITCH_LIMIT_DEG
+from worldbridge.models.procedural.actions import PITCH_LIMIT_DEG, TRAINED_ACTIONS
 from worldbridge.models.procedural.plain import PLAIN_THEMES
 from worldbridge.models.transformer import TransformerConfig, VideoTransformer, WavefrontConfig
 from worldbridge.models.transformer.active import draw_order
@@ -23,7 +23,7 @@ __all__ = [
 ]
 
 _CELL = 4  # pixels of a guide that are averaged
-GUIDED_CONDITION_DIM = len(ACTION_NAMES) + 1 + len(PLAIN_THEMES)
+GUIDED_CONDITION_DIM = len(TRAINED_ACTIONS) + 1 + len(PLAIN_THEMES)
 
 GUIDED_TRANSFORMER = TransformerConfig(
     dim=192,
@@ -58,8 +58,8 @@ def block_guide(guide: Tensor) -> Tensor:
 def guided_condition(actions: Tensor, pitch: Tensor, place: str) -> Tensor:
     """Return conditions [..., GUIDED_CONDITION_DIM].
 
-    actions [..., 4] in [-1, 1]; pitch [...] in radians; place is one of PLAIN_THEMES, and a
-    locality is also its theme.
+    actions [..., axes] in [-1, 1], of which the trained ones are taken; pitch [...] in radians;
+    place is one of PLAIN_THEMES, and a locality is also its theme.
 
     Raises ValueError for an unknown place.
     """
@@ -69,7 +69,7 @@ def guided_condition(actions: Tensor, pitch: Tensor, place: str) -> Tensor:
             raise ValueError(f"expected a place among {', '.join(PLAIN_THEMES)}; got {place!r}")
         places[..., PLAIN_THEMES.index(name)] = 1.0
     gaze = (pitch / math.radians(PITCH_LIMIT_DEG))[..., None]
-    return torch.cat([actions.float(), gaze.float(), places], -1)
+    return torch.cat([actions[..., : len(TRAINED_ACTIONS)].float(), gaze.float(), places], -1)
 
 
 @torch.no_grad()

@@ -1,12 +1,14 @@
 """What one action step means, in metres and degrees.
 
-An action is four numbers in [-1, 1], (strafe, forward, yaw, pitch), each a fraction of the largest
-step a player can make in one frame: strafe +1 is right, forward +1 is ahead, yaw +1 turns left,
+An action is one number in [-1, 1] for each of `ACTION_NAMES`, a fraction of the largest step that a
+player can make in one frame: strafe +1 is right, forward +1 is ahead, yaw +1 turns left,
 pitch +1 looks up.
 """
 
 FRAMES_PER_SECOND = 15
 ACTION_NAMES = ("strafe", "forward", "yaw", "pitch")
+# The first ones are those that the bundled worlds were trained with; they take no others.
+TRAINED_ACTIONS = ("strafe", "forward", "yaw", "pitch")
 
 MAX_STRAFE_M = 0.12
 MAX_WALK_M = 0.16

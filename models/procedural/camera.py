@@ -55,11 +55,11 @@ def _landmarks(scene: Scene, x: float, z: float, yaw: float) -> int:
 
 
 def step_camera(scene: Scene, state: CameraState, action: Sequence[float]) -> CameraState:
-    """The camera one frame later. `action` = (strafe, forward, yaw, pitch), clamped to [-1, 1].
+    """Return the camera one frame later. `action` has a value of ACTION_NAMES each, in [-1, 1].
 
     It turns first and then walks along its new heading, sliding along what is in the way.
     """
-    strafe, forward, turn, tilt = (min(max(float(a), -1.0), 1.0) for a in action)
+    strafe, forward, turn, tilt, *_ = (min(max(float(a), -1.0), 1.0) for a in action)
     yaw = state.yaw + turn * math.radians(limits.MAX_YAW_DEG)
     yaw = (yaw + math.pi) % (2 * math.pi) - math.pi
     bound = math.radians(limits.PITCH_LIMIT_DEG)

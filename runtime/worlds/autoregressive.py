@@ -132,7 +132,9 @@ class ArWorld(WorldModel[ArState]):
                 video = to_unit(render(scene, camera))[None, :, None]
             codes = self.tokenizer.encode(video.to(self.decoder.device))[0].cpu()
         gaze = torch.full((len(codes),), camera.pitch)
-        condition = condition_vector(torch.zeros(len(codes), 4), gaze, start.theme)
+        condition = condition_vector(
+            torch.zeros(len(codes), len(limits.TRAINED_ACTIONS)), gaze, start.theme
+        )
         return self._rebuild(start.theme, camera, start.seed, 0, codes, condition)
 
     def submit(self, states: Sequence[ArState], controls: Sequence[Controls]) -> None:
@@ -330,7 +332,7 @@ def _spec(manifest: dict[str, Any]) -> WorldSpec:
         fps=float(manifest["frames_per_second"]),
         frames_per_latent=1,
         themes=tuple(THEMES),
-        action_schema=control_specs(limits.ACTION_NAMES),
+        action_schema=control_specs(limits.TRAINED_ACTIONS),
         conditionings=("actions",),
         context_latents=int(grid["window_frames"]),
         kind="autoregressive",

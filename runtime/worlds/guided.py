@@ -500,7 +500,7 @@ def _spec(manifest: dict[str, Any]) -> WorldSpec:
         fps=float(manifest["frames_per_second"]),
         frames_per_latent=1,
         themes=tuple(PLAIN_THEMES),
-        action_schema=control_specs(limits.ACTION_NAMES),
+        action_schema=control_specs(limits.TRAINED_ACTIONS),
         conditionings=("actions", "camera", "observations"),
         context_latents=1,
         kind="autoregressive",
