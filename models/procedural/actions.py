@@ -6,9 +6,9 @@ pitch +1 looks up.
 """
 
 FRAMES_PER_SECOND = 15
-ACTION_NAMES = ("strafe", "forward", "yaw", "pitch")
+ACTION_NAMES: tuple[str, ...] = ("strafe", "forward", "yaw", "pitch")
 # The first ones are those that the bundled worlds were trained with; they take no others.
-TRAINED_ACTIONS = ("strafe", "forward", "yaw", "pitch")
+TRAINED_ACTIONS: tuple[str, ...] = ("strafe", "forward", "yaw", "pitch")
 
 MAX_STRAFE_M = 0.12
 MAX_WALK_M = 0.16
