@@ -1,7 +1,7 @@
 """What a connection may cost, from accept on: descriptors, waiting, and time of the event loop.
 
-Work for which a connection is ended is CPU time, so a busy machine makes nobody look greedy. Work
-for which it has to wait is time on the clock: the event loop has no more than that.
+A connection is ended for what it costs in CPU time, so a busy machine makes nobody look greedy. It
+has to wait for what it costs in time on the clock, because the event loop has no more than that.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 __all__ = [
     "ConnectionTable",
     "LimitedHttp",
-    "Pace",
+    "Throttle",
     "PacedReading",
     "Turns",
     "WorkBudget",
@@ -121,7 +121,7 @@ class Turns:
         self._free_at = -math.inf
         self._timer: asyncio.TimerHandle | None = None
 
-    def wait(self, waiting: PacedReading | Pace) -> None:
+    def wait(self, waiting: PacedReading | Throttle) -> None:
         """Let a connection read when it is its turn."""
         queue = self._newcomers if waiting.newcomer else self._players
         queue.setdefault(waiting.address, deque()).append(waiting)
@@ -245,7 +245,7 @@ class PacedReading:
         self.transport.abort()
 
 
-class Pace:
+class Throttle:
     """The same for a connection that a coroutine reads: it pauses between two messages."""
 
     def __init__(self, turns: Turns, address: str) -> None:
@@ -278,7 +278,7 @@ class Pace:
         return 0.0
 
 
-_Queue = dict[str, deque[PacedReading | Pace]]
+_Queue = dict[str, deque[PacedReading | Throttle]]
 
 
 class LimitedHttp(PacedReading, H11Protocol):

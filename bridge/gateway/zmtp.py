@@ -15,7 +15,7 @@ from typing import Final, cast
 
 from worldbridge.bridge.config import GatewayConfig
 from worldbridge.bridge.gateway.hub import Gateway
-from worldbridge.bridge.gateway.limits import REQUEST_WORK, ConnectionTable, Pace
+from worldbridge.bridge.gateway.limits import REQUEST_WORK, ConnectionTable, Throttle
 from worldbridge.bridge.gateway.peer import CloseRequest, Peer
 from worldbridge.bridge.gateway.zeromq import ZEROMQ, CurveServer, identity_refused
 from worldbridge.bridge.protocol import CLIENT_LIMITS, MAX_CLIENT_MESSAGE, BridgeError
@@ -86,7 +86,7 @@ class ZmtpServer:
         self._table.add(transport, address)
         self._open.add(transport)
         try:
-            pace = Pace(self._table.turns, address)
+            pace = Throttle(self._table.turns, address)
             await pace.spend(REQUEST_WORK)
             async with asyncio.timeout(HANDSHAKE_S):
                 identity = await _shake_hands(reader, writer)
@@ -102,7 +102,7 @@ class ZmtpServer:
             self._open.discard(transport)
             writer.close()
 
-    async def _play(self, connection: _Connection, pace: Pace, identity: bytes) -> None:
+    async def _play(self, connection: _Connection, pace: Throttle, identity: bytes) -> None:
         gateway = self._gateway
         peer = gateway.connect(connection.abort, lambda: connection.heard_ms, link=ZEROMQ)
         peer.address = pace.address
@@ -123,7 +123,7 @@ class ZmtpServer:
             async with asyncio.timeout(LINGER_S):
                 await connection.ignore()
 
-    async def _read(self, connection: _Connection, peer: Peer, pace: Pace) -> None:
+    async def _read(self, connection: _Connection, peer: Peer, pace: Throttle) -> None:
         """Hand on messages until the peer is ended. Raises BridgeError, OSError."""
         count = 0
         while peer.closing_since_ms is None:
