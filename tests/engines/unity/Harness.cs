@@ -34,6 +34,8 @@ internal static class Harness
                 return 0;
             case "play":
                 return Play(arguments[1], double.Parse(arguments[2]), arguments[3], arguments[4]);
+            case "guide":
+                return Guide(arguments[1]);
             case "rounds":
                 return Rounds(arguments[1], int.Parse(arguments[2]));
             case "replay":
@@ -283,6 +285,64 @@ internal static class Harness
             Console.WriteLine($"{{\"shown\": [{string.Join(", ", shown)}], \"error\": {error}}}");
         }
         return 0;
+    }
+
+    /// <summary>Give a world a red wall and play until its frames show it where it stands.</summary>
+    private static int Guide(string server)
+    {
+        // A quarter turn to the left: the scene's axes are not the world's.
+        double half = Math.Sqrt(0.5);
+        var camera = new Pose { X = 7, Y = 1.6, Z = 7, QY = half, QW = half, FovY = 50 };
+        var wall = new Observation
+        {
+            Camera = camera,
+            Width = 60,
+            Height = 40,
+            Rgb = new byte[3 * 60 * 40],
+            Depth = new byte[2 * 60 * 40],
+            Fresh = true,
+        };
+        for (int i = 0; i < 60 * 40; i++)
+        {
+            wall.Rgb[3 * i] = 220;
+            if (i % 60 < 20) continue; // nothing stands there
+            wall.Depth[2 * i] = 2000 & 255;
+            wall.Depth[2 * i + 1] = 2000 >> 8;
+        }
+        var hello = new Hello { Client = "unity core", Role = "engine", Codecs = new[] { "bgra" } };
+        using (var client = new WorldClient(server, hello))
+        {
+            client.SetCamera(camera);
+            client.Play("zoo", 1);
+            int after = -1;
+            while (after < 0 && client.Now < 200000 && client.State != SessionState.Error)
+            {
+                Thread.Sleep(1);
+                if (!client.TryTakeFrame(out Frame frame)) continue;
+                if (client.State == SessionState.Loading) client.Observe(wall);
+                client.FrameShown(frame);
+                Pose seen = client.SceneCamera(frame.Header);
+                double away = Math.Abs(seen.X - 7) + Math.Abs(seen.Z - 7) + Math.Abs(seen.QY - half);
+                if (away < 1e-6 && IsRed(frame)) after = (int)frame.Header.Frame;
+            }
+            Console.WriteLine(
+                $"{{\"takes\": {(client.TakesObservations ? 1 : 0)}, \"shown_after\": {after}, "
+                    + $"\"error\": {Json.Quote(client.Error?.Code)}}}"
+            );
+        }
+        return 0;
+    }
+
+    private static bool IsRed(Frame frame)
+    {
+        int width = frame.Header.Width, height = frame.Header.Height;
+        for (int y = 8; y < height - 8; y++)
+            for (int x = 40; x < width - 4; x++)
+            {
+                int at = 4 * (y * width + x);
+                if (frame.Image[at] > 90 || frame.Image[at + 1] > 90 || frame.Image[at + 2] < 150) return false;
+            }
+        return true;
     }
 
     /// <summary>Play and stop again and again; count the threads and sockets that are left.</summary>

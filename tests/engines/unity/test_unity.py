@@ -10,16 +10,21 @@ import os
 import re
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
+import torch
 
 from tests.engines.unity.metas import PACKAGE, expected
+from tests.models.guided.test_world_training import NET, SMALL
 from tests.support.client_server import LAST, MODES, Played, check_session, play_all
-from tests.support.server import serving
+from tests.support.server import Server, serving
+from worldbridge.models.guided.checkpoint import save_guided_world
+from worldbridge.models.guided.tokenizer import GuidedTokenizer
+from worldbridge.models.transformer import VideoTransformer
 
 HERE = Path(__file__).parent
 FIXTURES = HERE.parents[2] / "engine_plugins" / "fixtures"
@@ -271,12 +276,32 @@ def test_a_web_page_instead_of_a_session_is_an_error(played: dict[str, Played]) 
 
 
 @pytest.mark.e2e
+def test_the_scenes_color_and_depth_are_shown_where_they_stand(
+    compiler: Compiler, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    folder = tmp_path / "world"
+    tokenizer = GuidedTokenizer(replace(SMALL, height=64, width=96))
+    save_guided_world(folder, tokenizer, VideoTransformer(NET))
+    options = ("--world", str(folder), "--seats", "1", "--zmq-port", "0")
+    with serving(tmp_path / "log", *options) as server:
+        result = json.loads(compiler.harness("guide", zeromq_address(server), timeout=240))
+    assert result["takes"] == 1 and result["error"] is None
+    assert result["shown_after"] >= 0
+
+
+def zeromq_address(server: Server) -> str:
+    pattern = r"tcp://127\.0\.0\.1:\d+"
+    server.wait_for(pattern)
+    return re.findall(pattern, server.output())[-1]
+
+
+@pytest.mark.e2e
 @pytest.mark.serial
 def test_plays_on_a_real_server(compiler: Compiler, tmp_path: Path) -> None:
     options = ("--world", "procedural", "--seats", "1", "--fps", "60", "--zmq-port", "0")
     with serving(tmp_path / "log", *options) as server:
-        server.wait_for(r"tcp://127\.0\.0\.1:\d+")
-        zeromq = re.findall(r"tcp://127\.0\.0\.1:\d+", server.output())[-1]
+        zeromq = zeromq_address(server)
         results = [
             json.loads(compiler.harness("play", url, "2", "procedural", codec))
             for url, codec in ((server.url, "jpeg"), (zeromq, "bgra"))
