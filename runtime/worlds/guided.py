@@ -68,7 +68,15 @@ from worldbridge.runtime.worlds.contract import (
     WorldStart,
 )
 
-__all__ = ["GuidedState", "GuidedWorld", "free_path", "guided_spec", "load_guided", "new_areas"]
+__all__ = [
+    "GuidedState",
+    "GuidedWorld",
+    "free_path",
+    "guided_spec",
+    "load_guided",
+    "new_areas",
+    "slide",
+]
 
 _SNAPSHOT_VERSION = 1
 _damaged = partial(SnapshotError.damaged, _SNAPSHOT_VERSION)
@@ -77,6 +85,11 @@ _STEP_M = 0.3  # what is lower than this does not stop a person
 _POINTS = 1_200_000  # of a memory: a full turn; saved in 8 MB, and the protocol takes 16 MiB
 _MARGIN = 3  # blocks around new ones that are decoded too, because convolutions see them
 _SPECKS = 4  # a stray point or two are no wall
+_OVER_EYE_M = 0.1  # a person is so much taller than their eyes are high
+_AHEAD_M = 1.0  # beyond a step, how far walls are looked for
+_FILLED = 0.12  # the share of a person's way that something must fill to be a wall
+_BLOCKED = 0.5  # of a step that is left, below which a person tries to go along the wall
+_ALONG_DEG = (30.0, -30.0, 60.0, -60.0)
 
 
 @dataclass(slots=True, eq=False, weakref_slot=True)
@@ -325,11 +338,8 @@ class GuidedWorld(Synchronous[GuidedState]):
         before = CameraState(x, z, yaw, pitch)
         scaled = [min(max(a, -1.0), 1.0) * self._scale for a in controls.action]
         after = dead_reckoning(before, scaled)
-        move = (after.x - x, after.z - z)
-        length = math.hypot(*move)
-        if length > 0:
-            share = free_path(state.memory, state.pose, move) / length
-            after = replace(after, x=x + share * move[0], z=z + share * move[1])
+        dx, dz = slide(state.memory, state.pose, (after.x - x, after.z - z))
+        after = replace(after, x=x + dx, z=z + dz)
         position, rotation, fov_y = camera_pose(after)
         return Pose((position[0], y, position[2]), rotation, fov_y), state.alignment
 
@@ -395,8 +405,9 @@ class GuidedWorld(Synchronous[GuidedState]):
 def free_path(memory: SpatialMemory, pose: Pose, move: tuple[float, float]) -> float:
     """Return how far, in metres, a person can go along `move` (x, z) before a wall; at most all.
 
-    The memory is looked at along the way: what it knows between knee and eye height, no farther to
-    the side than a body is wide, stops the person a body's radius before it.
+    The memory is looked at along the way. What it knows between knee and eye height, no farther to
+    the side than a body is wide, stops the person a body's radius before it, if it fills enough of
+    the way: drawn depth has stray patches that are too near.
     """
     length = math.hypot(*move)
     yaw = math.atan2(-move[0], -move[1])
@@ -408,12 +419,47 @@ def free_path(memory: SpatialMemory, pose: Pose, move: tuple[float, float]) -> f
     depth = torch.where(near > 0, near, 1e-3).reciprocal()
     up = (height / 2 - 0.5 - torch.arange(height)[:, None]) / focal
     aside = (torch.arange(width) + 0.5 - width / 2) / focal
-    tall = (eye + up * depth > _STEP_M) & (up * depth < 0.1)
-    way = depth[tall & ((aside * depth).abs() < limits.BODY_RADIUS_M)]
-    if len(way) < _SPECKS:
+    body = (eye + up * depth > _STEP_M) & (up * depth < _OVER_EYE_M)
+    reach = length + _AHEAD_M
+    inside = body & ((aside * depth).abs() < limits.BODY_RADIUS_M) & (depth < reach)
+    found = depth[inside].sort().values
+    if len(found) < _SPECKS:
         return length
-    wall = float(way.kthvalue(_SPECKS).values)
+    scale = focal / found  # pixels of a metre there
+    wide = (2 * limits.BODY_RADIUS_M * scale).clamp_max(width)
+    tall = (_OVER_EYE_M * scale).clamp_max(height / 2)
+    tall += (max(eye - _STEP_M, 0.0) * scale).clamp_max(height / 2)
+    walls = torch.arange(1, len(found) + 1) >= (_FILLED * wide * tall).clamp_min(_SPECKS)
+    if not bool(walls.any()):
+        return length
+    wall = float(found[walls][0])
     return min(length, max(0.0, wall - limits.BODY_RADIUS_M))
+
+
+def slide(memory: SpatialMemory, pose: Pose, move: tuple[float, float]) -> tuple[float, float]:
+    """Return the part of `move` (x, z) that a person can go, along a wall where there is one."""
+    length = math.hypot(*move)
+    if length == 0:
+        return move
+    ahead = free_path(memory, pose, move)
+    best, gain = _turned(move, 0.0, ahead / length), ahead
+    if ahead > _BLOCKED * length:
+        return best
+    for degrees in _ALONG_DEG:
+        share = math.cos(math.radians(degrees))
+        if share * length <= gain:
+            continue
+        along = _turned(move, degrees, share)
+        free = free_path(memory, pose, along)
+        if free * share > gain:
+            best, gain = _turned(move, degrees, free / length), free * share
+    return best
+
+
+def _turned(move: tuple[float, float], degrees: float, scale: float) -> tuple[float, float]:
+    sine, cosine = math.sin(math.radians(degrees)), math.cos(math.radians(degrees))
+    x, z = move
+    return scale * (cosine * x + sine * z), scale * (cosine * z - sine * x)
 
 
 def new_areas(unseen: Tensor) -> list[tuple[slice, slice]]:

@@ -38,6 +38,7 @@ from worldbridge.runtime.worlds.guided import (
     free_path,
     load_guided,
     new_areas,
+    slide,
 )
 from worldbridge.runtime.worlds.registry import open_world, spec_of
 
@@ -252,6 +253,30 @@ def test_walls_stop_people(world: GuidedWorld) -> None:
     assert free_path(memory, pose, (0.0, -0.5)) == 0.5
     assert free_path(memory, pose, (0.0, -3.0)) == pytest.approx(1.5 - 0.35, abs=0.05)
     assert free_path(memory, pose, (0.0, 2.0)) == 2.0
+    assert slide(memory, pose, (0.0, -3.0)) == pytest.approx((0.0, -1.15), abs=0.05)
+
+
+def test_a_stray_patch_is_no_wall_and_a_post_is_one() -> None:
+    pose = Pose(*camera_pose(CameraState(0.0, 0.0)))
+    for columns, expected in ((slice(47, 49), 2.0), (slice(40, 56), 1.15)):
+        near = torch.full((64, 96), 1 / 30)
+        near[20:40, columns] = 1 / 1.5
+        memory = SpatialMemory(MemoryConfig(64, 96))
+        memory.add(torch.zeros(64, 96, 3, dtype=torch.uint8), near, pose, pose.fov_y)
+        assert free_path(memory, pose, (0.0, -2.0)) == pytest.approx(expected, abs=0.05)
+
+
+def test_a_person_slides_along_a_wall_that_is_not_straight_ahead() -> None:
+    pose = Pose(*camera_pose(CameraState(0.0, 0.0)))
+    memory = SpatialMemory(MemoryConfig(64, 96))
+    aside = (torch.arange(96) + 0.5 - 48) / (32 / math.tan(math.radians(25)))
+    near = ((1 + aside) / 0.65).clamp_min(1 / 30).expand(64, 96).contiguous()  # nearer on the right
+    memory.add(torch.zeros(64, 96, 3, dtype=torch.uint8), near, pose, pose.fov_y)
+    ahead = free_path(memory, pose, (0.0, -0.16))
+    x, z = slide(memory, pose, (0.0, -0.16))
+    assert ahead < 0.08
+    assert x < -0.02
+    assert -z > ahead
 
 
 def test_a_folder_is_served_by_its_path(folder: Path, tmp_path: Path) -> None:
