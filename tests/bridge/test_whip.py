@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import fractions
+import sys
 from collections.abc import AsyncIterator
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -14,7 +17,7 @@ from aiortc import RTCConfiguration, RTCPeerConnection, RTCSessionDescription
 from aiortc.mediastreams import VideoStreamTrack
 from av import VideoFrame
 
-from tests.bridge.conftest import PATIENCE_S, SPEC, Rig, RigMaker
+from tests.bridge.conftest import PATIENCE_S, SPEC, Rig, RigMaker, eventually
 from worldbridge.bridge.protocol import Hello, OpenSession, Welcome
 from worldbridge.bridge.transports import camera as camera_module
 
@@ -86,6 +89,23 @@ async def test_the_image_starts_a_session_that_a_client_takes_over(
     async with asyncio.timeout(PATIENCE_S):
         while (await http.get(resource)).status_code != 404:
             await asyncio.sleep(0.05)
+
+
+async def test_ffmpeg_sends_the_image_of_a_session(make_rig: RigMaker, tmp_path: Path) -> None:
+    rig = await make_rig(whip="on")
+    worker = await rig.worker(spec=GENERATED)
+    command = ["-m", "tests.support.ffmpeg_camera", rig.url + "whip", str(tmp_path)]
+    camera = await asyncio.create_subprocess_exec(sys.executable, *command)
+    try:
+        await eventually(lambda: bool(worker.of(OpenSession)) or camera.returncode is not None, 60)
+    finally:
+        with suppress(ProcessLookupError):
+            camera.kill()
+        await camera.wait()
+    (opened,) = worker.of(OpenSession)
+    frames = opened.prompt_frames  # type: ignore[attr-defined]
+    colour = np.frombuffer(frames.rgb, np.uint8).reshape(-1, 3).mean(0)
+    assert np.abs(colour - RED).max() < 25
 
 
 async def test_a_camera_without_an_image_frees_its_seat(
