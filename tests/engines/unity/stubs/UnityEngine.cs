@@ -30,6 +30,8 @@ namespace UnityEngine
     public class MonoBehaviour : Behaviour
     {
         public Coroutine StartCoroutine(System.Collections.IEnumerator routine) => null;
+
+        public void StopAllCoroutines() { }
     }
 
     public sealed class Coroutine { }

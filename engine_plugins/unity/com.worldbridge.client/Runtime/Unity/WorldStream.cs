@@ -14,7 +14,7 @@ namespace WorldBridge
     {
         [SerializeField]
         [Tooltip("Address of the server: ws, wss, http or https; tcp with a port for ZeroMQ.")]
-        private string server = "ws://127.0.0.1:8000";
+        private string server = "ws://127.0.0.1:8080";
 
         [SerializeField]
         [Tooltip("The server's secret, if it requires one.")]

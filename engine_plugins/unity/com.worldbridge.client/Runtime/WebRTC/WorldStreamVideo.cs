@@ -13,7 +13,7 @@ namespace WorldBridge
     public sealed class WorldStreamVideo : MonoBehaviour
     {
         private const float GatherSeconds = 5;
-        private static bool updating; // WebRTC.Update runs once, whatever the number of streams
+        private static WorldStreamVideo updater; // WebRTC.Update runs once, whatever the number of streams
 
         private WorldStream stream;
         private RTCPeerConnection peer;
@@ -26,12 +26,18 @@ namespace WorldBridge
         private void OnDisable()
         {
             stream.Video = false;
+            if (updater == this) updater = null;
+            StopAllCoroutines();
             Close();
         }
 
         private void Update()
         {
-            if (!updating) StartCoroutine(RunWebRtc());
+            if (updater == null) // nobody, or one that an earlier Play destroyed
+            {
+                updater = this;
+                StartCoroutine(WebRTC.Update()); // textures are not refreshed without
+            }
             WorldClient client = stream.Client;
             Welcome newest = client?.Welcome;
             if (newest != welcome)
@@ -42,19 +48,6 @@ namespace WorldBridge
             }
             if (peer != null && client != null && client.TryTakeAnswer(out string sdp))
                 StartCoroutine(Accept(peer, sdp));
-        }
-
-        private static IEnumerator RunWebRtc()
-        {
-            updating = true;
-            try
-            {
-                yield return WebRTC.Update(); // textures are not refreshed without
-            }
-            finally
-            {
-                updating = false;
-            }
         }
 
         private IEnumerator Offer(WorldClient client, Welcome given)
