@@ -93,7 +93,8 @@ class GatewayConfig:
     )
     trusted_proxies: tuple[str, ...] = setting(
         (),
-        "Address of a reverse proxy whose X-Forwarded-For names the client; repeatable.",
+        "Address of a reverse proxy whose X-Forwarded-For names the client, and X-Forwarded-Host "
+        "the host; repeatable.",
         option="trusted_proxy",
     )
     theme: str | None = setting(None, "Theme of players who choose none.")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any, Final
+from collections.abc import Awaitable, Callable, Collection, MutableMapping
+from typing import Any, Final, cast
 
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.applications import Starlette
@@ -16,6 +16,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route, WebSocketRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from worldbridge.bridge.gateway.hub import Gateway
@@ -122,6 +123,24 @@ class _Guarded:
             except BridgeError as error:
                 await _refuse(scope, receive, send, error)
                 return
+        await self._app(scope, receive, send)
+
+
+class BehindProxies:
+    """Believes the forwarding headers of trusted proxies: who asked, by which name, how."""
+
+    def __init__(self, app: ASGIApp, proxies: Collection[str]) -> None:
+        self._app: Any = ProxyHeadersMiddleware(cast(Any, app), trusted_hosts=[*proxies])
+        self._proxies = proxies
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        client = scope.get("client")
+        if client is not None and client[0] in self._proxies:
+            names = Headers(scope=scope).getlist("x-forwarded-host")
+            if names:  # the last one is what the proxy itself added
+                host = names[-1].rpartition(",")[2].strip().encode("latin-1")
+                others = [pair for pair in scope["headers"] if pair[0] != b"host"]
+                scope = {**scope, "headers": [*others, (b"host", host)]}
         await self._app(scope, receive, send)
 
 

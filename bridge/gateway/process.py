@@ -20,7 +20,12 @@ import uvicorn
 import zmq
 
 from worldbridge.bridge.config import GatewayConfig, load_certificate
-from worldbridge.bridge.gateway.http import MAX_WEBSOCKET_MESSAGE, AbortableWebSocket, build_app
+from worldbridge.bridge.gateway.http import (
+    MAX_WEBSOCKET_MESSAGE,
+    AbortableWebSocket,
+    BehindProxies,
+    build_app,
+)
 from worldbridge.bridge.gateway.hub import Gateway
 from worldbridge.bridge.gateway.limits import ConnectionTable, LimitedHttp, descriptors
 from worldbridge.bridge.gateway.origin import OriginGuard
@@ -148,7 +153,7 @@ def _uvicorn_config(
     guard = OriginGuard(config.host, config.allow_hosts, config.allow_origins)
     limits = {"table": table}
     return uvicorn.Config(
-        build_app(gateway, guard),
+        BehindProxies(build_app(gateway, guard), config.trusted_proxies),
         http=type("Http", (LimitedHttp,), limits),
         ws=type("WebSocket", (AbortableWebSocket,), limits),
         ws_max_size=MAX_WEBSOCKET_MESSAGE,
@@ -158,8 +163,7 @@ def _uvicorn_config(
         access_log=False,
         log_config=None,
         server_header=False,
-        proxy_headers=bool(config.trusted_proxies),
-        forwarded_allow_ips=list(config.trusted_proxies),
+        proxy_headers=False,  # `BehindProxies` reads them
         timeout_graceful_shutdown=1,
         ssl_certfile=config.tls_cert,
         ssl_keyfile=config.tls_key,
