@@ -6,19 +6,28 @@ from pathlib import Path
 
 import pytest
 
+from tests.bridge.test_webrtc_impaired import free_port
 from tests.support.chromium import Browser, find_chromium
 from tests.support.server import serving
 from worldbridge.benchmarks.bridge.network import bench_network
+from worldbridge.benchmarks.impairment import udp_relay
 
 pytestmark = [pytest.mark.e2e, pytest.mark.browser, pytest.mark.timeout(400)]
 
-NOWHERE = "192.0.2.1"  # an address of documentation: packets to it are lost
+PUBLIC = "127.0.0.2"  # where nobody listens, until a relay does
+ONE_HOUR_AGO = """(() => {
+  const known = JSON.parse(localStorage["worldbridge.video"]);
+  known.webrtc.failed -= 60 * 60 * 1000;
+  localStorage["worldbridge.video"] = JSON.stringify(known);
+})()"""
 
 
-async def test_without_udp_it_is_h264_and_the_next_page_knows(
+async def test_without_udp_it_is_h264_until_webrtc_is_tried_again(
     browser: Browser, tmp_path: Path
 ) -> None:
-    arguments = ("--world", "procedural", "--public-address", NOWHERE)
+    port = free_port()
+    ports = ("--public-address", PUBLIC, "--udp-ports", f"{port}-{port}")
+    arguments = ("--world", "procedural", *ports)
     with serving(tmp_path / "server.log", *arguments) as server:
         page = await browser.new_page()
         await page.call("Page.navigate", url=f"{server.url}/?autoplay=1&theme=city&seed=7")
@@ -34,6 +43,11 @@ async def test_without_udp_it_is_h264_and_the_next_page_knows(
         known = await page.evaluate("JSON.parse(localStorage['worldbridge.video']).webrtc.failed")
         assert known > 0
         print(f"fell back because: {fallback}")
+        await page.evaluate(ONE_HOUR_AGO)
+        async with udp_relay(("127.0.0.1", port), listen=(PUBLIC, port)):
+            await page.call("Page.navigate", url=f"{server.url}/?autoplay=1&theme=city&seed=9")
+            await page.until("window.worldbridge?.stats().transport === 'webrtc-h264'", 120)
+            await page.until("worldbridge.stats().page.frames.shown >= 10", 120)
         await page.call("Page.navigate", url="about:blank")
 
 
