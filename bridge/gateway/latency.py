@@ -18,13 +18,13 @@ __all__ = ["VsyncAligner", "client_spans", "server_spans"]
 
 _REPORTS: Final = 10  # waits that one judgement needs
 _STEADY: Final = 0.5  # concentration (1: all alike) below which frames have no common phase
-_EXACT_MS: Final = 0.75  # a smaller correction is not worth making
+_EXACT_MS: Final = 0.4  # a smaller correction is not worth making
 _FIRST_TARGET_MS: Final = 5.0  # receiving and decoding take some of it
 _LEAST_TARGET_MS: Final = 2.0
 _MOST_TARGET: Final = 0.6  # of the refresh period
 _LATE_SHARE: Final = 0.05  # of the frames may miss the refresh they were meant for
-_RAISE_MS: Final = 1.0
-_LOWER_MS: Final = 0.1
+_RAISE_MS: Final = 0.7
+_LOWER_MS: Final = 0.05
 _SETTLED_MS: Final = 2.5
 
 

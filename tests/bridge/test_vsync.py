@@ -58,6 +58,16 @@ def test_unsteady_frames_are_given_more_time() -> None:
     assert sum(late) < 0.12 * len(late)
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_one_frame_in_a_hundred_at_most_misses_its_refresh(seed: int) -> None:
+    display = Display(VsyncAligner(), 9.0, jitter=0.6)
+    display.random.seed(seed)
+    display.play(600)
+    waits = display.play(6000)
+    print(f"p50 {percentile(waits, 0.5):.1f} ms, p99 {percentile(waits, 0.99):.1f} ms")
+    assert percentile(waits, 0.99) < 8.5
+
+
 def test_a_display_that_runs_a_little_fast_is_followed() -> None:
     display = Display(VsyncAligner(), 5.0, 0.5)
     display.drift = 0.05
