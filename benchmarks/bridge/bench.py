@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Final
 
-from worldbridge.benchmarks.bridge.display import VIDEO, display, find_browser
+from worldbridge.benchmarks.bridge.display import SPANS, VIDEO, display, find_browser
 from worldbridge.benchmarks.bridge.source import record
 from worldbridge.benchmarks.bridge.viewers import TRANSPORTS
 from worldbridge.benchmarks.machine import describe
@@ -75,7 +75,7 @@ def bench_bridge(
     )
     load = os.getloadavg()[0]  # of others: a busy machine measures itself
     browser, displayed_in = browser_or_why(quick)
-    shown: dict[tuple[str, float], dict[str, float] | None] = {}
+    shown: dict[tuple[str, float], dict[str, Any]] = {}
     runs: list[dict[str, Any]] = []
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="wb-bench-")))
@@ -98,7 +98,7 @@ def bench_bridge(
                         case = _case(receiver, name, url, pid, count, extent)
                         run = {"transport": name, "fps": fps, "viewers": count, **case}
                         if count == 1 and (name, fps) in shown:
-                            run["handed_to_displayed_ms"] = shown[name, fps]
+                            run |= shown[name, fps]
                         runs.append(run)
     return {
         "environment": describe(),
@@ -170,14 +170,18 @@ def _case(
     }
 
 
-def _shown(browser: str, name: str, url: str, extent: Extent) -> dict[str, float] | None:
+def _shown(browser: str, name: str, url: str, extent: Extent) -> dict[str, Any]:
     """Return how long frames took to the screen of a browser, None if it showed none."""
     try:
         work = display(browser, name, url, extent.seconds, extent.warm_up_s)
-        latencies = asyncio.run(work)
+        rows = asyncio.run(work)
     except AssertionError as error:  # as the browser's driver reports what a page did not do
         raise StartError("the browser showed nothing", got=str(error)[:500]) from error
-    return _rounded(latencies) if latencies else None
+    totals, *spans = zip(*rows, strict=True) if rows else [()]
+    return {
+        "handed_to_displayed_ms": _rounded(totals) if totals else None,
+        "displayed_spans_ms": {n: _rounded(v) for n, v in zip(SPANS, spans, strict=False)},
+    }
 
 
 def _rounded(latencies: Sequence[float]) -> dict[str, float]:

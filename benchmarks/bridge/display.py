@@ -19,7 +19,9 @@ from worldbridge.errors import ConfigError
 if TYPE_CHECKING:
     from tests.support.chromium import Page
 
-__all__ = ["VIDEO", "display", "find_browser"]
+__all__ = ["SPANS", "VIDEO", "display", "find_browser"]
+
+SPANS: Final = ("encode", "downlink", "show")  # hand-over to encoded, to received, to displayed
 
 VIDEO: Final = {
     "webrtc": "webrtc",
@@ -35,7 +37,13 @@ _COLLECT: Final = """(async () => {
   const { LatencyMeter } = await import("/js/latency.js"), { shown } = LatencyMeter.prototype;
   window.latencies = [];
   LatencyMeter.prototype.shown = function (header, received, at, offset) {
-    if (offset !== null) window.latencies.push(at - (header.t_frame + offset));
+    if (offset !== null)
+      window.latencies.push([
+        at - (header.t_frame + offset),
+        header.t_encoded - header.t_frame,
+        received - (header.t_encoded + offset),
+        at - received,
+      ]);
     return shown.call(this, header, received, at, offset);
   };
 })()"""
@@ -90,8 +98,10 @@ def find_browser() -> str:
 
 async def display(
     binary: str, transport: str, url: str, seconds: float, warm_up_s: float
-) -> list[float]:
-    """Return the ms from hand-over to display of the frames of `seconds`.
+) -> list[tuple[float, ...]]:
+    """Return the ms from hand-over to display of the frames of `seconds`, and its `SPANS`.
+
+    The spans of `naive` are not known.
 
     Raises AssertionError if the page does not play.
     """
@@ -107,13 +117,13 @@ async def display(
         await asyncio.sleep(warm_up_s)
         await page.evaluate("window.latencies.length = 0")
         await asyncio.sleep(seconds)
-        latencies: list[float] = await page.evaluate("window.latencies")
+        latencies = [tuple(row) for row in await page.evaluate("window.latencies")]
         await page.open("about:blank")
         await asyncio.sleep(_LEAVE_S)
         return latencies
 
 
-async def _naive(page: Page, url: str, seconds: float, warm_up_s: float) -> list[float]:
+async def _naive(page: Page, url: str, seconds: float, warm_up_s: float) -> list[tuple[float, ...]]:
     parts = urlsplit(url)
     reader, writer = await asyncio.open_connection(parts.hostname, parts.port, limit=2**20)
 
@@ -136,7 +146,7 @@ async def _naive(page: Page, url: str, seconds: float, warm_up_s: float) -> list
     finally:
         writer.close()
     shown = ((rtp, round((at - offset) * RTP_PER_MS)) for rtp, at in frames if rtp is not None)
-    return [(at - rtp + origin) % 2**32 / RTP_PER_MS for rtp, at in shown]
+    return [((at - rtp + origin) % 2**32 / RTP_PER_MS,) for rtp, at in shown]
 
 
 async def _clock_offset(page: Page) -> float:
