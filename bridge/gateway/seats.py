@@ -148,7 +148,8 @@ class SeatAllocator:
     def reason(self, now_ms: float) -> str:
         """Return why there is no seat, for people."""
         kept = self._kept_ms(now_ms)
-        text = f"{self.count().used} players"
+        used = self.count().used
+        text = "one player" if used == 1 else f"{used} players"
         if kept:
             text += f"; a seat is kept for a player who vanished, for {kept[0] / 1000:.0f} s more"
         return text

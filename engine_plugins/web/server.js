@@ -20,7 +20,8 @@ export function describeHealth(health) {
   if (free <= 0) {
     const waiting = seats.waiting > 0 ? ` · ${seats.waiting} waiting` : "";
     const kept = seats.kept_s > 0 ? ` · one is kept for ${Math.ceil(seats.kept_s)} s` : "";
-    return { tone: "warn", text: `All ${seats.total} seats are taken${waiting}${kept}` };
+    const taken = seats.total === 1 ? "The seat is taken" : `All ${seats.total} seats are taken`;
+    return { tone: "warn", text: `${taken}${waiting}${kept}` };
   }
   return {
     tone: "good",

@@ -123,7 +123,7 @@ async def test_every_transport_is_measured_by_the_same_spans(
     rig = await make_rig(zmq_port=0)
     await rig.worker()
     url = rig.zeromq if transport.startswith("zmq") else rig.url
-    result = await _over_line(url, "direct", 1.5, None, None, transport)
+    result = await _over_line(url, "direct", 1.0, None, None, transport)
     assert result.transport == transport and len(result.samples) > 10
     assert list(result.spans_ms) == list(SPANS)
     for sample in result.samples:  # no span is left out of the sum
