@@ -8,7 +8,8 @@
 export class CanvasDisplay {
   #waiting = null;
   #busy = false;
-  #drawn = null;
+  #painted = null; // since the last refresh
+  #held = null; // newer than what is painted
 
   constructor(canvas, shown) {
     this.canvas = canvas;
@@ -44,14 +45,28 @@ export class CanvasDisplay {
     this.#draw(videoFrame, { header, received });
   }
 
+  /**
+   * Paint the first frame since the display's refresh at once, and of more only the newest, at the
+   * next refresh: painting takes time that a slow machine does not have.
+   */
   #draw(bitmap, { header, received }) {
+    const item = { bitmap, header, received };
+    if (this.#painted === null) {
+      this.#paint(item);
+      requestAnimationFrame(() => this.#refreshed());
+      return;
+    }
+    this.dropped += 1; // the painted one or the held one is not shown
+    this.#held?.bitmap.close();
+    this.#held = item;
+  }
+
+  #paint(item) {
+    const { bitmap } = item;
     this.#fit(bitmap.displayWidth ?? bitmap.width, bitmap.displayHeight ?? bitmap.height);
     this.context.drawImage(bitmap, 0, 0, this.canvas.width, this.canvas.height);
     bitmap.close();
-    const first = this.#drawn === null;
-    if (!first) this.dropped += 1; // replaced before the display refreshed
-    this.#drawn = { header, received };
-    if (first) requestAnimationFrame(() => this.#refreshed(performance.now()));
+    this.#painted = item;
   }
 
   /** Double the frame's size with a high-quality filter; the browser scales the rest fast. */
@@ -64,10 +79,11 @@ export class CanvasDisplay {
     this.context.imageSmoothingQuality = "high";
   }
 
-  #refreshed(now) {
-    const { header, received } = this.#drawn;
-    this.#drawn = null;
-    this.shown(header, received, now);
+  #refreshed() {
+    if (this.#held !== null) this.#paint(this.#held);
+    const { header, received } = this.#painted;
+    this.#painted = this.#held = null;
+    this.shown(header, received, performance.now());
   }
 }
 
