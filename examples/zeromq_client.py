@@ -48,8 +48,10 @@ class Client:
         first, *rest = self.socket.recv_multipart()
         message = msgpack.unpackb(first)
         if message["type"] == "error":
-            raise RuntimeError(f"{message['message']}: expected {message['expected']}, got "
-                               f"{message['got']}. {message['remedy']}")  # fmt: skip
+            raise RuntimeError(
+                f"{message['message']}: expected {message['expected']}, got "
+                f"{message['got']}. {message['remedy']}"
+            )
         return message, rest
 
     def ping(self) -> None:
@@ -80,8 +82,10 @@ def main() -> None:
             frames += 1
             client.steer(keys=["KeyW"])
     seconds = (now_ms() - begun) / 1000
-    print(f"{frames} frames in {seconds:.1f} s, the last one {pixels.shape}, "
-          f"mean {pixels.mean():.0f}, at {header['camera']['position']}")  # fmt: skip
+    print(
+        f"{frames} frames in {seconds:.1f} s, the last one {pixels.shape}, "
+        f"mean {pixels.mean():.0f}, at {header['camera']['position']}"
+    )
     client.send("bye")
 
 

@@ -3,11 +3,14 @@
 WorldError
  +-- UnknownWorldError      no world of that name or directory          exit code 4
  +-- DamagedWeightsError    weights missing, truncated or altered       exit code 5
- +-- NoDeviceError          this machine has no such device             exit code 2
- +-- PromptError            a text that the world cannot take            exit code 2
- +-- ModeError              a decode mode that the world does not have  exit code 2
- +-- WeightDtypeError       weights that the world cannot be read with  exit code 2
- +-- FrameRateError         the world has a frame rate of its own       exit code 2
+ +-- ChoiceError            what this world or machine does not have     exit code 2
+ |    +-- NoDeviceError         the device
+ |    +-- ModeError             the decode mode
+ |    +-- PromptError           the text
+ |    +-- SeatsError            room for that many sessions
+ |    +-- WeightDtypeError      the type of the weights
+ |    +-- DetokenizerError      the detokenizer
+ |    +-- FrameRateError        a frame rate of choice
  +-- UnknownThemeError      the world has no such theme
  +-- BadPromptFrameError    prompt frames that the world cannot start from
  +-- SnapshotError          snapshot bytes damaged, or of another world
@@ -24,6 +27,7 @@ from worldbridge.errors import EXIT_CONFIG, EXIT_UNKNOWN_WORLD, EXIT_WEIGHTS, St
 
 __all__ = [
     "BadPromptFrameError",
+    "ChoiceError",
     "DamagedWeightsError",
     "FrameRateError",
     "ModeError",
@@ -61,29 +65,31 @@ class DamagedWeightsError(WorldError):
     exit_code = EXIT_WEIGHTS
 
 
-class NoDeviceError(WorldError):
+class ChoiceError(WorldError):
+    """A setting that this world or this machine does not have."""
+
     code = "world_failed"
     exit_code = EXIT_CONFIG
 
 
-class ModeError(WorldError):
-    code = "world_failed"
-    exit_code = EXIT_CONFIG
+class NoDeviceError(ChoiceError):
+    """This machine has no such device."""
 
 
-class PromptError(WorldError):
-    code = "world_failed"
-    exit_code = EXIT_CONFIG
+class ModeError(ChoiceError):
+    """The world does not have that decode mode."""
 
 
-class SeatsError(WorldError):
-    code = "world_failed"
-    exit_code = EXIT_CONFIG
+class PromptError(ChoiceError):
+    """The world cannot take that text."""
 
 
-class WeightDtypeError(WorldError):
-    code = "world_failed"
-    exit_code = EXIT_CONFIG
+class SeatsError(ChoiceError):
+    """There is no room for that many sessions."""
+
+
+class WeightDtypeError(ChoiceError):
+    """The world's weights cannot be read so."""
 
     @classmethod
     def no_kernels(cls, precision: str, got: str) -> Self:
@@ -96,14 +102,12 @@ class WeightDtypeError(WorldError):
         )
 
 
-class DetokenizerError(WorldError):
-    code = "world_failed"
-    exit_code = EXIT_CONFIG
+class DetokenizerError(ChoiceError):
+    """The world's latents cannot be detokenized so."""
 
 
-class FrameRateError(WorldError):
-    code = "world_failed"
-    exit_code = EXIT_CONFIG
+class FrameRateError(ChoiceError):
+    """The world has a frame rate of its own."""
 
 
 class UnknownThemeError(WorldError):

@@ -87,10 +87,12 @@ class Hello(Record, frozen=True, tag_field="type", tag="hello"):
     codecs: Annotated[
         tuple[Name, ...],
         Meta(max_length=8),
-        about("codecs that the client decodes: `h264` and `vp8` by `webrtc`, `h264` and "
-              "`jpeg` by `websocket`, `i420`, `rgb`, `bgra`, `h264` and `jpeg` by `zeromq`: "
-              "there the first one is taken"),
-    ] = ("jpeg",)  # fmt: skip
+        about(
+            "codecs that the client decodes: `h264` and `vp8` by `webrtc`, `h264` and "
+            "`jpeg` by `websocket`, `i420`, `rgb`, `bgra`, `h264` and `jpeg` by `zeromq`: "
+            "there the first one is taken"
+        ),
+    ] = ("jpeg",)
     token: Annotated[Token | None, about("the server's secret, if it requires one")] = None
     resume: Annotated[
         Token | None, about("the `resume` of an earlier `welcome`: take that session over")
@@ -161,9 +163,11 @@ class Start(Record, frozen=True, tag_field="type", tag="start"):
     prompt: Annotated[Text | None, about("text for worlds that take one per session")] = None
     prompt_frames: Annotated[
         PromptCount | None,
-        about("start from this many frames, sent before as `prompt_frame`. 0: from the theme. "
-              "Absent: as before, at first as the server is set up"),
-    ] = None  # fmt: skip
+        about(
+            "start from this many frames, sent before as `prompt_frame`. 0: from the theme. "
+            "Absent: as before, at first as the server is set up"
+        ),
+    ] = None
 
 
 class Input(Record, frozen=True, tag_field="type", tag="input"):
@@ -199,9 +203,11 @@ class FrameShown(Record, frozen=True, tag_field="type", tag="frame_shown"):
     ] = None
     refresh: Annotated[
         Annotated[float, Meta(ge=1.0, le=1000.0)] | None,
-        about("measured period of the display's refresh in ms. The server then shifts a lone "
-              "player's frames so that they arrive shortly before a refresh"),
-    ] = None  # fmt: skip
+        about(
+            "measured period of the display's refresh in ms. The server then shifts a lone "
+            "player's frames so that they arrive shortly before a refresh"
+        ),
+    ] = None
 
 
 class Credit(Record, frozen=True, tag_field="type", tag="credit"):
@@ -244,9 +250,11 @@ class Bye(Record, frozen=True, omit_defaults=True, tag_field="type", tag="bye"):
 
     keep: Annotated[
         bool,
-        about("keep the world for `kept_s`, unless another player needs the seat: a page that is "
-              "closed may be loaded again. Absent: the session cannot be resumed"),
-    ] = False  # fmt: skip
+        about(
+            "keep the world for `kept_s`, unless another player needs the seat: a page that is "
+            "closed may be loaded again. Absent: the session cannot be resumed"
+        ),
+    ] = False
 
 
 # --- server to client -------------------------------------------------------------------------
@@ -285,9 +293,11 @@ class Status(Record, frozen=True, tag_field="type", tag="status"):
 
     state: Annotated[
         State,
-        about("`ready`: the server waits for `start`; `queued`: for a seat; `reconnecting`: the "
-              "worker died, frames stop"),
-    ]  # fmt: skip
+        about(
+            "`ready`: the server waits for `start`; `queued`: for a seat; `reconnecting`: the "
+            "worker died, frames stop"
+        ),
+    ]
     detail: Annotated[Text, about("for people")] = ""
     progress: Annotated[Share | None, about("how much is loaded")] = None
     position: Annotated[Count | None, about("place in the queue, 0 is next")] = None
@@ -331,10 +341,12 @@ class Event(Record, frozen=True, tag_field="type", tag="event"):
             "seat_warning",
             "control_requested",
         ],
-        about("`world_reset`: the world could not be kept and begins again; `session_resumed`: "
-              "what passed while the client was away; `seat_warning`: the seat of an idle player "
-              "is free soon; `control_requested`: a spectator asks for the controls"),
-    ]  # fmt: skip
+        about(
+            "`world_reset`: the world could not be kept and begins again; `session_resumed`: "
+            "what passed while the client was away; `seat_warning`: the seat of an idle player "
+            "is free soon; `control_requested`: a spectator asks for the controls"
+        ),
+    ]
     detail: Annotated[Text, about("for people")] = ""
     seconds: Annotated[
         float | None, about("since the client was lost, or until the seat is free")

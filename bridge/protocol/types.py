@@ -166,9 +166,11 @@ class ControllerState(Record, frozen=True):
     ] = ()
     pointer: Annotated[
         tuple[Pixels, Pixels],
-        about("pixels moved since the session began, +x right, +y down: a counter, so a lost "
-              "packet loses nothing"),
-    ] = (0.0, 0.0)  # fmt: skip
+        about(
+            "pixels moved since the session began, +x right, +y down: a counter, so a lost "
+            "packet loses nothing"
+        ),
+    ] = (0.0, 0.0)
     camera: Annotated[
         Pose | None, about("the client's camera; used by worlds with the conditioning `camera`")
     ] = None
@@ -265,9 +267,10 @@ class FrameHeader(Record, frozen=True):
     input_sequence: Annotated[
         int,
         Meta(ge=-1, le=MAX_INT),
-        about("`sequence` of the state that this frame answers, as this connection counts; "
-              "-1: none"),
-    ]  # fmt: skip
+        about(
+            "`sequence` of the state that this frame answers, as this connection counts; -1: none"
+        ),
+    ]
     input_time: Annotated[Milliseconds, about("`time` of that state (client time)")]
     t_input: Annotated[Milliseconds, about("the gateway received that state")]
     t_controls: Annotated[
@@ -313,9 +316,11 @@ class Observation(Record, frozen=True):
     rgb: Annotated[bytes, about("uint8 [height, width, 3]")]
     depth: Annotated[
         bytes,
-        about("uint16 little-endian [height, width]; metres along the view's axis are value * "
-              "`depth_scale`; 0: nothing was rendered here, so the world draws it"),
-    ]  # fmt: skip
+        about(
+            "uint16 little-endian [height, width]; metres along the view's axis are value * "
+            "`depth_scale`; 0: nothing was rendered here, so the world draws it"
+        ),
+    ]
     depth_scale: DepthScale
     fresh: Annotated[bool, about("forget first what the world has drawn so far")] = False
 
@@ -336,9 +341,11 @@ class PromptFrames(Record, frozen=True):
     rgb: Annotated[bytes, about("uint8 [count, height, width, 3]")]
     depth: Annotated[
         bytes | None,
-        about("of the newest one, uint16 little-endian [height, width]; metres along the view's "
-              "axis are value * `depth_scale`; 0: unknown"),
-    ] = None  # fmt: skip
+        about(
+            "of the newest one, uint16 little-endian [height, width]; metres along the view's "
+            "axis are value * `depth_scale`; 0: unknown"
+        ),
+    ] = None
     depth_scale: DepthScale = DEPTH_SCALE
 
     def __post_init__(self) -> None:

@@ -651,8 +651,10 @@ def test_keys_are_files_for_their_owner_alone(tmp_path: Path) -> None:
     make_keys(folder, "server")
     (folder / "bob.key").write_bytes((folder / "alice.key").read_bytes())
     assert [(p.name, p.secret is None) for p in list_keys(folder)] == [
-        ("alice", False), ("bob", True), ("server", False),
-    ]  # fmt: skip
+        ("alice", False),
+        ("bob", True),
+        ("server", False),
+    ]
     assert accepted_keys(folder) == {pair.public: "bob"}
     assert load_public_key(pair.public.decode()) == pair.public
     with pytest.raises(ConfigError, match="these keys exist"):

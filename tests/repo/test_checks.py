@@ -29,6 +29,15 @@ def test_ruff(arguments: tuple[str, ...]) -> None:
     assert result.returncode == 0, result.stdout
 
 
+def test_the_formatter_is_never_switched_off() -> None:
+    """There is no table of numbers that needs it."""
+    switch = "# fmt: " + "(skip|off)"
+    result = subprocess.run(
+        ["git", "grep", "-nE", switch, "--", "*.py"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert result.returncode == 1, result.stdout
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(400)
 def test_mypy_strict() -> None:

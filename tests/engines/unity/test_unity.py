@@ -310,8 +310,10 @@ def test_plays_on_a_real_server(compiler: Compiler, tmp_path: Path) -> None:
         rounds = json.loads(compiler.harness("rounds", server.url, "20", timeout=120))
         many = json.loads(compiler.harness("rounds", zeromq, "4", timeout=120))
     for result in results:
-        print(f"{result['fps']:.1f} of 60 frames/s, round trip {result['round_trip_ms']:.2f} ms, "
-              f"{result['allocated']} bytes allocated in a quarter of a second")  # fmt: skip
+        print(
+            f"{result['fps']:.1f} of 60 frames/s, round trip {result['round_trip_ms']:.2f} ms, "
+            f"{result['allocated']} bytes allocated in a quarter of a second"
+        )
         assert result["state"] == "Playing"
         # The median, by the whole process, after its buffers have grown.
         assert 0 <= result["allocated"] < 1000
