@@ -350,5 +350,5 @@ def _epoch_ms() -> int:
 
 
 def _refusal(message: str, expected: str, got: str) -> BridgeError:
-    remedy = "Use the front end for Unreal 5.4 or later, with its default settings."
+    remedy = "Use the front end for Unreal 5.2 or later, with its default settings."
     return BridgeError("bad_message", message, expected, repr(got)[:200], remedy)

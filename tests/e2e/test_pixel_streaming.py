@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.bridge.conftest import SPEC, Rig, RigMaker, eventually, make_rig
 from tests.support.chromium import Browser, Page
-from tests.support.npm import npm_package
+from tests.support.npm import bundled
 from worldbridge.bridge.protocol import SessionInput
 
 pytestmark = [pytest.mark.e2e, pytest.mark.browser, pytest.mark.timeout(240)]
 
-LIBRARY, VERSION = "@epicgames-ps/lib-pixelstreamingfrontend-ue5.6", "0.3.1"
+# of each version of Unreal that has one; a library of another version is one parameter more
+VERSIONS = {"5.2": "0.5.9", "5.3": "1.0.9", "5.4": "1.1.6", "5.5": "1.3.0", "5.7": "0.3.1"}
+USUAL = "5.6", "0.3.1"
 _PLAY = """(() => {
   // the library makes the player as large as what is around it
   document.body.innerHTML =
@@ -44,21 +44,11 @@ _MOVE = """
 
 
 @pytest.fixture(scope="module")
-def library(tmp_path_factory: pytest.TempPathFactory) -> str:
+def library(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> str:
     """The package as a front end bundles it: no file of it is changed."""
-    home = npm_package(LIBRARY, VERSION).parents[2]
-    bundler = npm_package("esbuild", "0.28.2") / "bin" / "esbuild"
-    target = tmp_path_factory.mktemp("bundle") / "library.js"
-    command = [str(bundler), "--bundle", "--format=iife", "--global-name=ps"]
-    subprocess.run(
-        [*command, "--platform=browser", f"--outfile={target}"],
-        input=f'export * from "{LIBRARY}";'.encode(),
-        cwd=home,
-        check=True,
-        capture_output=True,
-        timeout=60,
-    )
-    return Path(target).read_text()
+    unreal, version = getattr(request, "param", USUAL)
+    name = f"@epicgames-ps/lib-pixelstreamingfrontend-ue{unreal}"
+    return bundled(name, version, tmp_path_factory.mktemp("bundle") / "library.js", "ps")
 
 
 @pytest.fixture
@@ -75,6 +65,12 @@ async def open_player(browser: Browser, rig: Rig, library: str, query: str = "")
     return page
 
 
+@pytest.mark.parametrize(
+    "library",
+    [USUAL, *(pytest.param(each, marks=pytest.mark.long) for each in VERSIONS.items())],
+    indirect=True,
+    ids=lambda each: each[0],
+)
 async def test_the_library_shows_the_stream_and_steers_it(
     rig: Rig, browser: Browser, library: str
 ) -> None:

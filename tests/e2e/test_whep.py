@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tests.bridge.conftest import SPEC, Rig, RigMaker, make_rig
+from tests.bridge.conftest import SPEC, Rig, RigMaker, eventually, make_rig
 from tests.support.chromium import Browser, Page
-from tests.support.npm import npm_package
+from tests.support.npm import bundled, npm_package
 from worldbridge.bridge.protocol import OpenSession
 
 pytestmark = [pytest.mark.e2e, pytest.mark.browser, pytest.mark.timeout(180)]
@@ -69,6 +70,25 @@ _CAMERA = """(async () => {
   window.client = new WHIPClient();
   await client.publish(pc, ENDPOINT);
   return client.resourceURL.href;
+})()"""
+
+
+_PLAYER = """(async () => {
+  window.video = document.createElement("video");
+  video.muted = video.autoplay = true;
+  document.body.append(video);
+  window.player = new lib.WebRTCPlayer({ video, type: "whep" });
+  await player.load(new URL(ENDPOINT));
+  return true;
+})()"""
+_CLIENT = """(async () => {
+  const canvas = document.createElement("canvas");
+  [canvas.width, canvas.height] = [320, 180];
+  const draw = canvas.getContext("2d");
+  setInterval(() => draw.fillRect(0, 0, 320, 180), 30);
+  window.client = new lib.WHIPClient({ endpoint: ENDPOINT, opts: { noTrickleIce: true } });
+  await client.ingest(canvas.captureStream(30));
+  return true;
 })()"""
 
 
@@ -142,6 +162,31 @@ async def test_the_whip_whep_package_sends_the_image_of_a_session(
     assert red > 150 and green < 70 and blue < 80, "the browser's colours are its own"
     await page.evaluate("client.stop()")
     await page.until(f"fetch('{resource}').then((r) => r.status === 404)")
+
+
+@pytest.mark.long
+async def test_the_eyevinn_player_watches(playing: Rig, browser: Browser, tmp_path: Path) -> None:
+    page = await browser.new_page()
+    await page.open(playing.url + "health")
+    source = bundled("@eyevinn/webrtc-player", "0.13.0", tmp_path / "player.js", "lib")
+    await page.evaluate(f"{source};window.lib = lib; true")
+    await page.evaluate(_PLAYER.replace("ENDPOINT", f'"{playing.url}whep"'))
+    await shows(page)
+    await page.evaluate("player.unload(), true")
+
+
+@pytest.mark.long
+async def test_the_eyevinn_client_sends_the_image_of_a_session(
+    make_rig: RigMaker, browser: Browser, tmp_path: Path
+) -> None:
+    rig = await make_rig(whip="on")
+    worker = await rig.worker(spec=SPEC.replace(kind="autoregressive", max_prompt_frames=1))
+    page = await browser.new_page()
+    await page.open(rig.url + "health")
+    source = bundled("@eyevinn/whip-web-client", "1.1.7", tmp_path / "client.js", "lib")
+    await page.evaluate(f"{source};window.lib = lib; true")
+    await page.evaluate(_CLIENT.replace("ENDPOINT", f'"{rig.url}whip"'))
+    await eventually(lambda: bool(worker.of(OpenSession)), 60)
 
 
 __all__ = ["make_rig"]

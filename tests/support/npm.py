@@ -35,3 +35,18 @@ def npm_package(name: str, version: str) -> Path:
         (home / "complete").touch()
     assert (folder / "package.json").exists()
     return folder
+
+
+def bundled(name: str, version: str, target: Path, variable: str) -> str:
+    """Return a package as a page bundles it, as the script that sets `variable`."""
+    bundler = npm_package("esbuild", "0.28.2") / "bin" / "esbuild"
+    command = [str(bundler), "--bundle", "--format=iife", f"--global-name={variable}"]
+    subprocess.run(
+        [*command, "--platform=browser", f"--outfile={target}"],
+        input=f'export * from "{name}";'.encode(),
+        cwd=npm_package(name, version).parents[len(Path(name).parts)],
+        check=True,
+        capture_output=True,
+        timeout=60,
+    )
+    return target.read_text()
