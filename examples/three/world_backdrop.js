@@ -109,11 +109,12 @@ export function poseOf(camera) {
 /**
  * Fills the view with the frames of a WorldTexture. Where they have depth, the scene's own objects
  * go behind the world's walls; where the camera is not where a frame was seen from, the frame is
- * reprojected. With `recede`, a share of their distance, the world's surfaces stand farther: for scenes
- * that a WorldGuide sends, whose own surfaces are then in front of what the world shows of them.
+ * reprojected, unless `reproject` is false. With `recede`, a share of their distance, the world's
+ * surfaces stand farther: for scenes that a WorldGuide sends, whose own surfaces are then in front of
+ * what the world shows of them.
  */
 export class WorldBackdrop extends THREE.Mesh {
-  constructor(world, { recede = 0 } = {}) {
+  constructor(world, { recede = 0, reproject = true } = {}) {
     const names = ["frame", "frameDepth", "depthScale", "toFrame", "frameTangents"];
     names.push("projection", "unprojection", "far", "recede", "moved");
     const uniforms = Object.fromEntries(names.map((name) => [name, { value: null }]));
@@ -129,6 +130,7 @@ export class WorldBackdrop extends THREE.Mesh {
       }),
     );
     this.world = world;
+    this.reproject = reproject;
     this.material.uniforms.recede.value = recede;
     this.frustumCulled = false; // the shader places it
     this.renderOrder = -1;
@@ -144,7 +146,9 @@ export class WorldBackdrop extends THREE.Mesh {
     uniforms.frame.value = world.texture;
     uniforms.frameDepth.value = world.depth;
     uniforms.depthScale.value = world.depth ? world.depthScale : 0;
-    uniforms.toFrame.value.copy(world.seenFrom).invert().multiply(camera.matrixWorld);
+    if (this.reproject)
+      uniforms.toFrame.value.copy(world.seenFrom).invert().multiply(camera.matrixWorld);
+    else uniforms.toFrame.value.identity();
     uniforms.frameTangents.value.set((tangent * width) / height, tangent);
     uniforms.projection.value = camera.projectionMatrix;
     uniforms.unprojection.value = camera.projectionMatrixInverse;

@@ -183,7 +183,7 @@ async def test_the_worlds_walls_hide_an_object_of_the_scene(site: str, browser: 
             return np.asarray(Image.open(io.BytesIO(base64.b64decode(data))).convert("RGB"))
 
         scene.check_ball(await compose(scene.frame.pose, ball))
-        scene.check_reprojected(await compose(scene.truth.pose, "null"))
+        scene.check_reprojected([await compose(truth.pose, "null") for truth in scene.truths])
         (hello,) = server.of("hello")
     assert hello["depth"] is True
     assert not any("error" in line.lower() for line in page.log), page.log

@@ -7,7 +7,7 @@ and a ball stands half behind the nearest wall.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -21,7 +21,8 @@ from worldbridge.models.procedural.render import render_rgbd
 
 MAGENTA = (255, 0, 255)  # of the ball
 SCALE = 0.002  # metres per step of the depth: up to 131 m
-TURN_DEG, WALK_M = 9.0, 0.15  # a tenth of a second at 90 degrees/s and 1.5 m/s
+TURN_DEG_S, WALK_M_S = 90.0, 1.5
+REFRESHES = (2, 4, 6)  # sixtieths of a second after the frame; the sixth is when the next one comes
 BORDER = 0.25  # of the width: what the turned camera sees beyond the frame
 BALL_M = 0.5  # radius
 
@@ -95,18 +96,26 @@ def psnr(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> float:
 
 @dataclass(frozen=True, slots=True)
 class DepthScene:
-    """`frame` is sent, `truth` is what the moved camera sees, `centre` is the ball's."""
+    """`frame` is sent, `truths` are what the moving camera sees, `centre` is the ball's."""
 
     camera: CameraState
     frame: View
-    truth: View
+    truths: tuple[View, ...]
     centre: tuple[float, float, float]
 
-    def check_reprojected(self, shown: NDArray[np.uint8]) -> None:
-        """Assert that a frame shown for the moved camera is much nearer to the truth."""
-        unwarped, warped = psnr(self.frame.rgb, self.truth.rgb), psnr(shown, self.truth.rgb)
-        print(f"PSNR {warped:.1f} dB reprojected, {unwarped:.1f} dB as it came")
-        assert warped > unwarped + 6
+    def check_reprojected(self, shown: Sequence[NDArray[np.uint8]]) -> None:
+        """Assert that what is shown at each refresh is much nearer to the truth than the frame."""
+        assert len(shown) == len(self.truths)
+        gains = []
+        for refresh, image, truth in zip(REFRESHES, shown, self.truths, strict=True):
+            unwarped, warped = psnr(self.frame.rgb, truth.rgb), psnr(image, truth.rgb)
+            gains.append(warped - unwarped)
+            turn, walk = TURN_DEG_S * refresh / 60, 100 * WALK_M_S * refresh / 60
+            print(
+                f"{turn:.0f} degrees and {walk:.0f} cm on: PSNR {warped:.1f} dB reprojected, "
+                f"{unwarped:.1f} dB as it came"
+            )
+        assert min(gains) > 6
 
     def check_ball(self, shown: NDArray[np.uint8]) -> None:
         """Assert that the ball is seen beside the wall, and not through it."""
@@ -119,15 +128,21 @@ class DepthScene:
         assert (magenta != visible).sum() < 0.1 * whole.sum()
 
 
+def moved(camera: CameraState, seconds: float) -> CameraState:
+    """Return a camera that has turned and walked for a time."""
+    yaw = camera.yaw + math.radians(TURN_DEG_S) * seconds
+    walk = WALK_M_S * seconds
+    return CameraState(camera.x - walk * math.sin(yaw), camera.z - walk * math.cos(yaw), yaw)
+
+
 @cache
 def depth_scene() -> DepthScene:
     scene = build_scene("city", 7, "cpu")
     camera = spawn(scene, 7)
     frame = view(scene, camera)
-    yaw = camera.yaw + math.radians(TURN_DEG)
-    moved = CameraState(camera.x - WALK_M * math.sin(yaw), camera.z - WALK_M * math.cos(yaw), yaw)
     row, column = edge(frame.depth)
     depth = float(frame.depth[row, column]) + 2 * BALL_M
     direction = rays(camera, frame.depth.shape, frame.pose["fov_y"])[row, column]
     x, y, z = np.array(frame.pose["position"]) + depth * direction
-    return DepthScene(camera, frame, view(scene, moved), (float(x), float(y), float(z)))
+    truths = tuple(view(scene, moved(camera, refresh / 60)) for refresh in REFRESHES)
+    return DepthScene(camera, frame, truths, (float(x), float(y), float(z)))

@@ -1,7 +1,7 @@
 extends SceneTree
 ## Shows the frames of a server in a WorldBackdrop: `godot --path PROJECT --script THIS -- SERVER
-## FOLDER LAST POSE BALL`. After the frame numbered LAST it turns the camera to POSE (a Pose as JSON),
-## writes what the very next refresh shows to FOLDER/reprojected.png, and FOLDER/ball.png, the view from the frame's camera with a magenta
+## FOLDER LAST POSES BALL`. After the frame numbered LAST it turns the camera to each of POSES (as JSON),
+## writes what the very next refresh shows to FOLDER/reprojected-0.png and so on, and FOLDER/ball.png, the view from the frame's camera with a magenta
 ## ball at BALL (x, y, z and radius as JSON) in the world. Prints DONE.
 
 const Coordinates = preload("res://addons/worldbridge/core/coordinates.gd")
@@ -37,8 +37,11 @@ func _run() -> void:
 	root.size = size
 	_look_from(_header["camera"])
 	await _frames(4)
-	_look_from(JSON.parse_string(_arguments[3]))
-	await _save("reprojected.png")
+	var poses: Array = JSON.parse_string(_arguments[3])
+	for i in poses.size():
+		_look_from(poses[i])
+		await _save("reprojected-%d.png" % i)
+		await process_frame
 	var ball: Array = JSON.parse_string(_arguments[4])
 	var mesh := SphereMesh.new()
 	mesh.radius = ball[3]

@@ -59,23 +59,24 @@ def run(screen: list[str], work: Path, script: str, *arguments: str) -> str:
 
 @pytest.fixture(scope="module")
 def shown(screen: list[str]) -> Shown:
-    """What Godot shows: "reprojected" to the moved camera, and the frame with the "ball"."""
+    """What Godot shows: "reprojected-0" and so on of the moving camera, and the "ball"."""
     scene = depth_scene()
     with project("backdrop_test.gd") as work:
         with client_server("whole", session=[scene.frame.fields()] * 3) as server:
-            ball, pose = json.dumps([*scene.centre, BALL_M]), json.dumps(scene.truth.pose)
-            arguments = [server.url, f"/tmp/{work.name}", str(LAST), pose, ball]
+            poses = json.dumps([truth.pose for truth in scene.truths])
+            ball = json.dumps([*scene.centre, BALL_M])
+            arguments = [server.url, f"/tmp/{work.name}", str(LAST), poses, ball]
             assert "DONE" in run(screen, work, "backdrop_test.gd", *arguments)
             (hello,) = server.of("hello")
         assert hello["depth"] is True
         return {
             name: np.asarray(Image.open(work / f"{name}.png").convert("RGB"))
-            for name in ("reprojected", "ball")
+            for name in ("reprojected-0", "reprojected-1", "reprojected-2", "ball")
         }
 
 
-def test_a_frame_is_reprojected_to_a_camera_that_turned_and_walked(shown: Shown) -> None:
-    depth_scene().check_reprojected(shown["reprojected"])
+def test_a_frame_is_reprojected_to_a_camera_that_turns_and_walks(shown: Shown) -> None:
+    depth_scene().check_reprojected([shown[f"reprojected-{i}"] for i in range(3)])
 
 
 def test_a_ball_is_hidden_by_the_walls_of_the_world(shown: Shown) -> None:

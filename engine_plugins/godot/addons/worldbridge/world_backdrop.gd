@@ -13,6 +13,9 @@ const LAYER := 1 << 19 # the 20th: what a WorldGuide sends is the scene without 
 @export var camera: Camera3D
 ## Move `camera` to where each frame is seen from: for worlds that do not follow the scene's camera.
 @export var drive_camera := false
+## Reproject each frame to the present camera, so that looking around and walking respond at the display's
+## rate whatever the world's.
+@export var reproject := true
 ## Share of its distance by which the world's surfaces stand farther: where a WorldGuide sends the scene,
 ## the scene's own surfaces are then in front of what it shows of them.
 @export_range(0.0, 0.5) var recede := 0.0
@@ -43,7 +46,8 @@ func _process(_delta: float) -> void:
 		camera.keep_aspect = Camera3D.KEEP_HEIGHT
 		camera.fov = stream.frame_pose["fov_y"]
 	var size := stream.texture.get_size()
-	var to_frame := seen_from.affine_inverse() * camera.global_transform.orthonormalized()
+	var to_frame := seen_from.affine_inverse() * camera.global_transform.orthonormalized() \
+			if reproject else Transform3D()
 	_material.set_shader_parameter("frame", stream.texture)
 	_material.set_shader_parameter("frame_depth", stream.depth_texture)
 	_material.set_shader_parameter("depth_scale", stream.depth_scale if stream.depth_texture else 0.0)
