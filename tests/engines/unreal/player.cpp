@@ -108,6 +108,8 @@ int main(int count, char** words) {
     network.join();
     const double left = NowMs() - leaving;
     const double dx = camera.position[0] - first_camera.position[0], dz = camera.position[2] - first_camera.position[2];
+    std::string got = view.error ? view.error->got : "";
+    std::replace(got.begin(), got.end(), '"', '\'');  // the server's words stand in JSON
     std::printf(
         "{\"state\": \"%s\", \"error\": \"%s\", \"shown\": %lld, \"images\": %lld, \"ordered\": %s, \"fps\": %.2f, "
         "\"received_fps\": %.2f, \"first_frame\": %lld, \"last_frame\": %lld, \"answered\": %lld, \"round_trip_ms\": %.3f, "
@@ -117,6 +119,6 @@ int main(int count, char** words) {
         shown > 1 ? double(view.frames) * 1000 / (last - first) : 0.0, (long long)first_frame, (long long)last_frame,
         (long long)answered, view.round_trip, view.latency, std::sqrt(dx * dx + dz * dz), left, stall_age,
         (long long)view.width, (long long)view.height, hashes.c_str(),
-        view.error ? view.error->got.c_str() : "");
+        got.c_str());
     return view.error ? 1 : 0;
 }
