@@ -489,22 +489,55 @@ ATTACKS: dict[str, Callable[[random.Random], bytes]] = {
 }
 
 
+CURVE = GREETING.replace(b"NULL\0", b"CURVE")
+CURVE_HELLO = b"\x04\xc8\x05HELLO\x01\x00" + bytes(72)
+CURVE_ATTACKS: dict[str, Callable[[random.Random], bytes]] = {
+    "half a greeting": lambda generator: CURVE[: generator.randrange(64)],
+    "no handshake": lambda generator: CURVE + generator.randbytes(500),
+    "another mechanism": lambda generator: GREETING + READY,
+    "READY": lambda generator: CURVE + READY,
+    "an empty key": lambda generator: CURVE + CURVE_HELLO + bytes(128),
+    "a wrong key": lambda generator: CURVE + CURVE_HELLO + generator.randbytes(128),
+    "INITIATE": lambda generator: (
+        CURVE
+        + CURVE_HELLO
+        + generator.randbytes(128)
+        + b"\x04\xf0\x08INITIATE"
+        + generator.randbytes(231)
+    ),
+    "a huge command": lambda generator: CURVE + b"\x06" + HUGE[1:] + bytes(65_536),
+    "heartbeats": lambda generator: CURVE + PING * 20_000,
+}
+
+
 @pytest.mark.serial
-async def test_the_port_outlives_floods_below_the_protocol(rig: Rig) -> None:
+@pytest.mark.parametrize(
+    "attacks", [ATTACKS, pytest.param(CURVE_ATTACKS, marks=pytest.mark.long)], ids=["", "keys"]
+)
+async def test_the_port_outlives_floods_below_the_protocol(
+    make_rig: RigMaker, tmp_path: Path, attacks: dict[str, Callable[[random.Random], bytes]]
+) -> None:
+    keys, options = {}, {}
+    if attacks is CURVE_ATTACKS:
+        server, folder = make_keys(tmp_path / "keys", "server"), tmp_path / "keys"
+        make_keys(folder, "alice")
+        keys = {"key": folder / "alice.key_secret", "server_key": server.public.decode()}
+        options = {"zmq_keys": str(folder)}
+    rig = await make_rig(zmq_port=0, **options)
     await rig.worker()
     host, _, port = rig.zeromq.removeprefix("tcp://").rpartition(":")
     stop = threading.Event()
-    counts = dict.fromkeys(ATTACKS, 0)
+    counts = dict.fromkeys(attacks, 0)
 
     def flood(seed: int) -> None:
         generator = random.Random(seed)
         held: list[socket.socket] = []
         while not stop.is_set():
-            name = generator.choice(list(ATTACKS))
+            name = generator.choice(list(attacks))
             attacker = socket.create_connection((host, int(port)), PATIENCE_S)
             with suppress(OSError):  # it was cut already
                 attacker.settimeout(1.0)
-                attacker.sendall(ATTACKS[name](generator))
+                attacker.sendall(attacks[name](generator))
             counts[name] += 1
             held.append(attacker)  # half open
             if len(held) > 200:
@@ -512,7 +545,7 @@ async def test_the_port_outlives_floods_below_the_protocol(rig: Rig) -> None:
         for attacker in held:
             attacker.close()
 
-    async with connect(rig.zeromq) as honest:
+    async with connect(rig.zeromq, **keys) as honest:  # type: ignore[arg-type]
         await honest.frame()
         floods = [asyncio.create_task(asyncio.to_thread(flood, seed)) for seed in range(2)]
         try:
@@ -528,7 +561,7 @@ async def test_the_port_outlives_floods_below_the_protocol(rig: Rig) -> None:
             await asyncio.gather(*floods)
         print(f"{sum(counts.values())} connections {counts}, {frames} frames meanwhile")
         assert honest.reconnects == 0
-    async with connect(rig.zeromq) as late:
+    async with connect(rig.zeromq, **keys) as late:  # type: ignore[arg-type]
         assert (await late.frame()).header.width == SPEC.width
 
 

@@ -17,7 +17,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.browser, pytest.mark.timeout(240)]
 
 # of each version of Unreal that has one; a library of another version is one parameter more
 VERSIONS = {"5.2": "0.5.9", "5.3": "1.0.9", "5.4": "1.1.6", "5.5": "1.3.0", "5.7": "0.3.1"}
-USUAL = "5.6", "0.3.1"
+DEFAULT = "5.6", "0.3.1"
 _PLAY = """(() => {
   // the library makes the player as large as what is around it
   document.body.innerHTML =
@@ -46,7 +46,7 @@ _MOVE = """
 @pytest.fixture(scope="module")
 def library(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> str:
     """The package as a front end bundles it: no file of it is changed."""
-    unreal, version = getattr(request, "param", USUAL)
+    unreal, version = getattr(request, "param", DEFAULT)
     name = f"@epicgames-ps/lib-pixelstreamingfrontend-ue{unreal}"
     return bundled(name, version, tmp_path_factory.mktemp("bundle") / "library.js", "ps")
 
@@ -67,7 +67,7 @@ async def open_player(browser: Browser, rig: Rig, library: str, query: str = "")
 
 @pytest.mark.parametrize(
     "library",
-    [USUAL, *(pytest.param(each, marks=pytest.mark.long) for each in VERSIONS.items())],
+    [DEFAULT, *(pytest.param(each, marks=pytest.mark.long) for each in VERSIONS.items())],
     indirect=True,
     ids=lambda each: each[0],
 )
