@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass, replace
@@ -162,6 +163,25 @@ def test_the_unity_layer_compiles_for_unity_2022_and_6(compiler: Compiler) -> No
         compiler.assembly("Unity2022", files, *core),
         compiler.assembly("Unity6", files, *core, "-d:UNITY_6000_0_OR_NEWER"),
     )
+
+
+@pytest.mark.parametrize("stage", ["vert", "frag"])
+@pytest.mark.parametrize("name", ["WorldBackdrop", "WorldGuide"])
+def test_the_shaders_compile_as_hlsl(name: str, stage: str, tmp_path: Path) -> None:
+    validator = shutil.which("glslangValidator")
+    if validator is None:
+        pytest.skip("no glslangValidator (on Debian: glslang-tools)")
+    shader = (PACKAGE / "Runtime" / "Unity" / f"{name}.shader").read_text()
+    program = re.search(r"CGPROGRAM\n(.*?)ENDCG", shader, re.S)
+    assert program is not None
+    entry = re.search(rf"#pragma {stage[:4]}\w* (\w+)", program[1])
+    assert entry is not None
+    source = tmp_path / f"shader.{stage}"
+    declared = (HERE / "stubs" / "UnityCG.hlsl").read_text()
+    source.write_text(program[1].replace('#include "UnityCG.cginc"', declared))
+    command = [validator, "-D", "-V", "-S", stage, "-e", entry[1], "-o", tmp_path / "out", source]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 # -- the core --------------------------------------------------------------------------------------

@@ -51,6 +51,11 @@ std::string Plain(const FString& From)
 {
     return std::string(TCHAR_TO_UTF8(*From));
 }
+
+FWorldStreamError ErrorOf(const worldbridge::Error& From)
+{
+    return {Text(From.code), Text(From.message), Text(From.expected), Text(From.got), Text(From.remedy)};
+}
 }  // namespace
 
 UWorldStreamComponent::UWorldStreamComponent()
@@ -85,14 +90,9 @@ void UWorldStreamComponent::Play()
     worldbridge::Address Address;
     if (!worldbridge::ReadAddress(Plain(Server), Address))
     {
-        FWorldStreamError Error;
-        Error.Code = TEXT("bad_address");
-        Error.Message = TEXT("The server's address is not valid");
-        Error.Expected = TEXT("ws://host:port/session");
-        Error.Got = Server;
-        Error.Remedy = TEXT("Correct the property Server.");
         State = EWorldStreamState::Error;
-        OnFailed.Broadcast(Error);
+        OnFailed.Broadcast(ErrorOf(
+            {"bad_address", "The server's address is not valid", "ws://host:port/session", Plain(Server), "Correct the property Server.", ""}));
         return;
     }
     worldbridge::SessionOptions Options;
@@ -324,6 +324,11 @@ static void Upload(UTexture2D& Texture, const TSharedPtr<FWorldStreamDecodedFram
 void UWorldStreamComponent::ShowNewestFrame()
 {
     const TSharedPtr<FWorldStreamNetwork> Live = Network;  // an event may call Stop()
+    if (Live->TakeBadFrame())
+    {
+        OnFailed.Broadcast(ErrorOf(
+            {"bad_message", "A frame cannot be decoded", "a JPEG image", "other bytes", "Update the plugin or the server.", "frame.image"}));
+    }
     TSharedPtr<FWorldStreamDecodedFrame> Decoded = MakeShared<FWorldStreamDecodedFrame>();
     if (!Live->TakeDecoded(*Decoded))
     {
@@ -383,12 +388,6 @@ void UWorldStreamComponent::ShowState()
     OnStateChanged.Broadcast(State, Text(View.detail));
     if (View.error && (Now == EWorldStreamState::Error || Now == EWorldStreamState::Full))
     {
-        FWorldStreamError Error;
-        Error.Code = Text(View.error->code);
-        Error.Message = Text(View.error->message);
-        Error.Expected = Text(View.error->expected);
-        Error.Got = Text(View.error->got);
-        Error.Remedy = Text(View.error->remedy);
-        OnFailed.Broadcast(Error);
+        OnFailed.Broadcast(ErrorOf(*View.error));
     }
 }

@@ -173,20 +173,27 @@ uint32 FWorldStreamNetwork::Run()
     return 0;
 }
 
-void FWorldStreamNetwork::Decode(worldbridge::ReceivedFrame& Frame)
+bool FWorldStreamNetwork::DecodeImage(const worldbridge::ReceivedFrame& Frame, FWorldStreamDecodedFrame& Decoded)
 {
     const worldbridge::ByteView Image = *Frame.frame.image;
-    FWorldStreamDecodedFrame Decoded;
     if (!Decoder.IsValid() || !Decoder->SetCompressed(Image.data, int64(Image.size)) ||
         !Decoder->GetRaw(ERGBFormat::BGRA, 8, Decoded.Pixels))
     {
-        UE_LOG(LogTemp, Warning, TEXT("WorldBridge: frame %lld is no JPEG image"), (long long)Frame.frame.header.frame);
-        return;
+        return false;
     }
     Decoded.Width = int32(Decoder->GetWidth());
     Decoded.Height = int32(Decoder->GetHeight());
-    if (Decoded.Width <= 0 || Decoded.Height <= 0 || Decoded.Pixels.Num() != int64(Decoded.Width) * Decoded.Height * 4)
+    return Decoded.Width > 0 && Decoded.Height > 0 && Decoded.Pixels.Num() == int64(Decoded.Width) * Decoded.Height * 4;
+}
+
+void FWorldStreamNetwork::Decode(worldbridge::ReceivedFrame& Frame)
+{
+    FWorldStreamDecodedFrame Decoded;
+    if (!DecodeImage(Frame, Decoded))
     {
+        FScopeLock Lock(&DecodedLock);
+        bBadFrameIsNew = bBadFrameIsNew || !bBadFrame;
+        bBadFrame = true;
         return;
     }
     const std::optional<worldbridge::ByteView>& Depth = Frame.frame.depth;
@@ -200,6 +207,15 @@ void FWorldStreamNetwork::Decode(worldbridge::ReceivedFrame& Frame)
     FScopeLock Lock(&DecodedLock);
     Newest = MoveTemp(Decoded);
     bHasNewest = true;
+    bBadFrame = false;
+}
+
+bool FWorldStreamNetwork::TakeBadFrame()
+{
+    FScopeLock Lock(&DecodedLock);
+    const bool bNew = bBadFrameIsNew;
+    bBadFrameIsNew = false;
+    return bNew;
 }
 
 bool FWorldStreamNetwork::TakeDecoded(FWorldStreamDecodedFrame& Decoded)

@@ -61,6 +61,9 @@ public:
     // Take the newest decoded frame. Returns whether there is one that was not taken yet.
     bool TakeDecoded(FWorldStreamDecodedFrame& Decoded);
 
+    // Whether a frame could not be decoded; true once for frames that follow each other.
+    bool TakeBadFrame();
+
     virtual uint32 Run() override;
     virtual void Stop() override { bStopping = true; }
 
@@ -68,6 +71,7 @@ public:
 
 private:
     void Decode(worldbridge::ReceivedFrame& Frame);
+    bool DecodeImage(const worldbridge::ReceivedFrame& Frame, FWorldStreamDecodedFrame& Decoded);
 
     worldbridge::Address Server;
     FWorldStreamSocket Link;
@@ -78,5 +82,7 @@ private:
     FCriticalSection DecodedLock;
     FWorldStreamDecodedFrame Newest;
     bool bHasNewest = false;
+    bool bBadFrame = false;
+    bool bBadFrameIsNew = false;
     FRunnableThread* Thread = nullptr;
 };
