@@ -111,23 +111,28 @@ stamped() { # stamped NAME FILE...: was exactly this installed before?
 NETWORK_REMEDY="check the network and the disk (df -h), then run the same command again; it goes on where it stopped"
 
 setup_runtime() {
-  if stamped runtime requirements.lock; then return; fi
+  if stamped runtime requirements.lock requirements-torch.lock; then return; fi
   : >"$LOG"
   if ! { [[ -x "$PY" ]] && recent_enough "$PY" && "$PY" -m pip --version >/dev/null 2>&1; }; then make_venv; fi
-  step "installing the locked packages (PyTorch is by far the largest)" "$NETWORK_REMEDY" \
-    "$PY" -m pip install --progress-bar off -r "$ROOT/requirements.lock"
+  step "installing the locked packages" "$NETWORK_REMEDY" \
+    "$PY" -m pip install --progress-bar off --require-hashes -r "$ROOT/requirements.lock"
+  # Its builds for CUDA and for CPUs alone share a version, so it has no one hash. Its index is asked
+  # for nothing else: what it depends on is there by now, or part of it (nvidia-...).
+  step "installing PyTorch, by far the largest" "$NETWORK_REMEDY" \
+    "$PY" -m pip install --progress-bar off ${WORLDBRIDGE_TORCH_INDEX:+--index-url "$WORLDBRIDGE_TORCH_INDEX"} \
+    -r "$ROOT/requirements-torch.lock"
   step "installing worldbridge into $VENV" "see the lines above" \
     "$PY" -m pip install --no-deps --no-build-isolation -e "$ROOT"
   step "checking that the packages fit together" "delete $VENV and run ./build.sh setup again" \
     "$PY" -m pip check
-  fingerprint requirements.lock >"$VENV/.stamp-runtime"
+  fingerprint requirements.lock requirements-torch.lock >"$VENV/.stamp-runtime"
 }
 
 setup_dev() {
   setup_runtime
   if stamped dev requirements.lock requirements-dev.lock; then return; fi
   step "installing the locked tools for tests and checks" "$NETWORK_REMEDY" \
-    "$PY" -m pip install --progress-bar off -r "$ROOT/requirements-dev.lock"
+    "$PY" -m pip install --progress-bar off --require-hashes -r "$ROOT/requirements-dev.lock"
   fingerprint requirements.lock requirements-dev.lock >"$VENV/.stamp-dev"
 }
 
@@ -287,32 +292,69 @@ wheel() {
   ls -l "$ROOT"/dist/*.whl
 }
 
-# Writes both lock files from the ranges in pyproject.toml, in throw-away environments.
+# Writes the lock files from the ranges in pyproject.toml, in a throw-away environment.
 lock() {
+  local torch
   : >"$LOG"
   scratch="$(mktemp -d)" # not local: the trap runs after the function
   trap 'rm -rf "$scratch"' EXIT
+  torch="$(grep '^torch==' "$ROOT/requirements-torch.lock")" # its version is chosen by hand
   step "resolving the runtime" "$NETWORK_REMEDY" sh -c "
     '$(find_python)' -m venv '$scratch/v' && cp '$ROOT/pyproject.toml' '$scratch/' && cd '$scratch' &&
-    v/bin/pip install torch==2.13.0 'setuptools>=77' wheel \$(v/bin/python - <<'PYTHON'
+    v/bin/pip install '$torch' 'setuptools>=77' wheel \$(v/bin/python - <<'PYTHON'
 import tomllib
 print(*(d.replace(' ', '') for d in tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies'] if not d.startswith('torch')))
 PYTHON
     )"
-  freeze "$scratch/v" "what \`worldbridge serve\` needs" >"$ROOT/requirements.lock"
+  frozen "$scratch/v" | grep -v '^triton==' >"$scratch/runtime"
   step "resolving the tools" "$NETWORK_REMEDY" sh -c "cd '$scratch' && v/bin/pip install \$(v/bin/python - <<'PYTHON'
 import tomllib
 print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['optional-dependencies']['dev'])
 PYTHON
     )"
-  freeze "$scratch/v" "the tools for tests and checks" | grep -vxFf "$ROOT/requirements.lock" \
-    >"$ROOT/requirements-dev.lock"
+  frozen "$scratch/v" | grep -vxFf "$scratch/runtime" >"$scratch/dev"
+  write_hashes
   say "wrote requirements.lock and requirements-dev.lock"
 }
 
-freeze() { # a local version such as +cpu names a build, which is each machine's own choice
-  echo "# Exact versions of $2. Written by ./build.sh lock"
-  "$1/bin/python" -m pip freeze --all --exclude pip | sed 's/+[a-z0-9.]*$//'
+frozen() { # frozen VENV: what is installed there, without PyTorch and what only its CUDA build needs
+  "$1/bin/python" -m pip freeze --all --exclude pip | grep -v -E '^(torch==|nvidia-|cuda-)'
+}
+
+# Writes the packages of $scratch/runtime and $scratch/dev with the hash of each file that pip takes,
+# on every Python and processor that worldbridge is made for.
+write_hashes() {
+  local python processor glibc platforms
+  cat "$scratch/runtime" "$scratch/dev" >"$scratch/all"
+  for processor in x86_64 aarch64; do
+    platforms=(--platform "manylinux2014_$processor")
+    for glibc in 17 24 26 27 28 31 34; do platforms+=(--platform "manylinux_2_${glibc}_$processor"); done
+    for python in 3.11 3.12 3.13 3.14; do
+      step "asking for the files of Python $python on $processor" "$NETWORK_REMEDY" \
+        "$scratch/v/bin/pip" install --dry-run --ignore-installed --no-deps --only-binary=:all: \
+        --implementation cp --python-version "$python" "${platforms[@]}" --target "$scratch/none" \
+        --report "$scratch/$python-$processor.json" -r "$scratch/all"
+    done
+  done
+  "$scratch/v/bin/python" - "$scratch" "$ROOT" <<'PYTHON'
+import json, pathlib, re, sys
+
+scratch, root = map(pathlib.Path, sys.argv[1:])
+hashes = {}
+for report in scratch.glob("*.json"):
+    for item in json.loads(report.read_text())["install"]:
+        name = re.sub(r"[-_.]+", "-", item["metadata"]["name"]).lower()
+        hashes.setdefault(name, set()).add(item["download_info"]["archive_info"]["hashes"]["sha256"])
+for source, lock, what in (
+    ("runtime", "requirements.lock", "what `worldbridge serve` needs besides PyTorch"),
+    ("dev", "requirements-dev.lock", "the tools for tests and checks"),
+):
+    lines = [f"# Exact versions and files of {what}. Written by ./build.sh lock"]
+    for pin in (scratch / source).read_text().split():
+        name = re.sub(r"[-_.]+", "-", pin.partition("==")[0]).lower()
+        lines.append(" \\\n    ".join([pin, *(f"--hash=sha256:{h}" for h in sorted(hashes[name]))]))
+    (root / lock).write_text("\n".join(lines) + "\n")
+PYTHON
 }
 
 usage() {
@@ -336,9 +378,10 @@ environment
   PYTHON=/path/to/python3    the interpreter that .venv is made with
   CHROMIUM=/path/to/chrome   the browser of the end-to-end tests
   WORLDBRIDGE_VENV=DIR       another place for .venv
-  PIP_...                    pip's own settings apply. PyTorch's default build for Linux includes
-                             CUDA (several GB). A machine without a GPU can use the much smaller
-                             CPU build: name its index in PIP_EXTRA_INDEX_URL.
+  WORLDBRIDGE_TORCH_INDEX=URL  the index that PyTorch alone is taken from. Its default build for
+                             Linux includes CUDA (several GB). A machine without a GPU can use the
+                             much smaller CPU build.
+  PIP_...                    pip's own settings apply
 USAGE
 }
 
