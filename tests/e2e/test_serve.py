@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import os
 import re
 import shutil
 import signal
@@ -285,59 +284,6 @@ def test_profile_of_nobody_ends_with_one_line() -> None:
     )
     assert result.returncode == 1
     assert len(result.stderr.strip().splitlines()) == 1, result.stderr
-
-
-@pytest.mark.parametrize("name", ["worker", "gateway"])
-def test_a_stopped_process_is_replaced(tmp_path: Path, name: str) -> None:
-    with serving(tmp_path / "log", "--world", "procedural", "--seats", "1") as server:
-        pid = server.child(name)
-        os.kill(pid, signal.SIGSTOP)
-        server.wait_for(f"{name} does not answer; printing its stacks and replacing it", 60)
-        deadline = time.monotonic() + 60
-        while not _playing(server):
-            assert time.monotonic() < deadline, server.output()
-            time.sleep(0.1)
-        assert server.child(name) != pid and not alive(pid)
-        assert "most recent call first" in server.output(), "no stacks"
-
-
-def _playing(server: Server) -> bool:
-    if server.output().count("the worker is ready with the world") < 2:
-        return False
-    try:
-        with urllib.request.urlopen(f"{server.url}/health", timeout=5) as response:
-            return bool(json.load(response)["ready"])
-    except OSError:
-        return False
-
-
-@pytest.mark.parametrize("kind", ["full", "closed", "unread"])
-async def test_play_goes_on_whatever_becomes_of_the_log(tmp_path: Path, kind: str) -> None:
-    reader, writer = os.pipe()
-    if kind == "closed":
-        os.close(reader)
-    elif kind == "full":
-        os.close(writer)
-        writer = os.open("/dev/full", os.O_WRONLY)
-    process = subprocess.Popen(
-        [*CLI, "serve", "--port", "0", "--world", "procedural", "--seats", "1"],
-        stdout=subprocess.PIPE,
-        stderr=writer,
-        text=True,
-        cwd=tmp_path,
-    )
-    try:
-        assert process.stdout is not None
-        url = (await asyncio.to_thread(process.stdout.readline)).removeprefix("ready ").strip()
-        for _ in range(200):  # each costs a line or more of the log
-            with contextlib.suppress(OSError):
-                urllib.request.urlopen(f"{url}/session", timeout=5)
-        async with connect(url) as player, asyncio.timeout(60):
-            for _ in range(30):
-                await player.frame()
-    finally:
-        process.terminate()
-        assert process.wait(20) == 0
 
 
 @pytest.mark.timeout(240)

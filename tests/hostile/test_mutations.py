@@ -1,25 +1,38 @@
-"""Messages with random changes, of clients and of a worker: the gateway refuses and lives on."""
+"""Messages with random changes, of clients and of a worker: the gateway refuses and lives on.
+
+First handed to it, then over real sockets, where frames and parts are changed as well.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import zmq
+import zmq.asyncio
 
+from tests.bridge.conftest import Rig, RigMaker, make_rig
+from tests.hostile.attacks import frame, websocket
 from tests.support.fake_worker import SPEC
 from worldbridge.bridge.config import GatewayConfig
+from worldbridge.bridge.gateway import http, limits
 from worldbridge.bridge.gateway.connection import Phase
 from worldbridge.bridge.gateway.hub import Gateway
 from worldbridge.bridge.gateway.peer import Peer
-from worldbridge.bridge.protocol import Hello, Ready, Start, encode, encode_parts
+from worldbridge.bridge.gateway.workers import WorkerLink
+from worldbridge.bridge.protocol import Credit, Hello, Ready, Start, Status, encode, encode_parts
 from worldbridge.bridge.protocol.examples import VALID
+from worldbridge.bridge.transports import zmtp
 from worldbridge.clock import now_ms
+
+__all__ = ["make_rig"]  # the fixture
 
 MAX_GROWTH_MB = 64
 WORKER = b"worker"
@@ -139,3 +152,127 @@ async def test_messages_of_a_worker(count: int, caplog: pytest.LogCaptureFixture
     assert newcomer.session is not None
     assert honest in target.gateway._peers or honest.connection.phase is Phase.CLOSED
     await target.gateway._close()
+
+
+# --- over sockets -------------------------------------------------------------------------------
+
+DEALER = zmtp.command(b"READY", b"\x0bSocket-Type\0\0\0\x06DEALER")
+SOCKET_COUNTS = [
+    1_000,
+    pytest.param(1_000_000, marks=[pytest.mark.long, pytest.mark.timeout(6 * 3600)]),
+]
+
+
+class Flood:
+    """Sends messages that are nearly right to a gateway until enough of them arrived."""
+
+    def __init__(self, rig: Rig, count: int) -> None:
+        self.rng = random.Random(34)
+        self.rig = rig
+        self.count = count
+        self.arrived = self.connections = 0
+
+    @property
+    def done(self) -> bool:
+        return self.arrived >= self.count
+
+    async def websocket(self) -> None:
+        greeting = [frame(encode(Hello())), frame(encode(Start()))]
+        while not self.done:
+            await self._say(await websocket(self.rig.port), greeting, frame)
+
+    async def zeromq(self) -> None:
+        def framed(data: bytes) -> bytes:
+            return b"".join(zmtp.frames([data]))
+
+        host, port = self.rig.zeromq.removeprefix("tcp://").split(":")
+        hello = Hello(transports=("zeromq",))
+        greeting = [framed(encode(hello)), framed(encode(Credit(1))), framed(encode(Start()))]
+        while not self.done:
+            stream = await asyncio.open_connection(host, int(port))
+            stream[1].write(zmtp.GREETING + DEALER)
+            await self._say(stream, greeting, framed)
+
+    async def _say(
+        self,
+        stream: tuple[asyncio.StreamReader, asyncio.StreamWriter],
+        greeting: list[bytes],
+        framed: Callable[[bytes], bytes],
+    ) -> None:
+        """Say hello in most connections, then anything until the gateway has enough of it."""
+        reader, writer = stream
+        self.connections += 1
+        valid = examples("client")
+        drain = asyncio.create_task(_until_error(reader))
+        with contextlib.suppress(OSError):
+            writer.writelines(greeting if self.rng.random() < 0.9 else [])
+            for _ in range(200):  # a frame that became long swallows what follows
+                if drain.done() or self.done:
+                    break
+                data = framed(mutated(self.rng, self.rng.choice(valid), valid))
+                changed = self.rng.random() < 0.05  # the frame, not the message in it
+                writer.write(mutated(self.rng, data, [data]) if changed else data)
+                await writer.drain()
+                await asyncio.sleep(0)
+        writer.transport.abort()
+        drain.cancel()
+
+    async def worker(self) -> None:
+        """The link to the worker: a second one, which takes the place of the first."""
+        with zmq.asyncio.Context() as context, context.socket(zmq.DEALER) as socket:
+            socket.linger = 0
+            socket.routing_id = WORKER
+            socket.connect(self.rig.endpoint)
+            valid = examples("worker")
+            while not self.done:
+                parts = [mutated(self.rng, self.rng.choice(valid), valid)]
+                if self.rng.random() < 0.3:
+                    sizes = [self.rng.randint(0, 64) for _ in range(self.rng.randint(1, 2))]
+                    parts += [self.rng.randbytes(size) for size in sizes]
+                await socket.send_multipart(parts)
+                if self.rng.random() < 0.1:
+                    await asyncio.sleep(0)
+
+
+async def _until_error(reader: asyncio.StreamReader) -> None:
+    with contextlib.suppress(OSError):
+        while data := await reader.read(1 << 16):
+            if b"error" in data or b"fatal" in data:
+                return
+
+
+@pytest.mark.serial
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("count", SOCKET_COUNTS)
+@pytest.mark.parametrize("way", ["websocket", "zeromq", "worker"])
+async def test_messages_over_sockets(
+    way: str,
+    count: int,
+    make_rig: RigMaker,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    for share in ("AT_ONCE", "NEWCOMERS"):  # here parsers are tried, not patience
+        monkeypatch.setattr(limits, share, (10.0, 10.0))
+        monkeypatch.setattr(http, share, (10.0, 10.0), raising=False)
+    rig = await make_rig(zmq_port=0, grace_s=0.001, max_clients=64, log_level="error")
+    await rig.worker(seats=60)
+    flood = Flood(rig, count)
+    target = (WorkerLink, "_receive") if way == "worker" else (Gateway, "receive")
+    receive = getattr(*target)
+
+    def counted(*arguments: Any) -> None:
+        flood.arrived += 1
+        receive(*arguments)
+
+    monkeypatch.setattr(*target, counted)
+    caplog.set_level(logging.ERROR)
+    before = resident_mb()
+    await getattr(flood, way)()
+    growth = resident_mb() - before
+    print(f"\n{flood.arrived} messages, {way}: {flood.connections} connections, {growth:+.1f} MB")
+    assert [record.getMessage() for record in caplog.records] == []
+    assert growth < MAX_GROWTH_MB
+    await rig.worker(seats=60)
+    player = await rig.play()  # it still serves
+    await player.until(Status, lambda status: status.state == "playing")
