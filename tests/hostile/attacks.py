@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import multiprocessing
 import os
 import sys
 import time
@@ -17,6 +18,7 @@ from typing import Final
 import msgpack
 
 from worldbridge.bridge.protocol import Bye, ControllerState, Hello, Input, Ping, Start, encode
+from worldbridge.engine_plugins.python import connect
 
 ATTACKERS: Final = 4
 IDLE: Final = 600  # connections
@@ -130,6 +132,25 @@ _JUNK = msgpack.packb({"type": "ping", "time": 1.0, "x": [[{}] * 1000] * 60})
 _PLAY = (frame(encode(Hello())), frame(encode(Start())))
 _STATE = ControllerState(2**40, 1.0)
 
+
+async def honest_players(port: int, deadline: float) -> None:
+    """Play as anybody may: a world has to draw for four players more."""
+    async with connect(f"http://127.0.0.1:{port}") as player:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(deadline - time.monotonic()):
+                while True:
+                    await player.frame()
+
+
+def burn(port: int, deadline: float) -> None:
+    """Use a core, without a connection."""
+    while time.monotonic() < deadline:
+        pass
+
+
+# What is no attack, but takes the machine's time as well.
+BURNERS, PLAYERS = "four busy processes", "four more players"
+
 ATTACKS: Final[dict[str, Attack]] = {
     "idle connections": idle_connections,
     "half-sent messages": half_sent,
@@ -149,7 +170,15 @@ ATTACKS: Final[dict[str, Attack]] = {
 async def main() -> None:
     port, name, seconds = int(sys.argv[1]), sys.argv[2], float(sys.argv[3])
     deadline = time.monotonic() + seconds
-    await asyncio.gather(*(ATTACKS[name](port, deadline) for _ in range(ATTACKERS)))
+    if name == BURNERS:
+        processes = [multiprocessing.Process(target=burn, args=(port, deadline)) for _ in range(4)]
+        for process in processes:
+            process.start()
+        for process in processes:
+            await asyncio.to_thread(process.join)
+        return
+    attack = honest_players if name == PLAYERS else ATTACKS[name]
+    await asyncio.gather(*(attack(port, deadline) for _ in range(ATTACKERS)))
 
 
 if __name__ == "__main__":

@@ -258,14 +258,16 @@ async def test_messages_over_sockets(
     rig = await make_rig(zmq_port=0, grace_s=0.001, max_clients=64, log_level="error")
     await rig.worker(seats=60)
     flood = Flood(rig, count)
-    target = (WorkerLink, "_receive") if way == "worker" else (Gateway, "receive")
-    receive = getattr(*target)
+    owner, method = (WorkerLink, "_receive") if way == "worker" else (Gateway, "receive")
+    receive = getattr(owner, method)
 
     def counted(*arguments: Any) -> None:
         flood.arrived += 1
+        if flood.arrived % 50_000 == 0:
+            print(f"{flood.arrived} messages, {resident_mb() - before:+.1f} MB", flush=True)
         receive(*arguments)
 
-    monkeypatch.setattr(*target, counted)
+    monkeypatch.setattr(owner, method, counted)
     caplog.set_level(logging.ERROR)
     before = resident_mb()
     await getattr(flood, way)()
