@@ -8,6 +8,7 @@ conversion         a checkpoint of random weights in the published layout, at fu
                    weights: 16 GB for 4b, 54 GB for 13b
 decode, players    the bundled world; with a GPU the 4B model with random weights, in every type
 bridge             frames through the gateway, by transport; a headless Chromium if there is one
+network            inputs through loss, and play over poor lines in a headless Chromium
 kernels            with a GPU only
 """
 
@@ -61,6 +62,7 @@ def parts(
         "setup": measure_setup,
         "conversion": partial(measure_conversions, sizes, folder),
         "bridge": partial(_bridge, quick),
+        "network": partial(_network, quick),
     }
     if not gpu:
         return anywhere | {
@@ -89,6 +91,12 @@ def _bridge(quick: bool) -> dict[str, Any]:
     from worldbridge.benchmarks.bridge.bench import bench_bridge  # loads WebRTC
 
     return bench_bridge(quick=quick, progress=_print_progress)
+
+
+def _network(quick: bool) -> dict[str, Any]:
+    from worldbridge.benchmarks.bridge.network import bench_network
+
+    return bench_network(quick=quick, progress=_print_progress)
 
 
 def _kernels(quick: bool) -> dict[str, Any]:

@@ -40,6 +40,7 @@ def render(text: str) -> str:
         "speed": _speed(),
         "world": _world(),
         "bridge": _bridge(),
+        "network": _network(),
         "decode": _decode(),
         "kernels": _kernels(),
         "quality": _quality(),
@@ -122,6 +123,59 @@ def _bridge() -> str:
             if run["viewers"] in (1, 9) and run["fps"] == max(r["fps"] for r in result["runs"])
         ),
     )
+
+
+_LINES: Final = {
+    "lan": "LAN",
+    "10_percent_loss": "10 % loss, 20 ms each way",
+    "200_ms": "200 ms each way",
+    "2_mbit": "2 Mbit/s, 1 % loss, 30 ms",
+    "600_kbit": "600 kbit/s, 3 % loss, 50 ms",
+    "300_kbit": "300 kbit/s, 50 ms",
+}
+
+
+def _network() -> str:
+    """Return how play goes over each line, and how inputs cross one with loss."""
+    results = read_results("network")
+    if not results:
+        return MISSING + "\n"
+    lines = table(
+        (
+            "machine",
+            "line",
+            "frames/s",
+            "longest pause (ms)",
+            "input to photon p50 / p95 / p99 (ms)",
+            "new frame after 2 s of darkness (ms)",
+        ),
+        (
+            (
+                machine(result),
+                _LINES[name],
+                f"{case['frames_per_second']:.1f}",
+                f"{case['longest_pause_ms']:.0f}",
+                _three(case["input_to_photon_ms"]),
+                _whole(case["frame_after_outage_ms"]),
+            )
+            for result in results
+            for name, case in result["lines"].items()
+        ),
+    )
+    inputs = table(
+        ("machine", "input channel", "states delivered", "on their way p50 / p95 / p99 (ms)"),
+        (
+            (
+                machine(result),
+                way,
+                f"{case['delivered_percent']:g}%",
+                _three(case["sent_to_gateway_ms"]),
+            )
+            for result in results
+            for way, case in result["inputs"].items()
+        ),
+    )
+    return f"{lines}\nInputs through 2 % loss and 20 ms each way, in the same run:\n\n{inputs}"
 
 
 def _three(values: dict[str, float] | None) -> str:

@@ -217,3 +217,24 @@ def test_players_are_reported_for_every_mode(monkeypatch: pytest.MonkeyPatch) ->
 def test_the_readme_is_up_to_date() -> None:
     text = readme.README.read_text()
     assert readme.render(text) == text, "run python -m worldbridge.benchmarks.readme"
+
+
+def test_lines_and_inputs_have_a_table_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    ms = {"p50": 20.0, "p95": 80.26, "p99": 120.0}
+    line = {
+        "frames_per_second": 29.96,
+        "longest_pause_ms": 140.2,
+        "input_to_photon_ms": ms,
+        "frame_after_outage_ms": None,
+    }
+    result = {
+        "environment": ENVIRONMENT,
+        "lines": {"300_kbit": line, "lan": line | {"frame_after_outage_ms": 290.4}},
+        "inputs": {"ordered": {"delivered_percent": 100.0, "sent_to_gateway_ms": ms}},
+    }
+    monkeypatch.setattr(readme, "read_results", lambda name: [result] * (name == "network"))
+    text = readme.render(BLOCKS)
+    times = "20.0 / 80.3 / 120.0"
+    assert f"| 300 kbit/s, 50 ms | 30.0 | 140 | {times} | - |" in text
+    assert f"| LAN | 30.0 | 140 | {times} | 290 |" in text
+    assert f"| ordered | 100% | {times} |" in text
