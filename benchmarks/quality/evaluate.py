@@ -35,6 +35,7 @@ from worldbridge.benchmarks.quality.measures import (
     follows,
     mean_change,
     psnr_db,
+    sampson_error_px,
     texture_summary,
 )
 from worldbridge.benchmarks.quality.player import Shown, WorldPlayer, as_shown, takes_frames
@@ -70,6 +71,9 @@ _KEPT_S = (1, 3, 10)
 _KEPT = "kept_psnr_db"
 _KEPT_ESTIMATED = "kept_psnr_db_estimated_depth"
 _MARKS_S = (1, 3, 10, 30, 60, 120, 300, 600)
+_AHEAD: Action = (0.0, 1.0, 0.0, 0.0)
+_WALK = 150  # frames
+_APART = 4  # frames between the two that are matched
 _STILL = 15  # frames of standing still at the end of play
 _ENDING = 12  # the frames before, of which it is asked whether anything moves
 _SAMPLED = 8  # one frame of 8 is compared with real ones
@@ -88,7 +92,7 @@ class Plan:
     further_seconds: int  # of play in the others
     themes: Sequence[str] = THEMES
     guesses: bool = True
-    estimated_depth: bool = True  # how well a start without depth is kept
+    long_routes: bool = True  # walk ahead for ten seconds; look around from a start without depth
 
     @classmethod
     def of(cls, quick: bool, seconds: int | None = None) -> Plan:
@@ -161,7 +165,7 @@ class Evaluation:
         self.world, self.plan, self.seed, self.progress = world, plan, seed, progress
         self.records: list[SceneRecord] = []
         self.from_frames = takes_frames(world)
-        self.estimates_depth = plan.estimated_depth and self.from_frames and world.spec.depth
+        self.estimates_depth = plan.long_routes and self.from_frames and world.spec.depth
         self.reference = load_reference()
         self.size = world.spec.height, world.spec.width
         self.fps = round(world.spec.fps)
@@ -178,6 +182,7 @@ class Evaluation:
         scene = _SceneRun(self, number, theme)
         scene.play()
         scene.play_without_depth()
+        scene.walk()
         scene.revisit()
         scene.follow()
         return scene.record
@@ -211,9 +216,10 @@ class Evaluation:
         return (self.plan.further_seconds if number else self.plan.seconds) * self.fps
 
     def _steps_of(self, number: int) -> int:
-        estimated = len(LOOK_AROUND) if self.estimates_depth else 0
+        longer = _WALK if self.plan.long_routes else 0
+        longer += len(LOOK_AROUND) if self.estimates_depth else 0
         return (
-            estimated
+            longer
             + self.frames(number)
             + sum(len(r) + 1 for r in REVISITS.values())
             + _STILL
@@ -308,12 +314,15 @@ class _SceneRun:
         player, camera = self._open(), self.start.state
         self.record.sheet[0] = player.first.rgb, self.start.rgb
         recent: list[Shown] = []
+        cameras = [camera]
         for t, action in enumerate(play, 1):
             camera = step_camera(self.scene, camera, action)
+            cameras = [*cameras, camera][-_ENDING:]
             recent = [*recent, self._step(player, action, camera)][-_ENDING:]
             self._sample(t, recent[-1])
             if t % fps == 0 and t // fps in _MARKS_S:
                 self._measure_at(t // fps, recent, camera)
+                self._epipolar(t // fps, recent, cameras)
         self._ending(recent)
         still = [self._step(player, _NEUTRAL, camera).rgb for _ in range(_STILL)]
         self.record.note("still_change", mean_change(still[1:]))
@@ -328,6 +337,19 @@ class _SceneRun:
             shown, second = self._step(player, action, camera), t // self.evaluation.fps
             if t % self.evaluation.fps == 0 and second in _KEPT_S:
                 self._kept(_KEPT_ESTIMATED, second, shown, self._truth(camera))
+
+    def walk(self) -> None:
+        """Walk ahead for ten seconds: how far, and how far a person comes in the real scene."""
+        if not self.evaluation.plan.long_routes:
+            return
+        player, camera = self._open(), self.start.state
+        shown = player.first
+        for _ in range(_WALK):
+            shown = self._step(player, _AHEAD)
+            camera = step_camera(self.scene, camera, _AHEAD)
+        start = self.start.state
+        self.record.note("walked_m", math.dist(shown.pose.position, player.first.pose.position))
+        self.record.note("real.walked_m", math.hypot(camera.x - start.x, camera.z - start.z))
 
     def revisit(self) -> None:
         """Routes that end where they began."""
@@ -414,6 +436,16 @@ class _SceneRun:
         world, real = psnr_db(shown.rgb, truth.rgb, kept), psnr_db(seen.rgb, truth.rgb, kept)
         self.record.note_at(measure, second, world, real)
 
+    def _epipolar(
+        self, second: int, recent: Sequence[Shown], cameras: Sequence[CameraState]
+    ) -> None:
+        """Whether what is in two frames lies where one scene, seen by their cameras, has it."""
+        before, after = recent[-1 - _APART], recent[-1]
+        world = sampson_error_px(before.rgb, after.rgb, before.pose, after.pose)
+        first, last = (self._truth(cameras[place]) for place in (-1 - _APART, -1))
+        real = sampson_error_px(first.rgb, last.rgb, pose_of(first.state), pose_of(last.state))
+        self.record.note_at("sampson_error_px", second, world, real)
+
     def _texture(self, shown: Shown, truth: View) -> None:
         """The texture of what the start did not show, of the world's frame and of the truth's."""
         pose = pose_of(truth.state)
@@ -435,7 +467,10 @@ class _SceneRun:
 
 def _summary(records: Sequence[SceneRecord], reference: Reference) -> dict[str, Any]:
     """The measures of some scenes, under the names of `worldbridge eval --json`."""
-    names = "steepness", "edge_windows", _KEPT, _KEPT_ESTIMATED, "warp_consistency_db"
+    names = (
+        *("steepness", "edge_windows", _KEPT, _KEPT_ESTIMATED),
+        *("warp_consistency_db", "sampson_error_px"),
+    )
     result: dict[str, Any] = {
         name: _by_second(r.world.get(name, {}) for r in records) for name in names
     }
@@ -454,8 +489,10 @@ def _summary(records: Sequence[SceneRecord], reference: Reference) -> dict[str, 
         "next_frame_psnr_db",
         "copy_last_psnr_db",
         "frozen_or_collapsed_rate",
+        "walked_m",
     ):
         result[name] = _mean(records, name)
+    real["walked_m"] = _mean(records, "real.walked_m")
     distances, real_accuracy = _distances(records, reference)
     real["theme_accuracy"] = real_accuracy
     return result | distances | {"real": real}

@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from worldbridge.bridge.protocol import Pose
+
 __all__ = [
     "MOVES",
     "TURNS",
@@ -23,6 +25,7 @@ __all__ = [
     "mean_change",
     "mean_shift",
     "psnr_db",
+    "sampson_error_px",
     "texture_summary",
 ]
 
@@ -35,6 +38,12 @@ _TEXTURE_BLOCK = 32  # pixels
 _OCTAVES = (2, 4, 8, 16)  # pixels of half a wave
 _NEW = 0.75  # of a block's pixels, so that it counts as new
 _FLAT = 8.0  # grey levels within 8x8 pixels
+_CORNERS = 150
+_PATCH = 5  # pixels on every side of a corner
+_SEARCH = 20  # pixels around where a corner would be if it were infinitely far
+_ALIKE = 0.85  # correlation of two patches that show the same
+_LEAST_MATCHES = 12
+_BASELINE_M = 0.1  # of two cameras, below which there are no epipolar lines
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,3 +215,102 @@ def follows(frames: Sequence[Tensor], command: Command) -> bool:
         else:
             total += mean_shift(flow, weight)[1]
     return total * command.sign > 1.0
+
+
+def sampson_error_px(before: Tensor, after: Tensor, pose: Pose, later: Pose) -> float:
+    """Return the median Sampson distance of matches between uint8 frames (H, W, 3), in pixels.
+
+    Corners of `before` are looked for in `after`, without regard to the epipolar lines that the
+    two cameras give. NaN for cameras that hardly moved, and for too few matches.
+    """
+    if math.dist(pose.position, later.position) < _BASELINE_M:
+        return math.nan
+    rays = _pixel_rays(*before.shape[:2], pose.fov_y)
+    turn, to_world = _rotation(later).T @ _rotation(pose), _rotation(later).T
+    x, y, z = (to_world @ _difference(pose, later)).tolist()
+    cross = torch.tensor([[0.0, -z, y], [z, 0.0, -x], [-y, x, 0.0]], dtype=torch.float64)
+    fundamental = rays.T @ cross @ turn @ rays
+    found = _matches(before, after, rays.inverse() @ turn @ rays)
+    if len(found) < _LEAST_MATCHES:
+        return math.nan
+    ones = torch.ones(len(found), 1, dtype=torch.float64)
+    first, second = (torch.cat((part, ones), 1) for part in found.double().split(2, 1))
+    lines, back = first @ fundamental.T, second @ fundamental
+    slope = lines[:, :2].square().sum(1) + back[:, :2].square().sum(1)
+    errors = (second * lines).sum(1).abs() / slope.sqrt().clamp_min(1e-12)
+    return float(errors.median())
+
+
+def _matches(before: Tensor, after: Tensor, far: Tensor) -> Tensor:
+    """Return pixels (x, y, x, y) [n, 4] of frames that show the same; `far` maps what is far."""
+    a, b = (frame.float().mean(-1) for frame in (before, after))
+    corners = _corners(a)
+    mapped = torch.cat((corners, torch.ones(len(corners), 1)), 1).double() @ far.T
+    guess = (mapped[:, :2] / mapped[:, 2:]).round().long()
+    margin = _PATCH + _SEARCH
+    limit = torch.tensor([a.shape[1], a.shape[0]]) - margin
+    inside = ((guess >= margin) & (guess < limit)).all(1) & (mapped[:, 2] > 0)
+    corners, guess = corners[inside].long(), guess[inside]
+    if len(corners) == 0:
+        return torch.zeros(0, 4)
+    patches = _cut(a, corners, _PATCH)
+    areas = _cut(b, guess, margin)
+    size = 2 * _PATCH + 1
+    patches = patches - patches.mean((1, 2), keepdim=True)
+    patches = patches / patches.square().sum((1, 2), keepdim=True).sqrt().clamp_min(1e-3)
+    dot = F.conv2d(areas[None], patches[:, None], groups=len(areas))[0]
+    mean = F.avg_pool2d(areas[None], size, 1)[0]
+    power = F.avg_pool2d(areas.square()[None], size, 1)[0] - mean.square()
+    alike = dot / (power.clamp_min(1e-3) * size**2).sqrt()
+    best, place = alike.flatten(1).max(1)
+    reach = 2 * _SEARCH + 1
+    offset = torch.stack((place % reach, place // reach), 1) - _SEARCH
+    good = best > _ALIKE
+    return torch.cat((corners[good].float(), (guess + offset)[good].float()), 1)
+
+
+def _corners(grey: Tensor) -> Tensor:
+    """Return the pixels (x, y) [n, 2] of the strongest corners, by the smaller eigenvalue."""
+    image = grey[None, None]
+    down, right = (F.pad(image.diff(dim=d), p) for d, p in ((2, (0, 0, 0, 1)), (3, (0, 1))))
+    yy, xx, xy = (F.avg_pool2d(p, 7, 1, 3) for p in (down.square(), right.square(), down * right))
+    least = yy + xx - ((yy - xx).square() + 4 * xy.square()).sqrt()
+    peak = (F.max_pool2d(least, 15, 1, 7) == least) & (least > 4.0)
+    peak[..., :_PATCH, :] = peak[..., -_PATCH:, :] = False
+    peak[..., :_PATCH] = peak[..., -_PATCH:] = False
+    row, column = peak[0, 0].nonzero().unbind(1)
+    order = least[0, 0, row, column].argsort(descending=True, stable=True)[:_CORNERS]
+    return torch.stack((column, row), 1)[order].float()
+
+
+def _cut(image: Tensor, middles: Tensor, margin: int) -> Tensor:
+    """Return squares [n, 2 * margin + 1, 2 * margin + 1] around pixels (x, y) [n, 2]."""
+    span = torch.arange(-margin, margin + 1)
+    rows, columns = middles[:, 1, None] + span, middles[:, 0, None] + span
+    return image[rows[:, :, None], columns[:, None]]
+
+
+def _pixel_rays(height: int, width: int, fov_y: float) -> Tensor:
+    """Return the matrix that maps a pixel (x, y, 1) to its ray in the camera's coordinates."""
+    focal = height / 2 / math.tan(math.radians(fov_y) / 2)
+    rows = (
+        (1 / focal, 0.0, (0.5 - width / 2) / focal),
+        (0.0, -1 / focal, (height / 2 - 0.5) / focal),
+        (0.0, 0.0, -1.0),
+    )
+    return torch.tensor(rows, dtype=torch.float64)
+
+
+def _rotation(pose: Pose) -> Tensor:
+    x, y, z, w = pose.orientation
+    rows = (
+        (1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)),
+        (2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)),
+        (2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)),
+    )
+    return torch.tensor(rows, dtype=torch.float64)
+
+
+def _difference(pose: Pose, later: Pose) -> Tensor:
+    pairs = zip(pose.position, later.position, strict=True)
+    return torch.tensor([a - b for a, b in pairs], dtype=torch.float64)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -30,6 +31,7 @@ from worldbridge.benchmarks.quality.measures import (
     acutance,
     block_texture,
     psnr_db,
+    sampson_error_px,
     texture_summary,
 )
 from worldbridge.benchmarks.quality.report import measure_rows, report_html
@@ -49,7 +51,7 @@ from worldbridge.runtime.worlds.contract import Controls, Synchronous, WorldFram
 
 pytestmark = pytest.mark.timeout(600)
 HEIGHT, WIDTH = 160, 256
-PLAN = Plan(1, 3, 3, ("city", "museum"), guesses=False)
+PLAN = Plan(1, 3, 3, ("city", "museum"), guesses=False, long_routes=False)
 
 
 @dataclass(eq=False)
@@ -184,6 +186,20 @@ def test_steepness_tells_a_step_from_a_ramp() -> None:
     assert acutance(ramp)[0] == 0.0
     steep = (torch.arange(64) * 20 % 160).to(torch.uint8)[None, :, None].expand(32, 64, 3)
     assert acutance(steep)[1] == pytest.approx(1 / 7)
+
+
+def test_sampson_error_tells_a_rigid_scene_from_one_that_bends() -> None:
+    scene, start = held_out_scene("museum", 1)
+    state = start
+    for _ in range(4):
+        state = step_camera(scene, state, (0.3, 1.0, 0.3, 0.0))
+    before, after = (view_of(scene, camera) for camera in (start, state))
+    first, last = pose_of(start), pose_of(state)
+    error = sampson_error_px(before.rgb, after.rgb, first, last)
+    assert error < 1.0
+    bent = sampson_error_px(before.rgb, after.rgb.roll(6, 0), first, last)
+    assert bent > max(1.5, 2 * error)
+    assert math.isnan(sampson_error_px(before.rgb, after.rgb, first, first)), "no baseline"
 
 
 def test_psnr_of_masked_pixels_alone() -> None:
