@@ -24,7 +24,7 @@ import aiortc.rtcrtpsender
 from aioice import Candidate
 from aioice.candidate import candidate_foundation, candidate_priority
 from aioice.ice import StunProtocol, get_host_addresses, server_reflexive_candidate
-from aiortc import RTCPeerConnection, RTCRtpReceiver, RTCRtpSender, clock
+from aiortc import RTCPeerConnection, RTCRtpReceiver, RTCRtpSender, RTCSessionDescription, clock
 from aiortc.codecs import CODECS, HEADER_EXTENSIONS
 from aiortc.rtcrtpparameters import (
     RTCRtcpFeedback,
@@ -318,6 +318,14 @@ def bind_ice(pc: RTCPeerConnection, binding: IceBinding) -> None:
     private: Any = pc
     for transport in private._RTCPeerConnection__iceTransports:
         _bind_connection(transport._connection, binding)
+
+
+async def answer_offer(pc: RTCPeerConnection, sdp: str, binding: IceBinding) -> str:
+    """Return the answer to an offer, for sockets of these addresses and ports."""
+    await pc.setRemoteDescription(RTCSessionDescription(sdp, "offer"))
+    bind_ice(pc, binding)
+    await pc.setLocalDescription(await pc.createAnswer())
+    return str(pc.localDescription.sdp)
 
 
 def replace_jitter_buffer(receiver: RTCRtpReceiver, add: Callable[[Any], bool]) -> None:

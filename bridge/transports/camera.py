@@ -9,18 +9,12 @@ from typing import Any, Final
 
 import numpy as np
 import simplejpeg
-from aiortc import (
-    MediaStreamTrack,
-    RTCConfiguration,
-    RTCIceServer,
-    RTCPeerConnection,
-    RTCSessionDescription,
-)
+from aiortc import MediaStreamTrack, RTCConfiguration, RTCIceServer, RTCPeerConnection
 from av import VideoFrame
 from numpy.typing import NDArray
 
 from worldbridge.bridge.protocol import BridgeError
-from worldbridge.bridge.transports.aiortc_internals import bind_ice
+from worldbridge.bridge.transports.aiortc_internals import answer_offer
 from worldbridge.bridge.transports.webrtc import RtcSettings
 
 __all__ = ["CameraConnection"]
@@ -63,9 +57,7 @@ class CameraConnection:
     async def answer(self, sdp: str) -> str:
         """Return the answer to an offer. Raises BridgeError if it cannot be answered."""
         try:
-            await self._pc.setRemoteDescription(RTCSessionDescription(sdp, "offer"))
-            bind_ice(self._pc, self._binding)
-            await self._pc.setLocalDescription(await self._pc.createAnswer())
+            answer = await answer_offer(self._pc, sdp, self._binding)
         except Exception as error:  # whatever aiortc makes of a hostile offer
             raise BridgeError(
                 "bad_message",
@@ -74,7 +66,7 @@ class CameraConnection:
                 f"{type(error).__name__}: {error}"[:200],
                 "Offer one sendonly video section.",
             ) from error
-        return str(self._pc.localDescription.sdp)
+        return answer
 
     async def close(self) -> None:
         if self._work is not None:

@@ -21,7 +21,6 @@ from aiortc import (
     RTCIceServer,
     RTCPeerConnection,
     RTCRtpSender,
-    RTCSessionDescription,
 )
 from aiortc.sdp import SessionDescription
 
@@ -33,7 +32,7 @@ from worldbridge.bridge.transports.aiortc_internals import (
     IceBinding,
     SenderExtensions,
     SenderHooks,
-    bind_ice,
+    answer_offer,
     configure_aiortc,
     last_rtp_timestamp,
     patch_sender,
@@ -279,14 +278,12 @@ class RtcConnection:
     async def answer(self, sdp: str) -> str:
         """Return the answer to an offer. Raises BridgeError if aiortc cannot answer it."""
         try:
-            await self._pc.setRemoteDescription(RTCSessionDescription(sdp, "offer"))
-            bind_ice(self._pc, self._binding)
-            await self._pc.setLocalDescription(await self._pc.createAnswer())
+            answer = await answer_offer(self._pc, sdp, self._binding)
         except Exception as error:  # whatever aiortc makes of a hostile offer
             raise _bad_offer("an SDP offer", f"{type(error).__name__}: {error}"[:200]) from error
         loop = asyncio.get_running_loop()
         self._deadline = loop.call_later(CONNECT_S, self._give_up)
-        return str(self._pc.localDescription.sdp)
+        return answer
 
     def push(self, packet: VideoPacket, header: FrameHeader, layer: str) -> None:
         self._track.push(packet, header, layer)

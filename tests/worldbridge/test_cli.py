@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from worldbridge.cli import app
 from worldbridge.config import options as settings
 
-BENCHES = ("bridge", "decode", "kernels", "memory", "players", "world")
+BENCHES = ("bridge", "decode", "kernels", "memory", "network", "players", "world")
 GROUPS = {"bench": BENCHES, "export": ("onnx", "tensorrt"), "keys": ("make", "list")}
 COMMANDS = ("serve", "token", "profile", "eval", "train", "convert", "worlds", "version")
 HEAVY = ("torch", "numpy", "aiortc", "av", "starlette", "zmq", "rich.console")

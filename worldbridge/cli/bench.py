@@ -201,7 +201,7 @@ def world(
     out: Out = None,
     as_json: Json = False,
 ) -> None:
-    """Time the frames of a world with a memory, by how much of them is new.
+    """Time a frame of a world with a memory by how much is new.
 
     Turns the camera until 0, 5, 10, 30 and 100 % of the blocks are new, and repeats each turn from
     the same saved state. Shows wall-clock time, and processor time, which other work on the machine
@@ -319,7 +319,7 @@ def network(
     out: Out = None,
     as_json: Json = False,
 ) -> None:
-    """Measure inputs through loss, and play over poor lines and through an outage.
+    """Measure inputs and play over poor networks.
 
     Inputs cross a line with 2 % loss and 20 ms each way, as clients send them and, in the same run,
     on an ordered and reliable channel. In a checkout with a Chromium its page plays by WebRTC over

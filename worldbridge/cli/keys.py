@@ -23,9 +23,10 @@ def make(
     name: Annotated[str, typer.Argument(help="`server` for the server's own, or a client's name.")],
     folder: Folder = _DEFAULT,
 ) -> None:
-    """Write a new key pair: NAME.key, and NAME.key_secret for its owner alone.
+    """Write a new key pair.
 
-    A client takes NAME.key_secret and server.key with it; its NAME.key stays in the folder.
+    NAME.key_secret is for its owner alone: a client takes it along with server.key. NAME.key stays
+    in the folder.
     """
     from worldbridge.bridge.transports.zeromq import make_keys
 
@@ -35,7 +36,7 @@ def make(
 
 @keys.command(name="list")
 def list_(folder: Folder = _DEFAULT) -> None:
-    """Print name and public key of every pair: of the server, and of clients that may connect."""
+    """List the server's key and those of clients that may connect."""
     from worldbridge.bridge.transports.zeromq import list_keys
 
     for pair in list_keys(folder):
@@ -58,7 +59,7 @@ def token(
         str, typer.Option(envvar="WORLDBRIDGE_TOKEN", help="The secret of the server.")
     ] = "",
 ) -> None:
-    """Print a token of a role for a server with the same secret.
+    """Make a token that lets a client play or watch.
 
     The token is signed, not encrypted; it says nothing of the secret. To end all tokens, give the
     server another secret.

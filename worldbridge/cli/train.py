@@ -52,11 +52,12 @@ def train_embedded(
     device: Annotated[Device, typer.Option(help="Where to compute.")] = Device.auto,
     quick: Quick = False,
 ) -> None:
-    """Train a small world of your own on recorded play.
+    """Train a small world of your own.
 
-    Renders play in the procedural worlds, trains the video tokenizer, the transformer and its
-    Medusa heads, and writes a directory that `serve --world` accepts. --stage heads adds heads to
-    the result of an earlier run. Two CPU cores train a usable world in under two hours.
+    Without a command, trains a world like `embedded`: renders play in the procedural worlds, trains
+    the video tokenizer, the transformer and its Medusa heads, and writes a directory that `serve
+    --world` accepts. --stage heads adds heads to the result of an earlier run. Two CPU cores train
+    a usable world in under two hours.
     """
     if context.invoked_subcommand is not None:
         return
@@ -85,7 +86,9 @@ Scenes = Annotated[int, typer.Option(min=10, help="Scenes to render, 4 MB each."
 Steps = Annotated[int, typer.Option(min=1, help="Training steps.")]
 Seed = Annotated[int, typer.Option(help="Seed of the training.")]
 Threads = Annotated[int, typer.Option(min=1, help="CPU threads to use.")]
-Nice = Annotated[int, typer.Option(min=0, max=19, help="Priority: 19 gives way to all.")]
+Nice = Annotated[
+    int, typer.Option(min=0, max=19, help="Priority, as of nice(1): 19 gives way to all others.")
+]
 Start = Annotated[
     Path | None, typer.Option(help="World whose weights the run begins with, such as OUT/world.")
 ]
@@ -141,7 +144,7 @@ def refine_guided_decoder(
     threads: Threads = 1,
     nice: Nice = 10,
 ) -> None:
-    """Refine how a tokenizer of a world with a spatial memory draws in play.
+    """Refine how a world with a spatial memory draws.
 
     The decoder learns to draw from codes that are a little off, beside what it drew before. Codes
     stay what they are, so the world's transformer stays valid. An interrupted run continues with
@@ -186,7 +189,7 @@ def train_depth_network(
     threads: Threads = 1,
     nice: Nice = 10,
 ) -> None:
-    """Train the estimate of depth with which a world begins from a prompt frame.
+    """Train the network that estimates depth in prompt frames.
 
     An interrupted run continues with the same command; OUT/log.jsonl has the errors on scenes that
     are never trained on.
