@@ -461,7 +461,8 @@ export class Session {
   #event({ name, detail }, now) {
     if (name === "control_requested") this.controlRequested = true;
     // a page that was loaded again was not away against its will
-    if (name === "session_resumed" && this.state !== "reconnecting") return;
+    const wasIn = this.state === "reconnecting" || this.state === "playing";
+    if (name === "session_resumed" && !wasIn) return;
     if (NOTICES.has(name)) return this.#do("notice", { text: detail, tone: "warn" });
     if (name !== "world_lost") return; // "world_restored": a status follows
     this.#stale = now + STALE_MS;

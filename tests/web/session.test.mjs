@@ -527,8 +527,20 @@ test("a spectator who gets the controls plays on without another negotiation", (
 });
 
 test("what a player missed is a notice", () => {
+  const fresh = new Session({ video: "jpeg" });
+  fresh.play({ theme: null, seed: null }, 0);
+  fresh.opened(1);
+  fresh.received(welcome({ started: true }), 2);
+  fresh.commands();
+  fresh.received(event("session_resumed", "You loaded the page again"), 3);
+  assert.deepEqual(fresh.commands(), []);
+
   const session = playing();
-  session.received(event("session_resumed", "You loaded the page again"), 350);
+  session.commands();
+  session.received(event("session_resumed", "You were away for 3 s"), 350);
+  assert.deepEqual(session.commands(), [
+    { do: "notice", text: "You were away for 3 s", tone: "warn" },
+  ]);
   session.closed("lost", 400);
   session.tick(1000);
   session.opened(1001);
