@@ -115,6 +115,20 @@ async def test_a_lost_connection_comes_back_to_the_same_world(
         await _leave(page)
 
 
+async def test_a_page_that_stalls_reads_what_it_missed_and_goes_on(
+    procedural: Server, browser: Browser
+) -> None:
+    page = await _play(browser, procedural.url)
+    session = await page.evaluate("worldbridge.session.session")
+    before = await _shown(page)
+    await page.evaluate("(() => { const end = Date.now() + 2600; while (Date.now() < end); })()")
+    await page.until("document.getElementById('toasts').textContent.includes('You were away')", 60)
+    await page.until(PLAYING, 60)
+    await page.until(f"worldbridge.stats().page.frames.shown > {before + 5}", 60)
+    assert await page.evaluate("worldbridge.session.session") == session
+    await _leave(page)
+
+
 async def test_a_killed_worker_is_replaced_and_play_goes_on(
     server: Server, browser: Browser
 ) -> None:
