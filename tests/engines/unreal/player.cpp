@@ -107,8 +107,6 @@ int main(int count, char** words) {
     }
     network.join();
     const double left = NowMs() - leaving;
-    std::string got = view.error ? view.error->got : "";
-    std::replace(got.begin(), got.end(), '"', '\'');
     const double dx = camera.position[0] - first_camera.position[0], dz = camera.position[2] - first_camera.position[2];
     std::string got = view.error ? view.error->got : "";
     std::replace(got.begin(), got.end(), '"', '\'');  // the server's words stand in JSON
