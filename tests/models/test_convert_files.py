@@ -98,8 +98,9 @@ class Overwriting(nn.Module):
 
     @torch.jit.export
     def __setstate__(self, state: tuple[Tensor, str, bool]) -> None:
-        self.w, self.path, self.training = state[0], state[1], state[2]
-        torch.from_file(self.path, True, 16, dtype=torch.uint8).fill_(65)
+        self.path, self.training = state[1], state[2]
+        # kept, or TorchScript would leave out what has no use
+        self.w = torch.from_file(self.path, True, 16, dtype=torch.uint8).fill_(65).float()
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.w
@@ -126,6 +127,8 @@ def test_code_of_a_script_is_not_run(tmp_path: Path) -> None:
     assert list(contents(path)) == ["v"] and torch.equal(read(path, ["v"])["v"], torch.arange(4.0))
     assert victim.read_text() == "my precious content"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["decoder.jit", "victim"]
+    torch.jit.load(str(path))
+    assert victim.read_text() == "A" * 16 + "ent", "the code does nothing where it is run"
 
 
 class Calling:

@@ -37,6 +37,20 @@ def test_links_lead_somewhere(page: Path) -> None:
         assert not anchor or anchor in headings(file), f"{page.name} links to {target}"
 
 
+def test_every_threat_names_its_limit_and_a_test_that_collects() -> None:
+    text = (ROOT / "docs" / "security.md").read_text()
+    rows = re.findall(r"^\| (?!threat|---)(.+?) \| (.+?) \| (.+?) \|$", text, re.MULTILINE)
+    assert len(rows) > 30
+    for threat, limit, tests in rows:
+        names = re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", tests)
+        assert names and limit, f"{threat!r} has no test"
+        for file, function in names:
+            source = (ROOT / file).read_text() if (ROOT / file).exists() else ""
+            assert re.search(rf"def {function or 'test_'}", source), (
+                f"{threat!r}: {file} {function}"
+            )
+
+
 def test_the_frame_path_has_at_most_twelve_nouns() -> None:
     text = (ROOT / "docs" / "architecture.md").read_text()
     quote = "".join(re.findall(r"^> (.*)$", text, re.MULTILINE))

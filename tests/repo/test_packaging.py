@@ -47,7 +47,7 @@ def _locked(name: str) -> dict[str, tuple[str, list[str]]]:
 
     text = (ROOT / name).read_text().replace("\\\n", " ")
     pins = [line.split() for line in text.splitlines() if line and not line.startswith("#")]
-    found = {}
+    found: dict[str, tuple[str, list[str]]] = {}
     for pin, *hashes in pins:
         package, version = pin.split("==")
         found[canonicalize_name(package)] = (version, hashes)
