@@ -10,7 +10,7 @@ import contextlib
 import logging
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final, cast
 
 from worldbridge.bridge.config import GatewayConfig
@@ -18,7 +18,7 @@ from worldbridge.bridge.gateway.hub import Gateway
 from worldbridge.bridge.gateway.limits import REQUEST_WORK, ConnectionTable, Throttle
 from worldbridge.bridge.gateway.peer import CloseRequest, Peer
 from worldbridge.bridge.gateway.zeromq import ZEROMQ, CurveServer, identity_refused
-from worldbridge.bridge.protocol import CLIENT_LIMITS, MAX_CLIENT_MESSAGE, BridgeError
+from worldbridge.bridge.protocol import CLIENT_LIMITS, MAX_CLIENT_MESSAGE, BridgeError, Buffer
 from worldbridge.bridge.transports import zmtp
 from worldbridge.bridge.transports.zeromq import to_parts
 from worldbridge.clock import now_ms
@@ -65,6 +65,8 @@ class ZmtpServer:
         """Listen and return the address as bound. Raises OSError."""
         family = socket.AF_INET6 if ":" in self.address[0] else socket.AF_INET
         self._listener = socket.create_server(self.address, family=family, backlog=_BACKLOG)
+        # what a connection has in memory before it is heard; inherited by those that are accepted
+        self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _CHUNK)
         host, port = self._listener.getsockname()[:2]
         return f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}"
 
@@ -87,7 +89,11 @@ class ZmtpServer:
         self._open.add(transport)
         try:
             pace = Throttle(self._table.turns, address)
-            await pace.spend(REQUEST_WORK)
+            transport.pause_reading()
+            await _turn(pace, writer)
+            if transport.is_closing():
+                return
+            transport.resume_reading()
             async with asyncio.timeout(HANDSHAKE_S):
                 identity = await _shake_hands(reader, writer)
             self._table.use(transport)
@@ -96,7 +102,8 @@ class ZmtpServer:
             pass
         except BridgeError as error:
             log.info("refused a ZeroMQ client: %s", error)
-            writer.write(zmtp.error_command(str(error)))
+            with contextlib.suppress(ConnectionError):
+                _send(writer, [zmtp.error_command(str(error))])
         finally:
             self._table.remove(transport)
             self._open.discard(transport)
@@ -159,13 +166,13 @@ class _Connection:
             self._count_command()
             name, body = zmtp.split_command(content)
             if name == b"PING" and self._writer.transport.get_write_buffer_size() == 0:
-                self._writer.write(zmtp.pong(body))
+                _send(self._writer, [zmtp.pong(body)])
 
     async def write(self, peer: Peer) -> None:
         """Write what waits for a client until the end. Raises OSError."""
         while not isinstance(message := await peer.next_message(), CloseRequest):
             peer.writing_since_ms = now_ms()
-            self._writer.writelines(zmtp.frames(to_parts(message)))
+            _send(self._writer, zmtp.frames(to_parts(message)))
             await self._writer.drain()
             peer.writing_since_ms = None
 
@@ -187,11 +194,32 @@ class _Connection:
             raise BridgeError("bad_message", "too many ZMTP commands", most, "more", remedy)
 
 
+def _send(writer: asyncio.StreamWriter, data: Sequence[Buffer]) -> None:
+    """Write. Raises OSError if the connection was cut; uvloop's own error is a RuntimeError."""
+    if writer.transport.is_closing():
+        raise ConnectionResetError("the connection was cut")
+    writer.writelines(data)
+
+
+async def _turn(pace: Throttle, writer: asyncio.StreamWriter) -> None:
+    """Wait for a newcomer's turn, or for the end of its connection."""
+
+    async def closed() -> None:
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
+
+    waits = [asyncio.create_task(pace.spend(REQUEST_WORK)), asyncio.create_task(closed())]
+    try:
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        waits[0].cancel()  # the other one ends with the connection
+
+
 async def _shake_hands(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bytes:
     """Return the identity that a client chose, mostly empty. Raises BridgeError, OSError."""
-    writer.write(zmtp.GREETING)
+    _send(writer, [zmtp.GREETING])
     zmtp.check_greeting(await reader.readexactly(zmtp.GREETING_SIZE))
-    writer.write(zmtp.READY)
+    _send(writer, [zmtp.READY])
     is_command, content = await _read_frame(reader, zmtp.MAX_COMMAND)
     return zmtp.check_ready(*zmtp.split_command(content if is_command else b""))
 

@@ -510,6 +510,11 @@ CURVE_ATTACKS: dict[str, Callable[[random.Random], bytes]] = {
 }
 
 
+def serving() -> int:
+    """How many connections without keys are being served."""
+    return sum("ZmtpServer._serve" in repr(task.get_coro()) for task in asyncio.all_tasks())
+
+
 @pytest.mark.serial
 @pytest.mark.parametrize(
     "attacks", [ATTACKS, pytest.param(CURVE_ATTACKS, marks=pytest.mark.long)], ids=["", "keys"]
@@ -561,6 +566,7 @@ async def test_the_port_outlives_floods_below_the_protocol(
             await asyncio.gather(*floods)
         print(f"{sum(counts.values())} connections {counts}, {frames} frames meanwhile")
         assert honest.reconnects == 0
+    await eventually(lambda: serving() == 0)  # nothing is left of the attackers
     async with connect(rig.zeromq, **keys) as late:  # type: ignore[arg-type]
         assert (await late.frame()).header.width == SPEC.width
 
