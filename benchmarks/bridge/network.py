@@ -77,6 +77,7 @@ def bench_network(
     lines: Sequence[str] = (),
     fps: float = 30.0,
     seconds: float | None = None,
+    video: str = "webrtc",
     quick: bool = False,
     progress: Progress = silent,
 ) -> dict[str, Any]:
@@ -84,8 +85,8 @@ def bench_network(
 
     Inputs cross 2 % loss and 20 ms each way, once on the unordered channel with the last states in
     each message, as clients send them, and once on an ordered and reliable channel, the usual way.
-    Each line is played over by WebRTC for `seconds` and then goes dark for 2 s; the WebSocket
-    crosses the same line.
+    Each line is played over for `seconds` and then goes dark for 2 s; the WebSocket crosses the
+    same line. `video` is the way of the frames, as the page's address has it.
 
     Raises:
         ConfigError: a line is unknown.
@@ -106,6 +107,7 @@ def bench_network(
         "environment": describe(),
         "load_average": round(os.getloadavg()[0], 2),
         "displayed_in": displayed_in,
+        "video": video,
         "inputs": {},
         "lines": {},
     }
@@ -120,7 +122,7 @@ def bench_network(
         for number, line in enumerate(names):
             progress(f"line {line}", (2 + number) / (2 + len(names)))
             assert browser is not None
-            result["lines"][line] = bench.line(browser, LINES[line], fps)
+            result["lines"][line] = bench.line(browser, LINES[line], fps, video)
     return result
 
 
@@ -138,12 +140,12 @@ class _Bench:
             sent = asyncio.run(_send_inputs(urls["http"], port, self.seconds, ordered))
         return _delivery(sent, [json.loads(line) for line in log.read_text().splitlines()])
 
-    def line(self, browser: str, link: Link, fps: float) -> dict[str, Any]:
+    def line(self, browser: str, link: Link, fps: float, video: str) -> dict[str, Any]:
         """Return how play went over one line, and through an outage at its end."""
         port = _free_udp_port()
         scene = {**self.scene, "fps": fps, "seats": 2}
         with gateway_with_source(self.folder, scene, **_public(port)) as (urls, _):
-            return asyncio.run(_play(browser, urls["http"], port, link, self.seconds))
+            return asyncio.run(_play(browser, urls["http"], port, link, self.seconds, video))
 
 
 def _public(port: int) -> dict[str, Any]:
@@ -207,12 +209,14 @@ def _delivery(sent: dict[int, float], arrived: list[tuple[int, float]]) -> dict[
 # --- play --------------------------------------------------------------------------------------
 
 
-async def _play(browser: str, url: str, port: int, link: Link, seconds: float) -> dict[str, Any]:
+async def _play(
+    browser: str, url: str, port: int, link: Link, seconds: float, video: str
+) -> dict[str, Any]:
     from tests.support.chromium import PageError, chromium
 
     async with _over(link, url, port) as (media, web), chromium(browser) as running:
         page = await running.new_page()
-        address = f"http://127.0.0.1:{web.port}/?theme=city&autoplay=1&video=webrtc"
+        address = f"http://127.0.0.1:{web.port}/?theme=city&autoplay=1&video={video}"
         try:
             await page.call("Page.navigate", url=address)
             await page.until(_PLAYING, _START_S)
@@ -247,7 +251,8 @@ async def _recover(page: Page) -> float | None:
 
 def _summary(played: dict[str, Any], seconds: float) -> dict[str, Any]:
     frames: list[list[float]] = played["frames"]
-    shown: list[float] = played["shown"]
+    # a canvas shows no frame without its header
+    shown: list[float] = played["shown"] or [at for _, at in frames]
     times = [played["now"] - seconds * 1000, *shown, played["now"]]
     pauses = [later - earlier for earlier, later in zip(times, times[1:], strict=False)]
     return {

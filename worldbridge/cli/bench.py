@@ -304,12 +304,23 @@ def bridge(
     _report(work, bridge_table, out, as_json)
 
 
+class Video(StrEnum):
+    """Ways of frames to the page, as its address has them."""
+
+    webrtc = "webrtc"
+    h264 = "h264"
+    jpeg = "jpeg"
+
+
 @bench.command()
 def network(
     line: Annotated[
         list[str] | None,
         typer.Option(help="Line to play over, such as 600_kbit; repeatable.  [default: all]"),
     ] = None,
+    video: Annotated[
+        Video, typer.Option(help="Way of the frames: WebRTC, or in WebSocket messages.")
+    ] = Video.webrtc,
     fps: Annotated[float, typer.Option(min=1, max=240, help="Frames per second of the play.")] = 30,
     seconds: Annotated[
         float | None,
@@ -322,8 +333,8 @@ def network(
     """Measure inputs and play over poor networks.
 
     Inputs cross a line with 2 % loss and 20 ms each way, as clients send them and, in the same run,
-    on an ordered and reliable channel. In a checkout with a Chromium its page plays by WebRTC over
-    each line: 10 % loss, 200 ms, 2 Mbit/s with 1 % loss, 600 kbit/s with 3 % loss, 300 kbit/s.
+    on an ordered and reliable channel. In a checkout with a Chromium its page plays over each line:
+    10 % loss, 200 ms, 2 Mbit/s with 1 % loss, 600 kbit/s with 3 % loss, 300 kbit/s.
     Then the line is dark for 2 s, and the time to the next new frame is measured.
     --quick measures the inputs alone.
     """
@@ -331,7 +342,7 @@ def network(
     from worldbridge.cli.bench_tables import network_tables
 
     def work(progress: Any) -> dict[str, Any]:
-        return bench_network(line or (), fps, seconds, quick=quick, progress=progress)
+        return bench_network(line or (), fps, seconds, video.value, quick=quick, progress=progress)
 
     _report(work, network_tables, out, as_json)
 

@@ -283,7 +283,7 @@ def network_tables(result: Mapping[str, Any]) -> Group:
         return Group(inputs, result["displayed_in"])
     heads = "frames/s", "longest pause", "input to photon", "displayed", "after outage"
     lines = _columns("line", *heads)
-    lines.title = f"Play by WebRTC in {result['displayed_in']}"
+    lines.title = f"Play by {result['video']} in {result['displayed_in']}"
     lines.caption = (
         "ms, p50 / p95 / p99; displayed: since hand-over; after outage: from the end of "
         "2 s of darkness to a new frame"
