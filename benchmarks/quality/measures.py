@@ -225,7 +225,7 @@ def sampson_error_px(before: Tensor, after: Tensor, pose: Pose, later: Pose) -> 
     """
     if math.dist(pose.position, later.position) < _BASELINE_M:
         return math.nan
-    rays = _pixel_rays(*before.shape[:2], pose.fov_y)
+    rays = _pixel_rays(before.shape[0], before.shape[1], pose.fov_y)
     turn, to_world = _rotation(later).T @ _rotation(pose), _rotation(later).T
     x, y, z = (to_world @ _difference(pose, later)).tolist()
     cross = torch.tensor([[0.0, -z, y], [z, 0.0, -x], [-y, x, 0.0]], dtype=torch.float64)

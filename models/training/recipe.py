@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 
+from worldbridge.models.errors import InputError
+
 __all__ = ["GPU", "QUICK", "Recipe", "TimedSchedule", "save_checkpoint"]
 
 
@@ -88,10 +90,23 @@ GPU = Recipe(
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Replace the checkpoint as a whole: a run that is killed while saving keeps the old one."""
+    """Replace the checkpoint as a whole: a run that is killed while saving keeps the old one.
+
+    Raises InputError where it cannot be written, such as on a full disk; the old one stays valid.
+    """
     partial = path.with_suffix(".partial")
-    torch.save(state, partial)
-    partial.rename(path)
+    try:
+        torch.save(state, partial)
+        partial.rename(path)
+    except (OSError, RuntimeError) as error:  # torch writes archives with errors of its own
+        partial.unlink(missing_ok=True)
+        raise InputError(
+            f"the checkpoint {path} cannot be written",
+            expected="room on its disk",
+            got=f"{type(error).__name__}: {error}"[:200],
+            remedy="free some space and continue with the same command; the checkpoint before "
+            "is whole",
+        ) from error
 
 
 class TimedSchedule:

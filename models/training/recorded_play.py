@@ -35,7 +35,7 @@ from worldbridge.models.procedural.plain import PLAIN_THEMES
 from worldbridge.models.progress import Progress, silent
 from worldbridge.models.training.play_clips import ClipPlan, PlayClip, save_shard
 
-__all__ = ["FEWEST_CLIPS", "import_play", "read_play", "write_play"]
+__all__ = ["FEWEST_CLIPS", "import_play", "read_play", "size_of", "write_play"]
 
 FEWEST_CLIPS = 30  # two files of ten are held out
 _CLIPS_A_SHARD = 10
@@ -58,7 +58,7 @@ def import_play(
 
     Raises InputError for a file that is no such shard, or too little play; OSError for a full disk.
     """
-    source = zlib.crc32(repr([(p.name, _size(p), frames) for p in shards]).encode())
+    source = zlib.crc32(repr([(p.name, size_of(p), frames) for p in shards]).encode())
     made = folder / "plan.json"
     if made.exists():
         plan = ClipPlan(**json.loads(made.read_text()))
@@ -136,7 +136,8 @@ def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
     tar.addfile(entry, io.BytesIO(data))
 
 
-def _size(shard: Path) -> int:
+def size_of(shard: Path) -> int:
+    """Return the bytes of a shard. Raises InputError where there is none."""
     try:
         return shard.stat().st_size
     except OSError as error:

@@ -19,6 +19,8 @@ from worldbridge.cli import app
 from worldbridge.models.errors import InputError
 from worldbridge.models.guided.checkpoint import load_guided_world
 from worldbridge.models.guided.tokenizer import GuidedTokenizer
+from worldbridge.models.training.guided.frame_pool import write_recorded_pools
+from worldbridge.models.training.guided.train_tokenizer import FramePool
 from worldbridge.models.training.play_clips import ClipShards, PlayClip, make_play_clip
 from worldbridge.models.training.recorded_play import import_play, read_play, write_play
 
@@ -55,6 +57,23 @@ def test_a_cache_of_recordings(clip: PlayClip, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="too little") as caught:
         import_play(tmp_path / "few", [shard], 5, 32, 48)
     assert caught.value.got == "15"
+
+
+def test_frames_of_recordings_for_the_tokenizer(clip: PlayClip, tmp_path: Path) -> None:
+    shard = tmp_path / "a.tar"
+    write_play(shard, [clip] * 100)
+    pools = write_recorded_pools(tmp_path / "frames", [shard], 32, 48)
+    known, held_out = (FramePool(prefix) for prefix in pools)
+    assert (len(known), len(held_out)) == (90, 10)
+    color, nearness, pitch = known.frame(3)
+    assert color.shape == (3, 32, 48) and nearness.shape == (32, 48)
+    assert pitch == pytest.approx(float(clip.cameras[0, 3]), abs=1e-5)
+    assert write_recorded_pools(tmp_path / "frames", [shard], 32, 48) == pools
+    write_play(tmp_path / "b.tar", [clip])
+    with pytest.raises(InputError, match="holds other frames"):
+        write_recorded_pools(tmp_path / "frames", [tmp_path / "b.tar"], 32, 48)
+    with pytest.raises(InputError, match="too little"):
+        write_recorded_pools(tmp_path / "few", [tmp_path / "b.tar"], 32, 48)
 
 
 def test_a_video_instead_of_frames(clip: PlayClip, tmp_path: Path) -> None:

@@ -111,13 +111,21 @@ class ProgressReporter:
         self.note(stage if fraction is None else f"{stage}: {fraction:.0%}")
 
     def _open_bar(self) -> Progress:
-        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+        from rich.progress import (
+            BarColumn,
+            Progress,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
 
         bar = Progress(
             TextColumn("worldbridge: {task.description:<40}"),
             BarColumn(),
             TextColumn("{task.percentage:5.1f} %"),
             TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
             console=self._console,
             transient=True,
             refresh_per_second=4,  # the model needs the processor more

@@ -89,6 +89,13 @@ Threads = Annotated[int, typer.Option(min=1, help="CPU threads to use.")]
 Nice = Annotated[
     int, typer.Option(min=0, max=19, help="Priority, as of nice(1): 19 gives way to all others.")
 ]
+Recorded = Annotated[
+    list[Path] | None,
+    typer.Option(
+        help="Tar shard of recorded play to train on, instead of play in rendered scenes; "
+        "repeatable. docs/guided_world.md has the format."
+    ),
+]
 Start = Annotated[
     Path | None, typer.Option(help="World whose weights the run begins with, such as OUT/world.")
 ]
@@ -99,6 +106,7 @@ def train_guided_tokenizer(
     out: Out,
     scenes: Scenes = 1_120,
     steps: Steps = 6_000,
+    recorded: Recorded = None,
     start: Start = None,
     seed: Seed = 1,
     threads: Threads = 1,
@@ -107,14 +115,16 @@ def train_guided_tokenizer(
     """Train the tokenizer of a world with a spatial memory.
 
     Renders frames with depth and trains on them. An interrupted run continues with the same
-    command; OUT/log.jsonl and OUT/sheet-*.png show how it goes. The result is OUT/tokenizer.pt.
+    command; OUT/log.jsonl, TensorBoard on OUT and OUT/sheet-*.png show how it goes. The result is
+    OUT/tokenizer.pt.
     """
     import os
     from dataclasses import replace
 
     import torch
 
-    from worldbridge.models.training.guided.frame_pool import write_pools
+    from worldbridge.models.guided.config import GuidedConfig
+    from worldbridge.models.training.guided.frame_pool import write_pools, write_recorded_pools
     from worldbridge.models.training.guided.train_tokenizer import FramePool, TokenizerRecipe
     from worldbridge.models.training.guided.train_tokenizer import train as run_training
     from worldbridge.models.training.guided.world_stages import load_guided_tokenizer
@@ -128,7 +138,12 @@ def train_guided_tokenizer(
             weights = load_guided_tokenizer(start).state_dict()
             # Its codes are in use: they are rounded from the first step.
             recipe = replace(recipe, rounding_from=0.0)
-        known, held_out = write_pools(out / "frames", scenes, progress)
+        size = GuidedConfig()
+        known, held_out = (
+            write_recorded_pools(out / "frames", recorded, size.height, size.width, progress)
+            if recorded
+            else write_pools(out / "frames", scenes, progress)
+        )
         pools = FramePool(known), FramePool(held_out)
         run_training(*pools, recipe, out, weights, progress=progress)
     print(f"finished: {out / 'tokenizer.pt'}  (next: worldbridge train world)")
@@ -223,13 +238,7 @@ def train_guided_world(
     frames: Annotated[int, typer.Option(min=2, help="Frames of a clip.")] = 24,
     steps: Steps = 17_000,
     seed: Annotated[int, typer.Option(help="Seed of the play and of the training.")] = 1,
-    recorded: Annotated[
-        list[Path] | None,
-        typer.Option(
-            help="Tar shard of recorded play to train on, instead of play in rendered scenes; "
-            "repeatable. docs/guided_world.md has the format."
-        ),
-    ] = None,
+    recorded: Recorded = None,
     start: Start = None,
     threads: Threads = 1,
     nice: Nice = 10,
@@ -237,8 +246,8 @@ def train_guided_world(
     """Train the transformer of a world with a spatial memory.
 
     Records play, encodes it with the tokenizer, trains and writes OUT/world, which `serve --world`
-    accepts. An interrupted run continues with the same command; OUT/log.jsonl and OUT/sheet-*.png
-    show how it goes.
+    accepts. An interrupted run continues with the same command; OUT/log.jsonl, TensorBoard on OUT
+    and OUT/sheet-*.png show how it goes.
     """
     import os
 

@@ -13,6 +13,8 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor, nn
 
+from worldbridge.errors import StructuredError
+from worldbridge.models.training.guided.event_file import write_events
 from worldbridge.models.training.recipe import save_checkpoint
 
 __all__ = ["TrainingError", "TrainingRun", "bfloat16_pays", "cosine_rate", "write_log"]
@@ -41,14 +43,17 @@ def cosine_rate(rate: float, step: int, share: float, warmup: int) -> float:
 
 
 def write_log(out: Path, entry: Mapping[str, float]) -> None:
-    """Append figures to OUT/log.jsonl."""
+    """Append figures to OUT/log.jsonl, and to an event file that TensorBoard shows."""
+    write_events(out, int(entry.get("step", 0)), entry)
     line = json.dumps({name: round(value, 5) for name, value in entry.items()})
     with (out / "log.jsonl").open("a") as file:
         file.write(line + "\n")
 
 
-class TrainingError(RuntimeError):
+class TrainingError(StructuredError, RuntimeError):
     """Training cannot go on; the last checkpoint is good."""
+
+    code = "training_diverged"
 
 
 class TrainingRun(Generic[Network]):
@@ -110,8 +115,10 @@ class TrainingRun(Generic[Network]):
         value = float(loss.detach())
         if not math.isfinite(value) or not math.isfinite(norm):
             raise TrainingError(
-                f"step {self.step}: the loss is {value} and its gradient {norm}; the checkpoint "
-                f"{self.checkpoint} is good; lower the rate (now {rate}) and continue"
+                f"step {self.step}: the loss is no number any more; {self.checkpoint} is good",
+                expected="a finite loss and gradient",
+                got=f"{value} and {norm}",
+                remedy=f"lower the rate, which is {rate}, and continue from it",
             )
         usual = statistics.median(self.norms) if len(self.norms) >= _USUAL else math.inf
         self.norms.append(norm)

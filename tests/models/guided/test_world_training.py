@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import struct
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,8 @@ from worldbridge.models.guided.transformer import (
     guided_condition,
 )
 from worldbridge.models.procedural.plain import PLAIN_THEMES
+from worldbridge.models.training.guided.event_file import crc32c
+from worldbridge.models.training.guided.run import write_log
 from worldbridge.models.training.guided.samples import (
     Samples,
     clip_samples,
@@ -152,6 +155,41 @@ def test_a_loss_that_is_no_number_stops_with_the_last_checkpoint(
         run.learn(broken)
     assert run.checkpoint.read_bytes() == kept
     assert WorldTraining(RECIPE, tmp_path, NET).step == 1
+
+
+def test_a_full_disk_keeps_the_last_checkpoint(samples: list[Samples], tmp_path: Path) -> None:
+    run = WorldTraining(RECIPE, tmp_path, NET)
+    run.learn(take_batch(samples[0], RECIPE, 0))
+    run.save()
+    kept = run.checkpoint.read_bytes()
+    run.learn(take_batch(samples[0], RECIPE, 1))
+    partial = run.checkpoint.with_suffix(".partial")
+    partial.symlink_to("/dev/full")  # every write fails there as on a full disk
+    with pytest.raises(InputError, match="cannot be written"):
+        run.save()
+    assert run.checkpoint.read_bytes() == kept
+    assert WorldTraining(RECIPE, tmp_path, NET).step == 1
+    run.save()
+    assert WorldTraining(RECIPE, tmp_path, NET).step == 2
+
+
+def test_figures_are_in_an_event_file(tmp_path: Path) -> None:
+    assert crc32c(b"123456789") == 0xE3069283  # the check value of CRC-32C
+    write_log(tmp_path, {"step": 300, "loss": 1.5})
+    write_log(tmp_path, {"step": 301, "loss": 1.25})
+    (file,) = tmp_path.glob("events.out.tfevents.*")
+    data, records = file.read_bytes(), []
+    while data:
+        (length,) = struct.unpack_from("<Q", data)
+        body, check = data[12 : 12 + length], data[12 + length : 16 + length]
+        crc = crc32c(body)
+        masked = (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF
+        assert check == struct.pack("<I", masked)
+        records.append(body)
+        data = data[16 + length :]
+    assert records[0].endswith(b"brain.Event:2")
+    assert b"\x10\xac\x02" in records[1], "step 300"
+    assert b"\x0a\x04loss\x15" + struct.pack("<f", 1.25) in records[2]
 
 
 def test_an_outlier_changes_nothing(samples: list[Samples], tmp_path: Path) -> None:
