@@ -1,5 +1,7 @@
 """Print what each client was shown to do, as the table of docs/clients.md: python -m tests.engines
 
+`python -m tests.engines godot unreal` prints the lines of these clients alone.
+
 Runs the tests that are named below. A cell is `yes (n)` with the number of checks that passed,
 `skipped` where the machine lacks what they need, or `no` with the tests that failed.
 """
@@ -109,20 +111,21 @@ def cell(prefixes: tuple[str, ...], results: dict[str, str]) -> str:
     return f"yes ({passed})" if passed else "skipped"
 
 
-def main() -> int:
-    prefixes = {prefix for row in TABLE.values() for cells in row for prefix in cells}
+def main(wanted: tuple[str, ...]) -> int:
+    table = {name: row for name, row in TABLE.items() if name.lower().startswith(wanted)}
+    prefixes = {prefix for row in table.values() for cells in row for prefix in cells}
     files = sorted({prefix.partition("::")[0] for prefix in prefixes})
     tests = [file for file in files if file.endswith(".py")]
     names = {prefix.partition("::")[2] for prefix in prefixes} - {""}
     chosen = " or ".join(sorted(names | {"test_examples"}))
-    results = {**run_pytest(tests, ["-k", chosen]), **run_node(WEB)}
+    results = {**run_pytest(tests, ["-k", chosen]), **(run_node(WEB) if WEB in prefixes else {})}
     print("| client | " + " | ".join(COLUMNS) + " |")
     print("| --- " * (len(COLUMNS) + 1) + "|")
-    rows = {client: [cell(cells, results) for cells in row] for client, row in TABLE.items()}
+    rows = {client: [cell(cells, results) for cells in row] for client, row in table.items()}
     for client, row in rows.items():
         print(f"| {client} | " + " | ".join(row) + " |")
     return int(any(text.startswith("no") for row in rows.values() for text in row))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(tuple(name.lower() for name in sys.argv[1:]) or ("",)))
