@@ -61,13 +61,13 @@ class Liveness:
     def __init__(self, lost_after_ms: float = LOST_AFTER_MS) -> None:
         self._lost_after_ms = lost_after_ms
         self._heard_ms = 0.0
-        self._broken = False
+        self._broken = self._undelivered = False
         self.watching = False
         self.lost = False
 
     def ready(self, now_ms: float) -> None:
         self.watching, self.lost, self._heard_ms = True, False, now_ms
-        self._broken = False
+        self._broken = self._undelivered = False
 
     @property
     def silent(self) -> bool:
@@ -85,8 +85,16 @@ class Liveness:
     def heard(self, now_ms: float) -> bool:
         """Note a sign of life. Return whether the worker had been given up."""
         self._heard_ms = now_ms
+        if self._undelivered:
+            return False
         revived, self.lost = self.lost, False
         return revived
+
+    def undelivered(self) -> bool:
+        """Note that it misses a message, so that only a new one helps. Return if that is news."""
+        news = self.watching and not self.lost
+        self._undelivered = self.lost = self.watching
+        return news
 
     def gone(self) -> bool:
         """Note that its connection broke. Return whether that is news."""
@@ -154,6 +162,7 @@ class WorkerLink:
         self._socket = self._context.socket(zmq.ROUTER)
         self._socket.setsockopt(zmq.LINGER, 200)
         self._socket.setsockopt(zmq.MAXMSGSIZE, MAX_PAYLOAD)
+        self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)  # what cannot be sent is an error
         # a worker that was restarted comes back under the same name
         self._socket.setsockopt(zmq.ROUTER_HANDOVER, 1)
         self._worker: bytes | None = None
@@ -239,8 +248,17 @@ class WorkerLink:
         """Send without waiting. Nothing is sent while there is no worker."""
         if self._worker is None:
             return
-        # a ROUTER drops what it cannot deliver, so this future is done at once
-        self._socket.send_multipart([self._worker, *encode_parts(message)], zmq.NOBLOCK)
+        parts = [self._worker, *encode_parts(message)]
+        sent = self._socket.send_multipart(parts, zmq.NOBLOCK)  # done at once
+        error = sent.exception()
+        if isinstance(error, zmq.Again):
+            lost, why = self._liveness.undelivered(), "the worker's queue is full"
+        elif error is not None:
+            lost, why = self._liveness.gone(), "the worker's connection ended"
+        else:
+            return
+        if lost:  # later: whoever sends this is in the middle of something
+            asyncio.get_running_loop().call_soon(self._events.worker_lost, why)
 
     @property
     def worker_silent(self) -> bool:

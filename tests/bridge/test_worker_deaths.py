@@ -2,16 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
+import zmq
+import zmq.asyncio
 
+from tests.bridge.conftest import eventually
 from tests.support.fake_worker import SPEC
 from worldbridge.bridge.config import GatewayConfig
 from worldbridge.bridge.gateway import sessions as module
 from worldbridge.bridge.gateway.hub import Gateway
 from worldbridge.bridge.gateway.players import PlayerSession
-from worldbridge.bridge.protocol import Opened, Ready, Start
+from worldbridge.bridge.gateway.workers import WorkerEvents, WorkerLink
+from worldbridge.bridge.protocol import (
+    CloseSession,
+    Opened,
+    OpenSession,
+    Ready,
+    Start,
+    WorkerPong,
+    encode_parts,
+)
+from worldbridge.clock import now_ms
 
 CLOCK = [0.0]
 
@@ -88,3 +104,47 @@ async def test_one_death_brings_all_back_at_once() -> None:
     rig.ready()
     assert all(session.open_ms is not None for session in players)
     await rig.gateway._close()
+
+
+@pytest.fixture
+async def linked(tmp_path: Path) -> AsyncIterator[tuple[WorkerLink, Mock, zmq.asyncio.Socket]]:
+    """A link, what it reports to, and a worker that said it is ready and reads nothing."""
+    events = Mock(spec=WorkerEvents)
+    link = WorkerLink(f"ipc://{tmp_path}/link", events)
+    endpoint, running = link.bind(), asyncio.create_task(link.run(now_ms))
+    with zmq.asyncio.Context() as context, context.socket(zmq.DEALER) as worker:
+        worker.setsockopt(zmq.LINGER, 0)
+        worker.setsockopt(zmq.RCVHWM, 1)
+        worker.connect(endpoint)
+        await worker.send_multipart(encode_parts(Ready(SPEC, 1, "jacobi")))
+        await eventually(lambda: bool(events.worker_ready.called))
+        yield link, events, worker
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    link.close()
+
+
+Linked = tuple[WorkerLink, Mock, zmq.asyncio.Socket]
+
+
+async def test_a_worker_that_misses_a_message_is_given_up_for_good(linked: Linked) -> None:
+    link, events, worker = linked
+    large = OpenSession("a", "day", 1, saved=bytes(1 << 20))
+    for number in range(1_500):  # more than its queue and the kernel hold
+        link.send(large if number < 4 else CloseSession("a"))
+    await eventually(lambda: bool(events.worker_lost.called))
+    assert events.worker_lost.call_args.args == ("the worker's queue is full",)
+    await worker.send_multipart(encode_parts(WorkerPong(now_ms())))
+    await asyncio.sleep(0.3)
+    assert not events.worker_revived.called and link.worker_silent, "it is to be replaced"
+    await worker.send_multipart(encode_parts(Ready(SPEC, 1, "jacobi")))
+    await eventually(lambda: not link.worker_silent)
+
+
+async def test_a_worker_that_is_gone_is_noticed_when_something_is_sent(linked: Linked) -> None:
+    link, events, worker = linked
+    link._worker = b"nobody"
+    link.send(CloseSession("a"))
+    await eventually(lambda: bool(events.worker_lost.called))
+    assert events.worker_lost.call_args.args == ("the worker's connection ended",)
+    assert not link.worker_silent, "there is no process to replace"
