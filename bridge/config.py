@@ -47,6 +47,11 @@ class GatewayConfig:
     queue: int = setting(
         16, "Players who may wait for a seat; 0: nobody waits.", low=0, high=MAX_QUEUE
     )
+    seats_per_address: int | None = setting(
+        None,
+        "Players of one address at once, those in the queue included.  [default: no limit]",
+        low=1,
+    )
     spectators: int | None = setting(
         None, "Spectators that may watch at once; 0: nobody watches.  [default: no limit]", low=0
     )

@@ -24,7 +24,7 @@ from typing import Any, Final
 from worldbridge.bridge.protocol.errors import BridgeError
 from worldbridge.errors import ConfigError
 
-__all__ = ["MAX_WRONG", "OPEN", "Authenticator", "Grant", "issue", "seconds_of"]
+__all__ = ["MAX_WRONG", "OPEN", "Authenticator", "Grant", "issue", "network_of", "seconds_of"]
 
 ROLES: Final[Mapping[str, frozenset[str]]] = {  # of a token, and what its bearer may be
     "spectator": frozenset({"spectator"}),
@@ -97,17 +97,17 @@ class WrongTokens:
 
     def add(self, address: str, now_s: float) -> None:
         """Count a wrong token."""
-        self._found[_network(address)] = (self._count(address, now_s) + 1, now_s)
-        self._found.move_to_end(_network(address))
+        self._found[network_of(address)] = (self._count(address, now_s) + 1, now_s)
+        self._found.move_to_end(network_of(address))
         if len(self._found) > MAX_ADDRESSES:
             self._found.popitem(last=False)
 
     def _count(self, address: str, now_s: float) -> float:
-        count, at_s = self._found.get(_network(address), (0.0, now_s))
+        count, at_s = self._found.get(network_of(address), (0.0, now_s))
         return max(0.0, count - max(0.0, now_s - at_s) / WRONG_S)
 
 
-def _network(address: str) -> str:
+def network_of(address: str) -> str:
     """Return what an address is counted as: an IPv6 client has 2**64 of them."""
     try:
         found = ipaddress.ip_address(address)

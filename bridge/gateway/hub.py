@@ -52,7 +52,7 @@ from worldbridge.bridge.protocol import (
     Welcome,
     WorldSpec,
 )
-from worldbridge.bridge.tokens import Authenticator, expired
+from worldbridge.bridge.tokens import Authenticator, expired, network_of
 from worldbridge.bridge.transports.webrtc import (
     RtcCallbacks,
     RtcConnection,
@@ -366,7 +366,8 @@ class Gateway:
         elif hello.resume is not None:
             session = self._take_over(hello.resume)
         else:
-            session = self.worlds.admit(hello.wait, patient=hello.role == "engine")
+            network = network_of(peer.address or "")
+            session = self.worlds.admit(hello.wait, hello.role == "engine", network)
         self._attach(peer, session)
         if self._tokens.use(peer.rights, session.id if session is not None else "", time.time()):
             self.worlds.files.store_used(self._tokens.used)

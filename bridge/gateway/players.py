@@ -99,6 +99,7 @@ class PlayerSession:
         deaths: how many workers ended while they had this session, one soon after the other.
         open_ms: when the worker was asked to open it, None while it was not.
         waiting_input: the newest input, while the worker has older ones to take.
+        network: of the address that its player came from first, "" if unknown.
         patient: its player is a program, which may be idle for as long as it likes.
         active_ms: when its player did something last.
         warned: its player knows that an idle seat is free soon.
@@ -125,6 +126,7 @@ class PlayerSession:
     observations: deque[Observation] = field(default_factory=lambda: deque(maxlen=4))
     deaths: int = 0
     open_ms: float | None = None
+    network: str = ""
     patient: bool = False
     active_ms: float = 0.0
     warned: bool = False

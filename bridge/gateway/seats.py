@@ -113,6 +113,11 @@ class SeatAllocator:
             self._ends += 1
             self._ended_ms += now_ms - place.since_ms
 
+    def keeps(self, session: str) -> bool:
+        """Return whether a session has a place that no other player may have."""
+        place = self._held.get(session) or self._queue.get(session)
+        return place is not None and not place.spare
+
     def present(self, session: str) -> bool:
         """Return whether a session has a seat and its player is there."""
         place = self._held.get(session)

@@ -218,14 +218,17 @@ class SessionManager:
                 "start.prompt_frames",
             )
 
-    def admit(self, wait: bool = False, patient: bool = False) -> PlayerSession:
+    def admit(self, wait: bool = False, patient: bool = False, network: str = "") -> PlayerSession:
         """Return a session for a new player, with a seat or, with `wait`, a place in the queue.
 
-        `patient` players may be idle. Raises BridgeError no_free_seat.
+        `patient` players may be idle; `network` is where the player comes from. Raises BridgeError
+        no_free_seat.
         """
+        self._check_network(network)
         self._end_spare()
         session = self.sessions.create(self._config.theme, self._config.seed)
         session.patient, session.active_ms = patient, now_ms()
+        session.network = network
         try:
             self._seats.take(session.id, now_ms(), wait)
         except BridgeError:
@@ -235,6 +238,17 @@ class SessionManager:
             self.files.store(session)
         self._metrics.sessions.set(len(self.sessions))
         return session
+
+    def _check_network(self, network: str) -> None:
+        """Raise BridgeError no_free_seat if nobody else may play from there."""
+        most = self._config.seats_per_address
+        if most is None or not network:
+            return
+        count = sum(s.network == network and self._seats.keeps(s.id) for s in self.sessions)
+        if count >= most:
+            text = "no more players may come from this address"
+            remedy = "Leave a game there, or ask for the server's option --seats-per-address."
+            raise BridgeError("no_free_seat", text, f"fewer than {most}", f"{count}", remedy)
 
     def resume(self, token: str) -> PlayerSession:
         """Return the session of a player who comes back. Raises BridgeError session_expired."""

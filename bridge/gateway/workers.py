@@ -249,8 +249,8 @@ class WorkerLink:
         if self._worker is None:
             return
         parts = [self._worker, *encode_parts(message)]
-        sent = self._socket.send_multipart(parts, zmq.NOBLOCK)  # done at once
-        error = sent.exception()
+        sent = asyncio.ensure_future(self._socket.send_multipart(parts, zmq.NOBLOCK))
+        error = sent.exception()  # it is done at once
         if isinstance(error, zmq.Again):
             lost, why = self._liveness.undelivered(), "the worker's queue is full"
         elif error is not None:

@@ -267,6 +267,24 @@ async def test_spectators_are_limited_and_can_be_switched_off(make_rig: RigMaker
     await player.until(Frame)
 
 
+async def test_seats_of_one_address_are_limited(make_rig: RigMaker) -> None:
+    rig = await make_rig(seats_per_address=1, trusted_proxies=("127.0.0.1",), queue=2)
+    await rig.worker(seats=2)
+    first = await rig.greet(Hello("first"))
+    await first.until(Welcome)
+    error = await (await rig.greet(Hello("second", wait=True))).until(Error)
+    assert error.code == "no_free_seat" and "--seats-per-address" in error.remedy
+    for address in ("192.0.2.7", "2001:db8::1"):
+        other = await rig.raw(additional_headers={"X-Forwarded-For": address})
+        await other.send(Hello("other", wait=True))
+        await other.until(Welcome)
+    neighbour = await rig.raw(additional_headers={"X-Forwarded-For": "2001:db8::2"})
+    await neighbour.send(Hello("neighbour", wait=True))
+    assert (await neighbour.until(Error)).code == "no_free_seat"
+    await first.send(Bye(keep=True))  # the page was closed, or is loaded again
+    await (await rig.greet(Hello("again", wait=True))).until(Welcome)
+
+
 async def test_nobody_watches_where_it_is_off(make_rig: RigMaker) -> None:
     rig = await make_rig(spectators=0)
     await rig.worker()
