@@ -282,7 +282,10 @@ internal static class Harness
                 Thread.Sleep(1);
             }
             string error = Json.Quote(client.Error?.Code);
-            Console.WriteLine($"{{\"shown\": [{string.Join(", ", shown)}], \"error\": {error}}}");
+            string remedy = Json.Quote(client.Error?.Remedy);
+            Console.WriteLine(
+                $"{{\"shown\": [{string.Join(", ", shown)}], \"error\": {error}, \"remedy\": {remedy}}}"
+            );
         }
         return 0;
     }

@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ import msgspec
 import pytest
 import torch
 
+from tests.engines.test_bad_input import CASES as BAD
+from tests.engines.test_bad_input import bad_server
 from tests.engines.unity.metas import PACKAGE, expected
 from tests.models.guided.test_world_training import NET, SMALL
 from tests.support.client_server import LAST, MODES, Played, check_session, play_all
@@ -295,13 +298,27 @@ def test_poses_survive_unitys_coordinates(compiler: Compiler) -> None:
 # -- over the network ------------------------------------------------------------------------------
 
 
+def replay(compiler: Compiler, url: str) -> dict[str, Any]:
+    report: dict[str, Any] = json.loads(compiler.harness("replay", url, str(LAST), timeout=120))
+    return report
+
+
 @pytest.fixture(scope="module")
 def played(compiler: Compiler) -> dict[str, Played]:
-    def play(url: str) -> dict[str, Any]:
-        report: dict[str, Any] = json.loads(compiler.harness("replay", url, str(LAST), timeout=120))
-        return report
+    return play_all(partial(replay, compiler), html=True)
 
-    return play_all(play, html=True)
+
+@pytest.mark.parametrize("kind", BAD)
+def test_what_a_server_must_not_send_is_an_error(compiler: Compiler, kind: str) -> None:
+    with bad_server(kind) as server:
+        report = replay(compiler, server.url)
+    assert report["error"] == BAD[kind] and report["remedy"]
+
+
+def test_frames_of_another_size_are_shown(compiler: Compiler) -> None:
+    with bad_server("size") as server:
+        report = replay(compiler, server.url)
+    assert report["error"] is None and len(set(report["shown"])) == 2
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -312,7 +329,8 @@ def test_the_core_shows_every_frame(played: dict[str, Played], mode: str) -> Non
 
 
 def test_a_web_page_instead_of_a_session_is_an_error(played: dict[str, Played]) -> None:
-    assert played["html"][0] == {"shown": [], "error": "unreachable"}
+    report = played["html"][0]
+    assert report["error"] == "unreachable" and report["remedy"] and not report["shown"]
 
 
 @pytest.mark.e2e

@@ -113,12 +113,12 @@ int main(int count, char** words) {
     std::printf(
         "{\"state\": \"%s\", \"error\": \"%s\", \"shown\": %lld, \"images\": %lld, \"ordered\": %s, \"fps\": %.2f, "
         "\"received_fps\": %.2f, \"first_frame\": %lld, \"last_frame\": %lld, \"answered\": %lld, \"round_trip_ms\": %.3f, "
-        "\"latency_ms\": %.2f, \"walked_m\": %.3f, \"leave_ms\": %.1f, \"stall_age_ms\": %.1f, \"width\": %lld, \"height\": %lld, \"hashes\": [%s], \"got\": \"%s\"}\n",
+        "\"latency_ms\": %.2f, \"walked_m\": %.3f, \"leave_ms\": %.1f, \"stall_age_ms\": %.1f, \"width\": %lld, \"height\": %lld, \"hashes\": [%s], \"got\": \"%s\", \"remedy\": \"%s\"}\n",
         NameOf(view.state), view.error ? view.error->code.c_str() : "", (long long)shown, (long long)images, ordered ? "true" : "false",
         shown > 1 ? double(shown - 1) * 1000 / (last - first) : 0.0,
         shown > 1 ? double(view.frames) * 1000 / (last - first) : 0.0, (long long)first_frame, (long long)last_frame,
         (long long)answered, view.round_trip, view.latency, std::sqrt(dx * dx + dz * dz), left, stall_age,
         (long long)view.width, (long long)view.height, hashes.c_str(),
-        got.c_str());
+        got.c_str(), view.error ? view.error->remedy.c_str() : "");
     return view.error ? 1 : 0;
 }

@@ -9,11 +9,14 @@ import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.engines.test_bad_input import CASES as BAD
+from tests.engines.test_bad_input import bad_server
 from tests.engines.unreal.native import Build, compiler, has_openssl, run
 from tests.support.client_server import LAST, MODES, Played, check_session, client_server, play_all
 from tests.support.server import Server, serving
@@ -22,18 +25,31 @@ pytestmark = [pytest.mark.e2e, pytest.mark.serial]
 FPS = 60  # of the procedural world; a busy machine makes fewer
 
 
+def replay(build: Build, url: str) -> dict[str, Any]:
+    command = [str(build("player")), f"{url}/session", "0", "0", "", str(LAST)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.stdout and not done.stderr, f"{done.stdout}{done.stderr}"
+    report: dict[str, Any] = json.loads(done.stdout)
+    return report
+
+
 @pytest.fixture(scope="module")
 def replayed(build: Build) -> dict[str, Played]:
-    player = str(build("player"))
+    build("player")  # before the threads need it
+    return play_all(partial(replay, build), html=True)
 
-    def play(url: str) -> dict[str, Any]:
-        command = [player, f"{url}/session", "0", "0", "", str(LAST)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-        assert done.stdout and not done.stderr, f"{done.stdout}{done.stderr}"
-        report: dict[str, Any] = json.loads(done.stdout)
-        return report
 
-    return play_all(play, html=True)
+@pytest.mark.parametrize("kind", BAD)
+def test_what_a_server_must_not_send_is_an_error(build: Build, kind: str) -> None:
+    with bad_server(kind) as server:
+        report = replay(build, server.url)
+    assert report["error"] == BAD[kind] and report["remedy"]
+
+
+def test_frames_of_another_size_are_shown(build: Build) -> None:
+    with bad_server("size") as server:
+        report = replay(build, server.url)
+    assert report["error"] == "" and len(set(report["hashes"])) == 2
 
 
 @pytest.mark.parametrize("mode", MODES)

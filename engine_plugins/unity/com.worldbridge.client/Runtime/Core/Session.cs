@@ -245,7 +245,21 @@ namespace WorldBridge
         }
 
         /// <summary>Report a message that could not be decoded. The session ends.</summary>
-        public void Invalid(ProtocolError error, double now) => Fail(error, now);
+        public void Invalid(ProtocolError error, double now)
+        {
+            bool version = error.Path == "welcome" && error.Expected.StartsWith("version");
+            Fail(version ? OfAnotherVersion(error) : error, now);
+        }
+
+        private static ProtocolError OfAnotherVersion(ProtocolError error) =>
+            new ProtocolError(
+                "version_mismatch",
+                "Client and server speak different versions of the protocol",
+                error.Expected,
+                error.Got,
+                "Update the older of the two.",
+                error.Path
+            );
 
         /// <summary>Report that some bytes of a message arrived: the server is not silent.</summary>
         public void BytesArrived(double now) => lastHeard = now;

@@ -134,6 +134,10 @@ void Session::Fail(Error error, double now) {
 
 void Session::Invalid(const Error& error, double now) {
     if (wire == Wire::Closed) return;
+    if (error.path == "welcome" && error.expected.find("version") != std::string::npos)
+        return Fail({"version_mismatch", "Client and server speak different versions of the protocol",
+                     "version " + std::to_string(ProtocolVersion), "another one", "Update the older of the two.", error.path},
+                    now);
     Fail({error.code, "The server sent an invalid message: " + error.message, error.expected, error.got,
           "Update the plugin or the server: they may be of different versions.", error.path},
          now);
