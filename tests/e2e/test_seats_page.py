@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.bridge.conftest import Rig, make_rig, rig
+from tests.bridge.conftest import Rig, RigMaker, make_rig, rig
 from tests.support.chromium import Browser, Page
 
 __all__ = ["make_rig", "rig"]
@@ -65,3 +65,22 @@ async def test_the_controls_are_handed_over_in_the_menu(
     await player.call("Page.bringToFront")  # a page in the background shows no frames
     await player.until(f"{role} === 'spectator' && {STATE} === 'playing'", PATIENCE_S)
     assert not [line for line in (*player.log, *watcher.log) if line.startswith("exception")]
+
+
+@pytest.mark.long
+async def test_an_idle_player_is_warned_and_a_kept_seat_says_until_when(
+    make_rig: RigMaker, browser: Browser, tmp_path: Path
+) -> None:
+    rig = await make_rig(idle_limit=12.0)
+    await rig.worker(seats=1)
+    vanished = await rig.play()
+    await vanished.socket.close(1001)  # without a bye: its seat is kept
+    waiting = await opened(browser, rig, "autoplay=1", "queued")
+    detail = "document.querySelector('#status-detail').innerText"
+    await waiting.until(f"/is kept for a player who vanished, for \\d+ s/.test({detail})")
+    await waiting.until(f"/About .* to go/.test({detail})")
+    await waiting.until(f"{STATE} === 'playing'", PATIENCE_S)
+    text = "document.body.innerText"
+    await waiting.until(f"{text}.includes('the seat is free in')", PATIENCE_S)
+    await waiting.screenshot(tmp_path / "idle.png")
+    await waiting.until(f"{STATE} === 'error' && {text}.includes('seat_lost')", PATIENCE_S)
