@@ -34,6 +34,8 @@ internal static class Harness
                 return 0;
             case "play":
                 return Play(arguments[1], double.Parse(arguments[2]), arguments[3], arguments[4]);
+            case "leave":
+                return Leave(arguments);
             case "guide":
                 return Guide(arguments[1]);
             case "rounds":
@@ -287,6 +289,23 @@ internal static class Harness
                 $"{{\"shown\": [{string.Join(", ", shown)}], \"error\": {error}, \"remedy\": {remedy}}}"
             );
         }
+        return 0;
+    }
+
+    /// <summary>Leave servers that do not answer, and print how long each took.</summary>
+    private static int Leave(string[] arguments)
+    {
+        var took = new double[arguments.Length - 1];
+        for (int i = 0; i < took.Length; i++)
+        {
+            var client = new WorldClient(arguments[i + 1], new Hello { Client = "unity core" });
+            client.Play();
+            Thread.Sleep(500);
+            double before = client.Now;
+            client.Dispose();
+            took[i] = client.Now - before;
+        }
+        Console.WriteLine(Json.List(took));
         return 0;
     }
 

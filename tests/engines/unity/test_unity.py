@@ -9,6 +9,7 @@ import json
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 from dataclasses import dataclass, replace
@@ -23,8 +24,9 @@ import torch
 from tests.engines.test_bad_input import CASES as BAD
 from tests.engines.test_bad_input import bad_server
 from tests.engines.unity.metas import PACKAGE, expected
+from tests.engines.unreal.test_player import tls_proxy
 from tests.models.guided.test_world_training import NET, SMALL
-from tests.support.client_server import LAST, MODES, Played, check_session, play_all
+from tests.support.client_server import LAST, MODES, Played, check_session, client_server, play_all
 from tests.support.server import Server, serving
 from worldbridge.models.guided.checkpoint import save_guided_world
 from worldbridge.models.guided.tokenizer import GuidedTokenizer
@@ -331,6 +333,29 @@ def test_the_core_shows_every_frame(played: dict[str, Played], mode: str) -> Non
 def test_a_web_page_instead_of_a_session_is_an_error(played: dict[str, Played]) -> None:
     report = played["html"][0]
     assert report["error"] == "unreachable" and report["remedy"] and not report["shown"]
+
+
+def test_a_server_that_is_gone_is_left_at_once(compiler: Compiler) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # takes connections and says nothing
+        port = silent.getsockname()[1]
+        unroutable = "ws://192.0.2.1:9"  # of RFC 5737
+        urls = (f"ws://127.0.0.1:{port}", f"tcp://127.0.0.1:{port}", unroutable)
+        took = json.loads(compiler.harness("leave", *urls))
+    print(f"Dispose took {took} ms")
+    # It waits 500 ms at most; a busy machine may wake it later.
+    assert len(took) == 3 and max(took) < 2000
+
+
+def test_tls_shows_every_frame_and_refuses_a_certificate_that_is_not_trusted(
+    compiler: Compiler, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with client_server("segments") as server, tls_proxy(server.url, tmp_path) as (port, trusted):
+        refused = replay(compiler, f"wss://localhost:{port}")
+        assert refused["error"] == "unreachable"
+        monkeypatch.setenv("SSL_CERT_FILE", str(trusted))
+        report = replay(compiler, f"wss://localhost:{port}")
+        assert report["error"] is None
+        check_session(server, report["shown"])
 
 
 @pytest.mark.e2e
