@@ -43,7 +43,7 @@ const lamp = new THREE.PointLight(0xffffff, 12);
 lamp.position.set(0.6, 2.4, 0.5);
 const backdrop = new WorldBackdrop(world, { recede: 0.1 });
 scene.add(backdrop, lamp, new THREE.HemisphereLight(0xffffff, 0x777777, 1));
-const guide = new WorldGuide(world, scene, camera, { without: [backdrop] });
+const guide = new WorldGuide(world, scene, camera, { without: [backdrop], fresh: false });
 
 let before = null;
 const axis = (high, low) => held.has(high) - held.has(low);

@@ -9,7 +9,8 @@ const forwarded = (code) => /^Key[WASD]$|^Arrow/.test(code);
 /**
  * Open the world of the page's address (?server=&theme=&seed=&token=) and render with `camera`.
  * `note` returns what the status line says of a WorldSpec while the world plays. With `keys` false
- * they do not steer the world: the page moves its camera by `held`, the set of pressed keys.
+ * they do not steer the world, nor does a gamepad: the page moves its camera by `held`, the set of
+ * pressed keys.
  */
 export function openWorld(camera, { depth = false, keys = true, note = () => "", ...options } = {}) {
   const query = new URLSearchParams(location.search);
@@ -17,6 +18,7 @@ export function openWorld(camera, { depth = false, keys = true, note = () => "",
   const world = new WorldTexture(query.get("server") ?? "http://127.0.0.1:8080", {
     token: query.get("token"),
     depth,
+    gamepad: keys,
     changed: ({ state, detail, error, world: spec }) => {
       const text = error ? `${error.message}. ${error.remedy}` : detail;
       status.textContent = state === "playing" ? note(spec) : `${state}: ${text}`;

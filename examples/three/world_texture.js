@@ -1,7 +1,7 @@
 // A world's newest frame as a three.js texture.
 
 import * as THREE from "three";
-import { Client, sessionUrl, TICK_MS } from "@worldbridge/client";
+import { Client, Gamepads, sessionUrl, TICK_MS } from "@worldbridge/client";
 
 const SENT = 256; // poses of the camera that are remembered until a frame answers them
 
@@ -35,9 +35,11 @@ export class WorldTexture {
   #decoding = false;
   #decoded = null; // {bitmap, message, received}, not in the texture yet
   #timer = null;
+  #pads;
 
   /** @param {string} server address of the server, such as http://127.0.0.1:8080 */
-  constructor(server, { token = null, depth = false, changed = () => {} } = {}) {
+  constructor(server, options = {}) {
+    const { token = null, depth = false, gamepad = true, changed = () => {} } = options;
     // A bitmap is flipped when it is decoded: WebGL cannot flip it during the upload.
     this.texture = new THREE.Texture();
     this.texture.flipY = false;
@@ -48,8 +50,9 @@ export class WorldTexture {
       changed: () => changed(this.client.view()),
       frame: (message, received) => this.#arrived(message, received),
     };
-    const options = { video: "jpeg", client: "three", token, depth };
-    this.client = new Client(sessionUrl(server), handlers, options);
+    const wanted = { video: "jpeg", client: "three", token, depth };
+    this.client = new Client(sessionUrl(server), handlers, wanted);
+    this.#pads = gamepad ? new Gamepads() : null;
   }
 
   play(wanted = { theme: null, seed: null }) {
@@ -83,6 +86,9 @@ export class WorldTexture {
   }
 
   #tick() {
+    const pad = this.#pads?.poll();
+    if (pad && this.client.controller.setPad("gamepad", pad.axes, pad.buttons))
+      this.client.inputChanged();
     this.client.tick(!document.hidden);
     for (const { sequence, camera } of this.client.controller.history) {
       if (camera) this.#sent.set(sequence, camera);
