@@ -14,6 +14,7 @@ const REPORT_EVERY = 3; // shown frames per report to the gateway
 
 export class Client {
   #sendClock = new SendClock();
+  #grant = null; // grants frames that come in messages
 
   /**
    * @param {string} url WebSocket URL of the gateway, see `sessionUrl`
@@ -186,19 +187,25 @@ export class Client {
     this.counts.dropped = header.dropped;
     this.handlers.header?.(header);
     if (image && message.codec === "h264") this.decoder?.push(header, image, received);
-    else if (image) this.handlers.frame?.(message, received);
-    else this.#measureMatch(this.matcher.header(header));
+    else if (image) {
+      this.#grant?.(1);
+      this.handlers.frame?.(message, received);
+    } else this.#measureMatch(this.matcher.header(header));
   }
 
-  /** Decode H.264 that comes in messages, and grant frames as they are decoded. */
+  /** Grant frames that come in messages: H.264 as it is decoded, JPEG as it comes. */
   #beginVideo({ transport, codec, world }) {
     this.#stopDecoding();
-    if (transport === "webrtc" || codec !== "h264") return;
+    this.#grant = null;
+    if (transport === "webrtc") return;
     const credit = new CreditWindow();
     const grant = (done) =>
       this.transport.send(
         protocol.credit(credit.grant(done, this.clock.minRtt, 1000 / world.fps)),
       );
+    this.#grant = grant;
+    grant(0);
+    if (codec !== "h264") return;
     this.decoder = new H264Decoder({
       decoded: (videoFrame, header, received) => {
         if (this.handlers.decoded) this.handlers.decoded(videoFrame, header, received);
@@ -207,7 +214,6 @@ export class Client {
       done: () => grant(1),
       failed: (reason) => this.#dispatch((now) => this.session.videoFailed(reason, now)),
     });
-    grant(0);
   }
 
   #stopDecoding() {
