@@ -158,7 +158,7 @@ async def test_messages_of_a_worker(count: int, caplog: pytest.LogCaptureFixture
 
 DEALER = zmtp.command(b"READY", b"\x0bSocket-Type\0\0\0\x06DEALER")
 SOCKET_COUNTS = [
-    1_000,
+    pytest.param(1_000, marks=pytest.mark.timeout(300)),
     pytest.param(1_000_000, marks=[pytest.mark.long, pytest.mark.timeout(6 * 3600)]),
 ]
 
@@ -242,7 +242,6 @@ async def _until_error(reader: asyncio.StreamReader) -> None:
 
 
 @pytest.mark.serial
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize("count", SOCKET_COUNTS)
 @pytest.mark.parametrize("way", ["websocket", "zeromq", "worker"])
 async def test_messages_over_sockets(
