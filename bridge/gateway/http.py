@@ -18,6 +18,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.frames import CloseCode
 
 from worldbridge.bridge.gateway.hub import Gateway
 from worldbridge.bridge.gateway.limits import AT_ONCE, HELLO_WORK, PacedReading, WorkBudget
@@ -92,6 +93,19 @@ class AbortableWebSocket(PacedReading, WebSocketsSansIOProtocol):
     def heard_ms(self) -> float:
         """Return when its newest bytes came, which is now for one whose bytes wait here."""
         return now_ms() if self.behind else self._heard_ms
+
+    def send_receive_event_to_app(self) -> None:
+        """Hand on a message. uvicorn would log a traceback for text that is not UTF-8."""
+        try:
+            if self.curr_msg_data_type == "text":
+                b"".join(self.frames).decode()
+        except UnicodeDecodeError:
+            self.frames = []
+            if not self.close_sent:
+                self.conn.send_close(CloseCode.INVALID_DATA)
+                self.handle_parser_exception()
+            return
+        super().send_receive_event_to_app()
 
     async def receive(self) -> Message:  # type: ignore[override]
         message: Message = await super().receive()  # type: ignore[assignment]

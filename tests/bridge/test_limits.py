@@ -226,6 +226,18 @@ async def test_empty_fragments_end_their_connection_alone(rig: Rig) -> None:
     await player.until(Pong)
 
 
+async def test_text_that_is_not_utf8_ends_its_connection_and_logs_nothing(
+    rig: Rig, caplog: pytest.LogCaptureFixture
+) -> None:
+    client = await rig.raw()
+    client.socket.transport.write(b"\x81\x82" + bytes(4) + b"\xed\xa0")
+    with pytest.raises(ConnectionClosed) as closed:
+        while True:
+            await client.next()
+    assert closed.value.rcvd is not None and closed.value.rcvd.code == 1007
+    assert [r for r in caplog.records if r.levelname in ("WARNING", "ERROR")] == []
+
+
 async def test_input_that_was_held_back_ends_nobody(rig: Rig) -> None:
     await rig.worker()
     player = await rig.play()
