@@ -217,6 +217,39 @@ def test_the_packages_own_tests_pass_on_mono_by_nunit(compiler: Compiler) -> Non
     assert ran is not None and int(ran[1]) >= 30, done.stdout
 
 
+@pytest.mark.e2e
+@pytest.mark.serial
+def test_plays_and_stops_on_mono(compiler: Compiler, tmp_path: Path) -> None:
+    mono = shutil.which("mono")
+    if mono is None or not Path("/usr/lib/mono/4.5/Facades/netstandard.dll").exists():
+        pytest.skip("no Mono with .NET Standard 2.1 (on Debian: mono-devel)")
+    files = [HERE / "Harness.cs", HERE / "stubs" / "NUnit.cs", *sources("Tests/Editor")]
+    options = ("-exe", "-d:MONO", *compiler.reference("WorldBridge.Client.Core"))
+    program = compiler.assembly("OnMono", files, *options)
+    compiler.compile(program, compiler.assembly("Again", sources("Runtime/Core")))
+
+    def harness(*arguments: str) -> Any:
+        command = [mono, str(compiler.out / "OnMono.dll"), *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return json.loads(done.stdout)
+
+    options = ("--world", "procedural", "--seats", "1", "--fps", "60", "--zmq-port", "0")
+    with serving(tmp_path / "log", *options) as server:
+        for url, codec in ((server.url, "jpeg"), (zeromq_address(server), "bgra")):
+            result = harness("play", url, "1", "procedural", codec)
+            print(
+                f"{result['fps']:.1f} of 60 frames/s, round trip {result['round_trip_ms']:.2f} ms"
+            )
+            assert result["state"] == "Playing" and result["fps"] > 0
+        rounds = harness("rounds", server.url, "5")
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # takes connections and says nothing
+        took = harness("leave", f"ws://127.0.0.1:{silent.getsockname()[1]}", "ws://192.0.2.1:9")
+    print(rounds, took)
+    assert rounds["played"] == 6 and rounds["sockets_left"] <= 0
+    assert max(rounds["slowest_stop_ms"], *took) < 2000
+
+
 def _example(path: Path) -> Any:
     return json.loads(path.with_suffix(".json").read_text())
 
