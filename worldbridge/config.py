@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import Field, dataclass, fields
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -18,7 +18,8 @@ from worldbridge.errors import ConfigError
 from worldbridge.runtime.config import WorkerConfig
 from worldbridge.settings import known, option_of
 
-__all__ = ["ServerConfig", "load_config", "options"]
+__all__ = ["ServerConfig", "load_config", "options", "read_prompt_files"]
+
 
 _PARTS: dict[str, type[Any]] = {"worker": WorkerConfig, "gateway": GatewayConfig}
 
@@ -85,4 +86,35 @@ def _read(path: Path) -> dict[str, Any]:
             expected="a TOML file",
             got=str(error),
             remedy="correct the file, or leave --config out",
+        ) from error
+
+
+def read_prompt_files(setting: str, paths: Sequence[str | Path]) -> list[bytes]:
+    """Return the files' contents. Raises ConfigError that names the file that is not an image."""
+    from worldbridge.bridge.gateway.prompts import check_files
+    from worldbridge.bridge.protocol import BridgeError
+
+    files = [_read_image(setting, Path(path)) for path in paths]
+    for path, file in zip(paths, files, strict=True):
+        try:
+            check_files([file])
+        except BridgeError as error:
+            raise ConfigError(
+                f"{setting} {path}: {error.message.replace('prompt frame 1 of 1', 'it')}",
+                expected=error.expected,
+                got=error.got,
+                remedy=error.remedy.rstrip("."),
+            ) from error
+    return files
+
+
+def _read_image(setting: str, path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ConfigError(
+            f"cannot read the {setting} {path}",
+            expected="a PNG, JPEG or WebP file",
+            got=error.strerror or str(error),
+            remedy="name another file",
         ) from error

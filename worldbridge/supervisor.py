@@ -23,8 +23,7 @@ from typing import Any
 from worldbridge.bridge.config import GatewayConfig, is_loopback, load_certificate
 from worldbridge.children import Child, ChildSpec
 from worldbridge.cli.console import ProgressReporter
-from worldbridge.cli.prompt_files import read_prompt_files
-from worldbridge.config import ServerConfig
+from worldbridge.config import ServerConfig, read_prompt_files
 from worldbridge.errors import ConfigError, PortInUseError
 from worldbridge.health import (
     Watchdog,

@@ -271,11 +271,6 @@ class CosmosWorld(WorldModel[CosmosState]):
         self._order([state] if state.orders else [], [None])
         return state
 
-    def record_of(self, state: CosmosState) -> SavedTokens:
-        """What its next latent is drawn from, on the world's device."""
-        record = self._record(state.seed, state.latents, state.tail)
-        return replace(record, codes=record.codes.to(self.device))
-
     @property
     def period_ms(self) -> float:
         return self.tempo.period_ms(self._players)

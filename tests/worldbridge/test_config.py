@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 
 from worldbridge.bridge.config import GatewayConfig
-from worldbridge.cli.prompt_files import read_prompt_files
-from worldbridge.config import load_config
+from worldbridge.config import load_config, read_prompt_files
 from worldbridge.errors import ConfigError
 from worldbridge.runtime.config import WorkerConfig
 from worldbridge.settings import TOKEN_VARIABLE, check_endpoint, from_json

@@ -148,7 +148,7 @@ def measure(
     Raises StartError when no server answers, refuses the session or sends no frame, and
     ConfigError for a prompt frame that is not a usable image, and for a scenario with TLS.
     """
-    from worldbridge.cli.prompt_files import read_prompt_files
+    from worldbridge.config import read_prompt_files
 
     address = url if "://" in url else f"http://{url}"
     files = read_prompt_files("prompt-frame", prompt_frames) if prompt_frames else None
