@@ -49,7 +49,7 @@ namespace WorldBridge
         private RenderTexture color;
         private RenderTexture packed;
         private bool rendering; // the camera is enabled for one frame
-        private bool reading; // the picture is on its way from the GPU
+        private bool reading; // the image is on its way from the GPU
         private bool begun; // this session has a view
         private float last = float.NegativeInfinity;
         private Vector3 lastPosition;

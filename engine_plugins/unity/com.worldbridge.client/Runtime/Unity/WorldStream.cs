@@ -189,7 +189,7 @@ namespace WorldBridge
 
         /// <summary>
         /// Connect and start a world. Prompt frames are PNG or JPEG files, oldest first, such as
-        /// <see cref="ScenePicture.Png"/> takes; null: as the server is set up.
+        /// <see cref="SceneImage.Png"/> takes; null: as the server is set up.
         /// </summary>
         public void Play(byte[][] promptFrames = null)
         {

@@ -34,7 +34,7 @@ namespace WorldBridge.Samples
         private IEnumerator Start()
         {
             yield return new WaitForEndOfFrame();
-            stream.Play(new[] { ScenePicture.Png(view, size.x, size.y) });
+            stream.Play(new[] { SceneImage.Png(view, size.x, size.y) });
         }
 
         private void OnDestroy() => stream.TextureChanged.RemoveListener(OnTextureChanged);

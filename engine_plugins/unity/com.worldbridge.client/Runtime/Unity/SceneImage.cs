@@ -2,8 +2,8 @@ using UnityEngine;
 
 namespace WorldBridge
 {
-    /// <summary>Take pictures of a scene, for worlds that start from them.</summary>
-    public static class ScenePicture
+    /// <summary>Take images of a scene, for worlds that start from them.</summary>
+    public static class SceneImage
     {
         /// <summary>
         /// Return what a camera sees as a PNG file of this size. Call it at the end of a frame. It renders
