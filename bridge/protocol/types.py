@@ -7,6 +7,7 @@ Coordinates: right-handed, +Y up, -Z forward, metres, quaternions (x, y, z, w).
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any, Final, Literal, Self
 
 import msgspec
@@ -135,8 +136,12 @@ class Pose(Record, frozen=True):
 
     def __post_init__(self) -> None:
         x, y, z, w = self.orientation
-        if not 0.98 <= x * x + y * y + z * z + w * w <= 1.02:
+        square = x * x + y * y + z * z + w * w
+        if not 0.9 <= square <= 1.1:
             raise ValueError("a camera whose orientation is a unit quaternion (x, y, z, w)")
+        if abs(square - 1.0) > 1e-3:  # a client rounded it
+            unit = tuple(part / math.sqrt(square) for part in self.orientation)
+            msgspec.structs.force_setattr(self, "orientation", unit)
 
 
 class ControllerState(Record, frozen=True):

@@ -260,6 +260,25 @@ def test_an_error_names_path_expected_and_got() -> None:
     assert error.path in error.remedy
 
 
+@pytest.mark.parametrize("part", [0.7, 0.71, 0.707])
+def test_a_rounded_orientation_is_a_rotation(part: float) -> None:
+    state = p.ControllerState(1, 1.0, camera=p.Pose(orientation=(0.0, 0.0, part, part)))
+    decoded = p.decode_client(p.encode(p.Input((state,))))
+    assert isinstance(decoded, p.Input) and decoded.states[0].camera is not None
+    assert sum(q * q for q in decoded.states[0].camera.orientation) == pytest.approx(1, abs=1e-3)
+    raw = msgspec.msgpack.encode(
+        {
+            "type": "input",
+            "states": [
+                {"sequence": 1, "time": 1.0, "camera": {"orientation": [0.0, 0.0, part, part]}}
+            ],
+        }
+    )
+    assert isinstance(p.decode_client(raw), p.Input), "of any client"
+    with pytest.raises(ValueError, match="unit quaternion"):
+        p.Pose(orientation=(0.0, 0.0, 0.5, 0.5))
+
+
 def test_absent_controls_are_neutral() -> None:
     message = p.decode_client(pack({"type": "input", "states": [{"sequence": 1, "time": 5.0}]}))
     assert message == p.Input((p.ControllerState(1, 5.0),))
