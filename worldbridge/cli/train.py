@@ -125,11 +125,13 @@ def train_guided_tokenizer(
 
     from worldbridge.models.guided.config import GuidedConfig
     from worldbridge.models.training.guided.frame_pool import write_pools, write_recorded_pools
+    from worldbridge.models.training.guided.run import require_memory
     from worldbridge.models.training.guided.train_tokenizer import FramePool, TokenizerRecipe
     from worldbridge.models.training.guided.train_tokenizer import train as run_training
     from worldbridge.models.training.guided.world_stages import load_guided_tokenizer
 
     with progress_scope() as progress:
+        require_memory()
         os.nice(nice)
         torch.set_num_threads(threads)
         recipe = TokenizerRecipe(steps=steps, seed=seed)
@@ -173,11 +175,12 @@ def refine_guided_decoder(
     from worldbridge.models.guided.checkpoint import load_guided_world, save_guided_world
     from worldbridge.models.training.guided.frame_pool import write_pools
     from worldbridge.models.training.guided.refine import RefineRecipe, refine
-    from worldbridge.models.training.guided.run import bfloat16_pays
+    from worldbridge.models.training.guided.run import bfloat16_pays, require_memory
     from worldbridge.models.training.guided.train_tokenizer import FramePool
     from worldbridge.models.training.guided.world_stages import load_guided_tokenizer
 
     with progress_scope() as progress:
+        require_memory()
         os.nice(nice)
         torch.set_num_threads(threads)
         network = load_guided_tokenizer(tokenizer)
@@ -215,11 +218,12 @@ def train_depth_network(
 
     from worldbridge.models.guided.checkpoint import load_guided_world, save_guided_world
     from worldbridge.models.training.guided.frame_pool import write_pools
-    from worldbridge.models.training.guided.run import bfloat16_pays
+    from worldbridge.models.training.guided.run import bfloat16_pays, require_memory
     from worldbridge.models.training.guided.train_depth import DepthRecipe, train_depth
     from worldbridge.models.training.guided.train_tokenizer import FramePool
 
     with progress_scope() as progress:
+        require_memory()
         os.nice(nice)
         torch.set_num_threads(threads)
         given = load_guided_world(world)
@@ -251,13 +255,14 @@ def train_guided_world(
     """
     import os
 
-    from worldbridge.models.training.guided.run import bfloat16_pays
+    from worldbridge.models.training.guided.run import bfloat16_pays, require_memory
     from worldbridge.models.training.guided.train_world import WorldRecipe
     from worldbridge.models.training.guided.world_stages import load_guided_tokenizer, make_world
     from worldbridge.models.training.play_clips import ClipPlan
     from worldbridge.models.training.recorded_play import import_play
 
     with progress_scope() as progress:
+        require_memory()
         os.nice(nice)
         plan = ClipPlan(clips, frames, seed, clips_per_shard=10)
         if recorded:

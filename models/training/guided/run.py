@@ -14,11 +14,21 @@ import torch
 from torch import Tensor, nn
 
 from worldbridge.errors import StructuredError
+from worldbridge.models.errors import InputError
 from worldbridge.models.training.guided.event_file import write_events
 from worldbridge.models.training.recipe import save_checkpoint
 
-__all__ = ["TrainingError", "TrainingRun", "bfloat16_pays", "cosine_rate", "write_log"]
+__all__ = [
+    "TrainingError",
+    "TrainingRun",
+    "bfloat16_pays",
+    "cosine_rate",
+    "require_memory",
+    "write_log",
+]
 
+MEMORY_FILE = Path("/proc/meminfo")
+A_TRAINING = 2**30  # bytes that a training of usual size takes; that of the tokenizer 0.8 GB
 _USUAL = 20  # gradients that are seen before one of them can be an outlier
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -48,6 +58,22 @@ def write_log(out: Path, entry: Mapping[str, float]) -> None:
     line = json.dumps({name: round(value, 5) for name, value in entry.items()})
     with (out / "log.jsonl").open("a") as file:
         file.write(line + "\n")
+
+
+def require_memory(needed: int = A_TRAINING) -> None:
+    """Raise InputError where the machine has less than `needed` bytes of memory left, on Linux."""
+    try:
+        lines = MEMORY_FILE.read_text().splitlines()
+        left = next(1024 * int(line.split()[1]) for line in lines if "MemAvailable" in line)
+    except (OSError, StopIteration, ValueError):
+        return
+    if left < needed:
+        raise InputError(
+            "there is too little memory for this training",
+            expected=f"{needed / 2**30:.1f} GiB free",
+            got=f"{left / 2**30:.1f} GiB",
+            remedy="end other programs; what an earlier run has trained is kept",
+        )
 
 
 class TrainingError(StructuredError, RuntimeError):

@@ -60,6 +60,11 @@ class Samples:
     def __len__(self) -> int:
         return len(self.follows)
 
+    @property
+    def nbytes(self) -> int:
+        """What the samples take, in bytes."""
+        return sum(getattr(self, name).nbytes for name in _FIELDS)
+
     @classmethod
     def join(cls, parts: list[Samples]) -> Samples:
         """Return all samples of the parts in their order."""

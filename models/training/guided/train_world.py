@@ -18,7 +18,12 @@ from torch import Tensor
 from worldbridge.models.guided.config import GUIDE_CHANNELS
 from worldbridge.models.guided.transformer import GUIDED_TRANSFORMER
 from worldbridge.models.progress import Progress, silent
-from worldbridge.models.training.guided.run import TrainingRun, cosine_rate, write_log
+from worldbridge.models.training.guided.run import (
+    TrainingRun,
+    cosine_rate,
+    require_memory,
+    write_log,
+)
 from worldbridge.models.training.guided.samples import Samples
 from worldbridge.models.transformer import TransformerConfig, VideoTransformer
 from worldbridge.models.transformer.wavefront import DigitHead
@@ -245,6 +250,7 @@ def train_world(
         raise ValueError(
             f"expected more than {recipe.held_out} files of samples, got {len(samples)}"
         )
+    require_memory(sum(part.nbytes for part in samples))  # joined, they are copied
     count = len(samples) - recipe.held_out
     known, test = Samples.join(samples[:count]), Samples.join(samples[count:] or samples[:1])
     run = WorldTraining(recipe, out, config, start)

@@ -21,6 +21,7 @@ from worldbridge.models.guided.transformer import (
     guided_condition,
 )
 from worldbridge.models.procedural.plain import PLAIN_THEMES
+from worldbridge.models.training.guided import run
 from worldbridge.models.training.guided.event_file import crc32c
 from worldbridge.models.training.guided.run import write_log
 from worldbridge.models.training.guided.samples import (
@@ -171,6 +172,21 @@ def test_a_full_disk_keeps_the_last_checkpoint(samples: list[Samples], tmp_path:
     assert WorldTraining(RECIPE, tmp_path, NET).step == 1
     run.save()
     assert WorldTraining(RECIPE, tmp_path, NET).step == 2
+
+
+def test_too_little_memory_is_named(
+    samples: list[Samples], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "meminfo"
+    monkeypatch.setattr(run, "MEMORY_FILE", file)
+    file.write_text("MemTotal: 4000000 kB\nMemAvailable:    12 kB\n")
+    with pytest.raises(InputError, match="too little memory"):
+        run.require_memory()
+    with pytest.raises(InputError, match="too little memory"):
+        train_world(samples, RECIPE, tmp_path / "out", NET)
+    assert not (tmp_path / "out").exists(), "nothing began"
+    file.write_text("MemAvailable: 3000000 kB\n")
+    run.require_memory()
 
 
 def test_figures_are_in_an_event_file(tmp_path: Path) -> None:
