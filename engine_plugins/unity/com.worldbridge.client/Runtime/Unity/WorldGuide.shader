@@ -1,10 +1,10 @@
-// Writes a camera's picture into the lower half of a texture, and its depth into the upper half: a
+// Writes a camera's image into the lower half of a texture, and its depth into the upper half: a
 // number of 2 mm along the camera's axis in the bytes red (low) and green; 0 where nothing stands.
 Shader "worldbridge/World Guide"
 {
     Properties
     {
-        _MainTex ("Picture", 2D) = "black" {}
+        _MainTex ("Image", 2D) = "black" {}
     }
 
     SubShader
