@@ -21,7 +21,13 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 from websockets.frames import CloseCode
 
 from worldbridge.bridge.gateway.hub import Gateway
-from worldbridge.bridge.gateway.limits import AT_ONCE, HELLO_WORK, PacedReading, WorkBudget
+from worldbridge.bridge.gateway.limits import (
+    AT_ONCE,
+    HELLO_WORK,
+    PacedReading,
+    Stopwatch,
+    WorkBudget,
+)
 from worldbridge.bridge.gateway.origin import OriginGuard
 from worldbridge.bridge.gateway.peer import CloseRequest, Peer
 from worldbridge.bridge.gateway.pixel_streaming import serve_pixel_streaming
@@ -109,7 +115,9 @@ class AbortableWebSocket(PacedReading, WebSocketsSansIOProtocol):
 
     async def receive(self) -> Message:  # type: ignore[override]
         message: Message = await super().receive()  # type: ignore[assignment]
-        if self.behind:  # the queue is empty, but the socket has to wait
+        if (
+            self.behind and not self.transport.is_closing()
+        ):  # the queue is empty, but the socket has to wait
             self.transport.pause_reading()
         return message
 
@@ -255,9 +263,9 @@ async def _read(
             return
         data = message.get("bytes")
         # text is not a message; as bytes it is refused like any other garbage
-        begun = time.monotonic()
+        watch = Stopwatch()
         gateway.receive(peer, data if data is not None else str(message.get("text")).encode())
-        connection.worked(time.monotonic() - begun)
+        connection.worked(watch.lap())
 
 
 async def _write(websocket: WebSocket, peer: Peer) -> None:

@@ -15,7 +15,7 @@ from typing import Final, cast
 
 from worldbridge.bridge.config import GatewayConfig
 from worldbridge.bridge.gateway.hub import Gateway
-from worldbridge.bridge.gateway.limits import REQUEST_WORK, ConnectionTable, Throttle
+from worldbridge.bridge.gateway.limits import REQUEST_WORK, ConnectionTable, Stopwatch, Throttle
 from worldbridge.bridge.gateway.peer import CloseRequest, Peer
 from worldbridge.bridge.gateway.zeromq import ZEROMQ, CurveServer, identity_refused
 from worldbridge.bridge.protocol import CLIENT_LIMITS, MAX_CLIENT_MESSAGE, BridgeError, Buffer
@@ -135,10 +135,10 @@ class ZmtpServer:
         count = 0
         while peer.closing_since_ms is None:
             message = await connection.receive()
-            begun = time.monotonic()
+            watch = Stopwatch()
             if peer.closing_since_ms is None:
                 self._gateway.receive(peer, message)
-            work = _READ_WORK + len(message) * _BYTE_WORK + time.monotonic() - begun
+            work = _READ_WORK + len(message) * _BYTE_WORK + watch.lap()
             await pace.spend(work, peer.greeted)
             count += 1
             if count % BATCH == 0:

@@ -14,7 +14,7 @@ from websockets.exceptions import ConnectionClosed
 
 from tests.bridge.conftest import Rig, RigMaker
 from worldbridge.bridge.gateway import limits
-from worldbridge.bridge.gateway.limits import ConnectionTable, PacedReading, WorkBudget
+from worldbridge.bridge.gateway.limits import ConnectionTable, PacedReading, Turns, WorkBudget
 from worldbridge.bridge.protocol import (
     MAX_OBSERVATION,
     ControllerState,
@@ -114,6 +114,32 @@ async def test_floods_take_a_small_share_in_short_steps() -> None:
     assert read < free + rate * seconds + 0.1
     assert all(flood.read_s > 0 for flood in floods), "everybody's turn comes"
     assert longest < 0.02, "one step is 1 ms, and a slice that was dearer than those before"
+
+
+class _Greedy:
+    """Waits for its next turn as soon as it had one."""
+
+    def __init__(self, turns: Turns, address: str, newcomer: bool) -> None:
+        self.turns, self.address, self.newcomer, self.count = turns, address, newcomer, 0
+
+    def advance(self) -> float:
+        self.count += 1
+        self.turns.wait(self)  # type: ignore[arg-type]
+        return 0.02
+
+
+async def test_turns_have_pauses_and_are_taken_one_after_the_other() -> None:
+    turns = Turns()
+    waiting = [_Greedy(turns, address, address > "b") for address in "aabcd"]
+    for one in waiting:
+        turns.wait(one)  # type: ignore[arg-type]
+    began = time.monotonic()
+    async with asyncio.timeout(60):
+        while min(one.count for one in waiting) < 1:
+            await asyncio.sleep(0.01)
+    taken = sum(one.count for one in waiting)
+    assert taken <= (time.monotonic() - began) * limits.LATER / 0.02 + 1, "10 % of the time"
+    assert max(one.count for one in waiting) <= 4
 
 
 async def test_what_waits_together_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
