@@ -3,7 +3,7 @@
 import * as THREE from "three";
 import { Client, Gamepads, sessionUrl, TICK_MS } from "@worldbridge/client";
 
-const SENT = 256; // poses of the camera that are remembered until a frame answers them
+const SENT = 4096; // poses of the camera that are remembered until a frame answers them
 
 const matrixOf = ({ position, orientation }) =>
   new THREE.Matrix4().compose(
@@ -30,6 +30,8 @@ export class WorldTexture {
   header = null;
   seenFrom = new THREE.Matrix4();
   #sent = new Map(); // poses of the scene's camera by the sequence of their states
+  #camera = null; // the scene's, if the world follows it
+  #placed = false; // `toWorld` is known
   #toWorld = new THREE.Matrix4(); // from the scene's coordinates to the world's
   #newest = null; // the newest message that is not decoded yet
   #decoding = false;
@@ -67,6 +69,7 @@ export class WorldTexture {
   follow(camera) {
     const { controller, session } = this.client;
     if (!session.welcome?.world.conditionings.includes("camera")) return;
+    this.#camera = camera;
     const [position, orientation] = [camera.position.toArray(), camera.quaternion.toArray()];
     controller.camera = { position, orientation, fov_y: camera.fov };
   }
@@ -114,7 +117,9 @@ export class WorldTexture {
     const inWorld = matrixOf(header.camera);
     const answered = this.#sent.get(header.input_sequence);
     if (answered) this.#toWorld.multiplyMatrices(inWorld, matrixOf(answered).invert());
-    this.seenFrom.copy(this.#toWorld).invert().multiply(inWorld);
+    this.#placed ||= Boolean(answered);
+    if (this.#camera && !this.#placed) this.seenFrom.copy(this.#camera.matrixWorld);
+    else this.seenFrom.copy(this.#toWorld).invert().multiply(inWorld);
     this.client.imageShown(header, received, performance.now());
   }
 

@@ -9,7 +9,7 @@ const FrameWarp = preload("frame_warp.gd")
 const InputSampler = preload("core/input_sampler.gd")
 const Protocol = preload("core/protocol.gd")
 
-const SENT := 256 # poses of the camera that are remembered until a frame answers them
+const SENT := 4096 # poses of the camera that are remembered until a frame answers them
 
 ## The session's state changed: connecting, queued, loading, playing, reconnecting, full, error, idle.
 signal state_changed(state: String, detail: String)
@@ -72,6 +72,7 @@ var _sampler := InputSampler.new()
 var _warp: FrameWarp = null
 var _sent: Dictionary[int, Transform3D] = {} # of `camera`, by the sequence of their states
 var _to_world := Transform3D() # from the scene's coordinates to the world's
+var _placed := false # `_to_world` is known
 var _shown := 0
 
 
@@ -110,6 +111,7 @@ func stop() -> void:
 	_sampler = InputSampler.new()
 	_sent.clear()
 	_to_world = Transform3D()
+	_placed = false
 	_set_state("idle", "")
 
 
@@ -130,6 +132,8 @@ func statistics() -> Dictionary:
 ## Return where the frame in `texture` is seen from. In the scene's coordinates, if the world follows
 ## `camera`: a world has an origin of its own, and takes the first camera that is sent as its player's.
 func frame_transform() -> Transform3D:
+	if frame_pose and follows_camera() and not _placed and camera.is_inside_tree():
+		return camera.global_transform.orthonormalized() # until a frame answers a state with a camera
 	return _to_world.affine_inverse() * Coordinates.from_pose(frame_pose) if frame_pose \
 			else Transform3D()
 
@@ -237,6 +241,7 @@ func _show() -> void:
 	var answered: int = header["input_sequence"]
 	if _sent.has(answered):
 		_to_world = Coordinates.from_pose(frame_pose) * _sent[answered].affine_inverse()
+		_placed = true
 	var offset: float = _connection.view()["offset"]
 	_connection.send(Protocol.frame_shown(header["frame"], frame["received"], Connection.now(),
 			null if is_nan(offset) else offset))
