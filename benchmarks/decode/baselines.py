@@ -29,7 +29,7 @@ from worldbridge.runtime.process import one_thread
 __all__ = ["PlainRaster", "PlainWavefront", "PublishedRaster"]
 
 
-_LANES = 8  # the noise of a position comes in blocks of so many codes
+_LANES = 8  # the noise of a position comes in blocks of this many codes
 _Context = list[tuple[Tensor, Tensor]]
 
 

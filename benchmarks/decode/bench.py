@@ -70,7 +70,7 @@ def bench_decode(
     model's own. `only` names the modes to measure besides the plain way and `sequential`. `widths`
     are windows of mode jacobi and `diagonals` steps of mode diagonal, each measured by itself.
 
-    `acceptances` are tokens per forward. For each, a mode that guesses and can draw so many says
+    `acceptances` are tokens per forward. For each, a mode that drafts and can sample that many says
     under `frames_per_second_at` how fast it would be: frames of a latent / (tokens_per_latent /
     tokens_per_forward * ms_per_forward.p50 + ms_closing_forward) * 1000. So what random weights
     measure can be read for an acceptance that was found elsewhere.
@@ -80,7 +80,7 @@ def bench_decode(
     """
     torch.set_num_threads(threads)
     place = need_device(device)
-    if preset is not None:  # what cannot be is told before gigabytes are made
+    if preset is not None:  # what cannot be is reported before gigabytes are made
         check_choices(preset_config(preset), place, widths, diagonals)
         check_acceptances(preset_config(preset), acceptances)
     progress("loading weights", 0.0)
@@ -320,8 +320,10 @@ def _report(
 
 
 def _at(run: Run, frames: int, acceptances: Sequence[float]) -> dict[str, Any]:
-    """What a mode that guesses would do at other numbers of tokens per forward, as far as it can
-    draw so many; nothing if nobody asked."""
+    """Return what a mode that drafts would do at other numbers of tokens per forward.
+
+    Nothing beyond what it can sample, and nothing if nobody asked.
+    """
     if not acceptances or run.most_tokens is None:
         return {}
     return {

@@ -198,7 +198,7 @@ class WavefrontLineup:
                 assert self._world.heads is not None
                 weights += self._world.heads.weight.numel() * (2 if halved else 4)
         least = stream.least_forwards if isinstance(stream, WavefrontStream) else None
-        told = Contender(
+        contender = Contender(
             name,
             True,
             weights,
@@ -208,7 +208,7 @@ class WavefrontLineup:
             name,
             least_forwards=least if name in DRAFTING else None,
         )
-        return told, stream
+        return contender, stream
 
 
 class RasterLineup:
@@ -223,7 +223,7 @@ class RasterLineup:
         self.plain = "published" if subject.device.type == "cuda" else "plain"
         self._ways = _ways(_modes(_RASTER_ORDER, subject.world, only), subject)
         self.names = [*self._ways, self.plain]
-        self._told, self._start = self._begin()
+        self._conditioning, self._start = self._begin()
         self._steps: list[Step] = []  # what `sequential` drew its latents from
 
     def contender(self, name: str) -> tuple[Contender, Stream]:
@@ -233,11 +233,11 @@ class RasterLineup:
         way = self._ways[name]
         decoder, weights, how = self._decoder(way)
         fixed = self._subject.context is not None
-        stream = RasterStream(decoder, self._told, self._start, fixed=fixed)
+        stream = RasterStream(decoder, self._conditioning, self._start, fixed=fixed)
         if name == "sequential":
             self._steps = stream.steps
         pairs = _pair_bytes(config, self._subject.world.transformer.norm.weight.element_size())
-        told = Contender(
+        contender = Contender(
             name,
             is_exact(way.mode, config),
             weights,
@@ -249,7 +249,7 @@ class RasterLineup:
             diagonal=way.diagonal if way.mode == "diagonal" else None,
             least_forwards=decoder.least_forwards if way.mode in DRAFTING else None,
         )
-        return told, stream
+        return contender, stream
 
     def _plain(self) -> tuple[Contender, Stream]:
         """Draws again what `sequential` drew."""
@@ -262,8 +262,8 @@ class RasterLineup:
         stream = PlainRasterStream(plain, self._steps)
         weights = sum(w.nbytes for w in _matrices(world.transformer))
         pairs = _pair_bytes(self._subject.config, world.transformer.norm.weight.element_size())
-        told = Contender(self.plain, True, weights, pairs, 1, lambda: plain.how, self.plain)
-        return told, stream
+        contender = Contender(self.plain, True, weights, pairs, 1, lambda: plain.how, self.plain)
+        return contender, stream
 
     def _decoder(self, way: _Way) -> tuple[Any, int, str]:
         """A decoder, how much of the weights its forward reads, and what it is."""
@@ -296,14 +296,14 @@ class RasterLineup:
         subject = self._subject
         if subject.trained is False:
             return random_past(subject.world, subject.context or 1)
-        told, start = start_of(subject.world)
+        conditioning, start = start_of(subject.world)
         if subject.context is None or len(start.codes) >= subject.context:
-            return told, start
+            return conditioning, start
         decoder, _, _ = self._decoder(_Way("sequential"))
-        stream = RasterStream(decoder, told, start, fixed=False)
+        stream = RasterStream(decoder, conditioning, start, fixed=False)
         for number in range(subject.context - len(start.codes)):
             stream.latent(number, lambda: None)
-        return told, stream.past()
+        return conditioning, stream.past()
 
 
 def _check(subject: Subject) -> None:

@@ -28,12 +28,12 @@ from worldbridge.runtime.worlds.registry import open_world
 __all__ = ["Forwards", "bench_players"]
 
 
-# Steps of a world whose latents are one picture, and of any world so many latents: quick, and not.
+# Steps of a world whose latents are one frame, and latents of any world: quick, and not.
 _STEPS = 12, 45
 _LATENTS = 3, 8
 _METHOD = (
-    "a step shows every player one picture. Whole latents are timed, of all players together: "
-    "ms_per_step is the time of a latent over its pictures, the percentiles are those of latents. "
+    "a step shows every player one frame. Whole latents are timed, of all players together: "
+    "ms_per_step is the time of a latent over its frames, the percentiles are those of latents. "
     "frames_per_second_each is of the mean latent, of eight or more without the slowest. "
     "ms_per_frame_per_further_player is how much p50 of ms_per_step grows with each player"
 )
@@ -60,13 +60,13 @@ def bench_players(
     of a world. `diagonal` belongs to mode "diagonal"; `weights` ("bf16", "fp8", "int8") is the type
     in which weights are read, by default the model's own.
 
-    `acceptances` are tokens per forward. If the mode guesses and can draw so many, each number of
-    players says under `frames_per_second_at` how fast they would be: of a latent's mean time, the
+    `acceptances` are tokens per forward. If the mode drafts and can sample that many, each number
+    of players says under `frames_per_second_at` their rate: of a latent's mean time, the
     drawing forwards that it had (`forwards_per_latent`, of one player) are replaced by tokens of a
     latent / tokens per forward, at `ms_per_forward`.p50 each. `players_at` says how many then keep
     the rate.
 
-    Raises as `open_world`, SeatsError when the memory does not hold so many players, and ValueError
+    Raises as `open_world`, SeatsError when the memory does not hold the players, and ValueError
     for an unknown preset and for weights that do not fit the world.
     """
     torch.set_num_threads(threads)
@@ -77,8 +77,8 @@ def bench_players(
     decoding = model.decoding
     if acceptances and decoding is not None:
         check_acceptances(_config(decoding), acceptances)
-    pictures = model.spec.frames_per_latent
-    latents = max(_LATENTS[not quick], _STEPS[not quick] // pictures)
+    per_latent = model.spec.frames_per_latent
+    latents = max(_LATENTS[not quick], _STEPS[not quick] // per_latent)
     rows: list[dict[str, Any]] = []
     forwards = None
     if decoding is not None and str(decoding.decoder.mode) in DRAFTING:
@@ -102,7 +102,7 @@ def bench_players(
         "precision": getattr(model, "weights", "model"),
         "threads": threads,
         "method": f"{_METHOD}. {_beside(model)}",
-        "frames_per_latent": pictures,
+        "frames_per_latent": per_latent,
         "latents": latents,
         "frames_per_second_of_the_world": fps,
         "players_at_that_rate": _carried(rows, fps),
@@ -126,9 +126,9 @@ def _row(
     acceptances: Sequence[float],
 ) -> dict[str, Any]:
     """`forwards`: of a mode that guesses."""
-    pictures = model.spec.frames_per_latent
+    per_latent = model.spec.frames_per_latent
     times = _latents(model, players, latents, forwards)
-    steps = [ms / pictures for ms in times]
+    steps = [ms / per_latent for ms in times]
     row = {
         "players": players,
         "ms_per_step": {key: round(value, 2) for key, value in percentiles(steps).items()},
@@ -144,7 +144,7 @@ def _row(
         reachable = [t for t in acceptances if t <= tokens / model.decoding.decoder.least_forwards]
         at = [(t, forwards.latent_ms_at(usual_ms(times), players, tokens, t)) for t in reachable]
         row["frames_per_second_at"] = [
-            {"tokens_per_forward": t, "frames_per_second": round(1000 * pictures / ms, 2)}
+            {"tokens_per_forward": t, "frames_per_second": round(1000 * per_latent / ms, 2)}
             for t, ms in at
         ]
     return row
@@ -234,7 +234,7 @@ def _opened(
         model = open_world(config, progress=measuring)
         precision_of(weights, _type_of(model))
         return model
-    shape = preset_config(preset)  # what cannot be is told before anything is made
+    shape = preset_config(preset)  # what cannot be is reported before anything is made
     manifest = {"transformer": shape.to_dict(), "heads": {}}
     check_mode(mode, row_lag, manifest)
     place = need_device(device)

@@ -154,10 +154,15 @@ class RasterStream:
     closes = True
 
     def __init__(
-        self, decoder: Any, told: Conditioning, start: SavedTokens, *, fixed: bool
+        self, decoder: Any, conditioning: Conditioning, start: SavedTokens, *, fixed: bool
     ) -> None:
         """`decoder`: a Decoder or one with its interface, with room for two sessions."""
-        self._decoder, self._told, self._start, self._fixed = decoder, told, start, fixed
+        self._decoder, self._conditioning, self._start, self._fixed = (
+            decoder,
+            conditioning,
+            start,
+            fixed,
+        )
         self._session = decoder.restore(start)
         self._marks = ForwardMarks(decoder)
         self._camera = CameraState(0.0, 0.0)
@@ -168,15 +173,15 @@ class RasterStream:
             past = dataclasses.replace(self._start, seed=self._start.seed + number)
             self._session = self._decoder.restore(past)
         action = _action(number)
-        conditions = self._told.actions(action)
-        poses = self._told.poses([self._camera], [None], action)
+        conditions = self._conditioning.actions(action)
+        poses = self._conditioning.poses([self._camera], [None], action)
         condition = None if conditions is None else conditions[0]
         pose = None if poses is None else poses[0]
         self.steps.append(Step(self.past(), condition, pose))
         with self._marks.made_by(mark):
             codes = self._decoder.decode([self._session], conditions, poses)
         mark()
-        self._camera = self._told.moved(self._camera, action[0].tolist())
+        self._camera = self._conditioning.moved(self._camera, action[0].tolist())
         return codes[0]  # type: ignore[no-any-return]
 
     def past(self) -> SavedTokens:
@@ -220,17 +225,17 @@ class ForwardMarks:
 
 
 class _MarkedSteps:
-    """`graphs.Steps` that tells of every step."""
+    """`graphs.Steps` that marks every step."""
 
-    def __init__(self, steps: Any, told: _Mark) -> None:
-        self._steps, self._told = steps, told
+    def __init__(self, steps: Any, mark: _Mark) -> None:
+        self._steps, self._mark = steps, mark
         self.buckets: tuple[int, ...] = steps.buckets
 
     def prepare(self, bucket: int, given: bool) -> None:
         self._steps.prepare(bucket, given)
 
     def run(self, bucket: int, given: bool = False) -> None:
-        self._told()
+        self._mark()
         self._steps.run(bucket, given)
 
 
@@ -254,28 +259,28 @@ class PlainRasterStream:
 def start_of(world: World) -> tuple[Conditioning, SavedTokens]:
     """Where a converted world begins: what the rendered scene of the first theme looks like."""
     weight = world.transformer.norm.weight
-    told = Conditioning(world.manifest, world.transformer.config, weight.device)
+    conditioning = Conditioning(world.manifest, world.transformer.config, weight.device)
     spec, scene = cosmos_spec(world.manifest), build_scene(THEMES[0], SEED)
     camera = spawn(scene, SEED)
-    picture = to_unit(render(scene, camera, spec.height, spec.width))[None, :, None]
+    frame = to_unit(render(scene, camera, spec.height, spec.width))[None, :, None]
     like = next(world.tokenizer.parameters())
     with torch.inference_mode():
-        codes = world.tokenizer.encode(picture.to(like))[0]
-    return told, _past(told, codes, camera)
+        codes = world.tokenizer.encode(frame.to(like))[0]
+    return conditioning, _past(conditioning, codes, camera)
 
 
 def random_past(world: World, latents: int) -> tuple[Conditioning, SavedTokens]:
     """A past of random tokens, for a model that was never trained."""
     config, device = world.transformer.config, world.transformer.norm.weight.device
-    told = Conditioning(world.manifest, config, device)
+    conditioning = Conditioning(world.manifest, config, device)
     generator = torch.Generator().manual_seed(SEED)
     shape = (latents, *config.latent_shape[1:])
     codes = torch.randint(config.vocab_size, shape, generator=generator).to(device)
-    return told, _past(told, codes, CameraState(0.0, 0.0))
+    return conditioning, _past(conditioning, codes, CameraState(0.0, 0.0))
 
 
-def _past(told: Conditioning, codes: Tensor, camera: CameraState) -> SavedTokens:
+def _past(conditioning: Conditioning, codes: Tensor, camera: CameraState) -> SavedTokens:
     """Of latents [F, h, w] that no action led to."""
     count = len(codes)
-    actions, poses = told.start_actions(count), told.start_poses(camera, count)
-    return SavedTokens(SEED, count, codes, told.context, actions, poses)
+    actions, poses = conditioning.start_actions(count), conditioning.start_poses(camera, count)
+    return SavedTokens(SEED, count, codes, conditioning.context, actions, poses)
