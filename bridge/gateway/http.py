@@ -265,7 +265,8 @@ async def _read(
         # text is not a message; as bytes it is refused like any other garbage
         watch = Stopwatch()
         gateway.receive(peer, data if data is not None else str(message.get("text")).encode())
-        connection.worked(watch.lap())
+        watch.lap()
+        connection.worked(watch.fair)
 
 
 async def _write(websocket: WebSocket, peer: Peer) -> None:

@@ -153,18 +153,23 @@ class Turns:
 
 
 class Stopwatch:
-    """Seconds of work: those on the clock, but at most three times the CPU time.
+    """Seconds of work on the clock, and `fair` ones: of those at most three times the CPU time.
 
-    On a busy machine the event loop has less than the clock says. Yet nobody is to wait for that.
+    On a busy machine the event loop has less than the clock says. What is read later, and of
+    newcomers, is measured by the clock, for frames have no more than that. Yet a client whose
+    bytes are read at once is not to wait for what others compute.
     """
 
     def __init__(self) -> None:
         self._at = time.monotonic(), time.thread_time()
+        self.fair = 0.0
 
     def lap(self) -> float:
-        """Return the seconds since the last call."""
+        """Return the seconds since the last call, and add to `fair`."""
         before, self._at = self._at, (time.monotonic(), time.thread_time())
-        return min(self._at[0] - before[0], 3 * (self._at[1] - before[1]))
+        seconds = self._at[0] - before[0]
+        self.fair += min(seconds, 3 * (self._at[1] - before[1]))
+        return seconds
 
 
 class PacedReading:
@@ -221,7 +226,8 @@ class PacedReading:
         """Read for a step. Return the seconds it took, with the work that was counted before."""
         self._waits = False
         data, done, watch = self._held, 0, Stopwatch()
-        spent, self._work_s = self._work_s, 0.0
+        spent = own = self._work_s
+        self._work_s = 0.0
         while done < len(data) and self._held and spent < STEP_S:
             try:
                 self.read(data[done : done + self._slice])
@@ -237,7 +243,7 @@ class PacedReading:
                 self._slice = max(self._slice // 2, 64)
             if self.transport.is_closing():
                 self.forget()
-        self.share.spend(spent, time.monotonic())
+        self.share.spend(spent if self.newcomer else own + watch.fair, time.monotonic())
         if self._held:
             self._hold(data[done:])
             if self._held:

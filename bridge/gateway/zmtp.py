@@ -138,7 +138,8 @@ class ZmtpServer:
             watch = Stopwatch()
             if peer.closing_since_ms is None:
                 self._gateway.receive(peer, message)
-            work = _READ_WORK + len(message) * _BYTE_WORK + watch.lap()
+            watch.lap()
+            work = _READ_WORK + len(message) * _BYTE_WORK + watch.fair
             await pace.spend(work, peer.greeted)
             count += 1
             if count % BATCH == 0:
