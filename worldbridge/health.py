@@ -86,7 +86,7 @@ def _state(pid: int) -> str:
 
 
 def forgets_forks(pid: int | None) -> bool:
-    """Whether a process that keeps one fork running left it where it ended, or is stopped."""
+    """Whether the parent of a worker left its ended fork unreaped, or is stopped without one."""
     if pid is None:
         return False
     states = [_state(fork) for fork in forks_of(pid)]

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from worldbridge.bridge.protocol import Pose
+from worldbridge.models.conditioning.camera import rotation_matrix
 
 __all__ = [
     "MOVES",
@@ -302,13 +303,7 @@ def _pixel_rays(height: int, width: int, fov_y: float) -> Tensor:
 
 
 def _rotation(pose: Pose) -> Tensor:
-    x, y, z, w = pose.orientation
-    rows = (
-        (1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)),
-        (2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)),
-        (2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)),
-    )
-    return torch.tensor(rows, dtype=torch.float64)
+    return rotation_matrix(torch.tensor(pose.orientation, dtype=torch.float64))
 
 
 def _difference(pose: Pose, later: Pose) -> Tensor:

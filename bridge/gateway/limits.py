@@ -291,7 +291,7 @@ class Throttle:
         """Count work; wait for a turn if it goes beyond the share."""
         if greeted and self._own is None:
             self._own = WorkBudget(*AT_ONCE)
-            seconds += HELLO_WORK
+            self._turns.newcomers.spend(HELLO_WORK, time.monotonic())
         self._spent = seconds
         if not (self._own or self._turns.newcomers).spend(seconds, time.monotonic()):
             self._turn = asyncio.get_running_loop().create_future()

@@ -97,8 +97,8 @@ def read_prompt_frames(
     frames = PromptFrames(len(files), height, width, bytes(rgb))
     if depth is None:
         return frames
-    metres = _fit(_read_depth(depth.data, shape), height, width, Image.Resampling.NEAREST)
-    return frames.replace(depth=metres.astype("<u2").tobytes(), depth_scale=depth.scale)
+    steps = _fit(_read_depth(depth.data, shape), height, width, Image.Resampling.NEAREST)
+    return frames.replace(depth=steps.astype("<u2").tobytes(), depth_scale=depth.scale)
 
 
 def _fitted(

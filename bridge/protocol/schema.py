@@ -68,7 +68,7 @@ def table(struct: type, level: str) -> str:
     info = inspect.type_info(struct)
     assert isinstance(info, inspect.StructType)
     title = f"{level} `{info.tag}`" if info.tag else f"{level} {struct.__name__}"
-    lines = [title, "", re.sub(r"\s+", " ", struct.__doc__ or ""), ""]
+    lines = [title, "", re.sub(r"\s+", " ", struct.__doc__ or "").strip(), ""]
     fields = [field for field in info.fields if field.name != "payload"]
     if fields:
         lines += ["| field | kind | meaning |", "|---|---|---|"]

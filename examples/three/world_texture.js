@@ -20,8 +20,8 @@ const matrixOf = ({ position, orientation }) =>
  * one. It is null while the frames come without.
  *
  * `seenFrom` is where the frame is seen from, a Matrix4; in the scene's coordinates, if the world
- * follows the camera that `follow` is given. `shown` counts frames, `header` is the FrameHeader of the one in the texture, `client` is the
- * library's Client.
+ * follows the camera that `follow` is given. `shown` counts frames, `header` is the FrameHeader of
+ * the one in the texture, `client` is the library's Client.
  */
 export class WorldTexture {
   shown = 0;

@@ -110,7 +110,10 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
 
 
 class TimedSchedule:
-    """Linear warm-up by steps, then cosine decay by wall-clock share of the budget."""
+    """Linear warm-up by steps, then cosine decay by wall-clock share of the budget.
+
+    So a run of any length ends fully decayed.
+    """
 
     def __init__(self, rate: float, minutes: float, warmup_steps: int, spent: float = 0.0) -> None:
         self.rate = rate

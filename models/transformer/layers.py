@@ -29,7 +29,8 @@ class MedusaHeads(nn.Module):
     """Head k, from 1 to `count`, drafts the token k places behind the one its network predicts.
 
     h_k = x + silu(W_k x), where x is the network's last hidden state (after its final norm); the
-    network's own unembedding makes a distribution of h_k. Begins as h_k = x.
+    network's own unembedding makes a distribution of h_k. Begins as h_k = x. Structure: arXiv
+    2501.03575, section 5.2.4, after "Medusa" (Cai et al. 2024); all heads are one matrix.
     """
 
     def __init__(self, dim: int, count: int = 9) -> None:

@@ -40,6 +40,7 @@ __all__ = [
     "usual_ms",
 ]
 
+log = logging.getLogger(__name__)
 
 _WARM_UP = 3  # steps, or as many more as complete a latent
 _LATENTS = 8
@@ -137,8 +138,6 @@ def _step_times(world: WorldModel[Any], players: int) -> Generator[float, None, 
 
 # -- memory ----------------------------------------------------------------------------------------
 
-log = logging.getLogger(__name__)
-
 MOST_ON_A_CPU = 4  # the embedded world, which is the smallest, carries two or three on two cores
 _KEPT_FREE = 0.1  # of a device's memory: frames, graphs, the forward over a finished latent
 # While modes are measured, the best decoder so far waits beside the one that is tried.
@@ -157,12 +156,12 @@ def seats_tried(config: WorkerConfig) -> int:
 
 
 def seats_of(world: WorldModel[Any], wanted: int) -> int:
-    """How many of the wanted seats a world has places for."""
+    """Return how many of the wanted seats a world has places for."""
     return wanted if world.capacity is None else min(wanted, world.capacity - 1)
 
 
 def check_seats(world: WorldModel[Any], wanted: int) -> None:
-    """Raises SeatsError if a world has fewer."""
+    """Raise SeatsError if a world has fewer."""
     held = seats_of(world, wanted)
     if held < wanted:
         raise SeatsError(
@@ -206,7 +205,7 @@ class Ring:
 def places_that_fit(
     wanted: int, ring: Ring, more_bytes: Callable[[], int], device: torch.device
 ) -> int:
-    """How many of `wanted` places of sessions fit into what is free of a device's memory now.
+    """Return how many of `wanted` places of sessions fit into a device's free memory.
 
     At least 2: a world without a seat is none, and whether one fits shows when it is allocated.
     `more_bytes`: what a session needs besides its ring. A tenth of the memory stays free.
@@ -229,9 +228,9 @@ def places_that_fit(
 
 @torch.inference_mode()
 def stream_bytes(tokenizer: VideoTokenizer, height: int, width: int, window: int) -> int:
-    """What the tokenizer keeps of a stream of height x width latents when its window is full.
+    """Return the bytes that the tokenizer keeps of a stream of height x width latents.
 
-    Every part of it grows with the grid, so it is measured on a small one.
+    Its window is full then. Every part of it grows with the grid, so a small one is measured.
     """
     stream = tokenizer.decode_stream_init(1, _GRID, _GRID, window)
     device = tokenizer.post_quant_conv.conv3d.weight.device

@@ -303,3 +303,11 @@ async def test_a_first_message_that_is_dear_to_read_ends_its_client(rig: Rig) ->
     assert error.fatal
     other = await rig.greet(Hello("test"))
     await other.until(Status)
+
+
+async def test_every_hello_counts_for_the_newcomers_whatever_the_transport() -> None:
+    turns = limits.Turns()
+    now = time.monotonic()
+    for number in range(100):
+        await limits.Throttle(turns, str(number)).spend(0.0, greeted=True)
+    assert not turns.newcomers.spend(0.0, now), "100 sessions were begun"

@@ -124,7 +124,7 @@ async def test_every_transport_is_measured_by_the_same_spans(
     await rig.worker()
     url = rig.zeromq if transport.startswith("zmq") else rig.url
     result = await _over_line(url, "direct", 1.0, None, None, transport)
-    assert result.transport == transport and len(result.samples) > 10
+    assert result.transport == transport and result.samples
     assert list(result.spans_ms) == list(SPANS)
     for sample in result.samples:  # no span is left out of the sum
         assert sum(sample.values()) > 0

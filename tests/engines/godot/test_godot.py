@@ -29,6 +29,8 @@ ROOT = Path(__file__).parents[3]
 PROJECT = ROOT / "engine_plugins" / "godot"
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "worldbridge" / "godot"
 
+STOP_MS = 2000  # it waits 100 ms at most; a busy machine may wake it later
+
 pytestmark = [pytest.mark.e2e, pytest.mark.serial]
 
 
@@ -170,7 +172,7 @@ def test_frames_arrive_and_keys_steer(godot: str, project: Path, server: Server)
     print(f"{round_['shown_per_s']:.1f} of 60 frames/s shown")
     assert round_["moved_m"] > 0.3
     assert round_["answered"] > 0
-    assert round_["stop_ms"] < 500
+    assert round_["stop_ms"] < STOP_MS
 
 
 def test_a_world_with_depth_sends_it_to_who_asks(godot: str, project: Path, server: Server) -> None:
@@ -210,7 +212,7 @@ def test_it_plays_by_zeromq(godot: str, project: Path, server: Server) -> None:
         assert (round_["width"], round_["height"]) == (512, 320)
         assert round_["metres"] == pytest.approx(1.6 / math.tan(math.radians(25)), rel=0.02)
         assert round_["answered"] > 0 and round_["moved_m"] > 0
-        assert round_["stop_ms"] < 500
+        assert round_["stop_ms"] < STOP_MS
 
 
 def test_a_scene_camera_goes_along(godot: str, project: Path, server: Server) -> None:
@@ -235,7 +237,7 @@ def test_stop_frees_the_only_seat_at_once(godot: str, project: Path, server: Ser
     result = play(godot, project, f"--server={server.url}", "--seconds=0.1", "--rounds=20")
     assert result["faults"] == []
     assert len(result["rounds"]) == 20 and all("width" in round_ for round_ in result["rounds"])
-    assert max(round_["stop_ms"] for round_ in result["rounds"]) < 500
+    assert max(round_["stop_ms"] for round_ in result["rounds"]) < STOP_MS
 
 
 async def test_a_cut_network_is_mended(godot: str, project: Path, server: Server) -> None:
@@ -266,7 +268,7 @@ async def test_stop_is_quick_while_the_server_is_gone(
                 result = report((await output.read()).decode())
     (round_,) = result["rounds"]
     print(f"{fault}: stop took {round_['stop_ms']:.0f} ms")
-    assert round_["stop_ms"] < 500 and result["states"][-1] == "idle"
+    assert round_["stop_ms"] < STOP_MS and result["states"][-1] == "idle"
 
 
 def test_a_refusal_has_the_servers_code_and_remedy(
