@@ -115,9 +115,8 @@ class AbortableWebSocket(PacedReading, WebSocketsSansIOProtocol):
 
     async def receive(self) -> Message:  # type: ignore[override]
         message: Message = await super().receive()  # type: ignore[assignment]
-        if (
-            self.behind and not self.transport.is_closing()
-        ):  # the queue is empty, but the socket has to wait
+        # the queue is empty, but the socket has to wait
+        if self.behind and not self.transport.is_closing():
             self.transport.pause_reading()
         return message
 

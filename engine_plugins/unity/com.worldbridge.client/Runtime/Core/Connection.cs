@@ -181,7 +181,7 @@ namespace WorldBridge
                 "The server sent a message that is too large",
                 $"at most {Protocol.MaxServerMessage} bytes",
                 "more",
-                "Client and server may have different versions."
+                "Update the older of client and server."
             );
 
         // Blocking, because a socket that was ever asynchronous allocates with each read of .NET;

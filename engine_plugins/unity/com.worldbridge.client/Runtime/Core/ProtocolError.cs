@@ -49,7 +49,7 @@ namespace WorldBridge
                 "The message is invalid",
                 expected,
                 got,
-                "Client and server may have different versions.",
+                "Update the older of client and server.",
                 path
             );
     }

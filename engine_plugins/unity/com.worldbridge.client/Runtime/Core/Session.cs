@@ -529,7 +529,7 @@ namespace WorldBridge
                 "The server chose a codec that this client does not decode",
                 string.Join(", ", Hello.Codecs),
                 welcome.Codec,
-                "Client and server may have different versions.",
+                "Update the older of client and server.",
                 "welcome.codec"
             );
 
