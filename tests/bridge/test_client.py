@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import datetime
 import itertools
 import json
 import random
@@ -16,12 +15,10 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 from websockets import Headers, InvalidStatus, Response
 
 from tests.bridge.conftest import Rig, RigMaker, eventually
+from tests.support.certificate import certify
 from tests.support.fake_worker import SPEC
 from worldbridge.bridge.protocol import (
     MAX_OBSERVED_PIXELS,
@@ -237,22 +234,8 @@ def page(status: str, body: bytes = b"<html>") -> bytes:
 
 def self_signed(folder: Path) -> ssl.SSLContext:
     """Return a server's TLS context with a certificate that nobody trusts."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
-    now = datetime.datetime.now(datetime.UTC)
-    certificate = (
-        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .sign(key, hashes.SHA256())
-    )
-    plain = serialization.NoEncryption()
-    (folder / "pem").write_bytes(
-        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, plain)
-        + certificate.public_bytes(serialization.Encoding.PEM)
-    )
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(folder / "pem")
+    context.load_cert_chain(*certify(folder))
     return context
 
 

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import datetime
 import itertools
 import sys
 import time
@@ -14,36 +13,17 @@ from pathlib import Path
 import av
 import numpy as np
 from av.video.stream import VideoStream
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
+
+from tests.support.certificate import certify
 
 RED = (200, 30, 40)
-PEM = serialization.Encoding.PEM
-
-
-def certify(folder: Path) -> dict[str, str]:
-    """Write a key and its certificate, and return the options that name them."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "camera")])
-    begun = datetime.datetime.now(datetime.UTC) - datetime.timedelta(days=1)
-    certificate = (
-        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
-        .not_valid_before(begun)
-        .not_valid_after(begun + datetime.timedelta(days=3))
-        .sign(key, hashes.SHA256())
-    )
-    secret = key.private_bytes(PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    files = {"cert_file": folder / "certificate.pem", "key_file": folder / "key.pem"}
-    files["cert_file"].write_bytes(certificate.public_bytes(PEM))
-    files["key_file"].write_bytes(secret)
-    return {option: str(path) for option, path in files.items()}
 
 
 def main() -> None:
     url, folder = sys.argv[1:]
-    with av.open(url, "w", format="whip", options=certify(Path(folder))) as output:
+    certificate, key = certify(Path(folder))
+    options = {"cert_file": certificate, "key_file": key}
+    with av.open(url, "w", format="whip", options=options) as output:
         encoder = {"preset": "ultrafast", "tune": "zerolatency", "profile": "baseline", "g": "15"}
         stream = output.add_stream("libx264", rate=30, options=encoder)
         assert isinstance(stream, VideoStream)
