@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
-import json
 import time
-import urllib.error
-import urllib.request
-from collections.abc import Awaitable, Callable
-from functools import partial
 from pathlib import Path
-from urllib.parse import quote
 
+import httpx
 import pytest
 from typer.testing import CliRunner
-from websockets.asyncio.client import connect as websocket
 
-from tests.bridge.conftest import PATIENCE_S, RigMaker
-from tests.bridge.test_whep import _BUNDLED
+from tests.bridge.conftest import RigMaker
+from tests.bridge.test_bad_input import WAYS, by_websocket
 from worldbridge.bridge import tokens as tokens_module
 from worldbridge.bridge.protocol import BridgeError, Error, Frame, Hello, RequestControl, Welcome
 from worldbridge.bridge.tokens import MAX_WRONG, OPEN, Authenticator, issue, seconds_of
 from worldbridge.cli import app
-from worldbridge.engine_plugins.python import connect
 from worldbridge.errors import ConfigError
 
 SECRET = "the secret"
@@ -110,14 +102,6 @@ class TestAuthenticator:
         tokens.check_unused(grant, "")
 
 
-def answer_to(wanted: urllib.request.Request) -> tuple[int, str]:
-    try:
-        with urllib.request.urlopen(wanted, timeout=PATIENCE_S) as answer:
-            return answer.status, answer.read().decode()
-    except urllib.error.HTTPError as error:
-        return error.code, error.read().decode()
-
-
 def test_durations() -> None:
     assert [seconds_of(text) for text in ("90s", "30m", "2h", "7d")] == [90, 1800, 7200, 604_800]
     for wrong in ("", "2", "h", "2 h", "-1h", "0s", "1.5h", "9999999d"):
@@ -193,45 +177,21 @@ class TestGateway:
         player = await rig.play(hello=Hello("owner", token=SECRET))
         guest = issue(SECRET, "spectator", time.time() + 600)
 
-        async def by_websocket(token: str) -> str:
-            return (await (await rig.greet(Hello("x", token=token))).until(Error)).message
+        async def metrics(token: str) -> str:
+            headers = {"Authorization": f"Bearer {token}"}
+            async with httpx.AsyncClient(trust_env=False) as http:
+                answer = await http.get(rig.url + "metrics", headers=headers)
+            assert answer.status_code == 401
+            return answer.text
 
-        async def by_zeromq(token: str) -> str:
-            async with connect(rig.zeromq, token=token) as client:
-                with pytest.raises(BridgeError) as caught:
-                    await asyncio.wait_for(client.frame(), PATIENCE_S)
-            return caught.value.message
-
-        async def by_http(method: str, path: str, direction: str, token: str) -> str:
-            offer = _BUNDLED.replace("a=sendrecv", direction).encode() if direction else None
-            headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/sdp"}
-            wanted = urllib.request.Request(rig.url + path, offer, headers, method=method)
-            status, found = await asyncio.to_thread(answer_to, wanted)
-            assert status == 401, found
-            return found
-
-        async def by_pixel_streaming(token: str) -> str:
-            url = f"ws://127.0.0.1:{rig.port}/?token={quote(token)}"
-            async with websocket(url, proxy=None) as socket:
-                async for text in socket:
-                    if json.loads(text)["type"] == "subscribeFailed":
-                        return str(text)
-            raise AssertionError("it was not refused")
-
-        ways: list[Callable[[str], Awaitable[str]]] = [
-            by_websocket,
-            by_zeromq,
-            partial(by_http, "POST", "whep", "a=recvonly"),
-            partial(by_http, "POST", "whip", "a=sendonly"),
-            by_pixel_streaming,
-            partial(by_http, "GET", "metrics", ""),
-        ]
-        for way in ways:
-            assert "too many" not in await way("a wrong one")
-        for _ in range(MAX_WRONG - len(ways)):
-            await by_websocket("another one")
-        for way in ways:
-            assert "too many wrong tokens" in await way(SECRET), "the right one is not looked at"
+        for refused in WAYS.values():
+            assert "too many" not in (await refused(rig, "a wrong one"))["message"]
+        assert "too many" not in await metrics("a wrong one")
+        for _ in range(MAX_WRONG - len(WAYS) - 1):
+            await by_websocket(rig, "another one")
+        for way, refused in WAYS.items():  # the right one is not looked at
+            assert "too many wrong tokens" in (await refused(rig, SECRET))["message"], way
+        assert "too many wrong tokens" in await metrics(SECRET)
         watcher = await rig.greet(Hello("guest", "spectator", token=guest))
         await watcher.until(Frame)  # who was given a token is not kept out by others
         await player.until(Frame)
