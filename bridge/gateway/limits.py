@@ -1,7 +1,8 @@
 """What a connection may cost, from accept on: descriptors, waiting, and time of the event loop.
 
-A connection is ended for what it costs in CPU time, so a busy machine makes nobody look greedy. It
-has to wait for what it costs in time on the clock, because the event loop has no more than that.
+A connection is ended for what it costs in CPU time, so a busy machine makes nobody look greedy.
+How long it has to wait follows from its time on the clock, because the event loop has no more than
+that; see `Stopwatch` for the exception.
 """
 
 from __future__ import annotations
