@@ -3,6 +3,7 @@
 //   encode FOLDER  encodes typed messages and compares them with the example messages
 //   gamepads       lines of four axes and button numbers: prints the input message as hex
 //   poses          lines of a pose: prints it in Unreal's axes, and whether it came back the same
+//   warps          lines of a frame's pose and aspect and the display's: prints the warp
 //   unit           everything else; exits with 1 at the first failure
 #include <algorithm>
 #include <cstdio>
@@ -15,6 +16,7 @@
 
 #include "Client.h"
 #include "Coordinates.h"
+#include "FrameWarp.h"
 
 using namespace worldbridge;
 
@@ -126,6 +128,43 @@ int Poses() {
     return 0;
 }
 
+int Warps() {
+    const auto read = [](UnrealPose& out, double& aspect) {
+        Pose in;
+        for (double& v : in.position) std::cin >> v;
+        for (double& v : in.orientation) std::cin >> v;
+        std::cin >> in.fov_y >> aspect;
+        out = ToUnreal(in, aspect);
+        return bool(std::cin);
+    };
+    UnrealPose frame, display;
+    double frame_aspect, display_aspect;
+    while (read(frame, frame_aspect) && read(display, display_aspect)) {
+        const FrameWarp warp = Aim(frame, frame_aspect, display, display_aspect);
+        for (const auto& row : warp.to_frame) {
+            for (double v : row) std::printf("%.17g ", v);
+        }
+        for (double v : warp.origin) std::printf("%.17g ", v);
+        for (double v : warp.frame_tangents) std::printf("%.17g ", v);
+        std::printf("%.17g %.17g\n", warp.display_tangents[0], warp.display_tangents[1]);
+    }
+    return 0;
+}
+
+void Homographies() {
+    // The display's camera is turned 30 degrees to the left: its middle shows what the frame has there.
+    const double angle = std::acos(-1.0) / 6;
+    UnrealPose frame, display{{500, 600, 700}, {0, 0, -std::sin(angle / 2), std::cos(angle / 2)}, 90};
+    const Matrix3 turned = RotationHomography(frame, display);
+    EXPECT(std::fabs(turned[1][0] / turned[0][0] + std::tan(angle)) < 1e-12 && std::fabs(turned[2][0]) < 1e-12);
+    const FrameWarp same = Aim(display, 1.6, display, 1.6);
+    for (size_t row = 0; row < 3; ++row) {
+        for (size_t column = 0; column < 3; ++column) EXPECT(std::fabs(same.to_frame[row][column] - (row == column ? 1 : 0)) < 1e-12);
+        EXPECT(same.origin[row] == 0);
+    }
+    EXPECT(same.frame_tangents == same.display_tangents);
+}
+
 void Clocks() {
     ClockOffset clock;
     EXPECT(!clock.Offset() && !clock.ShortestRoundTrip());
@@ -171,6 +210,9 @@ void Origins() {
     ControllerState state;
     state.sequence = 300, state.camera = sent;
     origin.Sent(state);
+    header.input_sequence = -1;
+    EXPECT(same(origin.ToScene(header), sent));  // no frame answered yet: at the newest camera
+    header.input_sequence = 300;
     EXPECT(same(origin.ToScene(header), sent));
     // A step ahead in the world is a step ahead of that camera in the scene.
     header.input_sequence = 900;
@@ -434,10 +476,12 @@ int main(int count, char** words) {
     if (verb == "encode" && count > 2) return Encodings(words[2]);
     if (verb == "gamepads") return Gamepads();
     if (verb == "poses") return Poses();
+    if (verb == "warps") return Warps();
     if (verb != "unit") return 2;
     Clocks();
     Slots();
     Origins();
+    Homographies();
     Sampling();
     WebSockets();
     Sessions();

@@ -36,7 +36,10 @@ struct FString {
 };
 const char* TCHAR_TO_UTF8(const TCHAR* text);
 const TCHAR* UTF8_TO_TCHAR(const char* text);
-struct FName {};
+struct FName {
+    FName();
+    FName(const TCHAR* text);
+};
 inline FName NAME_None, NAME_Stream;
 template <typename T> struct TArray {
     TArray() {}
@@ -80,6 +83,7 @@ struct FColor {
     uint8 B, G, R, A;
 };
 struct FLinearColor {
+    FLinearColor(float r, float g, float b, float a);
     float R, G, B, A;
 };
 struct FVector {
@@ -100,6 +104,8 @@ struct FRotator {
 struct FTransform {
     FTransform();
     FTransform(const FQuat& rotation, const FVector& translation);
+    FVector GetLocation() const;
+    FQuat GetRotation() const;
 };
 struct FTimespan {
     static FTimespan Zero();
@@ -115,7 +121,11 @@ template <typename T> T* NewObject(UObject* outer);
 #include "CoreMinimal.h"
 enum ELevelTick { LEVELTICK_All };
 namespace EEndPlayReason { enum Type { Destroyed }; }
-struct FActorComponentTickFunction { bool bCanEverTick; };
+enum ETickingGroup { TG_PrePhysics, TG_PostUpdateWork };
+struct FActorComponentTickFunction {
+    bool bCanEverTick;
+    ETickingGroup TickGroup;
+};
 class UWorld;
 class AActor;
 class UActorComponent : public UObject {
@@ -171,6 +181,31 @@ public:
     TObjectPtr<UTextureRenderTarget2D> TextureTarget;
     void SetWorldLocationAndRotation(FVector location, const FQuat& rotation);
     void CaptureScene();
+};
+// === Materials/MaterialInterface.h
+#include "CoreMinimal.h"
+class UMaterialInterface : public UObject {};
+// === Materials/MaterialInstanceDynamic.h
+#include "Materials/MaterialInterface.h"
+class UTexture;
+class UMaterialInstanceDynamic : public UMaterialInterface {
+public:
+    static UMaterialInstanceDynamic* Create(UMaterialInterface* parent, UObject* outer);
+    void SetScalarParameterValue(FName name, float value);
+    void SetTextureParameterValue(FName name, UTexture* value);
+    void SetVectorParameterValue(FName name, FLinearColor value);
+};
+// === Components/PostProcessComponent.h
+#include "Components/ActorComponent.h"
+template <typename T> struct TScriptInterface {
+    template <typename O> TScriptInterface(TObjectPtr<O> object);
+};
+class IBlendableInterface;
+class UPostProcessComponent : public UActorComponent {
+public:
+    uint8 bEnabled : 1;
+    uint8 bUnbound : 1;
+    void AddOrUpdateBlendable(TScriptInterface<IBlendableInterface> object, float weight = 1);
 };
 // === Interfaces/ISslCertificateManager.h
 struct ssl_ctx_st;
@@ -384,8 +419,15 @@ struct FUpdateTextureRegion2D {
 #include "CoreMinimal.h"
 struct FUpdateTextureRegion2D;
 enum EPixelFormat { PF_B8G8R8A8, PF_G16 };
-class UTexture2D : public UObject {
+enum TextureAddress { TA_Wrap, TA_Clamp };
+enum TextureFilter { TF_Nearest, TF_Bilinear };
+class UTexture : public UObject {
 public:
+    TextureFilter Filter;
+};
+class UTexture2D : public UTexture {
+public:
+    TextureAddress AddressX, AddressY;
     static UTexture2D* CreateTransient(int32 width, int32 height, EPixelFormat format);
     int32 GetSizeX() const;
     int32 GetSizeY() const;

@@ -269,7 +269,7 @@ void UWorldStreamComponent::SampleInput()
     });
 }
 
-bool UWorldStreamComponent::GetPlayerCamera(FVector& Location, FQuat& Rotation, worldbridge::Pose& Pose) const
+bool UWorldStreamComponent::GetPlayerCamera(FVector& Location, FQuat& Rotation, worldbridge::Pose& Pose, double* Aspect) const
 {
     APlayerController* Player = GetWorld() != nullptr ? GetWorld()->GetFirstPlayerController() : nullptr;
     if (Player == nullptr || Player->PlayerCameraManager == nullptr)
@@ -285,7 +285,12 @@ bool UWorldStreamComponent::GetPlayerCamera(FVector& Location, FQuat& Rotation, 
         {Location.X, Location.Y, Location.Z},
         {Rotation.X, Rotation.Y, Rotation.Z, Rotation.W},
         double(Player->PlayerCameraManager->GetFOVAngle())};
-    Pose = worldbridge::ToProtocol(Camera, Width > 0 && Height > 0 ? double(Width) / Height : 16.0 / 9);
+    const double Shape = Width > 0 && Height > 0 ? double(Width) / Height : 16.0 / 9;
+    Pose = worldbridge::ToProtocol(Camera, Shape);
+    if (Aspect != nullptr)
+    {
+        *Aspect = Shape;
+    }
     return true;
 }
 
@@ -338,6 +343,8 @@ void UWorldStreamComponent::ShowNewestFrame()
     {
         Texture = UTexture2D::CreateTransient(Decoded->Width, Decoded->Height, PF_B8G8R8A8);
         Texture->SRGB = true;
+        Texture->AddressX = TA_Clamp;
+        Texture->AddressY = TA_Clamp;
         Texture->UpdateResource();  // once: it makes a new texture of the renderer
         OnTextureChanged.Broadcast(Texture);
     }
@@ -349,6 +356,7 @@ void UWorldStreamComponent::ShowNewestFrame()
         {
             DepthTexture = UTexture2D::CreateTransient(Decoded->Width, Decoded->Height, PF_G16);
             DepthTexture->SRGB = false;
+            DepthTexture->Filter = TF_Nearest;  // between two surfaces there is none
             DepthTexture->UpdateResource();
         }
         Upload(*DepthTexture, Decoded, Decoded->Depth.GetData(), 2);

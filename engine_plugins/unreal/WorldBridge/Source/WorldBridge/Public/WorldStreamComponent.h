@@ -150,11 +150,14 @@ public:
     /** Whether the world takes views of the level, as a World Guide sends. */
     UFUNCTION(BlueprintPure, Category = "World Stream")
     bool TakesViews() const { return bTakesViews; }
+    /** Whether the world follows the first player's camera: Frame Camera is in the level then. */
+    UFUNCTION(BlueprintPure, Category = "World Stream")
+    bool FollowsCamera() const { return bSendCamera && bWantsCamera; }
 
     /** The client while it plays, or null. For other components of the plugin. */
     worldbridge::Client* GetClient() const;
-    /** The first player's camera, in Unreal's axes and in the protocol's. Returns whether there is one. */
-    bool GetPlayerCamera(FVector& Location, FQuat& Rotation, worldbridge::Pose& Pose) const;
+    /** The first player's camera, in Unreal's axes and in the protocol's, and its view's width / height. Returns whether there is one. */
+    bool GetPlayerCamera(FVector& Location, FQuat& Rotation, worldbridge::Pose& Pose, double* Aspect = nullptr) const;
 
     virtual void BeginPlay() override;
     virtual void EndPlay(const EEndPlayReason::Type Reason) override;

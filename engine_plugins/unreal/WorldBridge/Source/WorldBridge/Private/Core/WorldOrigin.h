@@ -37,15 +37,21 @@ class WorldOrigin {
 public:
     // Remember the scene's camera of a controller state.
     void Sent(const ControllerState& state) {
-        if (state.camera) sent[size_t(state.sequence) % Remembered] = {state.sequence, *state.camera};
+        if (!state.camera) return;
+        newest = {state.sequence, *state.camera};
+        sent[size_t(state.sequence) % Remembered] = newest;
     }
 
-    // Where a frame is seen from in the scene.
+    // Where a frame is seen from in the scene: at the newest camera until a frame answers a state with one.
     Pose ToScene(const FrameHeader& header) {
         if (header.input_sequence >= 0) {
             const Item& item = sent[size_t(header.input_sequence) % Remembered];
-            if (item.sequence == header.input_sequence) to_scene = Compose(item.camera, Inverse(header.camera));
+            if (item.sequence == header.input_sequence) {
+                to_scene = Compose(item.camera, Inverse(header.camera));
+                placed = true;
+            }
         }
+        if (!placed && newest.sequence >= 0) return {newest.camera.position, newest.camera.orientation, header.camera.fov_y};
         return Compose(to_scene, header.camera);
     }
 
@@ -59,7 +65,9 @@ private:
         Pose camera;
     };
     std::array<Item, Remembered> sent;
+    Item newest;
     Pose to_scene;
+    bool placed = false;
 };
 
 }  // namespace worldbridge
