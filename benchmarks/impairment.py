@@ -255,9 +255,11 @@ class TcpRelay(_Relay):
             return
         self._writers.add(far_writer)
         try:
-            await asyncio.gather(
-                _stream(self.up, reader, far_writer), _stream(self.down, far_reader, writer)
-            )
+            # asyncio's streams log the cancellation of what serves them as a fault
+            with suppress(asyncio.CancelledError):
+                await asyncio.gather(
+                    _stream(self.up, reader, far_writer), _stream(self.down, far_reader, writer)
+                )
         finally:
             for end in (writer, far_writer):
                 self._writers.discard(end)

@@ -3,6 +3,7 @@
 import * as THREE from "three";
 import { Client, Gamepads, sessionUrl, TICK_MS } from "@worldbridge/client";
 
+const DECODED_AT_ONCE = 3; // a browser takes longer for one than it has between two
 const SENT = 4096; // poses of the camera that are remembered until a frame answers them
 
 const matrixOf = ({ position, orientation }) =>
@@ -34,7 +35,9 @@ export class WorldTexture {
   #placed = false; // `toWorld` is known
   #toWorld = new THREE.Matrix4(); // from the scene's coordinates to the world's
   #newest = null; // the newest message that is not decoded yet
-  #decoding = false;
+  #decoding = 0; // images that are being decoded
+  #arrivals = 0;
+  #latest = 0; // which arrival was decoded last
   #decoded = null; // {bitmap, message, received}, not in the texture yet
   #timer = null;
   #pads;
@@ -139,21 +142,26 @@ export class WorldTexture {
   }
 
   async #arrived(message, received) {
-    this.#newest = { message, received };
-    if (this.#decoding) return;
-    this.#decoding = true;
+    this.#newest = { message, received, order: ++this.#arrivals };
+    if (this.#decoding === DECODED_AT_ONCE) return;
+    this.#decoding += 1;
     while (this.#newest) {
-      const { message, received } = this.#newest;
+      const { message, received, order } = this.#newest;
       this.#newest = null;
       try {
         const options = { imageOrientation: "flipY" };
         const bitmap = await createImageBitmap(new Blob([message.image]), options);
+        if (order < this.#latest) {
+          bitmap.close(); // a newer one was faster
+          continue;
+        }
+        this.#latest = order;
         this.#decoded?.bitmap.close();
         this.#decoded = { bitmap, message, received };
       } catch (error) {
         console.error(`frame ${message.header.frame} is damaged: ${error.message}`);
       }
     }
-    this.#decoding = false;
+    this.#decoding -= 1;
   }
 }
