@@ -21,7 +21,7 @@ SCRIPT = (Path(__file__).parents[2] / "benchmarks" / "gpu_decode.sh").read_text(
 
 
 def test_a_gpu_adds_kernels_and_weights_of_one_byte() -> None:
-    anywhere = {"setup", "conversion", "bridge"}
+    anywhere = {"setup", "conversion", "bridge", "network"}
     assert set(parts(quick=True, gpu=False)) == {"decode", "players", *anywhere}
     assert set(parts(quick=True, gpu=True)) == {*_DECODE, *_PLAYERS[1:], "kernels", *anywhere}
 

@@ -69,8 +69,16 @@ def test_a_silent_gateway_ends_it(rig: Rig) -> None:
 
 
 def test_shutdown_ends_it_with_a_snapshot_of_every_session(rig: Rig) -> None:
-    rig.say(encoded(OpenSession("a")), encoded(OpenSession("b")), encoded(Shutdown()))
-    assert rig.run() < 1.0
+    loop = threading.Thread(target=rig.run)
+    loop.start()
+    rig.say(encoded(OpenSession("a")), encoded(OpenSession("b")))
+    heard: set[str] = set()
+    deadline = time.monotonic() + 30
+    while heard != {"a", "b"} and time.monotonic() < deadline:
+        heard |= {m.session for m in rig.heard() if isinstance(m, SavedSession)}
+    rig.say(encoded(Shutdown()))
+    loop.join(30)
+    assert not loop.is_alive()
     saved = [m.session for m in rig.heard() if isinstance(m, SavedSession)]
     assert saved[-2:] == ["a", "b"]
 

@@ -349,8 +349,10 @@ namespace WorldBridge
             var data = new ReadOnlySpan<byte>(frame.Image, 0, frame.ImageLength);
             return texture.LoadImage(data, false);
 #else
-            if (image.Length != frame.ImageLength) image = new byte[frame.ImageLength];
+            // JPEG decoders stop at the end marker, so a buffer that is too long serves every length.
+            if (image.Length < frame.ImageLength) image = new byte[2 * frame.ImageLength];
             Buffer.BlockCopy(frame.Image, 0, image, 0, frame.ImageLength);
+            Array.Clear(image, frame.ImageLength, image.Length - frame.ImageLength);
             return texture.LoadImage(image, false);
 #endif
         }
