@@ -136,7 +136,7 @@ def test_a_missing_gpu_is_reported() -> None:
 @pytest.mark.parametrize(
     ("world", "said"),
     [
-        ("procedural", "expected a world that samples tokens"),
+        ("procedural", "expected a converted Cosmos world, got one that is rendered"),
         ("embedded", "expected a converted Cosmos world, got one with a token grid"),
         ("converted", "got the device cpu; add --device cuda"),
     ],
