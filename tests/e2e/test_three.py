@@ -197,13 +197,18 @@ async def test_a_room_is_given_to_a_world_that_draws_the_street(
     with client_server("whole", conditionings=conditionings, answers=True) as server:
         page = await browser.new_page()
         await page.call("Page.navigate", url=f"{site}/street.html?server={server.url}")
-        await page.until("globalThis.example?.guide.sent === 1", PATIENCE_S)
+        await page.until("globalThis.example?.guide.sent >= 1", PATIENCE_S)
         await page.until("Math.abs(example.world.seenFrom.elements[14] - 1.4) < 1e-3", PATIENCE_S)
         seen_from = await page.evaluate("[...example.world.seenFrom.elements]")
         await asyncio.to_thread(server.wait, lambda: bool(server.of("observe")), PATIENCE_S)
         view = server.of("observe")[0]["observation"]
-        assert server.of("input")[-1]["states"][0]["camera"] == view["camera"]
-    assert not any("error" in line.lower() for line in page.log), page.log
+        # an input says which frames were shown, and has states only where some were taken
+        await asyncio.to_thread(
+            server.wait, lambda: any(i["states"] for i in server.of("input")), PATIENCE_S
+        )
+        states = [state for i in server.of("input") for state in i["states"]]
+        assert states[-1]["camera"] == view["camera"]
+        assert not any("error" in line.lower() for line in page.log), page.log
     assert view["camera"] == {
         "position": [0.0, 1.6, 1.4],
         "orientation": [0.0, 0.0, 0.0, 1.0],
