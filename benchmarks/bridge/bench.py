@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +23,7 @@ from worldbridge.engine_plugins.python.timing import percentiles
 from worldbridge.errors import ConfigError, StartError
 from worldbridge.models.progress import Progress, silent
 
-__all__ = ["NAIVE", "bench_bridge", "browser_or_why", "gateway_with_source"]
+__all__ = ["NAIVE", "bench_bridge", "browser_or_why", "check_names", "gateway_with_source"]
 
 NAIVE: Final = "naive"
 _MODULES: Final = "worldbridge.benchmarks.bridge"
@@ -66,7 +66,7 @@ def bench_bridge(
     extent = QUICK if quick else FULL
     names = [*transports, NAIVE] if transports else [*TRANSPORTS]
     names = list(dict.fromkeys(names))
-    _check(names)
+    check_names(names, TRANSPORTS, "transport")
     extent = Extent(
         tuple(rates) or extent.rates,
         tuple(sorted(set(viewers))) or extent.viewers,
@@ -122,14 +122,15 @@ def browser_or_why(quick: bool) -> tuple[str | None, str]:
     return browser, browser
 
 
-def _check(names: Sequence[str]) -> None:
+def check_names(names: Iterable[str], known: Collection[str], what: str) -> None:
+    """Raise ConfigError for a name that is unknown; `what` is named as the option is."""
     for name in names:
-        if name not in TRANSPORTS:
+        if name not in known:
             raise ConfigError(
-                "there is no such transport",
-                expected=", ".join(TRANSPORTS),
+                f"there is no such {what}",
+                expected=", ".join(known),
                 got=name,
-                remedy="leave --transport out to measure all of them",
+                remedy=f"leave --{what} out to measure all of them",
             )
 
 

@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
-from worldbridge.benchmarks.bridge.bench import browser_or_why, gateway_with_source
+from worldbridge.benchmarks.bridge.bench import browser_or_why, check_names, gateway_with_source
 from worldbridge.benchmarks.bridge.source import record
 from worldbridge.benchmarks.bridge.viewers import InputViewer
 from worldbridge.benchmarks.impairment import LINKS, Link, TcpRelay, UdpRelay, tcp_relay, udp_relay
 from worldbridge.benchmarks.machine import describe
 from worldbridge.engine_plugins.python.timing import percentiles
-from worldbridge.errors import ConfigError, StartError
+from worldbridge.errors import StartError
 from worldbridge.models.progress import Progress, silent
 
 if TYPE_CHECKING:
@@ -92,14 +92,7 @@ def bench_network(
         ConfigError: a line is unknown.
         StartError: a process did not start, or nothing came.
     """
-    for name in lines:
-        if name not in LINES:
-            raise ConfigError(
-                "there is no such line",
-                expected=", ".join(LINES),
-                got=name,
-                remedy="leave --line out to measure all of them",
-            )
+    check_names(lines, LINES, "line")
     length = seconds or (5.0 if quick else 20.0)
     browser, displayed_in = browser_or_why(quick)
     names = [] if browser is None else list(dict.fromkeys(lines)) or [*LINES]

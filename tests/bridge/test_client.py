@@ -19,7 +19,7 @@ from websockets import Headers, InvalidStatus, Response
 
 from tests.bridge.conftest import Rig, RigMaker, eventually
 from tests.support.certificate import certify
-from tests.support.fake_worker import SPEC
+from tests.support.fake_worker import SPEC, luma_error
 from worldbridge.bridge.protocol import (
     MAX_OBSERVED_PIXELS,
     BridgeError,
@@ -448,10 +448,7 @@ async def test_it_plays_by_webrtc(rig: Rig) -> None:
             client.steer()
             frame = await client.frame()
             numbers.append(frame.header.frame)
-            luma = np.frombuffer(frame.image, np.uint8)[: SPEC.width * SPEC.height]
-            expected = 40 + (np.arange(SPEC.width) * 2 + numbers[-1] * 3) % 160
-            found = luma.reshape(SPEC.height, SPEC.width)[SPEC.height // 2].astype(float)
-            errors.append(np.median(np.abs(found - expected)))
+            errors.append(luma_error(frame.image, numbers[-1]))
         sent = client.steer(keys=["KeyW"])  # by the unordered channel
         while (frame := await client.frame()).header.input_sequence < sent.sequence:
             pass

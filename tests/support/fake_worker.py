@@ -9,8 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 import zmq
 import zmq.asyncio
+from numpy.typing import NDArray
 
 from worldbridge.bridge.protocol import (
+    Buffer,
     CloseSession,
     ControllerState,
     ControlSpec,
@@ -54,11 +56,21 @@ def now_ms() -> float:
     return time.monotonic() * 1000
 
 
+def moving_luma(frame: int, spec: WorldSpec = SPEC) -> NDArray[np.int_]:
+    """Return the luma of each row of `moving_frame`, int [width]."""
+    return 40 + (np.arange(spec.width) * 2 + frame * 3) % 160
+
+
+def luma_error(i420: Buffer, frame: int, spec: WorldSpec = SPEC) -> float:
+    """Return how far the middle row of an I420 image is from that of `moving_frame`: the median."""
+    luma = np.frombuffer(i420, np.uint8)[: spec.width * spec.height]
+    found = luma.reshape(spec.height, spec.width)[spec.height // 2].astype(float)
+    return float(np.median(np.abs(found - moving_luma(frame, spec))))
+
+
 def moving_frame(frame: int, spec: WorldSpec = SPEC) -> bytes:
     """I420: a grey ramp that moves with the frame number; flat colours, limited range."""
-    columns = np.arange(spec.width)
-    luma = 40 + (columns * 2 + frame * 3) % 160
-    y = np.broadcast_to(luma.astype(np.uint8), (spec.height, spec.width))
+    y = np.broadcast_to(moving_luma(frame, spec).astype(np.uint8), (spec.height, spec.width))
     half = spec.width * spec.height // 4
     return y.tobytes() + bytes([100]) * half + bytes([150]) * half
 
